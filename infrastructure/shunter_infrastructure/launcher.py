@@ -1,0 +1,156 @@
+"""The contract of every launcher: check, start, recover, wait, stop, read_output, cleanup.
+
+A launcher does not decide what an end *means*; it says what happened (exit code, signal, out of memory
+and error kept apart) and the agent turns that into a state and a cause.
+
+Every attempt has a folder of its own, made by the agent, that outlives the agent's process. The
+launcher keeps there whatever it needs to find its work again. The agent's own files in it are
+``assignment.json`` and ``reports.jsonl``; every other name is the launcher's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.errors import ShunterError
+from shunter_work_pools.contracts.states import Cause
+
+
+class LauncherUnavailable(ShunterError):
+    """The engine behind the launcher cannot be used now; nothing was launched."""
+
+
+class LaunchFailed(ShunterError):
+    """This attempt cannot be started, and nothing of it runs. It ends as Crashed.
+
+    Args:
+        cause: one of the causes of Crashed, e.g. ``start_failed`` or ``source``.
+        detail: what was wrong and where.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, cause: Cause, detail: str, remedy: str = "") -> None:
+        super().__init__(detail, remedy)
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a launcher can do; declared, never guessed from its type.
+
+    Attributes:
+        exact_signal: a signal's number is known for sure (engines only say 137).
+        shared_handles: any agent can reach the work, so that a lease may be handed over.
+        merged_output: stdout and stderr are one stream in the true order.
+    """
+
+    exact_signal: bool
+    shared_handles: bool
+    merged_output: bool
+
+
+@dataclass(frozen=True)
+class Handle:
+    """Where an attempt's work can be found again: small, versioned, serializable.
+
+    Attributes:
+        launcher: name of the launcher that made it.
+        version: of ``data``'s layout.
+        folder: the attempt's folder.
+        started: when the user's process began; None while that is not known.
+        pid: of the user's process, where there is one.
+        data: what else the launcher needs (JSON values).
+    """
+
+    launcher: str
+    version: int
+    folder: Path
+    started: Stamp | None = None
+    pid: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How an attempt's work ended.
+
+    Attributes:
+        ended: when; the moment it was found out where the true one cannot be known.
+        exit_code: None if a signal ended it or it cannot be known.
+        signal: name (``SIGKILL``) of the signal that ended it.
+        oom: the kernel killed it for memory.
+        error: the end is not the process's own (``keeper_lost``, ...): the cause to report.
+        message: what a person should know.
+        exception: the user's Python function raised; ``message`` holds ``Type: text``.
+        result: JSON value the run left.
+        max_rss_bytes, cpu_seconds: of the whole tree, as far as known.
+        log_size: bytes of output, final.
+    """
+
+    ended: Stamp
+    exit_code: int | None = None
+    signal: str | None = None
+    oom: bool = False
+    error: Cause | None = None
+    message: str | None = None
+    exception: bool = False
+    result: Any = None
+    max_rss_bytes: int | None = None
+    cpu_seconds: float | None = None
+    log_size: int = 0
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """What the agent needs of a launcher. All calls are safe from one event loop at the same time."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def check(self) -> None:
+        """Make sure the engine can be used.
+
+        Raises:
+            LauncherUnavailable: it cannot; the text says why and what to do.
+        """
+
+    async def start(self, assignment: Assignment, folder: Path, agent: str) -> Handle:
+        """Start the attempt, or find it if it was started before (also by another life of the agent).
+
+        Args:
+            assignment: what to run.
+            folder: the attempt's own folder; it exists.
+            agent: name of the agent, for the run's environment.
+
+        Raises:
+            LaunchFailed: it cannot be started, now or later.
+            LauncherUnavailable: the engine is away; try again.
+        """
+
+    async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
+        """The handle of an attempt that was started before; None if it certainly never was.
+
+        An attempt of which it cannot be known yields a handle whose :meth:`wait` tells so.
+        """
+
+    async def wait(self, handle: Handle) -> Exit:
+        """Wait until nothing of the attempt runs any more. May be called again after the end."""
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        """Ask everything of the attempt to end, and make it after ``grace`` seconds. Returns at once.
+
+        Safe at any time and any number of times; a shorter grace than before takes effect.
+        """
+
+    async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
+        """Up to ``limit`` bytes of output from ``offset``; empty where there is none (yet)."""
+
+    async def cleanup(self, handle: Handle) -> None:
+        """Remove what the engine keeps of an ended attempt. The agent removes the folder itself."""
+
+    async def close(self) -> None:
+        """Let go of the engine. What runs goes on."""

@@ -1,0 +1,1 @@
+"""Work pools: the queue, the server that keeps it, and the client that talks to it."""

@@ -1,0 +1,11 @@
+"""What every part of Shunter agrees on: states, runs, pools, leases, errors.
+
+A leaf package: it imports pydantic and the standard library only. Server, agents, client and command
+line all build on it and on nothing of each other.
+"""
+
+#: Version of the protocol between server and clients. Server N serves agents N and N-1.
+PROTOCOL = 1
+
+#: Sent by the server with every answer, checked by every client.
+PROTOCOL_HEADER = "Shunter-Protocol"

@@ -1,0 +1,239 @@
+"""The protocol between an agent and the server: sync, reports, logs, release.
+
+Sync is level-triggered: the agent says all that it holds, the server answers all that should be
+different. A lost answer heals itself at the next sync. Reports travel apart, numbered per attempt, so
+that sending twice is harmless.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
+from shunter_work_pools.contracts.deployments import Seconds, Work
+from shunter_work_pools.contracts.states import AttemptState, Cause
+
+#: Longest time, in seconds, that the server holds a sync without an answer.
+HOLD_LIMIT = 10.0
+#: Reports in one batch.
+REPORT_LIMIT = 1000
+#: Bytes of one log upload, framing included.
+LOG_UPLOAD_LIMIT = 8 * 1024 * 1024
+#: Media type of a log upload: frames of one JSON line (``LogFrame``), then ``length`` raw bytes.
+LOG_MEDIA_TYPE = "application/vnd.shunter.log-frames"
+
+
+class Held(Contract):
+    """An attempt that the agent holds."""
+
+    run: UUID
+    attempt: int = Field(ge=1)
+    epoch: int = Field(ge=1)
+
+
+class SyncRequest(Contract):
+    """What the agent has, and what it could take.
+
+    Attributes:
+        protocol: version the agent speaks.
+        session: UUIDv7 of this life of the daemon; a newer session of a name replaces an older one.
+        identity: random id of the agent's state folder: who it is, whatever it is called.
+        pools: pools it serves, in its order of preference.
+        queues: only these queues of its pools; empty: all.
+        tags: what runs may demand of it.
+        limit: attempts it may hold at once.
+        free: attempts it can take now; 0 while it drains or is unhealthy.
+        holds: every attempt it owns, also those that ended and whose end is not acknowledged yet.
+        hold_for: seconds the server may hold the request until there is something to say.
+        host, version: for people.
+    """
+
+    protocol: int
+    session: UUID
+    identity: UUID
+    pools: list[Name] = Field(min_length=1, max_length=100)
+    queues: list[Name] = []
+    tags: list[Tag] = []
+    limit: int = Field(ge=1, le=100_000)
+    free: int = Field(ge=0, le=100_000)
+    holds: list[Held] = []
+    hold_for: Annotated[float, Field(ge=0, le=HOLD_LIMIT)] = HOLD_LIMIT
+    host: str = ""
+    version: str = ""
+
+
+class Assignment(Contract):
+    """An attempt granted to an agent, with all it needs to launch it.
+
+    Attributes:
+        session: the session it was granted to. An agent that finds nothing written down about it
+            and whose machine has rebooted since that session cannot know whether it began.
+    """
+
+    run: UUID
+    attempt: int
+    epoch: int
+    session: UUID
+    deployment: str
+    revision: int
+    pool: str
+    queue: str
+    tags: list[str] = []
+    parameters: dict[str, Json] = {}
+    scheduled_at: Instant
+    work: Work
+
+
+class SyncAnswer(Contract):
+    """What should be different on the agent.
+
+    Attributes:
+        assignments: start these (those it holds already are not repeated).
+        cancel: stop these and report how they ended.
+        forget: no longer its own: stop them, report nothing.
+        drain: take nothing new, end when nothing is left.
+        server_time: the server's clock.
+        lost_after, give_up_after: seconds of silence until the server marks, then acts.
+    """
+
+    protocol: int
+    assignments: list[Assignment] = []
+    cancel: list[Held] = []
+    forget: list[Held] = []
+    drain: bool = False
+    server_time: Instant
+    lost_after: float
+    give_up_after: float
+
+
+class Report(Contract):
+    """One step of an attempt.
+
+    Attributes:
+        seq: 1, 2, 3, ... per attempt; the server keeps the last one.
+        age: seconds between the step and the sending of this batch, by the agent's boot-time clock,
+            so that a wrong wall clock does no harm.
+        state: where the attempt is now.
+        cause: with an end other than Completed.
+        result: JSON value left by the run, up to 64 KiB.
+        log_size: total bytes of output, with an end.
+    """
+
+    run: UUID
+    attempt: int = Field(ge=1)
+    epoch: int = Field(ge=1)
+    seq: int = Field(ge=1)
+    age: Seconds
+    state: AttemptState
+    cause: Cause | None = None
+    message: str | None = Field(default=None, max_length=10_000)
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: Annotated[str, StringConstraints(max_length=32)] | None = None
+    max_rss_bytes: int | None = None
+    cpu_seconds: float | None = None
+    result: Json = None
+    log_size: int | None = Field(default=None, ge=0)
+
+
+class ReportBatch(Contract):
+    """Reports of one agent; those of one attempt in the order of ``seq``."""
+
+    session: UUID
+    reports: list[Report] = Field(max_length=REPORT_LIMIT)
+
+
+class ReportAck(Contract):
+    """What the server made of the reports of one attempt.
+
+    Attributes:
+        seq: the last one it has; the agent forgets up to it.
+        stale: the epoch is no longer held: stop that work, forget it.
+    """
+
+    run: UUID
+    attempt: int
+    seq: int
+    stale: bool = False
+    detail: str | None = None
+
+
+class ReportAnswer(Contract):
+    """Acknowledgements, one per attempt in the batch."""
+
+    acks: list[ReportAck]
+
+
+class LogFrame(Contract):
+    """Header of one frame of a log upload: ``length`` bytes of an attempt's output from ``offset``."""
+
+    run: UUID
+    attempt: int = Field(ge=1)
+    epoch: int = Field(ge=1)
+    offset: int = Field(ge=0)
+    length: int = Field(ge=0, le=LOG_UPLOAD_LIMIT)
+
+
+class LogSize(Contract):
+    """How many bytes of an attempt's output the server has; the agent goes on from there.
+
+    Attributes:
+        stale: the attempt is not this agent's (any more), or unknown: send no more.
+    """
+
+    run: UUID
+    attempt: int
+    size: int
+    stale: bool = False
+
+
+class LogAnswer(Contract):
+    """Sizes after an upload, one per attempt in it."""
+
+    sizes: list[LogSize]
+
+
+class ReleaseRequest(Contract):
+    """Attempts given back before they were started; they become waiting again at once."""
+
+    session: UUID
+    attempts: list[Held] = Field(max_length=REPORT_LIMIT)
+
+
+class Agent(Contract):
+    """An agent as the server knows it.
+
+    Attributes:
+        lost: not heard of for longer than ``lost_after``.
+        active: attempts it holds.
+    """
+
+    name: str
+    pools: list[str]
+    queues: list[str] = []
+    tags: list[str] = []
+    limit: int
+    active: int = 0
+    host: str = ""
+    version: str = ""
+    first_seen_at: Instant
+    last_seen_at: Instant
+    lost: bool = False
+
+
+class AgentList(Contract):
+    """All agents, by name."""
+
+    agents: list[Agent]
+
+
+class ServerInfo(Contract):
+    """What a server says of itself."""
+
+    version: str
+    protocol: int
+    server_time: Instant
+    store: str

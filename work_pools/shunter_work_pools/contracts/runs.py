@@ -1,0 +1,160 @@
+"""Runs and attempts as people and programs see them, and how runs are made."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
+from shunter_work_pools.contracts.states import Cause
+
+
+class RunRequest(Contract):
+    """A request to make one run of a deployment.
+
+    Attributes:
+        deployment: its name.
+        parameters: over the deployment's defaults.
+        tags: added to the deployment's.
+        scheduled_at: when it is due; None: now.
+        priority: over the deployment's.
+        idempotency_key: the same key twice makes one run; the second request gets the first's run.
+    """
+
+    deployment: Name
+    parameters: dict[str, Json] = {}
+    tags: list[Tag] = Field(default=[], max_length=50)
+    scheduled_at: Instant | None = None
+    priority: int | None = Field(default=None, ge=-1000, le=1000)
+    idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+
+
+class RunBatch(Contract):
+    """A request to make many runs, all or none."""
+
+    runs: list[RunRequest] = Field(min_length=1, max_length=10_000)
+
+
+class Attempt(Contract):
+    """One try of a run.
+
+    Attributes:
+        state: an ``AttemptState``.
+        agent: name of the agent that has or had the lease.
+        epoch: the grant it is held under.
+        pid: of the process, where there is one.
+        exit_code: None if it ended by a signal or never started.
+        signal: name such as ``SIGKILL``; None if it exited by itself.
+        max_rss_bytes: highest resident set of one process of the tree, bytes.
+        cpu_seconds: user and system time of the tree, seconds.
+        log_size: bytes it wrote, known once it has ended.
+        lost: its agent is silent for longer than ``lost_after``.
+        message: what a person should know, e.g. why it could not start.
+    """
+
+    number: int
+    state: str
+    cause: Cause | None = None
+    message: str | None = None
+    agent: str
+    epoch: int
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    claimed_at: Instant
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    max_rss_bytes: int | None = None
+    cpu_seconds: float | None = None
+    log_size: int | None = None
+    lost: bool = False
+
+
+class Run(Contract):
+    """One execution of a deployment.
+
+    Attributes:
+        state: a ``RunState``; while the run is Active, the state of its live attempt.
+        pool, queue: None while no pool matches.
+        late: it was still waiting ``late_after`` past the time it was due.
+        scheduled_at: when it is or was due (a retry moves ``due_at``, not this).
+        due_at: when a waiting run may start next; None when it is not waiting.
+        slot: the due time of the schedule that made it; None if a person or program did.
+        attempts: oldest first; in lists it is left empty.
+    """
+
+    id: UUID
+    deployment: str
+    revision: int
+    pool: str | None
+    queue: str | None
+    tags: list[str]
+    parameters: dict[str, Json]
+    priority: int = 0
+    state: str
+    cause: Cause | None = None
+    message: str | None = None
+    late: bool = False
+    lost: bool = False
+    created_at: Instant
+    scheduled_at: Instant
+    due_at: Instant | None = None
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    schedule: str | None = None
+    slot: Instant | None = None
+    result: Json = None
+    attempt_count: int = 0
+    attempts: list[Attempt] = []
+
+
+class RunCreated(Contract):
+    """Answer to making a run.
+
+    Attributes:
+        created: False if the idempotency key had made it before.
+    """
+
+    id: UUID
+    created: bool = True
+
+
+class RunsCreated(Contract):
+    """Answer to making many runs, in the order of the request."""
+
+    runs: list[RunCreated]
+
+
+class RunPage(Contract):
+    """One page of runs, newest first.
+
+    Attributes:
+        next: cursor of the next page; None at the end.
+    """
+
+    runs: list[Run]
+    next: str | None = None
+
+
+class Event(Contract):
+    """Something that happened to a run.
+
+    Attributes:
+        kind: the state it came into (``Claimed``, ``Running``, ...) or a mark (``late``, ``lost``,
+            ``released``, ``cancel_requested``, ``catch_up_skipped``).
+        actor: who made it: user, scheduler, queue, agent, reaper.
+    """
+
+    at: Instant
+    kind: str
+    actor: str
+    attempt: int | None = None
+    data: dict[str, Json] = {}
+
+
+class EventList(Contract):
+    """The events of one run, oldest first."""
+
+    events: list[Event]
