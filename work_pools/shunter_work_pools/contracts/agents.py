@@ -27,11 +27,17 @@ LOG_MEDIA_TYPE = "application/vnd.shunter.log-frames"
 
 
 class Held(Contract):
-    """An attempt that the agent holds."""
+    """An attempt that the agent holds.
+
+    Attributes:
+        stopping: the agent knows already that it must end; without it a cancellation is told again at
+            every sync (which then is not held).
+    """
 
     run: UUID
     attempt: int = Field(ge=1)
     epoch: int = Field(ge=1)
+    stopping: bool = False
 
 
 class SyncRequest(Contract):
