@@ -1,0 +1,674 @@
+"""The typed client of the server's API, for programs, agents and the command line alike.
+
+    with Client() as client:
+        run = client.create_run(RunRequest(deployment="hello"))
+        print(client.get_run(run.id).state)
+
+    async with AsyncClient() as client:
+        async for run in client.each_run(states=["Failed"]):
+            ...
+
+Both clients have the same methods: each is written once, in :class:`Endpoints`, as a function that
+says what to send and how to read the answer. A :class:`Client` sends it and returns the answer, an
+:class:`AsyncClient` returns a coroutine that does. A client may be used by many threads or tasks.
+
+Errors: every method raises
+
+* :class:`~shunter_work_pools.contracts.errors.ServerUnreachable` if nothing answers in time,
+* a :class:`~shunter_work_pools.contracts.errors.Refused` (or one of its subclasses, such as
+  ``NotFound``) if the server says no,
+* :class:`~shunter_work_pools.contracts.errors.ProtocolMismatch` if what answers is not a Shunter
+  server, or one of another protocol version,
+* :class:`~shunter_work_pools.contracts.errors.ShunterError` if the answer cannot be understood.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, overload
+from urllib.parse import quote
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER
+from shunter_work_pools.contracts.agents import (
+    LOG_MEDIA_TYPE,
+    AgentList,
+    LogAnswer,
+    ReleaseRequest,
+    ReportAnswer,
+    ReportBatch,
+    ServerInfo,
+    SyncAnswer,
+    SyncRequest,
+)
+from shunter_work_pools.contracts.base import Contract
+from shunter_work_pools.contracts.deployments import (
+    Applied,
+    Deployment,
+    DeploymentPage,
+    DeploymentPatch,
+    DeploymentSpec,
+    RevisionList,
+)
+from shunter_work_pools.contracts.errors import (
+    InvalidInput,
+    ProtocolMismatch,
+    Refused,
+    ServerUnreachable,
+    ShunterError,
+    from_problem,
+)
+from shunter_work_pools.contracts.home import api_url_from_env, home_from_env, read_token
+from shunter_work_pools.contracts.pools import (
+    Pool,
+    PoolList,
+    PoolPatch,
+    PoolSpec,
+    Queue,
+    QueuePatch,
+    QueueSpec,
+)
+from shunter_work_pools.contracts.runs import (
+    EventList,
+    Run,
+    RunBatch,
+    RunCreated,
+    RunPage,
+    RunRequest,
+    RunsCreated,
+)
+
+# httpx brings its own command line along if rich and pygments happen to be installed: 60 ms and 10 MB
+# that no agent has any use for. Told that it is not there, it goes on without.
+_command_line = "httpx._main"
+if _command_line not in sys.modules and "httpx" not in sys.modules:
+    sys.modules[_command_line] = None  # type: ignore[assignment]
+    try:
+        import httpx
+    finally:
+        del sys.modules[_command_line]
+else:
+    import httpx
+
+P = ParamSpec("P")
+T = TypeVar("T")
+M = TypeVar("M", bound=Contract)
+
+#: Seconds to wait for a connection, and for an answer that is not held back on purpose.
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 30.0
+#: Idle connections are given up before the server gives them up, so that none is used as it closes.
+_KEEPALIVE = 4.0
+
+_START_ONE = "Start one with `shunter server start`, or set SHUNTER_API_URL."
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """Some bytes of an attempt's output.
+
+    Attributes:
+        data: the bytes from ``start``.
+        start: offset of the first.
+        size: bytes of output that the server has by now.
+        complete: the attempt has ended and the server has all of its bytes.
+        attempt: number of the attempt that they belong to.
+    """
+
+    data: bytes
+    start: int
+    size: int
+    complete: bool
+    attempt: int
+
+    @property
+    def end(self) -> int:
+        """Offset after the last byte: where to go on."""
+        return self.start + len(self.data)
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request, and how its answer is read.
+
+    Attributes:
+        path: below the API root, quoted.
+        held: seconds the server may hold the answer back.
+        read: makes the result of a 2xx answer; raises ValueError if it is not what it should be.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    query: Mapping[str, Any] = field(default_factory=dict)
+    body: bytes | None = None
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    held: float = 0.0
+
+    def params(self) -> list[tuple[str, str]]:
+        """The query as pairs: None left out, lists repeated, times in RFC 3339."""
+        return [
+            (key, _query_text(one))
+            for key, value in self.query.items()
+            for one in (value if isinstance(value, list | tuple) else [value])
+            if one is not None
+        ]
+
+
+def _query_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+class endpoint(Generic[P, T]):
+    """A method of both clients, written once as a function that makes the :class:`Call`."""
+
+    def __init__(self, build: Callable[Concatenate[Any, P], Call[T]]) -> None:
+        self._build = build
+        self.__doc__ = build.__doc__
+        self.__wrapped__ = build
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: Client, owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.send(self._build(client, *args, **kwargs))
+
+        method.__doc__ = self.__doc__
+        return method
+
+
+def _answer(model: type[M]) -> Callable[[httpx.Response], M]:
+    return lambda response: model.from_answer(response.content)
+
+
+def _call(
+    method: str,
+    *path: str | UUID,
+    to: type[M],
+    body: Contract | None = None,
+    patch: bool = False,
+    **more: Any,
+) -> Call[M]:
+    where = "/v1/" + "/".join(quote(str(part), safe="") for part in path)
+    text = body.model_dump_json(exclude_unset=patch).encode() if body is not None else None
+    return Call(method, where, _answer(to), body=text, **more)
+
+
+class Endpoints:
+    """What the server can be asked, by either client."""
+
+    # -- the server
+
+    @endpoint
+    def server(self) -> Call[ServerInfo]:
+        """Version, protocol, clock and store of the server."""
+        return _call("GET", "server", to=ServerInfo)
+
+    @endpoint
+    def ready(self) -> Call[bool]:
+        """True if the server serves requests; needs no token. Raises ``Unavailable`` if it is not."""
+        return Call("GET", "/readyz", lambda response: True)
+
+    # -- pools and queues
+
+    @endpoint
+    def create_pool(self, spec: PoolSpec) -> Call[Pool]:
+        """Make a pool; it gets a queue named ``default``."""
+        return _call("POST", "pools", to=Pool, body=spec)
+
+    @endpoint
+    def list_pools(self) -> Call[PoolList]:
+        """All pools, by name."""
+        return _call("GET", "pools", to=PoolList)
+
+    @endpoint
+    def get_pool(self, name: str) -> Call[Pool]:
+        """One pool with its queues."""
+        return _call("GET", "pools", name, to=Pool)
+
+    @endpoint
+    def update_pool(self, name: str, patch: PoolPatch) -> Call[Pool]:
+        """Change the fields that are set in ``patch``."""
+        return _call("PATCH", "pools", name, to=Pool, body=patch, patch=True)
+
+    @endpoint
+    def create_queue(self, pool: str, spec: QueueSpec) -> Call[Queue]:
+        """Make a work queue in a pool."""
+        return _call("POST", "pools", pool, "queues", to=Queue, body=spec)
+
+    @endpoint
+    def update_queue(self, pool: str, queue: str, patch: QueuePatch) -> Call[Queue]:
+        """Change the fields that are set in ``patch``."""
+        return _call("PATCH", "pools", pool, "queues", queue, to=Queue, body=patch, patch=True)
+
+    # -- deployments
+
+    @endpoint
+    def deploy(self, name: str, spec: DeploymentSpec) -> Call[Applied]:
+        """Make a deployment, or a new revision of it; the same spec twice changes nothing."""
+        return _call("PUT", "deployments", name, to=Applied, body=spec)
+
+    @endpoint
+    def list_deployments(
+        self, *, cursor: str | None = None, limit: int | None = None
+    ) -> Call[DeploymentPage]:
+        """One page of deployments, by name."""
+        return _call("GET", "deployments", to=DeploymentPage, query={"cursor": cursor, "limit": limit})
+
+    @endpoint
+    def get_deployment(self, name: str) -> Call[Deployment]:
+        """One deployment with its current revision."""
+        return _call("GET", "deployments", name, to=Deployment)
+
+    @endpoint
+    def list_revisions(self, name: str) -> Call[RevisionList]:
+        """The revisions of a deployment, newest first."""
+        return _call("GET", "deployments", name, "revisions", to=RevisionList)
+
+    @endpoint
+    def update_deployment(self, name: str, patch: DeploymentPatch) -> Call[Deployment]:
+        """Pause or resume a deployment."""
+        return _call("PATCH", "deployments", name, to=Deployment, body=patch, patch=True)
+
+    # -- runs
+
+    @endpoint
+    def create_run(self, request: RunRequest) -> Call[RunCreated]:
+        """Make one run."""
+        return _call("POST", "runs", to=RunCreated, body=request)
+
+    @endpoint
+    def create_runs(self, batch: RunBatch) -> Call[RunsCreated]:
+        """Make many runs, all or none."""
+        return _call("POST", "runs", "batch", to=RunsCreated, body=batch)
+
+    @endpoint
+    def list_runs(
+        self,
+        *,
+        states: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        pool: str | None = None,
+        deployment: str | None = None,
+        late: bool | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        scheduled_after: datetime | None = None,
+        scheduled_before: datetime | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> Call[RunPage]:
+        """One page of runs, newest first: in any of ``states``, with all of ``tags``."""
+        query = {
+            "state": list(states),
+            "tag": list(tags),
+            "pool": pool,
+            "deployment": deployment,
+            "late": late,
+            "created_after": created_after,
+            "created_before": created_before,
+            "scheduled_after": scheduled_after,
+            "scheduled_before": scheduled_before,
+            "cursor": cursor,
+            "limit": limit,
+        }
+        return _call("GET", "runs", to=RunPage, query=query)
+
+    @endpoint
+    def get_run(
+        self, run: str | UUID, *, wait: float | None = None, seen: tuple[str, int] | None = None
+    ) -> Call[Run]:
+        """One run with its attempts; ``run`` is its id or any unique suffix of it.
+
+        With ``wait`` (seconds, at most 10) and ``seen`` (state and attempt count known so far) the
+        answer is held back until there is something new, or the time is over.
+        """
+        known = f"{seen[0]}:{seen[1]}" if seen else None
+        return _call("GET", "runs", run, to=Run, query={"wait": wait, "seen": known}, held=wait or 0.0)
+
+    @endpoint
+    def list_events(self, run: str | UUID) -> Call[EventList]:
+        """What happened to a run, oldest first."""
+        return _call("GET", "runs", run, "events", to=EventList)
+
+    @endpoint
+    def cancel_run(self, run: str | UUID) -> Call[Run]:
+        """Stop a run, or keep it from starting."""
+        return _call("POST", "runs", run, "cancel", to=Run)
+
+    @endpoint
+    def retry_run(self, run: str | UUID) -> Call[Run]:
+        """Let a run that ended other than Completed go on with its next attempt."""
+        return _call("POST", "runs", run, "retry", to=Run)
+
+    @endpoint
+    def read_log(
+        self,
+        run: str | UUID,
+        *,
+        attempt: int | None = None,
+        start: int = 0,
+        end: int | None = None,
+        wait: float | None = None,
+    ) -> Call[LogPart]:
+        """Bytes ``start`` to ``end`` (exclusive; None: all there are) of an attempt's output.
+
+        An answer has 4 MiB at most: go on from its ``end``. ``attempt`` None: the latest. With nothing
+        after ``start`` yet, the answer is held back up to ``wait`` seconds.
+        """
+        last = "" if end is None else str(end - 1)
+        return Call(
+            "GET",
+            f"/v1/runs/{quote(str(run), safe='')}/logs",
+            lambda response: _log_part(response, start),
+            query={"attempt": attempt, "wait": wait},
+            headers={"Range": f"bytes={start}-{last}"},
+            held=wait or 0.0,
+        )
+
+    # -- agents
+
+    @endpoint
+    def list_agents(self) -> Call[AgentList]:
+        """All agents, by name."""
+        return _call("GET", "agents", to=AgentList)
+
+    @endpoint
+    def sync(self, name: str, request: SyncRequest) -> Call[SyncAnswer]:
+        """An agent's sync, held by the server up to ``request.hold_for`` seconds."""
+        return _call("POST", "agents", name, "sync", to=SyncAnswer, body=request, held=request.hold_for)
+
+    @endpoint
+    def report(self, name: str, batch: ReportBatch) -> Call[ReportAnswer]:
+        """An agent's reports; sending them twice is harmless."""
+        return _call("POST", "agents", name, "reports", to=ReportAnswer, body=batch)
+
+    @endpoint
+    def upload_logs(self, name: str, body: bytes) -> Call[LogAnswer]:
+        """An agent's log frames (see ``contracts.log_frames.encode_frames``)."""
+        path = f"/v1/agents/{quote(name, safe='')}/logs"
+        return Call("POST", path, _answer(LogAnswer), body=body, media_type=LOG_MEDIA_TYPE)
+
+    @endpoint
+    def release(self, name: str, request: ReleaseRequest) -> Call[ReportAnswer]:
+        """Attempts that an agent gives back before it started them."""
+        return _call("POST", "agents", name, "release", to=ReportAnswer, body=request)
+
+
+def _log_part(response: httpx.Response, start: int) -> LogPart:
+    # A server that ignores the range sends everything.
+    data = response.content if response.status_code == 206 else response.content[start:]
+    try:
+        return LogPart(
+            data=data,
+            start=start,
+            size=int(response.headers["Shunter-Log-Size"]),
+            complete=response.headers["Shunter-Log-Complete"] == "true",
+            attempt=int(response.headers["Shunter-Attempt"]),
+        )
+    except KeyError as exc:
+        raise ValueError(f"header {exc} is missing") from exc
+
+
+class _Core(Endpoints):
+    """What both clients share: address, token, the request, and the judgement of its answer."""
+
+    def __init__(
+        self,
+        api_url: str | None = None,
+        token: str | None = None,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
+        self.api_url = _checked_url(api_url if api_url is not None else api_url_from_env())
+        self._token = token if token is not None else read_token(home_from_env())
+        self._connect_timeout = connect_timeout
+        self._answer_timeout = answer_timeout
+
+    def _settings(self) -> dict[str, Any]:
+        url = httpx.URL(self.api_url)
+        headers = {"User-Agent": "shunter", PROTOCOL_HEADER: str(PROTOCOL)}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        return {
+            "headers": headers,
+            "verify": _trust(url.scheme),
+            # A proxy for the outside world cannot reach this machine's own loopback.
+            "trust_env": url.host not in _LOOPBACK,
+            "limits": httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
+        }
+
+    def _request(self, call: Call[Any]) -> dict[str, Any]:
+        headers = dict(call.headers)
+        if call.body is not None:
+            headers["Content-Type"] = call.media_type
+        elif call.method == "POST":
+            headers["Content-Type"] = "application/json"  # a write without one is refused
+        return {
+            "method": call.method,
+            "url": self.api_url + call.path,
+            "params": call.params() or None,
+            "content": call.body,
+            "headers": headers,
+            "timeout": httpx.Timeout(self._answer_timeout + call.held, connect=self._connect_timeout),
+        }
+
+    def _result(self, call: Call[T], response: httpx.Response) -> T:
+        self._check(response)
+        try:
+            return call.read(response)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[0]
+            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}".lstrip(": ")
+            raise self._not_understood(response, reason) from exc
+        except ValueError as exc:
+            raise self._not_understood(response, str(exc)) from exc
+
+    def _check(self, response: httpx.Response) -> None:
+        """Raise unless this is a 2xx answer of a Shunter server that speaks our protocol."""
+        spoken = response.headers.get(PROTOCOL_HEADER)
+        if spoken is None:
+            if response.status_code in (502, 503, 504):  # a proxy in front of a server that is away
+                raise ServerUnreachable(
+                    f"no server answers at {self.api_url}: a proxy there says "
+                    f"{response.status_code} {response.reason_phrase}",
+                    _START_ONE,
+                )
+            raise ProtocolMismatch(
+                f"what answers at {self.api_url} is not a Shunter server "
+                f"(it said {response.status_code} {response.reason_phrase}, without {PROTOCOL_HEADER})",
+                "Set SHUNTER_API_URL to the server's address, for example http://127.0.0.1:4400/api.",
+            )
+        if spoken != str(PROTOCOL):
+            raise ProtocolMismatch(
+                f"the server at {self.api_url} speaks protocol {spoken}, this client speaks {PROTOCOL}",
+                "Install the version of shunter that the server runs.",
+            )
+        if response.is_success:
+            return
+        raise _refusal(response)
+
+    def _not_understood(self, response: httpx.Response, reason: str) -> ShunterError:
+        return ShunterError(
+            f"the answer of {response.request.method} {response.request.url} is not understood: {reason}",
+            "Client and server may be of different versions: compare `shunter --version` on both.",
+        )
+
+    def _unreachable(self, exc: httpx.TransportError) -> ServerUnreachable:
+        if isinstance(exc, httpx.ConnectTimeout | httpx.PoolTimeout):
+            reason = f"no connection within {self._connect_timeout:g} seconds"
+        elif isinstance(exc, httpx.TimeoutException):
+            reason = f"no answer within {self._answer_timeout:g} seconds"
+        else:
+            reason = str(exc) or type(exc).__name__
+        return ServerUnreachable(f"no server answers at {self.api_url}: {reason}", _START_ONE)
+
+
+def _refusal(response: httpx.Response) -> Refused:
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and ("detail" in body or "title" in body):
+        return from_problem(response.status_code, body)
+    request = response.request
+    return Refused(
+        f"{request.method} {request.url} was answered {response.status_code} {response.reason_phrase}"
+    )
+
+
+def _checked_url(text: str) -> str:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as exc:
+        raise InvalidInput(
+            f"{text!r} is not the address of a server: {exc}",
+            "Set SHUNTER_API_URL to something like http://127.0.0.1:4400/api.",
+        ) from exc
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidInput(
+            f"{text!r} is not the address of a server: it must begin with http:// or https://",
+            "Set SHUNTER_API_URL to something like http://127.0.0.1:4400/api.",
+        )
+    return text.rstrip("/")
+
+
+def _trust(scheme: str) -> ssl.SSLContext:
+    # Loading the certificate authorities takes 20 ms: not for a server that is spoken to in the clear.
+    return ssl.create_default_context() if scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class Client(_Core):
+    """The client for programs without an event loop.
+
+    Args:
+        api_url: the server's API root; default: ``SHUNTER_API_URL``, else the local server.
+        token: default: ``SHUNTER_TOKEN``, else the token file in this user's Shunter home.
+        connect_timeout, answer_timeout: seconds; what the server holds on purpose is added.
+
+    Raises:
+        InvalidInput: ``api_url`` is not one, or the token file cannot be read.
+    """
+
+    def __init__(
+        self,
+        api_url: str | None = None,
+        token: str | None = None,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
+        super().__init__(api_url, token, connect_timeout=connect_timeout, answer_timeout=answer_timeout)
+        self._http = httpx.Client(**self._settings())
+
+    def send(self, call: Call[T]) -> T:
+        """Send one call and return its result."""
+        try:
+            response = self._http.request(**self._request(call))
+        except httpx.TransportError as exc:
+            raise self._unreachable(exc) from exc
+        return self._result(call, response)
+
+    def each_run(self, **filters: Any) -> Iterator[Run]:
+        """All runs, newest first, page by page; filters as :meth:`list_runs`."""
+        while True:
+            page = self.list_runs(**filters)
+            yield from page.runs
+            if page.next is None:
+                return
+            filters["cursor"] = page.next
+
+    def each_deployment(self) -> Iterator[Deployment]:
+        """All deployments, by name, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self.list_deployments(cursor=cursor)
+            yield from page.deployments
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> Literal[False]:
+        self.close()
+        return False
+
+
+class AsyncClient(_Core):
+    """The client for asyncio; arguments and errors as :class:`Client`."""
+
+    def __init__(
+        self,
+        api_url: str | None = None,
+        token: str | None = None,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
+        super().__init__(api_url, token, connect_timeout=connect_timeout, answer_timeout=answer_timeout)
+        self._http = httpx.AsyncClient(**self._settings())
+
+    async def send(self, call: Call[T]) -> T:
+        """Send one call and return its result."""
+        try:
+            response = await self._http.request(**self._request(call))
+        except httpx.TransportError as exc:
+            raise self._unreachable(exc) from exc
+        return self._result(call, response)
+
+    async def each_run(self, **filters: Any) -> AsyncIterator[Run]:
+        """All runs, newest first, page by page; filters as :meth:`list_runs`."""
+        while True:
+            page = await self.list_runs(**filters)
+            for run in page.runs:
+                yield run
+            if page.next is None:
+                return
+            filters["cursor"] = page.next
+
+    async def each_deployment(self) -> AsyncIterator[Deployment]:
+        """All deployments, by name, page by page."""
+        cursor: str | None = None
+        while True:
+            page = await self.list_deployments(cursor=cursor)
+            for deployment in page.deployments:
+                yield deployment
+            cursor = page.next
+            if cursor is None:
+                return
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> Literal[False]:
+        await self.close()
+        return False
