@@ -207,9 +207,15 @@ def _call(
     patch: bool = False,
     **more: Any,
 ) -> Call[M]:
-    where = "/v1/" + "/".join(quote(str(part), safe="") for part in path)
     text = body.model_dump_json(exclude_unset=patch).encode() if body is not None else None
-    return Call(method, where, _answer(to), body=text, **more)
+    return Call(method, _path(*path), _answer(to), body=text, **more)
+
+
+def _path(*parts: str | UUID) -> str:
+    for part in parts:
+        if str(part) in ("", ".", ".."):  # would name another resource, or none
+            raise InvalidInput(f"{str(part)!r} is not a name", "Give the name or id of one that exists.")
+    return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
 class Endpoints:
@@ -377,7 +383,7 @@ class Endpoints:
         last = "" if end is None else str(end - 1)
         return Call(
             "GET",
-            f"/v1/runs/{quote(str(run), safe='')}/logs",
+            _path("runs", run, "logs"),
             lambda response: _log_part(response, start),
             query={"attempt": attempt, "wait": wait},
             headers={"Range": f"bytes={start}-{last}"},
@@ -404,7 +410,7 @@ class Endpoints:
     @endpoint
     def upload_logs(self, name: str, body: bytes) -> Call[LogAnswer]:
         """An agent's log frames (see ``contracts.log_frames.encode_frames``)."""
-        path = f"/v1/agents/{quote(name, safe='')}/logs"
+        path = _path("agents", name, "logs")
         return Call("POST", path, _answer(LogAnswer), body=body, media_type=LOG_MEDIA_TYPE)
 
     @endpoint
