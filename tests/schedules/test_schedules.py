@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule
 from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.schedules import When, check, next_slot, slots_between
@@ -160,8 +159,8 @@ def test_a_limit_leaves_a_rest_to_go_on_with() -> None:
     ("cron", "told"),
     [
         ("", '"" has 0 of the 5 or 6 fields'),
-        ("* * *", '"* * *" has 3 of),
-        ("@often", '"@often" has 1 of),
+        ("* * *", '"* * *" has 3 of the'),
+        ("@often", '"@often" has 1 of the'),
         ("61 * * * *", '"61" in "61 * * * *" does not fit the minute'),
         ("1,2,99 * * * *", '"99" in'),
         ("0 25 * * *", "does not fit the hour"),
