@@ -1,0 +1,53 @@
+"""Fixtures of the engines that tests run against, and the closing words of a test run.
+
+Nothing on the system is changed unless ``SHUNTER_TEST_INSTALL=1`` allows it; what could not be run is
+listed at the end, and is a failure with ``SHUNTER_TEST_REQUIRE=all``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engines.postgres import PostgresCluster, find_binaries, install
+
+pytest_plugins = ["tests.engines.closing_words"]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresCluster]:
+    """A throw-away Postgres cluster for this test run."""
+    binaries = find_binaries()
+    if binaries is None and os.environ.get("SHUNTER_TEST_INSTALL") == "1":
+        install()
+        binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no Postgres: install its server, or set SHUNTER_TEST_INSTALL=1 (root, Debian or Ubuntu)")
+    cluster = PostgresCluster(binaries)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: PostgresCluster) -> str:
+    """URL (``postgresql+asyncpg://``) of the cluster's maintenance database, shared by all tests."""
+    return postgres_server.url()
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresCluster) -> Iterator[str]:
+    """URL of an empty database of this test's own."""
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def postgres_module_database(postgres_server: PostgresCluster) -> Iterator[str]:
+    """URL of an empty database that the tests of one module share."""
+    with postgres_server.database() as url:
+        yield url

@@ -1,0 +1,99 @@
+"""What is said at the end of a test run: the time of each suite against its budget, and what was skipped.
+
+A suite is a folder directly below ``tests/``. A suite over its budget is shown, not failed: how fast
+the machine is today is no property of the product.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+#: Seconds that a suite may take on two cores. Raise one only with a reason.
+BUDGETS = {
+    "agents": 90,
+    "benchmarks": 30,
+    "cli": 120,
+    "contracts": 20,
+    "demo": 150,
+    "engines": 20,
+    "flows": 30,
+    "launchers": 180,
+    "queue": 120,
+    "repository": 20,
+    "schedules": 20,
+    "server": 120,
+    "storage": 120,
+}
+DEFAULT_BUDGET = 60
+
+_require_all = os.environ.get("SHUNTER_TEST_REQUIRE") == "all"
+_seconds: dict[str, float] = defaultdict(float)
+_tests: dict[str, int] = defaultdict(int)
+_skipped: list[tuple[str, str]] = []
+
+
+def _suite(nodeid: str) -> str:
+    parts = nodeid.split("::")[0].split("/")
+    return parts[1] if len(parts) > 2 and parts[0] == "tests" else "(top)"
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    return str(report.longrepr)
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.outcome != "skipped" or hasattr(report, "wasxfail"):
+        return
+    reason = _reason(report)
+    _skipped.append((report.nodeid, reason))
+    if _require_all:
+        report.outcome = "failed"
+        report.longrepr = f"SHUNTER_TEST_REQUIRE=all, but this was skipped: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
+    report = yield
+    _note_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):  # type: ignore[no-untyped-def]
+    report = yield
+    _note_skip(report)
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    suite = _suite(report.nodeid)
+    _seconds[suite] += report.duration
+    _tests[suite] += report.when == "call"
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    say = terminalreporter
+    if _seconds:
+        say.section("time of each suite against its budget")
+        for suite in sorted(_seconds):
+            took, budget = _seconds[suite], BUDGETS.get(suite, DEFAULT_BUDGET)
+            line = f"{suite:<14}{_tests[suite]:>6} tests {took:>8.1f} s of {budget:>4} s"
+            if took > budget:
+                say.write_line(f"{line}   OVER BUDGET", yellow=True, bold=True)
+            else:
+                say.write_line(line)
+    if _skipped:
+        say.section("SKIPPED: these were not tested", yellow=True, bold=True)
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for nodeid, reason in _skipped:
+            by_reason[reason].append(nodeid)
+        for reason, nodeids in by_reason.items():
+            say.write_line(f"{len(nodeids)} x {reason}", yellow=True)
+            for nodeid in nodeids:
+                say.write_line(f"    {nodeid}")
