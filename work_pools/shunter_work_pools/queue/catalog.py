@@ -1,0 +1,323 @@
+"""Pools, queues, deployments and their revisions: what runs refer to."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, and_, insert, select, update
+
+from shunter_work_pools import schedules as slots
+from shunter_work_pools.contracts.base import micros, moment
+from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec, Schedule
+from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
+from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
+from shunter_work_pools.queue.parameters import check_parameters, check_schema
+from shunter_work_pools.queue.routing import place_unplaced
+from shunter_work_pools.storage.schema import deployments, pools, queues, revisions, schedules
+from shunter_work_pools.storage.store import Tx
+
+DEFAULT_QUEUE = "default"
+#: Immutable revisions kept parsed; beyond it the cache starts anew.
+_CACHED_REVISIONS = 10_000
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A deployment as submitting needs it."""
+
+    id: int
+    name: str
+    revision: int
+    paused: bool
+    spec: DeploymentSpec
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """A remedy that offers the closest known name, or lists what there is."""
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    if not names:
+        return "There is none yet."
+    return "Known: " + ", ".join(sorted(names)[:10]) + (", ..." if len(names) > 10 else ".")
+
+
+# ---- pools and queues
+
+
+def pool_row(tx: Tx, name: str) -> Row[Any]:
+    """The pool of a name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = tx.conn.execute(select(pools).where(pools.c.name == name)).one_or_none()
+    if row is None:
+        names = list(tx.conn.scalars(select(pools.c.name).limit(1000)))
+        raise NotFound(f"there is no pool {name!r}", nearest(name, names))
+    return row
+
+
+def queue_row(tx: Tx, pool_name: str, name: str) -> Row[Any]:
+    """The queue of a name in a pool.
+
+    Raises:
+        NotFound: there is no such pool, or no such queue in it.
+    """
+    pool = pool_row(tx, pool_name)
+    row = tx.conn.execute(
+        select(queues).where(queues.c.pool_id == pool.id, queues.c.name == name)
+    ).one_or_none()
+    if row is None:
+        names = list(tx.conn.scalars(select(queues.c.name).where(queues.c.pool_id == pool.id).limit(1000)))
+        raise NotFound(f"there is no queue {name!r} in pool {pool_name!r}", nearest(name, names))
+    return row
+
+
+def create_pool(tx: Tx, spec: PoolSpec) -> None:
+    """Make a pool with its default queue; runs that fit no pool yet are looked at again.
+
+    Raises:
+        Conflict: the name is taken.
+    """
+    if tx.conn.scalar(select(pools.c.id).where(pools.c.name == spec.name)) is not None:
+        raise Conflict(
+            f"there is a pool {spec.name!r} already", "Choose another name, or `shunter pool update`."
+        )
+    pool_id = tx.conn.execute(
+        insert(pools)
+        .values(
+            name=spec.name,
+            type=spec.type,
+            match=list(spec.match),
+            limit=spec.limit,
+            priority=spec.priority,
+            template=spec.template,
+            paused=False,
+            created_at=tx.now,
+        )
+        .returning(pools.c.id)
+    ).scalar_one()
+    tx.conn.execute(
+        insert(queues).values(pool_id=pool_id, name=DEFAULT_QUEUE, priority=0, limit=None, paused=False)
+    )
+    place_unplaced(tx)
+
+
+def patch_pool(tx: Tx, name: str, patch: PoolPatch) -> None:
+    """Change a pool.
+
+    Raises:
+        NotFound: there is no such pool.
+        BadRequest: a field that must have a value was set to null.
+    """
+    pool = pool_row(tx, name)
+    changes = _changes(patch, nullable={"limit"})
+    if changes:
+        tx.conn.execute(update(pools).where(pools.c.id == pool.id).values(**changes))
+        tx.changes.pools.add(pool.id)
+        if "match" in changes or "priority" in changes:
+            place_unplaced(tx)
+
+
+def create_queue(tx: Tx, pool_name: str, spec: QueueSpec) -> None:
+    """Make a queue in a pool.
+
+    Raises:
+        NotFound: there is no such pool.
+        Conflict: the pool has a queue of that name.
+    """
+    pool = pool_row(tx, pool_name)
+    taken = select(queues.c.id).where(queues.c.pool_id == pool.id, queues.c.name == spec.name)
+    if tx.conn.scalar(taken) is not None:
+        raise Conflict(
+            f"pool {pool_name!r} has a queue {spec.name!r} already",
+            "Choose another name, or `shunter queue update`.",
+        )
+    tx.conn.execute(
+        insert(queues).values(
+            pool_id=pool.id, name=spec.name, priority=spec.priority, limit=spec.limit, paused=False
+        )
+    )
+
+
+def patch_queue(tx: Tx, pool_name: str, name: str, patch: QueuePatch) -> None:
+    """Change a queue.
+
+    Raises:
+        NotFound: there is no such pool or queue.
+        BadRequest: a field that must have a value was set to null.
+    """
+    row = queue_row(tx, pool_name, name)
+    changes = _changes(patch, nullable={"limit"})
+    if changes:
+        tx.conn.execute(update(queues).where(queues.c.id == row.id).values(**changes))
+        tx.changes.pools.add(row.pool_id)
+
+
+def _changes(patch: PoolPatch | QueuePatch | DeploymentPatch, nullable: set[str]) -> dict[str, Any]:
+    changes = patch.model_dump(exclude_unset=True)
+    empty = [name for name, value in changes.items() if value is None and name not in nullable]
+    if empty:
+        raise BadRequest(f"{empty[0]} cannot be null", "Leave it out to keep it as it is.")
+    return changes
+
+
+# ---- deployments
+
+
+def deployment_row(tx: Tx, name: str) -> Row[Any]:
+    """The deployment of a name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = tx.conn.execute(select(deployments).where(deployments.c.name == name)).one_or_none()
+    if row is None:
+        names = list(tx.conn.scalars(select(deployments.c.name).limit(1000)))
+        raise NotFound(f"there is no deployment {name!r}", nearest(name, names))
+    return row
+
+
+def deployment(tx: Tx, name: str) -> Placed:
+    """The deployment of a name with its current revision.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = deployment_row(tx, name)
+    return Placed(row.id, row.name, row.revision, row.paused, revision_spec(tx, row.id, row.revision))
+
+
+def revision_spec(tx: Tx, deployment_id: int, number: int) -> DeploymentSpec:
+    """The spec of a revision; revisions never change, so they are kept parsed."""
+    key = (deployment_id, number)
+    spec: DeploymentSpec | None = tx.cache.get(key)
+    if spec is None:
+        raw = tx.conn.execute(
+            select(revisions.c.spec).where(
+                revisions.c.deployment_id == deployment_id, revisions.c.number == number
+            )
+        ).scalar_one()
+        spec = DeploymentSpec.model_validate(raw, extra="ignore")
+        if len(tx.cache) >= _CACHED_REVISIONS:
+            tx.cache.clear()
+        tx.cache[key] = spec
+    return spec
+
+
+def apply_deployment(tx: Tx, name: str, spec: DeploymentSpec) -> bool:
+    """Make a deployment, or a new revision of it if its spec differs; True if anything changed.
+
+    Raises:
+        BadRequest: a schedule, the parameter schema or parameters are wrong.
+        NotFound: it names a pool or queue that does not exist.
+    """
+    check_schema(spec.parameter_schema)
+    for schedule in spec.schedules:
+        slots.check(schedule.when)
+        check_parameters(spec, spec.parameters | schedule.parameters, f"schedule {schedule.name!r}")
+    # Without a schedule a required parameter may be left to the run; what is given must fit now.
+    check_parameters(spec, spec.parameters, "the deployment", partial=True)
+    if spec.pool is not None:
+        queue_row(tx, spec.pool, spec.queue or DEFAULT_QUEUE)
+
+    document = spec.model_dump(mode="json")
+    statement = select(deployments).where(deployments.c.name == name).with_for_update()
+    row = tx.conn.execute(statement).one_or_none()
+    if row is None:
+        number = 1
+        deployment_id = tx.conn.execute(
+            insert(deployments)
+            .values(name=name, revision=1, paused=False, created_at=tx.now, updated_at=tx.now)
+            .returning(deployments.c.id)
+        ).scalar_one()
+    else:
+        deployment_id = row.id
+        current = tx.conn.execute(
+            select(revisions.c.spec).where(
+                revisions.c.deployment_id == row.id, revisions.c.number == row.revision
+            )
+        ).scalar_one()
+        if current == document:
+            return False
+        number = row.revision + 1
+        tx.conn.execute(
+            update(deployments).where(deployments.c.id == row.id).values(revision=number, updated_at=tx.now)
+        )
+    tx.conn.execute(
+        insert(revisions).values(deployment_id=deployment_id, number=number, spec=document, created_at=tx.now)
+    )
+    _apply_schedules(tx, deployment_id, spec.schedules)
+    return True
+
+
+def _apply_schedules(tx: Tx, deployment_id: int, wanted: list[Schedule]) -> None:
+    """Bring the schedules in line; one whose times did not change keeps its place in time."""
+    rows = tx.conn.execute(select(schedules).where(schedules.c.deployment_id == deployment_id)).all()
+    present = {row.name: row for row in rows}
+    for schedule in wanted:
+        when = schedule.when.model_dump(mode="json")
+        row = present.pop(schedule.name, None)
+        same_times = row is not None and row.when == when
+        anchor = row.anchor_at if same_times and row is not None else tx.now
+        next_at = row.next_at if same_times and row is not None and not row.paused else None
+        if next_at is None and not schedule.paused:
+            following = slots.next_slot(schedule.when, moment(tx.now), moment(anchor))
+            next_at = micros(following) if following is not None else None
+        values = {
+            "when": when,
+            "parameters": schedule.parameters,
+            "paused": schedule.paused,
+            "anchor_at": anchor,
+            "next_at": None if schedule.paused else next_at,
+        }
+        if row is None:
+            tx.conn.execute(
+                insert(schedules).values(deployment_id=deployment_id, name=schedule.name, **values)
+            )
+        else:
+            tx.conn.execute(update(schedules).where(schedules.c.id == row.id).values(**values))
+    for row in present.values():
+        # Runs refer to it: it stays, without a next slot.
+        tx.conn.execute(update(schedules).where(schedules.c.id == row.id).values(paused=True, next_at=None))
+    tx.changes.schedules = True
+
+
+def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch) -> None:
+    """Pause or resume a deployment: paused, it makes no slots and its waiting runs wait.
+
+    Raises:
+        NotFound: there is no such deployment.
+    """
+    row = deployment_row(tx, name)
+    changes = _changes(patch, nullable=set())
+    if not changes:
+        return
+    tx.conn.execute(update(deployments).where(deployments.c.id == row.id).values(**changes))
+    if changes.get("paused") is False:
+        tx.changes.schedules = True
+        tx.changes.pools.update(tx.conn.scalars(select(pools.c.id)))
+
+
+def schedules_of(tx: Tx, deployment_ids: list[int]) -> list[Row[Any]]:
+    """The live schedules of deployments: those their current revision names."""
+    if not deployment_ids:
+        return []
+    statement = (
+        select(schedules, revisions.c.spec)
+        .join(deployments, deployments.c.id == schedules.c.deployment_id)
+        .join(
+            revisions,
+            and_(revisions.c.deployment_id == deployments.c.id, revisions.c.number == deployments.c.revision),
+        )
+        .where(schedules.c.deployment_id.in_(deployment_ids))
+        .order_by(schedules.c.id)
+    )
+    return [
+        row
+        for row in tx.conn.execute(statement)
+        if any(wanted["name"] == row.name for wanted in row.spec["schedules"])
+    ]

@@ -1,0 +1,95 @@
+"""What people ask of a run: cancel it, or try it again."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import delete, insert, select, update
+
+from shunter_work_pools.contracts.errors import Conflict, NotFound
+from shunter_work_pools.contracts.states import RUN_ENDS, Actor, AttemptState, Cause, RunState
+from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.routing import lane_of
+from shunter_work_pools.storage.schema import leases, ready, runs
+from shunter_work_pools.storage.store import Tx
+
+
+def cancel(tx: Tx, run_id: UUID) -> None:
+    """End a waiting run now; ask the agent of an active one to stop it. Twice is as good as once.
+
+    Raises:
+        NotFound: there is no such run.
+        Conflict: it has ended otherwise.
+    """
+    # Leases before runs, as reports and claims lock them: two of them cannot wait for each other.
+    lease = tx.conn.execute(select(leases).where(leases.c.run_id == run_id).with_for_update()).one_or_none()
+    run = tx.conn.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
+    if run is None:
+        raise NotFound(f"there is no run {run_id}")
+    state = RunState(run.state)
+    if state is RunState.CANCELLED:
+        return
+    if state in RUN_ENDS:
+        raise Conflict(f"run {run_id} has ended already: {state.value}", "There is nothing left to cancel.")
+    tx.changes.runs.add(run_id)
+    if state is RunState.ACTIVE:
+        if lease is None:  # it was granted between the two reads: this request comes again
+            lease = tx.conn.execute(select(leases).where(leases.c.run_id == run_id).with_for_update()).one()
+        if lease.cancelling:
+            return
+        tx.conn.execute(
+            update(leases)
+            .where(leases.c.run_id == run_id)
+            .values(cancelling=True, state=AttemptState.CANCELLING.value)
+        )
+        record(tx, [event_row(run_id, AttemptState.CANCELLING.value, Actor.USER, tx.now, lease.attempt)])
+        tx.changes.agents.add(lease.agent_id)
+        return
+    gone = tx.conn.execute(delete(ready).where(ready.c.run_id == run_id))
+    if gone.rowcount != 1:
+        raise Conflict(f"run {run_id} is being claimed at this moment", "Ask again.")
+    tx.conn.execute(
+        update(runs)
+        .where(runs.c.id == run_id)
+        .values(state=RunState.CANCELLED.value, cause=Cause.CANCELLED.value, ended_at=tx.now)
+    )
+    record(tx, [event_row(run_id, RunState.CANCELLED.value, Actor.USER, tx.now, cause="cancelled")])
+
+
+def retry(tx: Tx, run_id: UUID) -> None:
+    """Put an ended run back to Scheduled, due now: the same run, its next attempt.
+
+    Its retry policy counts from anew.
+
+    Raises:
+        NotFound: there is no such run.
+        Conflict: it has not ended, or it is Completed.
+    """
+    run = tx.conn.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
+    if run is None:
+        raise NotFound(f"there is no run {run_id}")
+    state = RunState(run.state)
+    if state is RunState.COMPLETED:
+        raise Conflict(f"run {run_id} is Completed", "Start a new run instead.")
+    if state not in RUN_ENDS:
+        raise Conflict(f"run {run_id} has not ended: {state.value}", "Wait for its end, or cancel it first.")
+    tx.conn.execute(
+        update(runs)
+        .where(runs.c.id == run_id)
+        .values(
+            state=RunState.SCHEDULED.value,
+            cause=None,
+            message=None,
+            ended_at=None,
+            attempts_forgiven=run.attempts,
+        )
+    )
+    lane_id = None
+    if run.queue_id is not None:
+        spec = revision_spec(tx, run.deployment_id, run.revision)
+        lane_id = lane_of(tx, run.queue_id, run.priority, run.deployment_id, spec.require)
+        tx.changes.pools.add(run.pool_id)
+    tx.conn.execute(insert(ready).values(run_id=run_id, lane_id=lane_id, due_at=tx.now, late=run.late))
+    record(tx, [event_row(run_id, RunState.SCHEDULED.value, Actor.USER, tx.now, retry=True)])
+    tx.changes.runs.add(run_id)

@@ -1,0 +1,87 @@
+"""Reap: mark what is late or lost, and act on what was given up."""
+
+from __future__ import annotations
+
+from sqlalchemy import select, update
+
+from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.contracts.states import Actor, AttemptState
+from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.report import end_attempt
+from shunter_work_pools.storage.schema import agents, leases, ready, runs
+from shunter_work_pools.storage.store import Tx
+
+#: Rows that one transaction touches at the most, so that claims never wait long for it.
+BATCH = 500
+
+
+def mark_late(tx: Tx, due_before: Micros) -> int:
+    """Mark runs that should have started before ``due_before`` and still wait; how many."""
+    late = list(
+        tx.conn.scalars(
+            select(ready.c.run_id)
+            .where(ready.c.late.is_(False), ready.c.due_at < due_before)
+            .order_by(ready.c.due_at)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True)
+        )
+    )
+    if late:
+        tx.conn.execute(update(ready).where(ready.c.run_id.in_(late)).values(late=True))
+        tx.conn.execute(update(runs).where(runs.c.id.in_(late)).values(late=True))
+        record(tx, [event_row(run_id, "late", Actor.REAPER, tx.now) for run_id in late])
+        tx.changes.runs.update(late)
+    return len(late)
+
+
+def mark_lost(tx: Tx, seen_before: Micros) -> int:
+    """Mark leases of agents not heard of since ``seen_before``; how many."""
+    rows = tx.conn.execute(
+        select(leases.c.run_id, leases.c.attempt)
+        .join(agents, agents.c.id == leases.c.agent_id)
+        .where(leases.c.lost.is_(False), agents.c.last_seen_at < seen_before)
+        .order_by(leases.c.run_id)
+        .limit(BATCH)
+        .with_for_update(of=leases, skip_locked=True)
+    ).all()
+    if rows:
+        tx.conn.execute(
+            update(leases).where(leases.c.run_id.in_([row.run_id for row in rows])).values(lost=True)
+        )
+        record(tx, [event_row(row.run_id, "lost", Actor.REAPER, tx.now, row.attempt) for row in rows])
+        tx.changes.runs.update(row.run_id for row in rows)
+    return len(rows)
+
+
+def give_up(tx: Tx, seen_before: Micros) -> int:
+    """Act by ``on_lost`` on leases of agents not heard of since ``seen_before``; how many ended."""
+    rows = tx.conn.execute(
+        select(leases, agents.c.name.label("agent"))
+        .join(agents, agents.c.id == leases.c.agent_id)
+        .where(leases.c.lost, agents.c.last_seen_at < seen_before)
+        .order_by(leases.c.run_id)
+        .limit(BATCH)
+        .with_for_update(of=leases, skip_locked=True)
+    ).all()
+    ended = 0
+    for lease in rows:
+        on_lost = revision_spec(tx, lease.deployment_id, lease.revision).on_lost
+        if lease.cancelling:
+            end_attempt(tx, lease, AttemptState.CANCELLED, Actor.REAPER, cause="cancelled", ended_at=tx.now)
+        elif on_lost != "wait":
+            message = f"agent {lease.agent} has been silent for too long; whether the work goes on there cannot be known"
+            end_attempt(
+                tx,
+                lease,
+                AttemptState.CRASHED,
+                Actor.REAPER,
+                cause="agent_lost",
+                ended_at=tx.now,
+                message=message,
+                retry="always" if on_lost == "retry" else "never",
+            )
+        else:
+            continue
+        ended += 1
+    return ended

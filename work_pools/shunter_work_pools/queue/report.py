@@ -1,0 +1,367 @@
+"""Report: the steps of attempts as their agents saw them, each counted once."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+
+from shunter_work_pools.contracts.agents import Report, ReportAck
+from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.contracts.deployments import RESULT_LIMIT
+from shunter_work_pools.contracts.states import (
+    ATTEMPT_ENDS,
+    Actor,
+    AttemptState,
+    RunState,
+    cause_fits,
+    may_move_attempt,
+)
+from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.routing import lane_of
+from shunter_work_pools.storage.schema import agents, attempts, leases, payloads, ready, runs
+from shunter_work_pools.storage.store import Tx
+
+_LEASES = (
+    select(leases, agents.c.name.label("agent"))
+    .join(agents, agents.c.id == leases.c.agent_id)
+    .where(leases.c.run_id.in_(bindparam("wanted", expanding=True)))
+    .order_by(leases.c.run_id)
+    .with_for_update(of=leases)
+)
+_PROGRESS = (
+    update(leases)
+    .where(leases.c.run_id == bindparam("run"), leases.c.epoch == bindparam("held_epoch"))
+    .values(
+        state=bindparam("new_state"),
+        seq=bindparam("new_seq"),
+        started_at=bindparam("new_started_at"),
+        pid=bindparam("new_pid"),
+        message=bindparam("new_message"),
+    )
+)
+
+
+#: Whether a run is tried again: as its policy says, in any case, or not.
+Retry = Literal["policy", "always", "never"]
+
+
+class Steps:
+    """The steps of many attempts, gathered so that each kind of row is written once.
+
+    An attempt that started and ended within one batch never touches its lease but to delete it.
+    """
+
+    def __init__(self, tx: Tx) -> None:
+        self.tx = tx
+        self.events: list[dict[str, Any]] = []
+        self.progress: list[dict[str, Any]] = []
+        self.ends: list[_End] = []
+
+    def write(self) -> None:
+        """Write everything."""
+        tx = self.tx
+        if self.progress:
+            tx.conn.execute(_PROGRESS, self.progress)
+        _write_ends(tx, self.ends, self.events)
+        record(tx, self.events)
+
+
+class _End:
+    """An attempt's end, with all that is kept of it."""
+
+    def __init__(
+        self,
+        lease: Row[Any],
+        state: AttemptState,
+        actor: Actor,
+        ended_at: Micros,
+        *,
+        cause: str | None,
+        message: str | None,
+        started_at: Micros | None,
+        pid: int | None,
+        seq: int,
+        result: Any = None,
+        exit_code: int | None = None,
+        signal: str | None = None,
+        max_rss_bytes: int | None = None,
+        cpu_seconds: float | None = None,
+        log_size: int | None = None,
+    ) -> None:
+        self.lease = lease
+        self.state = state
+        self.actor = actor
+        self.result = result
+        self.row = {
+            "run_id": lease.run_id,
+            "number": lease.attempt,
+            "epoch": lease.epoch,
+            "seq": seq,
+            "agent": lease.agent,
+            "state": state.value,
+            "cause": cause,
+            "message": message,
+            "claimed_at": lease.granted_at,
+            "started_at": started_at,
+            "ended_at": ended_at,
+            "pid": pid,
+            "exit_code": exit_code,
+            "signal": signal,
+            "max_rss_bytes": max_rss_bytes,
+            "cpu_seconds": cpu_seconds,
+            "log_size": log_size,
+        }
+
+
+def report(tx: Tx, agent_id: int, reports: list[Report]) -> list[ReportAck]:
+    """Apply reports of one agent; acknowledgements, one per attempt, in the order of the batch.
+
+    A report with a number that was seen is skipped, so sending twice is harmless. One under an epoch
+    that is no longer held changes nothing and is answered as stale.
+    """
+    wanted = list(dict.fromkeys(item.run for item in reports))
+    held = {lease.run_id: lease for lease in tx.conn.execute(_LEASES, {"wanted": wanted})}
+    steps = Steps(tx)
+    acks: dict[tuple[UUID, int, int], ReportAck] = {}
+    ordered = sorted(reports, key=lambda item: (item.run, item.attempt, item.epoch, item.seq))
+    for (run_id, number, epoch), group in groupby(ordered, lambda item: (item.run, item.attempt, item.epoch)):
+        batch = list(group)
+        lease = held.get(run_id)
+        if lease is None or lease.agent_id != agent_id or (lease.attempt, lease.epoch) != (number, epoch):
+            acks[run_id, number, epoch] = _after_the_end(tx, run_id, number, epoch, batch[-1].seq)
+        else:
+            acks[run_id, number, epoch] = _apply(tx, steps, lease, batch)
+    steps.write()
+    if steps.ends:
+        tx.changes.freed[agent_id] = tx.changes.freed.get(agent_id, 0) + len(steps.ends)
+    return list(acks.values())
+
+
+def _after_the_end(tx: Tx, run_id: UUID, number: int, epoch: int, seq: int) -> ReportAck:
+    """The lease is gone: either this very report ended it (and its answer was lost), or it is stale."""
+    known = tx.conn.execute(
+        select(attempts.c.seq).where(
+            attempts.c.run_id == run_id, attempts.c.number == number, attempts.c.epoch == epoch
+        )
+    ).scalar_one_or_none()
+    if known is not None and known >= seq:
+        return ReportAck(run=run_id, attempt=number, seq=known)
+    return ReportAck(
+        run=run_id,
+        attempt=number,
+        seq=seq,
+        stale=True,
+        detail=f"attempt {number} is not held under epoch {epoch} (any more)",
+    )
+
+
+def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> ReportAck:
+    state = AttemptState(lease.state)
+    started_at, pid, message, seq = lease.started_at, lease.pid, lease.message, lease.seq
+    ended = False
+    refused: str | None = None
+    for item in batch:
+        if item.seq <= seq:
+            continue
+        if ended:
+            refused = "a report after the end"
+            break
+        at = min(tx.now, max(lease.granted_at, tx.now - round(item.age * 1_000_000)))
+        if item.state in ATTEMPT_ENDS:
+            refused = _unfit_end(item)
+            if refused is not None:
+                break
+            result, remark = _result(item)
+            steps.ends.append(
+                _End(
+                    lease,
+                    item.state,
+                    Actor.AGENT,
+                    at,
+                    cause=item.cause,
+                    message="; ".join(filter(None, (item.message or message, remark))) or None,
+                    started_at=started_at,
+                    pid=item.pid or pid,
+                    seq=item.seq,
+                    result=result,
+                    exit_code=item.exit_code,
+                    signal=item.signal,
+                    max_rss_bytes=item.max_rss_bytes,
+                    cpu_seconds=item.cpu_seconds,
+                    log_size=item.log_size,
+                )
+            )
+            ended = True
+        else:
+            if item.state is AttemptState.RUNNING:
+                started_at = started_at if started_at is not None else at
+            pid, message = item.pid or pid, item.message or message
+            if may_move_attempt(state, item.state, Actor.AGENT):
+                state = item.state
+            elif state is not AttemptState.CANCELLING:  # there progress is noted, the state stays
+                refused = f"an attempt cannot go from {state.value} to {item.state.value}"
+                break
+            steps.events.append(event_row(lease.run_id, item.state.value, Actor.AGENT, at, lease.attempt))
+        seq = item.seq
+    if not ended and seq > lease.seq:
+        steps.progress.append(
+            {
+                "run": lease.run_id,
+                "held_epoch": lease.epoch,
+                "new_state": state.value,
+                "new_seq": seq,
+                "new_started_at": started_at,
+                "new_pid": pid,
+                "new_message": message,
+            }
+        )
+    if seq > lease.seq:
+        tx.changes.runs.add(lease.run_id)
+    if refused is not None:
+        # Acknowledged, or the agent would send it for ever; told, so that it is not silent.
+        return ReportAck(run=lease.run_id, attempt=lease.attempt, seq=batch[-1].seq, detail=refused)
+    return ReportAck(run=lease.run_id, attempt=lease.attempt, seq=seq)
+
+
+def _unfit_end(item: Report) -> str | None:
+    if cause_fits(item.state, item.cause):
+        return None
+    return f"an end of {item.state.value} cannot have the cause {item.cause.value if item.cause else 'none'}"
+
+
+def _result(item: Report) -> tuple[Any, str | None]:
+    if item.result is None:
+        return None, None
+    try:
+        size = len(json.dumps(item.result, allow_nan=False, ensure_ascii=False).encode())
+    except ValueError as exc:
+        return None, f"the result was not kept: it is not JSON ({exc})"
+    if size > RESULT_LIMIT:
+        return None, f"the result was not kept: {size} bytes are more than {RESULT_LIMIT}"
+    return item.result, None
+
+
+_RUNS = (
+    select(runs)
+    .where(runs.c.id.in_(bindparam("wanted", expanding=True)))
+    .order_by(runs.c.id)
+    .with_for_update()
+)
+_DROP = delete(leases).where(leases.c.run_id.in_(bindparam("wanted", expanding=True)))
+_KEEP = insert(attempts)
+_END_RUN = (
+    update(runs)
+    .where(runs.c.id == bindparam("run"), runs.c.state == RunState.ACTIVE.value)
+    .values(
+        state=bindparam("new_state"),
+        cause=bindparam("new_cause"),
+        message=bindparam("new_message"),
+        attempts=bindparam("new_attempts"),
+        started_at=bindparam("new_started_at"),
+        ended_at=bindparam("new_ended_at"),
+    )
+)
+_READY = insert(ready)
+
+
+def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retry: Retry = "policy") -> None:
+    """Leases go, attempts stay, runs end or wait for their next attempt."""
+    if not ends:
+        return
+    wanted = [end.lease.run_id for end in ends]
+    found = {run.id: run for run in tx.conn.execute(_RUNS, {"wanted": wanted})}
+    run_rows, ready_rows, results = [], [], []
+    for end in ends:
+        run, row = found[end.lease.run_id], end.row
+        policy = revision_spec(tx, run.deployment_id, run.revision).retries
+        again = retry == "always" or (
+            retry == "policy"
+            and end.state in (AttemptState.FAILED, AttemptState.CRASHED, AttemptState.TIMED_OUT)
+            and not end.lease.cancelling
+            and row["number"] - run.attempts_forgiven <= policy.count
+        )
+        event_rows.append(
+            event_row(
+                run.id,
+                end.state.value,
+                end.actor,
+                row["ended_at"],
+                row["number"],
+                **{key: row[key] for key in ("cause", "exit_code", "signal") if row[key] is not None},
+            )
+        )
+        started_at = run.started_at if run.started_at is not None else row["started_at"]
+        run_rows.append(
+            {
+                "run": run.id,
+                "new_state": RunState.RETRYING.value if again else end.state.value,
+                "new_cause": row["cause"],
+                "new_message": row["message"],
+                "new_attempts": row["number"],
+                "new_started_at": started_at,
+                "new_ended_at": None if again else row["ended_at"],
+            }
+        )
+        tx.changes.runs.add(run.id)
+        tx.changes.pools.add(end.lease.pool_id)
+        if again:
+            due = row["ended_at"] + round(policy.delay * 1_000_000)
+            spec = revision_spec(tx, run.deployment_id, run.revision)
+            lane_id = lane_of(tx, end.lease.queue_id, run.priority, run.deployment_id, spec.require)
+            ready_rows.append({"run_id": run.id, "lane_id": lane_id, "due_at": due, "late": run.late})
+            event_rows.append(
+                event_row(
+                    run.id, RunState.RETRYING.value, Actor.QUEUE, tx.now, row["number"], delay=policy.delay
+                )
+            )
+            if due > tx.now:
+                tx.changes.wait_until(due)
+        elif end.result is not None:
+            results.append({"run": run.id, "new_result": end.result})
+    tx.conn.execute(_DROP, {"wanted": wanted})
+    tx.conn.execute(_KEEP, [end.row for end in ends])
+    tx.conn.execute(_END_RUN, run_rows)
+    if ready_rows:
+        tx.conn.execute(_READY, ready_rows)
+    if results:
+        statement = (
+            update(payloads)
+            .where(payloads.c.run_id == bindparam("run"))
+            .values(result=bindparam("new_result"))
+        )
+        tx.conn.execute(statement, results)
+
+
+def end_attempt(
+    tx: Tx,
+    lease: Row[Any],
+    state: AttemptState,
+    actor: Actor,
+    *,
+    cause: str,
+    ended_at: Micros,
+    message: str | None = None,
+    retry: Retry = "never",
+) -> None:
+    """End an attempt that its agent will not report on; ``lease`` is a locked row of leases."""
+    if not hasattr(lease, "agent"):
+        lease = tx.conn.execute(_LEASES, {"wanted": [lease.run_id]}).one()
+    end = _End(
+        lease,
+        state,
+        actor,
+        ended_at,
+        cause=cause,
+        message=message or lease.message,
+        started_at=lease.started_at,
+        pid=lease.pid,
+        seq=lease.seq,
+    )
+    event_rows: list[dict[str, Any]] = []
+    _write_ends(tx, [end], event_rows, retry)
+    record(tx, event_rows)

@@ -1,0 +1,100 @@
+"""Where a run goes: to the pool it names, or to the one whose match tags it all carries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam, insert, select, update
+
+from shunter_work_pools.contracts.deployments import DeploymentSpec
+from shunter_work_pools.contracts.states import Actor
+from shunter_work_pools.storage.schema import lanes, pools, queues, ready, runs
+
+if TYPE_CHECKING:
+    from shunter_work_pools.storage.store import Tx
+
+_NAMED = (
+    select(pools.c.id.label("pool_id"), queues.c.id.label("queue_id"))
+    .join(queues, queues.c.pool_id == pools.c.id)
+    .where(pools.c.name == bindparam("pool"), queues.c.name == bindparam("queue"))
+)
+_LANE = select(lanes.c.id).where(
+    lanes.c.queue_id == bindparam("queue_id"),
+    lanes.c.priority == bindparam("priority"),
+    lanes.c.deployment_id == bindparam("deployment_id"),
+    lanes.c.require == bindparam("require"),
+)
+
+
+def place(tx: Tx, spec: DeploymentSpec, tags: list[str]) -> tuple[int, int] | None:
+    """Pool and queue (their ids) of a run with ``tags``; None while nothing matches.
+
+    A pool matches if the run carries all of its match tags; one without match tags takes only what
+    names it. Several: the one with most match tags, then the highest priority, then by name.
+    """
+    if spec.pool is not None:
+        found = tx.conn.execute(_NAMED, {"pool": spec.pool, "queue": spec.queue or "default"}).one_or_none()
+        return (found.pool_id, found.queue_id) if found is not None else None
+    carried = set(tags)
+    best: tuple[tuple[int, int], int] | None = None
+    for pool in tx.conn.execute(select(pools).order_by(pools.c.name)):
+        if pool.match and carried.issuperset(pool.match):
+            rank = (len(pool.match), pool.priority)
+            if best is None or rank > best[0]:
+                best = (rank, pool.id)
+    if best is None:
+        return None
+    queue_id = tx.conn.execute(
+        select(queues.c.id).where(queues.c.pool_id == best[1], queues.c.name == "default")
+    ).scalar_one()
+    return best[1], queue_id
+
+
+def lane_of(tx: Tx, queue_id: int, priority: int, deployment_id: int, require: list[str]) -> int:
+    """The lane of runs that are equal in all but their due time; made at the first of them."""
+    key: dict[str, Any] = {
+        "queue_id": queue_id,
+        "priority": priority,
+        "deployment_id": deployment_id,
+        "require": " ".join(sorted(require)),
+    }
+    lane_id = tx.conn.scalar(_LANE, key)
+    if lane_id is None:
+        if tx.postgres:
+            from sqlalchemy.dialects.postgresql import insert as upsert
+
+            # Another transaction may be making it at this moment.
+            tx.conn.execute(upsert(lanes).values(served_at=0, **key).on_conflict_do_nothing())
+            lane_id = tx.conn.scalar(_LANE, key)
+        else:
+            lane_id = tx.conn.scalar(insert(lanes).values(served_at=0, **key).returning(lanes.c.id))
+    assert lane_id is not None
+    return int(lane_id)
+
+
+def place_unplaced(tx: Tx) -> None:
+    """Look again at the runs that fit no pool; called when pools change."""
+    from shunter_work_pools.queue.catalog import revision_spec
+    from shunter_work_pools.queue.events import event_row, record
+
+    waiting = tx.conn.execute(
+        select(runs.c.id, runs.c.deployment_id, runs.c.revision, runs.c.priority, runs.c.tags)
+        .join(ready, ready.c.run_id == runs.c.id)
+        .where(ready.c.lane_id.is_(None))
+        .order_by(runs.c.id)
+        .with_for_update()
+    ).all()
+    rows = []
+    for run in waiting:
+        spec = revision_spec(tx, run.deployment_id, run.revision)
+        found = place(tx, spec, run.tags)
+        if found is None:
+            continue
+        pool_id, queue_id = found
+        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require)
+        tx.conn.execute(update(runs).where(runs.c.id == run.id).values(pool_id=pool_id, queue_id=queue_id))
+        tx.conn.execute(update(ready).where(ready.c.run_id == run.id).values(lane_id=lane_id))
+        tx.changes.pools.add(pool_id)
+        tx.changes.runs.add(run.id)
+        rows.append(event_row(run.id, "routed", Actor.QUEUE, tx.now))
+    record(tx, rows)

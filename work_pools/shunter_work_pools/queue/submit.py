@@ -1,0 +1,191 @@
+"""Submit: runs are made, by people, programs and schedules, one or many at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert, select, text
+
+from shunter_work_pools.contracts.base import Micros, micros
+from shunter_work_pools.contracts.errors import Conflict
+from shunter_work_pools.contracts.runs import RunRequest
+from shunter_work_pools.contracts.states import Actor, RunState
+from shunter_work_pools.queue.catalog import Placed, deployment
+from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.ids import new_run_id, reverse
+from shunter_work_pools.queue.parameters import check_parameters
+from shunter_work_pools.queue.routing import lane_of, place
+from shunter_work_pools.storage.schema import payloads, ready, run_tags, runs
+from shunter_work_pools.storage.store import Tx
+
+
+@dataclass
+class NewRun:
+    """A run that is about to be made."""
+
+    deployment: Placed
+    parameters: dict[str, Any]
+    due_at: Micros
+    tags: list[str] = field(default_factory=list)
+    priority: int | None = None
+    late: bool = False
+    schedule_id: int | None = None
+    slot_at: Micros | None = None
+    idempotency_key: str | None = None
+
+
+def submit(tx: Tx, requests: list[RunRequest]) -> list[tuple[UUID, bool]]:
+    """Make runs, all or none: their ids, and whether each was made now or by an earlier request.
+
+    Raises:
+        NotFound: there is no such deployment.
+        BadRequest, TooLarge: parameters that do not fit.
+        Conflict: an idempotency key was used before for something else.
+    """
+    known = _by_key(tx, [request.idempotency_key for request in requests if request.idempotency_key])
+    placed: dict[str, Placed] = {}
+    outcome: list[tuple[UUID, bool] | None] = []
+    new: list[NewRun] = []
+    key_at: dict[str, int] = {}
+    for index, request in enumerate(requests):
+        target = placed.get(request.deployment)
+        if target is None:
+            target = placed[request.deployment] = deployment(tx, request.deployment)
+        where = f"run {index + 1} of {len(requests)}" if len(requests) > 1 else f"a run of {target.name!r}"
+        parameters = target.spec.parameters | request.parameters
+        check_parameters(target.spec, parameters, where)
+        key = request.idempotency_key
+        if key is not None and key in known:
+            outcome.append((_same(known[key], target, parameters, key), False))
+            continue
+        if key is not None and key in key_at:
+            twin = new[key_at[key]]
+            if twin.deployment.id != target.id or twin.parameters != parameters:
+                raise _conflict(key)
+            outcome.append(None)
+            continue
+        if key is not None:
+            key_at[key] = len(new)
+        new.append(
+            NewRun(
+                deployment=target,
+                parameters=parameters,
+                due_at=micros(request.scheduled_at) if request.scheduled_at else tx.now,
+                tags=request.tags,
+                priority=request.priority,
+                idempotency_key=key,
+            )
+        )
+        outcome.append(None)
+    made = make_runs(tx, new, Actor.USER)
+    by_key = {run.idempotency_key: run_id for run, run_id in zip(new, made, strict=True)}
+    fresh = iter(made)
+    answer: list[tuple[UUID, bool]] = []
+    seen: set[str] = set()
+    for request, done in zip(requests, outcome, strict=True):
+        key = request.idempotency_key
+        if done is not None:
+            answer.append(done)
+        elif key is not None and key in seen:
+            answer.append((by_key[key], False))
+        else:
+            if key is not None:
+                seen.add(key)
+            answer.append((next(fresh), True))
+    return answer
+
+
+def _by_key(tx: Tx, keys: list[str]) -> dict[str, Any]:
+    if not keys:
+        return {}
+    if tx.postgres:
+        # Two requests with one key at once: the second waits here, then finds the first's run.
+        for key in sorted(set(keys)):
+            tx.conn.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+    statement = (
+        select(runs.c.id, runs.c.deployment_id, runs.c.idempotency_key, payloads.c.parameters)
+        .join(payloads, payloads.c.run_id == runs.c.id)
+        .where(runs.c.idempotency_key.in_(keys))
+    )
+    return {row.idempotency_key: row for row in tx.conn.execute(statement)}
+
+
+def _same(row: Any, target: Placed, parameters: dict[str, Any], key: str) -> UUID:
+    if row.deployment_id != target.id or row.parameters != parameters:
+        raise _conflict(key)
+    run_id: UUID = row.id
+    return run_id
+
+
+def _conflict(key: str) -> Conflict:
+    return Conflict(
+        f"the idempotency key {key!r} was used for another deployment or other parameters",
+        "Use a new key for a new run.",
+    )
+
+
+_INSERT_RUNS, _INSERT_PAYLOADS = insert(runs), insert(payloads)
+_INSERT_TAGS, _INSERT_READY = insert(run_tags), insert(ready)
+
+
+def make_runs(tx: Tx, new: list[NewRun], actor: Actor) -> list[UUID]:
+    """Write runs that were checked before; their ids, in order."""
+    ids: list[UUID] = []
+    run_rows, payload_rows, tag_rows, ready_rows, event_rows = [], [], [], [], []
+    places: dict[Any, tuple[int | None, int | None, int | None]] = {}
+    for index, run in enumerate(new):
+        run_id = new_run_id(tx.now, index)
+        ids.append(run_id)
+        spec = run.deployment.spec
+        tags = list(dict.fromkeys([*spec.tags, *run.tags]))
+        priority = spec.priority if run.priority is None else run.priority
+        key = (run.deployment.id, priority, tuple(tags))
+        if key not in places:
+            found = place(tx, spec, tags)
+            if found is None:
+                places[key] = (None, None, None)
+            else:
+                places[key] = (*found, lane_of(tx, found[1], priority, run.deployment.id, spec.require))
+        pool_id, queue_id, lane_id = places[key]
+        run_rows.append(
+            {
+                "id": run_id,
+                "id_reversed": reverse(run_id.hex),
+                "deployment_id": run.deployment.id,
+                "revision": run.deployment.revision,
+                "pool_id": pool_id,
+                "queue_id": queue_id,
+                "priority": priority,
+                "tags": tags,
+                "state": RunState.SCHEDULED.value,
+                "late": run.late,
+                "created_at": tx.now,
+                "scheduled_at": run.due_at,
+                "attempts": 0,
+                "attempts_forgiven": 0,
+                "epoch": 0,
+                "schedule_id": run.schedule_id,
+                "slot_at": run.slot_at,
+                "idempotency_key": run.idempotency_key,
+            }
+        )
+        payload_rows.append({"run_id": run_id, "parameters": run.parameters})
+        tag_rows += [{"tag": tag, "run_id": run_id} for tag in tags]
+        ready_rows.append({"run_id": run_id, "lane_id": lane_id, "due_at": run.due_at, "late": run.late})
+        event_rows.append(event_row(run_id, RunState.SCHEDULED.value, actor, tx.now))
+        if run.late:
+            event_rows.append(event_row(run_id, "late", actor, tx.now))
+        if run.due_at > tx.now:
+            tx.changes.wait_until(run.due_at)
+        elif pool_id is not None:
+            tx.changes.pools.add(pool_id)
+    if run_rows:
+        tx.conn.execute(_INSERT_RUNS, run_rows)
+        tx.conn.execute(_INSERT_PAYLOADS, payload_rows)
+        tx.conn.execute(_INSERT_READY, ready_rows)
+        if tag_rows:
+            tx.conn.execute(_INSERT_TAGS, tag_rows)
+        record(tx, event_rows)
+    return ids

@@ -1,0 +1,265 @@
+"""Sync: what an agent holds against what it should hold; and attempts given back unstarted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+
+from shunter_work_pools.contracts.agents import Assignment, Held, ReleaseRequest, ReportAck, SyncRequest
+from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.contracts.errors import NameInUse, NotFound
+from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
+from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.claim import assignment
+from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.routing import lane_of
+from shunter_work_pools.storage.schema import (
+    agents,
+    deployments,
+    leases,
+    payloads,
+    pools,
+    queues,
+    ready,
+    runs,
+)
+from shunter_work_pools.storage.store import Tx
+
+
+@dataclass(frozen=True)
+class Registered:
+    """An agent as the server knows it after a sync.
+
+    Attributes:
+        pools: ids of its pools, in its order.
+    """
+
+    id: int
+    name: str
+    session: UUID
+    pools: tuple[int, ...]
+    queues: frozenset[str]
+    tags: frozenset[str]
+
+
+def agent_row(tx: Tx, name: str) -> Row[Any]:
+    """The agent of a name.
+
+    Raises:
+        NotFound: it never synced.
+    """
+    row = tx.conn.execute(select(agents).where(agents.c.name == name)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no agent {name!r}", "An agent is known from its first sync on.")
+    return row
+
+
+def register(tx: Tx, name: str, request: SyncRequest, alive_after: Micros) -> Registered:
+    """Note who an agent is; called for the first sync of a session and when what it says changed.
+
+    Args:
+        alive_after: an agent heard of since this moment counts as alive.
+
+    Raises:
+        NotFound: a pool that it wants to serve does not exist.
+        NameInUse: another live agent has this name, or a newer session of this one took over.
+    """
+    rows = tx.conn.execute(select(pools.c.id, pools.c.name).where(pools.c.name.in_(request.pools))).all()
+    ids = {row.name: row.id for row in rows}
+    missing = [pool for pool in request.pools if pool not in ids]
+    if missing:
+        raise NotFound(
+            f"there is no pool {missing[0]!r}", f"Make it: `shunter pool create {missing[0]} --type process`."
+        )
+    values: dict[str, Any] = {
+        "identity": request.identity,
+        "session": request.session,
+        "pools": request.pools,
+        "queues": request.queues,
+        "tags": request.tags,
+        "limit": request.limit,
+        "host": request.host[:255],
+        "version": request.version[:64],
+        "last_seen_at": tx.now,
+    }
+    row = tx.conn.execute(select(agents).where(agents.c.name == name).with_for_update()).one_or_none()
+    if row is None:
+        agent_id = tx.conn.execute(
+            insert(agents).values(name=name, first_seen_at=tx.now, **values).returning(agents.c.id)
+        ).scalar_one()
+    else:
+        agent_id = row.id
+        if row.identity != request.identity and row.last_seen_at > alive_after:
+            raise NameInUse(
+                f"an agent named {name!r} is alive on {row.host or 'another machine'}",
+                "Give this one another name with --name.",
+            )
+        if row.identity == request.identity and row.session.int > request.session.int:
+            raise NameInUse(
+                f"a newer session of agent {name!r} has taken over",
+                "Stop one of the two: they use copies of one state folder.",
+            )
+        tx.conn.execute(update(agents).where(agents.c.id == row.id).values(**values))
+    return Registered(
+        id=agent_id,
+        name=name,
+        session=request.session,
+        pools=tuple(ids[pool] for pool in request.pools),
+        queues=frozenset(request.queues),
+        tags=frozenset(request.tags),
+    )
+
+
+@dataclass
+class Difference:
+    """What should be different on an agent.
+
+    Attributes:
+        leases: how many attempts it holds by the server's books.
+        held: how many of those it knows of.
+    """
+
+    assignments: list[Assignment]
+    cancel: list[Held]
+    forget: list[Held]
+    leases: int
+    held: int
+
+    def __bool__(self) -> bool:
+        return bool(self.assignments or self.cancel or self.forget)
+
+
+_LEASES = (
+    select(leases, pools.c.name.label("pool"), queues.c.name.label("queue"))
+    .join(pools, pools.c.id == leases.c.pool_id)
+    .join(queues, queues.c.id == leases.c.queue_id)
+    .where(leases.c.agent_id == bindparam("agent"))
+    .order_by(leases.c.granted_at, leases.c.run_id)
+)
+
+
+def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
+    """Compare what an agent holds with its leases; reads only.
+
+    A lease it does not know of is an answer it never got: it is assigned again. Something it holds
+    without a lease is no longer its own.
+    """
+    mine = tx.conn.execute(_LEASES, {"agent": agent_id}).all()
+    held = {(hold.run, hold.attempt, hold.epoch): hold for hold in holds}
+    owned = set()
+    unknown, cancel = [], []
+    for lease in mine:
+        key = (lease.run_id, lease.attempt, lease.epoch)
+        owned.add(key)
+        hold = held.get(key)
+        if hold is None:
+            unknown.append(lease)
+        elif lease.cancelling and not hold.stopping:
+            cancel.append(Held(run=lease.run_id, attempt=lease.attempt, epoch=lease.epoch))
+    forget = [hold for key, hold in held.items() if key not in owned]
+    again = _assign_again(tx, unknown)
+    cancel += [
+        Held(run=lease.run_id, attempt=lease.attempt, epoch=lease.epoch)
+        for lease in unknown
+        if lease.cancelling
+    ]
+    return Difference(again, cancel, forget, len(mine), len(mine) - len(unknown))
+
+
+def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
+    if not unknown:
+        return []
+    statement = (
+        select(runs, deployments.c.name.label("deployment"), payloads.c.parameters)
+        .join(payloads, payloads.c.run_id == runs.c.id)
+        .join(deployments, deployments.c.id == runs.c.deployment_id)
+        .where(runs.c.id.in_([lease.run_id for lease in unknown]))
+    )
+    found = {row.id: row for row in tx.conn.execute(statement)}
+    return [
+        assignment(
+            tx, found[lease.run_id], lease.attempt, lease.epoch, lease.session, lease.pool, lease.queue
+        )
+        for lease in unknown
+    ]
+
+
+def heartbeat(tx: Tx, seen: dict[int, Micros]) -> None:
+    """Note when agents were last heard of, many in one statement; leases marked lost are found again."""
+    if not seen:
+        return
+    statement = update(agents).where(agents.c.id == bindparam("agent")).values(last_seen_at=bindparam("seen"))
+    rows = [{"agent": agent_id, "seen": at} for agent_id, at in sorted(seen.items())]
+    tx.conn.execute(statement, rows)
+    lost = tx.conn.execute(
+        select(leases.c.run_id, leases.c.attempt).where(leases.c.lost, leases.c.agent_id.in_(list(seen)))
+    ).all()
+    if lost:
+        tx.conn.execute(
+            update(leases).where(leases.c.run_id.in_([row.run_id for row in lost])).values(lost=False)
+        )
+        record(tx, [event_row(row.run_id, "found", Actor.AGENT, tx.now, row.attempt) for row in lost])
+        tx.changes.runs.update(row.run_id for row in lost)
+
+
+def release(tx: Tx, agent_id: int, request: ReleaseRequest) -> list[ReportAck]:
+    """Take back attempts that were not started: the runs wait again at once, under the same number.
+
+    An attempt that is to be cancelled ends as Cancelled instead; one that was started (or is no longer
+    this agent's) is answered as stale and nothing changes.
+    """
+    from shunter_work_pools.queue.report import end_attempt
+
+    acks = []
+    for held in request.attempts:
+        lease = tx.conn.execute(
+            select(leases).where(leases.c.run_id == held.run).with_for_update()
+        ).one_or_none()
+        mine = (
+            lease is not None
+            and lease.agent_id == agent_id
+            and (lease.attempt, lease.epoch) == (held.attempt, held.epoch)
+        )
+        if (
+            lease is None
+            or not mine
+            or lease.state
+            not in (
+                AttemptState.CLAIMED.value,
+                AttemptState.CANCELLING.value,
+            )
+        ):
+            acks.append(
+                ReportAck(run=held.run, attempt=held.attempt, seq=0, stale=True, detail="not held unstarted")
+            )
+            continue
+        if lease.cancelling:
+            end_attempt(tx, lease, AttemptState.CANCELLED, Actor.AGENT, cause="cancelled", ended_at=tx.now)
+        else:
+            put_back(tx, lease, Actor.AGENT)
+        tx.changes.freed[agent_id] = tx.changes.freed.get(agent_id, 0) + 1
+        acks.append(ReportAck(run=held.run, attempt=held.attempt, seq=lease.seq))
+    return acks
+
+
+def put_back(tx: Tx, lease: Row[Any], actor: Actor) -> None:
+    """End a lease of which nothing was started: its run is as before the grant."""
+    run = tx.conn.execute(select(runs).where(runs.c.id == lease.run_id)).one()
+    state = RunState.RETRYING if run.attempts > run.attempts_forgiven else RunState.SCHEDULED
+    spec = revision_spec(tx, run.deployment_id, run.revision)
+    tx.conn.execute(delete(leases).where(leases.c.run_id == lease.run_id))
+    tx.conn.execute(
+        update(runs)
+        .where(runs.c.id == lease.run_id, runs.c.state == RunState.ACTIVE.value)
+        .values(state=state.value)
+    )
+    lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, spec.require)
+    tx.conn.execute(
+        insert(ready).values(run_id=run.id, lane_id=lane_id, due_at=run.scheduled_at, late=run.late)
+    )
+    record(tx, [event_row(run.id, "released", actor, tx.now, lease.attempt, epoch=lease.epoch)])
+    tx.changes.runs.add(run.id)
+    tx.changes.pools.add(lease.pool_id)

@@ -1,0 +1,479 @@
+"""Runs, pools, deployments and agents as people see them; reads only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, and_, exists, func, or_, select
+
+from shunter_work_pools.contracts.agents import Agent
+from shunter_work_pools.contracts.base import Micros, micros, moment
+from shunter_work_pools.contracts.deployments import Deployment, DeploymentSpec, Revision, ScheduleView
+from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
+from shunter_work_pools.contracts.pools import Pool, Queue
+from shunter_work_pools.contracts.runs import Attempt, Event, Run
+from shunter_work_pools.contracts.states import ATTEMPT_LIVE, RUN_ENDS, RunState
+from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec, schedules_of
+from shunter_work_pools.queue.ids import lowest_id, reverse
+from shunter_work_pools.storage.schema import (
+    agents,
+    attempts,
+    deployments,
+    events,
+    lanes,
+    leases,
+    payloads,
+    pools,
+    queues,
+    ready,
+    revisions,
+    run_tags,
+    runs,
+    schedules,
+)
+from shunter_work_pools.storage.store import Tx
+
+PAGE_LIMIT = 500
+_HEX = re.compile(r"[0-9a-f]{1,32}")
+_ENDS = {state.value for state in RUN_ENDS}
+_LIVE = {state.value for state in ATTEMPT_LIVE}
+
+
+def maybe(value: Micros | None) -> Any:
+    """The moment of a column that may be NULL."""
+    return None if value is None else moment(value)
+
+
+# ---- runs
+
+
+def find_run(tx: Tx, wanted: str) -> UUID:
+    """The run of an id or of a unique suffix of one.
+
+    Raises:
+        BadRequest: not hexadecimal.
+        NotFound: none has it.
+        Conflict: several have it; some are named.
+    """
+    digits = wanted.lower().replace("-", "")
+    if not _HEX.fullmatch(digits):
+        raise BadRequest(f"{wanted!r} is no run id, nor the end of one", "Copy it from `shunter run list`.")
+    if len(digits) == 32:
+        found = tx.conn.scalar(select(runs.c.id).where(runs.c.id == UUID(digits)))
+        if found is None:
+            raise NotFound(f"there is no run {wanted}", "See `shunter run list`.")
+        return UUID(int=found.int)
+    prefix = reverse(digits)
+    ids = list(
+        tx.conn.scalars(
+            select(runs.c.id).where(runs.c.id_reversed >= prefix, runs.c.id_reversed < prefix + "g").limit(3)
+        )
+    )
+    if not ids:
+        raise NotFound(f"no run's id ends in {wanted!r}", "See `shunter run list`.")
+    if len(ids) > 1:
+        some = ", ".join(str(run_id) for run_id in ids[:2])
+        raise Conflict(f"several runs' ids end in {wanted!r}: {some}, ...", "Type more of its digits.")
+    return ids[0]
+
+
+_RUN = (
+    select(
+        runs,
+        deployments.c.name.label("deployment"),
+        pools.c.name.label("pool"),
+        queues.c.name.label("queue"),
+        schedules.c.name.label("schedule"),
+        payloads.c.parameters,
+        payloads.c.result,
+        leases.c.state.label("attempt_state"),
+        leases.c.started_at.label("lease_started_at"),
+        leases.c.lost,
+        leases.c.attempt.label("live_attempt"),
+        ready.c.due_at,
+    )
+    .join(deployments, deployments.c.id == runs.c.deployment_id)
+    .join(payloads, payloads.c.run_id == runs.c.id)
+    .outerjoin(pools, pools.c.id == runs.c.pool_id)
+    .outerjoin(queues, queues.c.id == runs.c.queue_id)
+    .outerjoin(schedules, schedules.c.id == runs.c.schedule_id)
+    .outerjoin(leases, leases.c.run_id == runs.c.id)
+    .outerjoin(ready, ready.c.run_id == runs.c.id)
+)
+
+
+def _run(row: Row[Any], attempts_of: list[Attempt]) -> Run:
+    state = row.state
+    if state == RunState.ACTIVE.value and row.attempt_state is not None:
+        state = row.attempt_state
+    told = row.state in _ENDS or row.state == RunState.RETRYING.value
+    started_at = row.started_at if row.started_at is not None else row.lease_started_at
+    return Run.model_construct(
+        id=row.id,
+        deployment=row.deployment,
+        revision=row.revision,
+        pool=row.pool,
+        queue=row.queue,
+        tags=row.tags,
+        parameters=row.parameters,
+        priority=row.priority,
+        state=state,
+        cause=row.cause if told else None,
+        message=row.message if told else None,
+        late=row.late,
+        lost=bool(row.lost),
+        created_at=moment(row.created_at),
+        scheduled_at=moment(row.scheduled_at),
+        due_at=maybe(row.due_at),
+        started_at=maybe(started_at),
+        ended_at=maybe(row.ended_at),
+        schedule=row.schedule,
+        slot=maybe(row.slot_at),
+        result=row.result,
+        attempt_count=row.attempts + (1 if row.live_attempt is not None else 0),
+        attempts=attempts_of,
+    )
+
+
+def run(tx: Tx, run_id: UUID) -> Run:
+    """One run with all its attempts.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = tx.conn.execute(_RUN.where(runs.c.id == run_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no run {run_id}", "See `shunter run list`.")
+    return _run(row, attempts_of(tx, run_id))
+
+
+def attempts_of(tx: Tx, run_id: UUID) -> list[Attempt]:
+    """The attempts of a run, oldest first, the live one last."""
+    ended = tx.conn.execute(
+        select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
+    ).all()
+    found = [
+        Attempt.model_construct(
+            number=row.number,
+            state=row.state,
+            cause=row.cause,
+            message=row.message,
+            agent=row.agent,
+            epoch=row.epoch,
+            pid=row.pid,
+            exit_code=row.exit_code,
+            signal=row.signal,
+            claimed_at=moment(row.claimed_at),
+            started_at=maybe(row.started_at),
+            ended_at=maybe(row.ended_at),
+            max_rss_bytes=row.max_rss_bytes,
+            cpu_seconds=row.cpu_seconds,
+            log_size=row.log_size,
+            lost=False,
+        )
+        for row in ended
+    ]
+    live = tx.conn.execute(
+        select(leases, agents.c.name.label("agent"))
+        .join(agents, agents.c.id == leases.c.agent_id)
+        .where(leases.c.run_id == run_id)
+    ).one_or_none()
+    if live is not None:
+        found.append(
+            Attempt(
+                number=live.attempt,
+                state=live.state,
+                message=live.message,
+                agent=live.agent,
+                epoch=live.epoch,
+                pid=live.pid,
+                claimed_at=moment(live.granted_at),
+                started_at=maybe(live.started_at),
+                lost=live.lost,
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs a list is about; None and empty mean: any.
+
+    Attributes:
+        states: shown states (of runs or live attempts), any of them.
+        tags: all of them.
+        created_after, created_before, scheduled_after, scheduled_before: moments, inclusive lower and
+            exclusive upper bounds.
+        cursor: ``next`` of the page before.
+        limit: 1 to 500.
+    """
+
+    states: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    pool: str | None = None
+    queue: str | None = None
+    deployment: str | None = None
+    late: bool | None = None
+    created_after: Any = None
+    created_before: Any = None
+    scheduled_after: Any = None
+    scheduled_before: Any = None
+    cursor: str | None = None
+    limit: int = 50
+
+
+def list_runs(tx: Tx, wanted: RunFilter) -> tuple[list[Run], str | None]:
+    """One page of runs, newest first, and the cursor of the next.
+
+    Raises:
+        BadRequest: an unknown state, a limit out of bounds, a cursor that is none.
+        NotFound: a pool or deployment that does not exist.
+    """
+    if not 1 <= wanted.limit <= PAGE_LIMIT:
+        raise BadRequest(f"limit is {wanted.limit}; it must be 1 to {PAGE_LIMIT}")
+    page = select(runs.c.id).order_by(runs.c.id.desc()).limit(wanted.limit + 1)
+    for condition in _conditions(tx, wanted):
+        page = page.where(condition)
+    ids = list(tx.conn.scalars(page))
+    more = len(ids) > wanted.limit
+    ids = ids[: wanted.limit]
+    if not ids:
+        return [], None
+    rows = tx.conn.execute(_RUN.where(runs.c.id.in_(ids)).order_by(runs.c.id.desc()))
+    return [_run(row, []) for row in rows], (ids[-1].hex if more else None)
+
+
+def _conditions(tx: Tx, wanted: RunFilter) -> list[Any]:
+    conditions: list[Any] = []
+    if wanted.states:
+        conditions.append(_of_states(wanted.states))
+    for tag in dict.fromkeys(wanted.tags):
+        conditions.append(
+            exists(select(1).where(run_tags.c.run_id == runs.c.id, run_tags.c.tag == tag).correlate(runs))
+        )
+    if wanted.pool is not None:
+        pool = pool_row(tx, wanted.pool)
+        conditions.append(runs.c.pool_id == pool.id)
+        if wanted.queue is not None:
+            conditions.append(runs.c.queue_id == queue_row(tx, wanted.pool, wanted.queue).id)
+    if wanted.deployment is not None:
+        conditions.append(runs.c.deployment_id == deployment_row(tx, wanted.deployment).id)
+    if wanted.late is not None:
+        conditions.append(runs.c.late if wanted.late else ~runs.c.late)
+    # Ids sort by creation, so bounds of time are bounds of the primary key.
+    if wanted.created_after is not None:
+        conditions.append(runs.c.id >= UUID(int=lowest_id(micros(wanted.created_after))))
+    if wanted.created_before is not None:
+        conditions.append(runs.c.id < UUID(int=lowest_id(micros(wanted.created_before))))
+    if wanted.scheduled_after is not None:
+        conditions.append(runs.c.scheduled_at >= micros(wanted.scheduled_after))
+    if wanted.scheduled_before is not None:
+        conditions.append(runs.c.scheduled_at < micros(wanted.scheduled_before))
+    if wanted.cursor is not None:
+        if not re.fullmatch(r"[0-9a-f]{32}", wanted.cursor):
+            raise BadRequest("the cursor is not one that this server gave out", "Start again without it.")
+        conditions.append(runs.c.id < UUID(wanted.cursor))
+    return conditions
+
+
+def _of_states(states: tuple[str, ...]) -> Any:
+    known = {state.value for state in RunState} | _LIVE
+    unknown = [state for state in states if state not in known]
+    if unknown:
+        raise BadRequest(f"there is no state {unknown[0]!r}", f"States: {', '.join(sorted(known))}.")
+    of_run = [state for state in states if state in {s.value for s in RunState}]
+    of_attempt = [state for state in states if state in _LIVE]
+    parts = []
+    if of_run:
+        parts.append(runs.c.state.in_(of_run))
+    if of_attempt:
+        live = select(leases.c.run_id).where(leases.c.state.in_(of_attempt))
+        parts.append(and_(runs.c.state == RunState.ACTIVE.value, runs.c.id.in_(live)))
+    return or_(*parts)
+
+
+def events_of(tx: Tx, run_id: UUID) -> list[Event]:
+    """The events of a run, in the order of their moments."""
+    rows = tx.conn.execute(select(events).where(events.c.run_id == run_id).order_by(events.c.id)).all()
+    return [
+        Event.model_construct(
+            at=moment(row.at), kind=row.kind, actor=row.actor, attempt=row.attempt, data=row.data or {}
+        )
+        for row in rows
+    ]
+
+
+# ---- pools and agents
+
+
+def list_pools(tx: Tx, alive_after: Micros, name: str | None = None) -> list[Pool]:
+    """All pools by name, or the one of a name.
+
+    Raises:
+        NotFound: there is no pool of that name.
+    """
+    statement = select(pools).order_by(pools.c.name)
+    if name is not None:
+        pool_row(tx, name)
+        statement = statement.where(pools.c.name == name)
+    active = {
+        row[0]: row[1]
+        for row in tx.conn.execute(select(leases.c.queue_id, func.count()).group_by(leases.c.queue_id))
+    }
+    waiting = {
+        row[0]: row[1]
+        for row in tx.conn.execute(
+            select(lanes.c.queue_id, func.count())
+            .join(ready, ready.c.lane_id == lanes.c.id)
+            .group_by(lanes.c.queue_id)
+        )
+    }
+    alive = tx.conn.execute(select(agents).where(agents.c.last_seen_at > alive_after)).all()
+    found = []
+    for row in tx.conn.execute(statement).all():
+        own = [
+            Queue(
+                name=queue.name,
+                pool=row.name,
+                priority=queue.priority,
+                limit=queue.limit,
+                paused=queue.paused,
+                waiting=waiting.get(queue.id, 0),
+                active=active.get(queue.id, 0),
+            )
+            for queue in tx.conn.execute(
+                select(queues)
+                .where(queues.c.pool_id == row.id)
+                .order_by(queues.c.priority.desc(), queues.c.name)
+            )
+        ]
+        found.append(
+            Pool(
+                name=row.name,
+                type=row.type,
+                match=row.match,
+                limit=row.limit,
+                priority=row.priority,
+                template=row.template,
+                paused=row.paused,
+                created_at=moment(row.created_at),
+                queues=own,
+                waiting=sum(queue.waiting for queue in own),
+                active=sum(queue.active for queue in own),
+                agents=sorted(agent.name for agent in alive if row.name in agent.pools),
+            )
+        )
+    return found
+
+
+def queue_view(tx: Tx, pool: str, name: str) -> Queue:
+    """One queue of a pool.
+
+    Raises:
+        NotFound: there is no such pool or queue.
+    """
+    queue_row(tx, pool, name)
+    return next(queue for queue in list_pools(tx, 0, pool)[0].queues if queue.name == name)
+
+
+def list_agents(tx: Tx, alive_after: Micros) -> list[Agent]:
+    """All agents by name."""
+    active = {
+        row[0]: row[1]
+        for row in tx.conn.execute(select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id))
+    }
+    return [
+        Agent(
+            name=row.name,
+            pools=row.pools,
+            queues=row.queues,
+            tags=row.tags,
+            limit=row.limit,
+            active=active.get(row.id, 0),
+            host=row.host,
+            version=row.version,
+            first_seen_at=moment(row.first_seen_at),
+            last_seen_at=moment(row.last_seen_at),
+            lost=row.last_seen_at <= alive_after,
+        )
+        for row in tx.conn.execute(select(agents).order_by(agents.c.name))
+    ]
+
+
+# ---- deployments
+
+
+def _deployments(tx: Tx, rows: list[Row[Any]]) -> list[Deployment]:
+    schedule_rows = schedules_of(tx, [row.id for row in rows])
+    return [
+        Deployment(
+            name=row.name,
+            revision=row.revision,
+            paused=row.paused,
+            created_at=moment(row.created_at),
+            updated_at=moment(row.updated_at),
+            spec=revision_spec(tx, row.id, row.revision),
+            schedules=[
+                ScheduleView(
+                    name=schedule.name,
+                    when=schedule.when,
+                    parameters=schedule.parameters,
+                    paused=schedule.paused,
+                    next_at=maybe(schedule.next_at),
+                )
+                for schedule in schedule_rows
+                if schedule.deployment_id == row.id
+            ],
+        )
+        for row in rows
+    ]
+
+
+def deployment_view(tx: Tx, name: str) -> Deployment:
+    """One deployment.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    return _deployments(tx, [deployment_row(tx, name)])[0]
+
+
+def list_deployments(tx: Tx, cursor: str | None, limit: int) -> tuple[list[Deployment], str | None]:
+    """One page of deployments by name, and the cursor of the next.
+
+    Raises:
+        BadRequest: a limit out of bounds.
+    """
+    if not 1 <= limit <= PAGE_LIMIT:
+        raise BadRequest(f"limit is {limit}; it must be 1 to {PAGE_LIMIT}")
+    statement = select(deployments).order_by(deployments.c.name).limit(limit + 1)
+    if cursor is not None:
+        statement = statement.where(deployments.c.name > cursor)
+    rows = list(tx.conn.execute(statement).all())
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return _deployments(tx, rows), (rows[-1].name if more else None)
+
+
+def list_revisions(tx: Tx, name: str) -> list[Revision]:
+    """The revisions of a deployment, newest first.
+
+    Raises:
+        NotFound: there is no such deployment.
+    """
+    row = deployment_row(tx, name)
+    statement = (
+        select(revisions).where(revisions.c.deployment_id == row.id).order_by(revisions.c.number.desc())
+    )
+    return [
+        Revision(
+            deployment=name,
+            number=revision.number,
+            created_at=moment(revision.created_at),
+            spec=DeploymentSpec.model_validate(revision.spec, extra="ignore"),
+        )
+        for revision in tx.conn.execute(statement)
+    ]

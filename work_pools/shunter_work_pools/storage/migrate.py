@@ -1,0 +1,55 @@
+"""Bring a database to this version's schema, or say why not. Alembic is loaded only if there is work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from shunter_work_pools.contracts.errors import StoreError
+
+#: Revisions of the schema, oldest first; the last one is this version's.
+REVISIONS = ("0001",)
+HEAD = REVISIONS[-1]
+SCRIPTS = Path(__file__).parent / "migrations"
+
+
+def ensure_schema(conn: Connection, where: str) -> None:
+    """Create or upgrade the schema on ``conn`` and commit.
+
+    Args:
+        conn: a connection outside a transaction.
+        where: the database as a person knows it, for errors.
+
+    Raises:
+        StoreError: it holds something else, or the schema of a newer version.
+    """
+    tables = set(inspect(conn).get_table_names())
+    version: str | None = None
+    if "alembic_version" in tables:
+        version = conn.scalar(text("SELECT version_num FROM alembic_version"))
+    conn.rollback()
+    if version == HEAD:
+        return
+    if version is None and tables:
+        raise StoreError(
+            f"the database {where} holds other tables ({', '.join(sorted(tables)[:3])}, ...) and none of Shunter",
+            "Name an empty database.",
+        )
+    if version is not None and version not in REVISIONS:
+        raise StoreError(
+            f"the database {where} has schema {version}, which this version (schema {HEAD}) does not know",
+            "Install the version of Shunter that last used it, or a newer one.",
+        )
+    _upgrade(conn)
+
+
+def _upgrade(conn: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    config.attributes["connection"] = conn
+    command.upgrade(config, "head")
+    conn.commit()

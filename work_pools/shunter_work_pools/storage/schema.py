@@ -1,0 +1,253 @@
+"""The tables: small hot ones that rows leave again, big cold ones that grow.
+
+Hot: ``ready`` (runs that wait), ``lanes`` (lines of equals among them), ``leases`` (live attempts).
+Cold: ``runs``, ``run_tags``, ``payloads``, ``attempts`` (ended ones only; a live attempt *is* its lease)
+and ``events``. What a claim costs depends on the hot tables alone.
+
+All times are integer microseconds since 1970-01-01 UTC, on both stores.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Serial = BigInteger().with_variant(Integer, "sqlite")
+Time = BigInteger
+Document = JSON(none_as_null=True)
+State = String(16)
+Label = String(128)
+
+
+pools = Table(
+    "pools",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("name", Label, nullable=False, unique=True),
+    Column("type", String(32), nullable=False),
+    Column("match", Document, nullable=False),
+    Column("limit", Integer),
+    Column("priority", Integer, nullable=False),
+    Column("template", Document, nullable=False),
+    Column("paused", Boolean(), nullable=False),
+    Column("created_at", Time, nullable=False),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("pool_id", ForeignKey("pools.id"), nullable=False),
+    Column("name", Label, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("limit", Integer),
+    Column("paused", Boolean(), nullable=False),
+    UniqueConstraint("pool_id", "name"),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("name", Label, nullable=False, unique=True),
+    Column("revision", Integer, nullable=False),
+    Column("paused", Boolean(), nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("deployment_id", ForeignKey("deployments.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("spec", Document, nullable=False),
+    Column("created_at", Time, nullable=False),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
+    Column("name", Label, nullable=False),
+    Column("when", Document, nullable=False),
+    Column("parameters", Document, nullable=False),
+    Column("paused", Boolean(), nullable=False),
+    Column("anchor_at", Time, nullable=False),
+    Column("next_at", Time, index=True),  # NULL: paused, removed or exhausted
+    UniqueConstraint("deployment_id", "name"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Uuid(), primary_key=True),
+    # Hex digits backwards: people type suffixes, and an index finds prefixes.
+    Column("id_reversed", String(32), nullable=False, index=True),
+    Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("pool_id", ForeignKey("pools.id")),
+    Column("queue_id", ForeignKey("queues.id")),
+    Column("priority", Integer, nullable=False),
+    Column("tags", Document, nullable=False),
+    Column("state", State, nullable=False),
+    Column("cause", String(32)),
+    Column("message", Text),
+    Column("late", Boolean(), nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("scheduled_at", Time, nullable=False, index=True),
+    Column("started_at", Time),
+    Column("ended_at", Time),
+    Column("attempts", Integer, nullable=False),  # ended ones
+    Column("attempts_forgiven", Integer, nullable=False),  # ended before the last retry by hand
+    Column("epoch", Integer, nullable=False),  # of the last grant
+    Column("schedule_id", ForeignKey("schedules.id")),
+    Column("slot_at", Time),
+    Column("idempotency_key", String(200), unique=True),
+    UniqueConstraint("schedule_id", "slot_at"),
+    Index("ix_runs_state_id", "state", "id"),
+    Index("ix_runs_deployment_id_id", "deployment_id", "id"),
+    Index("ix_runs_pool_id_id", "pool_id", "id"),
+    Index("ix_runs_late", "id", postgresql_where=text("late"), sqlite_where=text("late")),
+)
+
+run_tags = Table(
+    "run_tags",
+    metadata,
+    Column("tag", Label, primary_key=True),
+    Column("run_id", Uuid(), primary_key=True),
+)
+
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("run_id", Uuid(), primary_key=True),
+    Column("parameters", Document, nullable=False),
+    Column("result", Document),
+)
+
+#: A lane holds runs that are equal but for their due time: one is blocked exactly if all are.
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("queue_id", ForeignKey("queues.id"), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
+    Column("require", Text, nullable=False),  # demands on the agent, sorted, joined by spaces
+    Column("served_at", Time, nullable=False),  # deployments of one priority are served in turn
+    UniqueConstraint("queue_id", "priority", "deployment_id", "require"),
+)
+
+ready = Table(
+    "ready",
+    metadata,
+    Column("run_id", Uuid(), primary_key=True),
+    Column("lane_id", ForeignKey("lanes.id")),  # NULL: no pool matches yet
+    Column("due_at", Time, nullable=False, index=True),
+    Column("late", Boolean(), nullable=False),
+    Index("ix_ready_lane_id_due_at_run_id", "lane_id", "due_at", "run_id"),
+    Index("ix_ready_late_due_at", "late", "due_at"),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("name", Label, nullable=False, unique=True),
+    Column("identity", Uuid(), nullable=False),
+    Column("session", Uuid(), nullable=False),
+    Column("pools", Document, nullable=False),
+    Column("queues", Document, nullable=False),
+    Column("tags", Document, nullable=False),
+    Column("limit", Integer, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("first_seen_at", Time, nullable=False),
+    Column("last_seen_at", Time, nullable=False),
+)
+
+#: The right of one agent to one attempt, and all that is known of the attempt while it lives.
+leases = Table(
+    "leases",
+    metadata,
+    Column("run_id", Uuid(), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("agent_id", ForeignKey("agents.id"), nullable=False, index=True),
+    Column("session", Uuid(), nullable=False),
+    Column("pool_id", ForeignKey("pools.id"), nullable=False, index=True),
+    Column("queue_id", ForeignKey("queues.id"), nullable=False, index=True),
+    Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("state", State, nullable=False),
+    Column("seq", Integer, nullable=False),  # of the last report
+    Column("granted_at", Time, nullable=False),
+    Column("started_at", Time),
+    Column("pid", Integer),
+    Column("message", Text),
+    Column("cancelling", Boolean(), nullable=False),
+    Column("lost", Boolean(), nullable=False),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("run_id", Uuid(), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("agent", Label, nullable=False),
+    Column("state", State, nullable=False),
+    Column("cause", String(32)),
+    Column("message", Text),
+    Column("claimed_at", Time, nullable=False),
+    Column("started_at", Time),
+    Column("ended_at", Time, nullable=False),
+    Column("pid", Integer),
+    Column("exit_code", Integer),
+    Column("signal", String(32)),
+    Column("max_rss_bytes", BigInteger),
+    Column("cpu_seconds", Float),
+    Column("log_size", BigInteger),
+)
+
+#: Partitioned by day of ``at`` on Postgres (the migration says how).
+events = Table(
+    "events",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("at", Time, nullable=False),
+    Column("run_id", Uuid()),
+    Column("deployment_id", Serial),
+    Column("attempt", Integer),
+    Column("kind", String(32), nullable=False),
+    Column("actor", String(16), nullable=False),
+    Column("data", Document),
+    Index("ix_events_run_id_id", "run_id", "id"),
+)

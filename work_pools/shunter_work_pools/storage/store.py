@@ -1,0 +1,441 @@
+"""A store runs units of work, each a function of a transaction, on SQLite or on Postgres.
+
+The same synchronous functions serve both: on SQLite a single writer thread runs them and commits what
+has gathered at once (grouped commits, ``synchronous=FULL``), on Postgres SQLAlchemy's greenlets run
+them over asyncpg, each in a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.pool import QueuePool
+
+from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.contracts.errors import StoreError, Unavailable
+from shunter_work_pools.storage.migrate import ensure_schema
+
+T = TypeVar("T")
+Clock = Callable[[], Micros]
+
+
+def system_clock() -> Micros:
+    """The wall clock, microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+@dataclass
+class Changes:
+    """What a committed transaction changed that somebody may be waiting for.
+
+    Attributes:
+        pools: pools in which a run may have become claimable.
+        agents: agents that must be told something.
+        freed: agent -> attempts of it that ended by its own report.
+        runs: runs whose shown state changed.
+        due: earliest due time of runs that wait for a moment in the future.
+        schedules: a schedule was made, changed or resumed.
+    """
+
+    pools: set[int] = field(default_factory=set)
+    agents: set[int] = field(default_factory=set)
+    freed: dict[int, int] = field(default_factory=dict)
+    runs: set[UUID] = field(default_factory=set)
+    due: Micros | None = None
+    schedules: bool = False
+
+    def wait_until(self, due: Micros) -> None:
+        """Note that something becomes due at ``due``."""
+        self.due = due if self.due is None else min(self.due, due)
+
+    def merge(self, other: Changes) -> None:
+        """Take in the changes of a later transaction."""
+        self.pools |= other.pools
+        self.agents |= other.agents
+        self.runs |= other.runs
+        for agent, count in other.freed.items():
+            self.freed[agent] = self.freed.get(agent, 0) + count
+        if other.due is not None:
+            self.wait_until(other.due)
+        self.schedules |= other.schedules
+
+
+class Tx:
+    """One transaction: the connection, its moment, and what it changes.
+
+    Attributes:
+        conn: SQLAlchemy connection inside the transaction.
+        cache: of the store, for rows that never change once they are committed.
+        changes: told to the store's listener after the commit.
+        postgres: whether row locks exist (and are needed).
+    """
+
+    __slots__ = ("_clock", "_now", "cache", "changes", "conn", "postgres")
+
+    def __init__(self, conn: Connection, clock: Clock | None, cache: dict[Any, Any]) -> None:
+        self.conn = conn
+        self.cache = cache
+        self.changes = Changes()
+        self.postgres = conn.dialect.name == "postgresql"
+        self._clock = clock
+        self._now: Micros | None = None
+
+    @property
+    def now(self) -> Micros:
+        """The moment of this transaction: Postgres' clock there, this machine's on SQLite."""
+        if self._now is None:
+            if self._clock is not None:
+                self._now = self._clock()
+            else:
+                seconds = func.extract("epoch", func.clock_timestamp())
+                self._now = int(self.conn.scalar(select(seconds * 1_000_000)) or 0)
+        return self._now
+
+
+Work = Callable[[Tx], T]
+
+
+class Store(Protocol):
+    """What the server needs of a store."""
+
+    kind: str
+    on_commit: Callable[[Changes], None]
+
+    async def open(self) -> None:
+        """Connect, and bring the schema up to date.
+
+        Raises:
+            StoreError: not a database, another program's, of a newer schema, unwritable, unreachable.
+        """
+
+    async def write(self, work: Work[T]) -> T:
+        """Run ``work`` in a transaction; when this returns, it is durable."""
+
+    async def read(self, work: Work[T]) -> T:
+        """Run ``work``, which only reads, on a consistent snapshot."""
+
+    async def close(self) -> None:
+        """Finish what is under way and disconnect."""
+
+
+def _ignore(changes: Changes) -> None:
+    """Default listener."""
+
+
+class SqliteStore:
+    """A store in one SQLite file, for one server process.
+
+    Args:
+        path: the database file; made if it does not exist.
+        clock: the time of transactions; injected by tests.
+    """
+
+    kind = "sqlite"
+    #: Units of work that share one commit at the most.
+    GROUP = 128
+
+    def __init__(self, path: Path, clock: Clock = system_clock) -> None:
+        self.path = path
+        self.clock = clock
+        self.cache: dict[Any, Any] = {}
+        self.on_commit: Callable[[Changes], None] = _ignore
+        self._inbox: queue.SimpleQueue[tuple[Work[Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="sqlite-read")
+        self._engine: Engine | None = None
+        self._lock: int | None = None
+
+    async def open(self) -> None:
+        """See :class:`Store`; the file is locked against a second server."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._open)
+        self._writer = threading.Thread(target=self._write_loop, name="sqlite-write", daemon=True)
+        self._writer.start()
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise StoreError(
+                f"the folder of the database {self.path} cannot be written: {exc.strerror or exc}",
+                "Free space there, or set SHUNTER_HOME to a folder of your own.",
+            ) from exc
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(lock)
+            raise StoreError(
+                f"another server is using the database {self.path}",
+                "Stop it first, or set SHUNTER_HOME to another folder.",
+            ) from exc
+        self._lock = lock
+        engine = create_engine(
+            f"sqlite:///{self.path}",
+            poolclass=QueuePool,
+            pool_size=6,
+            connect_args={"check_same_thread": False},
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        try:
+            with engine.connect() as conn:
+                ensure_schema(conn, str(self.path))
+        except DatabaseError as exc:
+            engine.dispose()
+            self._unlock()
+            raise _unusable_file(self.path, exc) from exc
+        except StoreError:
+            engine.dispose()
+            self._unlock()
+            raise
+        self._engine = engine
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def write(self, work: Work[T]) -> T:
+        """See :class:`Store`."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._inbox.put((work, future))
+        return await future
+
+    async def read(self, work: Work[T]) -> T:
+        """See :class:`Store`."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    def _read(self, work: Work[T]) -> T:
+        assert self._engine is not None
+        with self._engine.connect() as conn:
+            return work(Tx(conn, self.clock, self.cache))
+
+    async def close(self) -> None:
+        """See :class:`Store`."""
+        if self._writer is not None:
+            self._inbox.put(None)
+            await asyncio.to_thread(self._writer.join)
+            self._writer = None
+        self._readers.shutdown(wait=True)
+        if self._engine is not None:
+            self._engine.dispose()
+        self._unlock()
+
+    def _write_loop(self) -> None:
+        assert self._engine is not None
+        with self._engine.connect().execution_options(shunter_write=True) as conn:
+            item = self._inbox.get()
+            while item is not None:
+                group = [item]
+                stop = self._run_group(conn, group)
+                if stop:
+                    return
+                item = self._inbox.get()
+
+    def _run_group(self, conn: Connection, group: list[tuple[Work[Any], asyncio.Future[Any]]]) -> bool:
+        """Run what has gathered in the inbox under one commit; True if the end was among it."""
+        stop = False
+        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        merged = Changes()
+        try:
+            with conn.begin():
+                index = 0
+                while index < len(group):
+                    work, future = group[index]
+                    index += 1
+                    tx = Tx(conn, self.clock, self.cache)
+                    # A failed unit must not undo its neighbours.
+                    savepoint = conn.begin_nested()
+                    try:
+                        result = work(tx)
+                    except BaseException as exc:
+                        savepoint.rollback()
+                        outcomes.append((future, None, exc))
+                    else:
+                        savepoint.commit()
+                        merged.merge(tx.changes)
+                        outcomes.append((future, result, None))
+                    if not stop and index == len(group) < self.GROUP:
+                        try:
+                            more = self._inbox.get_nowait()
+                        except queue.Empty:
+                            continue
+                        if more is None:
+                            stop = True
+                        else:
+                            group.append(more)
+        except BaseException as exc:
+            failure = _store_failure(exc)
+            outcomes = [(future, None, failure) for _, future in group]
+            merged = Changes()
+            self.cache.clear()  # it may hold what was just undone
+        # A loop that is gone has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._settle, outcomes, merged)
+        return stop
+
+    def _settle(
+        self, outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]], changes: Changes
+    ) -> None:
+        self.on_commit(changes)
+        for future, result, exc in outcomes:
+            if future.done():
+                continue
+            if exc is not None:
+                future.set_exception(_store_failure(exc))
+            else:
+                future.set_result(result)
+
+
+def _store_failure(exc: BaseException) -> BaseException:
+    """Full disks and the like are for the caller to hear of as 'unavailable', not as a bug."""
+    if isinstance(exc, OperationalError):
+        return Unavailable(
+            f"the database cannot be written now: {exc.orig}", "Free space on its disk; nothing was changed."
+        )
+    return exc
+
+
+def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_sqlite alone
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA cache_size=-16000")
+    cursor.close()
+
+
+def _begin_sqlite(conn: Connection) -> None:
+    write = conn.get_execution_options().get("shunter_write", False)
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _unusable_file(path: Path, exc: DatabaseError) -> StoreError:
+    reason = str(exc.orig)
+    if "not a database" in reason or "malformed" in reason:
+        return StoreError(
+            f"the file {path} is not a usable SQLite database: {reason}",
+            "Move it away, restore a backup, or set SHUNTER_HOME to another folder.",
+        )
+    return StoreError(
+        f"the database {path} cannot be opened: {reason}",
+        "Check its permissions and the free space, or set SHUNTER_HOME to another folder.",
+    )
+
+
+class PostgresStore:
+    """A store in a Postgres database.
+
+    Args:
+        url: SQLAlchemy URL, ``postgresql+asyncpg://...`` (``postgresql://`` is understood).
+        clock: the time of transactions; None: Postgres' own clock.
+        connections: how many to hold at the most.
+    """
+
+    kind = "postgres"
+
+    def __init__(self, url: str, clock: Clock | None = None, connections: int = 10) -> None:
+        from sqlalchemy.engine import make_url
+
+        self.url = make_url(url).set(drivername="postgresql+asyncpg")
+        self.clock = clock
+        self.connections = connections
+        self.cache: dict[Any, Any] = {}
+        self.on_commit: Callable[[Changes], None] = _ignore
+
+    async def open(self) -> None:
+        """See :class:`Store`."""
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        self._engine = create_async_engine(self.url, pool_size=self.connections, max_overflow=0)
+        where = self.url.render_as_string(hide_password=True)
+        try:
+            async with self._engine.connect() as conn:
+                await conn.run_sync(lambda sync: ensure_schema(sync, where))
+        except StoreError:
+            await self._engine.dispose()
+            raise
+        except (DBAPIError, OSError) as exc:
+            await self._engine.dispose()
+            raise StoreError(
+                f"the database {where} cannot be used: {getattr(exc, 'orig', exc)}",
+                "Check that Postgres runs, and the name, user and password in the URL.",
+            ) from exc
+
+    async def write(self, work: Work[T]) -> T:
+        """See :class:`Store`."""
+        async with self._connect() as conn, conn.begin():
+            tx, result = await conn.run_sync(self._run, work)
+        self.on_commit(tx.changes)
+        return result  # type: ignore[no-any-return]
+
+    async def read(self, work: Work[T]) -> T:
+        """See :class:`Store`."""
+        async with self._connect() as conn:
+            await conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            _, result = await conn.run_sync(self._run, work)
+        return result  # type: ignore[no-any-return]
+
+    @contextlib.asynccontextmanager
+    async def _connect(self) -> Any:
+        try:
+            async with self._engine.connect() as conn:
+                yield conn
+        except (OSError, TimeoutError) as exc:
+            raise Unavailable(f"Postgres cannot be reached: {exc}", "It will be tried again.") from exc
+        except DBAPIError as exc:
+            if exc.connection_invalidated:
+                raise Unavailable(f"Postgres went away: {exc.orig}", "It will be tried again.") from exc
+            raise
+
+    def _run(self, conn: Connection, work: Work[T]) -> tuple[Tx, T]:
+        tx = Tx(conn, self.clock, self.cache)
+        return tx, work(tx)
+
+    async def close(self) -> None:
+        """See :class:`Store`."""
+        await self._engine.dispose()
+
+
+def open_store(url: str | None, database_file: Path) -> Store:
+    """The store of a database URL (``sqlite:///path``, ``postgresql://...``), default an SQLite file.
+
+    Raises:
+        StoreError: neither SQLite nor Postgres.
+    """
+    if url is None:
+        return SqliteStore(database_file)
+    if url.startswith("sqlite:///"):
+        return SqliteStore(Path(url.removeprefix("sqlite:///")))
+    if url.startswith(("postgresql://", "postgresql+asyncpg://", "postgres://")):
+        try:
+            import asyncpg  # noqa: F401
+        except ImportError as exc:
+            raise StoreError(
+                "the Postgres driver is not installed", "Install shunter[server,postgres]."
+            ) from exc
+        return PostgresStore(
+            url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url
+        )
+    raise StoreError(
+        f"the database URL {url.split(':', 1)[0]}:... is of no kind that is known",
+        "Use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME.",
+    )
