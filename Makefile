@@ -1,0 +1,84 @@
+# Needs Python 3.11+, make and the package index; everything else goes into $(VENV).
+# `make PYTHON=/path/to/python3.12 ...` names the interpreter.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+UV := VIRTUAL_ENV=$(abspath $(VENV)) UV_PYTHON_DOWNLOADS=never $(BIN)/uv
+TOOL := $(VENV)/.uv-$(UV_VERSION)
+INSTALLED := $(VENV)/.installed
+TESTS ?= tests
+
+.PHONY: help
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: demo
+demo: $(INSTALLED) ## a real data set through a real pipeline on a real server and agent (two minutes)
+	@$(BIN)/python examples/co2/demo.py
+
+.PHONY: test
+test: $(INSTALLED) ## all tests, on the engines this machine has (TESTS=tests/agents for some)
+	@$(BIN)/pytest $(TESTS)
+
+.PHONY: check
+check: $(INSTALLED) ## format, lint, types, import rules, lock file
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/check_tree.py
+
+.PHONY: format
+format: $(INSTALLED) ## format and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: $(INSTALLED) ## the figures of docs/benchmarks.md, measured here
+	@$(BIN)/python benchmarks/bench.py
+
+.PHONY: compare
+compare: $(INSTALLED) ## Shunter beside Prefect, both measured here
+	@$(BIN)/python benchmarks/compare_prefect.py
+
+.PHONY: install
+install: $(INSTALLED) ## only make the environment
+
+.PHONY: lock
+lock: $(TOOL) ## write requirements.lock anew from pyproject.toml
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --quiet --universal \
+		--python-version 3.11 --extra server --extra postgres --group dev --group demo \
+		--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+		$(LOCK_FLAGS) --output-file requirements.lock
+
+.PHONY: clean
+clean: ## remove what make made, the environment too
+	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first of these that is new enough and can make an environment.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+
+$(TOOL):
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11 or newer that can make environments was found." >&2; \
+		echo "Install one (Debian: apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python3" >&2; \
+		exit 1; fi
+	@[ -x $(BIN)/python ] || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@rm -f $(VENV)/.uv-* && touch $@
+
+$(INSTALLED): $(TOOL) pyproject.toml requirements.lock
+	@echo "installing requirements.lock into $(VENV)"
+	@$(UV) pip sync --quiet --require-hashes requirements.lock
+	@$(UV) pip install --quiet --no-deps --editable .
+	@touch $@
