@@ -1,0 +1,107 @@
+"""The tree of commands, and what becomes of their errors.
+
+A group's module is imported when one of its commands is used, or its help is asked for; what talks to
+a server imports the client inside the command.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from shunter_cli import faults
+
+#: Exceptions of the command line library, whichever package it takes them from.
+_USAGE: Any = typer.BadParameter.__mro__[1]
+_CLICK: Any = typer.BadParameter.__mro__[2]
+
+#: Command or group -> module whose ``attach(app)`` adds it.
+_MODULES = {
+    "server": "commands.server",
+    "up": "commands.server",
+    "agent": "commands.agents",
+    "pool": "commands.pools",
+    "queue": "commands.queues",
+    "deploy": "commands.deploy",
+    "deployment": "commands.deployments",
+    "run": "commands.runs",
+}
+
+
+def build(only: str | None = None) -> typer.Typer:
+    """The command line, with all commands or those of one module."""
+    app = typer.Typer(
+        name="shunter",
+        help="Agents and work pools: scheduled runs, launched where they belong, once.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="SHUNTER_HOME names the folder of token, database and agents' state; "
+        "SHUNTER_API_URL the server, by default http://127.0.0.1:4400/api.",
+    )
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit."),
+    ) -> None:
+        if version:
+            raise _USAGE("--version stands alone: `shunter --version`")
+
+    chosen = [_MODULES[only]] if only in _MODULES else list(dict.fromkeys(_MODULES.values()))
+    for module in chosen:
+        import_module(f"shunter_cli.{module}").attach(app)
+    return app
+
+
+def run(args: Sequence[str]) -> int:
+    """Execute one command and return its exit code; expected errors become messages."""
+    words = list(args)
+    command = typer.main.get_command(build(words[0] if words else None))
+    try:
+        answer = command.main(args=words, prog_name="shunter", standalone_mode=False)
+    except typer.Abort:
+        return 130
+    except _USAGE as exc:
+        return _usage(exc, words)
+    except _CLICK as exc:
+        faults.show(exc.format_message())
+        return faults.FAILED
+    except Exception as exc:
+        return _known(exc)
+    return answer if isinstance(answer, int) else 0
+
+
+def _usage(exc: Any, args: Sequence[str]) -> int:
+    path = exc.ctx.command_path if getattr(exc, "ctx", None) else "shunter"
+    if type(exc).__name__ == "NoArgsIsHelpError":
+        faults.tell(exc.format_message())
+        return faults.WRONG
+    message, remedy = exc.format_message().rstrip(), f"`{path} --help` tells more."
+    for marker in (" (Possible options: ", ". Did you mean "):
+        text, found, names = message.partition(marker)
+        if found:
+            message, remedy = text, f"Did you mean {names.rstrip(')?')}? {remedy}"
+            break
+    faults.show(message.rstrip("."), remedy)
+    return faults.WRONG
+
+
+def _known(exc: Exception) -> int:
+    """Print an expected error; raise one that is not."""
+    from pydantic import ValidationError
+    from shunter_work_pools.contracts.errors import ShunterError
+
+    if isinstance(exc, ShunterError):
+        faults.show(exc.detail, exc.remedy)
+        return faults.exit_code(exc)
+    if isinstance(exc, ValidationError):
+        faults.show(faults.sentence(exc))
+        return faults.WRONG
+    if isinstance(exc, OSError) and not isinstance(exc, BrokenPipeError) and sys.stdout.closed:
+        return faults.FAILED
+    raise exc

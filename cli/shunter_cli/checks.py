@@ -1,0 +1,171 @@
+"""What a deployment would fail on at every run, found before it is deployed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from shunter_work_pools.contracts.errors import InvalidInput
+
+#: Seconds that the import of an entrypoint may take.
+IMPORT_TIMEOUT = 60.0
+_ELSEWHERE = "If it exists only where the agent runs, add --no-check."
+
+
+def names(option: str, values: Iterable[str]) -> None:
+    """Refuse what cannot be the name of anything.
+
+    Raises:
+        InvalidInput: one of them is no name; it says which.
+    """
+    from shunter_work_pools.contracts.base import Name
+
+    from shunter_cli.faults import NAME_RULE
+
+    _each(Name, option, values, f"cannot be a name: it {NAME_RULE}")
+
+
+def tags(option: str, values: Iterable[str]) -> None:
+    """Refuse what cannot be a tag.
+
+    Raises:
+        InvalidInput: one of them is no tag; it says which.
+    """
+    from shunter_work_pools.contracts.base import Tag
+
+    from shunter_cli.faults import TAG_RULE
+
+    _each(Tag, option, values, f"cannot be a tag: it {TAG_RULE}")
+
+
+def _each(rule: Any, option: str, values: Iterable[str], otherwise: str) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter: TypeAdapter[str] = TypeAdapter(rule)
+    for value in values:
+        try:
+            adapter.validate_python(value)
+        except ValidationError as exc:
+            raise InvalidInput(f"{option} {value!r} {otherwise}") from exc
+
+
+def command(words: Sequence[str], source: Path) -> None:
+    """Refuse a command that cannot be executed here.
+
+    Args:
+        source: folder that a relative program with a slash is meant from.
+
+    Raises:
+        InvalidInput: the program does not exist, is a folder, or is not executable.
+    """
+    program = words[0]
+    if "/" not in program:
+        if shutil.which(program) is None:
+            raise InvalidInput(
+                f"the command {program!r} is not found on PATH",
+                f"Check its spelling, or give its path (./{program}).\n{_ELSEWHERE}",
+            )
+        return
+    path = source / program
+    if not path.exists():
+        raise InvalidInput(f"the command {path} does not exist", f"Check the path.\n{_ELSEWHERE}")
+    if path.is_dir():
+        raise InvalidInput(f"the command {path} is a folder", "Name a program in it.")
+    if not os.access(path, os.X_OK):
+        raise InvalidInput(f"the command {path} is not executable", f"Run `chmod +x {path}`.")
+
+
+def folder(option: str, text: str, *, check: bool) -> str:
+    """A folder's absolute path.
+
+    Raises:
+        InvalidInput: it is not there.
+    """
+    path = Path(text).expanduser().absolute()
+    if check and not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise InvalidInput(f"{option} {path} {what}", f"Make it first. {_ELSEWHERE}")
+    return str(path)
+
+
+def interpreter(text: str, *, check: bool) -> str:
+    """The interpreter to use: a path made absolute, or a bare name that the agent will look up.
+
+    Raises:
+        InvalidInput: it is not there, or not executable.
+    """
+    found = shutil.which(str(Path(text).expanduser()) if "/" in text else text)
+    if found is None and check:
+        raise InvalidInput(f"--python {text!r} is not an interpreter that can be executed", _ELSEWHERE)
+    return str(Path(text).expanduser().absolute()) if "/" in text else text
+
+
+def entrypoint(text: str, source: Path, python: str | None) -> dict[str, Any]:
+    """Import an entrypoint with the interpreter that will run it, and read its signature.
+
+    Returns:
+        The inspector's JSON object: ``parameter_schema`` (or None) and ``description``.
+
+    Raises:
+        InvalidInput: there is no such file, module or function, or its import fails; it says where.
+    """
+    if ":" not in text and not text.endswith(".py"):
+        raise InvalidInput(
+            f"{text!r} is no entrypoint",
+            "Write path.py:function, module:function or path.py; a command goes behind --, "
+            f"as in: shunter deploy --name NAME -- {text}",
+        )
+    words = [python or sys.executable, str(_inspector()), text, "--source", str(source)]
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=IMPORT_TIMEOUT,
+            check=False,
+            cwd=source,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise InvalidInput(
+            f"the import of {text} did not end within {IMPORT_TIMEOUT:.0f} seconds",
+            "Work belongs into the function, not into the body of the module.",
+        ) from exc
+    except OSError as exc:
+        raise InvalidInput(f"the interpreter {words[0]} cannot be started: {exc}", "Check --python.") from exc
+    answer = _last_object(done.stdout)
+    if answer is None:
+        told = done.stderr.decode("utf-8", "replace").strip()[-2000:]
+        raise InvalidInput(
+            f"{text} cannot be looked at: {words[0]} ended with {done.returncode} and no answer", told
+        )
+    if answer.get("error"):
+        detail = str(answer.get("detail") or "").rstrip()
+        raise InvalidInput(str(answer["error"]), detail or "Check the path and the function's name.")
+    return answer
+
+
+def _inspector() -> Path:
+    # Executed by path: the interpreter it runs in need not have Shunter installed.
+    spec = find_spec("shunter")
+    if spec is None or spec.origin is None:
+        raise InvalidInput("the package shunter is not installed here", "Install it again.")
+    return Path(spec.origin).with_name("signature.py")
+
+
+def _last_object(printed: bytes) -> dict[str, Any] | None:
+    """The JSON object on the last line; a module may print while it is imported."""
+    for line in reversed(printed.decode("utf-8", "replace").splitlines()):
+        if line.strip():
+            try:
+                found = json.loads(line)
+            except ValueError:
+                return None
+            return found if isinstance(found, dict) else None
+    return None

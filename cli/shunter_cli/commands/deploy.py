@@ -1,0 +1,242 @@
+"""``shunter deploy``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from shunter_cli import checks, durations, faults, output, parameters
+from shunter_cli.connection import connect, pool_names
+from shunter_cli.output import Output, OutputOption
+
+if TYPE_CHECKING:
+    from shunter_work_pools.contracts.deployments import Applied, Schedule
+
+
+class OnLost(StrEnum):
+    """What happens to a run whose agent stays silent."""
+
+    WAIT = "wait"
+    RETRY = "retry"
+    CRASH = "crash"
+
+
+class DeployCommand(typer.core.TyperCommand):
+    """Takes everything behind ``--`` as the command, untouched."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words behind the first ``--`` for the function, parse the others."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta["shunter.command"] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Name the command in the usage line."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("deploy", cls=DeployCommand)(deploy)
+
+
+def deploy(
+    ctx: typer.Context,
+    entrypoint: Annotated[
+        str | None,
+        typer.Argument(
+            help="path.py:function, module:function or path.py, from this folder. Or a command behind --.",
+            metavar="[ENTRYPOINT]",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="The deployment's name.")] = "",
+    pool: Annotated[str | None, typer.Option(help="Where it runs; without: by its tags.")] = None,
+    queue: Annotated[str | None, typer.Option(help="The pool's work queue.", show_default="default")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A label. Repeatable.")] = None,
+    require: Annotated[list[str] | None, typer.Option(help="A tag its agent must have. Repeatable.")] = None,
+    interval: Annotated[str | None, typer.Option(help="Run every 60s, 5m, 1h30m.")] = None,
+    cron: Annotated[str | None, typer.Option(help="Run by a cron expression, as in '0 6 * * *'.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Zone of --cron, as in Europe/Berlin.", show_default="UTC")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", help="A parameter, key=value. Repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    params_file: Annotated[
+        str | None, typer.Option(help="Parameters as a JSON object in a file, - for stdin.", metavar="FILE")
+    ] = None,
+    retries: Annotated[int, typer.Option(help="Further attempts if one does not complete.")] = 0,
+    retry_delay: Annotated[str, typer.Option(help="Between two attempts, as in 5s.")] = "0s",
+    timeout: Annotated[str | None, typer.Option(help="Longest time of an attempt.")] = None,
+    start_timeout: Annotated[str, typer.Option(help="Longest time until it has started.")] = "5m",
+    grace: Annotated[str, typer.Option(help="Between SIGTERM and SIGKILL.")] = "10s",
+    priority: Annotated[int, typer.Option(help="Within the queue, higher first.")] = 0,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="A variable for the run, NAME=VALUE. Repeatable.", metavar="NAME=VALUE"),
+    ] = None,
+    pass_env: Annotated[
+        list[str] | None,
+        typer.Option(help="A variable taken over from the agent. Repeatable.", metavar="NAME"),
+    ] = None,
+    working_dir: Annotated[
+        str | None, typer.Option(help="Where it starts.", show_default="a folder of its own")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="Interpreter of an entrypoint.", show_default="the agent's")
+    ] = None,
+    description: Annotated[str, typer.Option(help="For people.")] = "",
+    on_lost: Annotated[
+        OnLost, typer.Option(help="What to do with a run whose agent stays silent.")
+    ] = OnLost.CRASH,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Deploy what exists only where the agent runs.")
+    ] = False,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Make a deployment, or a new revision of it.
+
+    A Python function with its parameters, or any command:
+
+        shunter deploy pipeline.py:main --name pipeline --pool default -p year=2013
+
+        shunter deploy --name hello --pool default --interval 60s -- sh -c 'echo hello'
+
+    Relative paths are meant from this folder. The same again changes nothing.
+    """
+    from shunter_work_pools.contracts.deployments import DeploymentSpec, RetryPolicy, Work
+
+    command = ctx.meta.get("shunter.command")
+    if not name:
+        raise typer.BadParameter("a deployment needs a --name")
+    checks.names("--name", [name])
+    target = _target(entrypoint, command, python, check=not no_check)
+    work = Work(
+        command=target.command,
+        entrypoint=target.entrypoint,
+        source=str(target.source),
+        working_dir=checks.folder("--working-dir", working_dir, check=not no_check) if working_dir else None,
+        env=_variables(env or []),
+        pass_env=pass_env or [],
+        python=target.python,
+        timeout=durations.seconds(timeout, "--timeout", zero=False) if timeout is not None else None,
+        start_timeout=durations.seconds(start_timeout, "--start-timeout", zero=False),
+        grace=durations.seconds(grace, "--grace"),
+    )
+    spec = DeploymentSpec(
+        work=work,
+        parameters=parameters.parse(param or [], target.schema, params_file),
+        parameter_schema=target.schema,
+        tags=tag or [],
+        require=require or [],
+        pool=pool,
+        queue=queue,
+        priority=priority,
+        schedules=_schedules(interval, cron, timezone),
+        retries=RetryPolicy(count=retries, delay=durations.seconds(retry_delay, "--retry-delay")),
+        on_lost=on_lost.value,
+        description=description or target.description,
+    )
+    with connect() as client:
+        listing = "`shunter pool list` shows the pools there are."
+        with faults.suggesting(pool or "", lambda: pool_names(client), listing):
+            applied = client.deploy(name, spec)
+    for warning in applied.warnings:
+        faults.tell(f"Warning: {warning}")
+    if output_as is Output.JSON:
+        output.show_object(applied)
+    else:
+        output.say(_summary(applied))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be run, and what is known of its parameters."""
+
+    source: Path
+    command: list[str] | None = None
+    entrypoint: str | None = None
+    python: str | None = None
+    schema: dict[str, Any] | None = None
+    description: str = ""
+
+
+def _target(
+    entrypoint: str | None, command: Sequence[str] | None, python: str | None, *, check: bool
+) -> Target:
+    source = Path.cwd()
+    if (entrypoint is None) == (command is None):
+        both = "both an entrypoint and a command were given" if entrypoint else "nothing to run was given"
+        raise typer.BadParameter(
+            f"{both}: name an ENTRYPOINT such as pipeline.py:main, or a command behind --"
+        )
+    if command is not None:
+        if not command or not command[0]:
+            raise typer.BadParameter("there is no command behind --")
+        if python:
+            raise typer.BadParameter("--python is for an entrypoint; a command names its interpreter itself")
+        if check:
+            checks.command(command, source)
+        return Target(source, command=list(command))
+    chosen = checks.interpreter(python, check=check) if python else None
+    if not check:
+        return Target(source, entrypoint=entrypoint, python=chosen)
+    assert entrypoint is not None
+    found = checks.entrypoint(entrypoint, source, chosen)
+    return Target(
+        source,
+        entrypoint=entrypoint,
+        python=chosen,
+        schema=found.get("parameter_schema"),
+        description=str(found.get("description") or "")[:10_000],
+    )
+
+
+def _schedules(interval: str | None, cron: str | None, timezone: str | None) -> list[Schedule]:
+    from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule, Schedule
+    from shunter_work_pools.contracts.errors import InvalidInput
+
+    if interval is not None and cron is not None:
+        raise typer.BadParameter("--interval and --cron exclude each other")
+    if timezone is not None and cron is None:
+        raise typer.BadParameter("--timezone is the zone of --cron: give one")
+    if cron is not None:
+        return [Schedule(when=CronSchedule(cron=cron, timezone=timezone or "UTC"))]
+    if interval is None:
+        return []
+    seconds = durations.seconds(interval, "--interval", zero=False)
+    if seconds < 1:
+        raise InvalidInput(f"--interval {interval!r} is shorter than one second", "Use 1s or more.")
+    return [Schedule(when=IntervalSchedule(seconds=seconds))]
+
+
+def _variables(words: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"--env {word!r} is not NAME=VALUE; --pass-env takes over the agent's")
+        pairs[key] = text
+    return pairs
+
+
+def _summary(applied: Applied) -> str:
+    from shunter_cli.commands.deployments import next_slot, timing
+
+    one = applied.deployment
+    if not applied.changed:
+        return f"{one.name} is unchanged (revision {one.revision})"
+    parts = [f"pool {one.spec.pool}" if one.spec.pool else "pool by tags"]
+    parts += [timing(schedule) for schedule in one.schedules]
+    if upcoming := next_slot(one):
+        parts.append(f"next {durations.local(upcoming)}")
+    return f"{one.name} deployed as revision {one.revision} ({', '.join(parts)})"

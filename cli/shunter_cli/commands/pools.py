@@ -1,0 +1,187 @@
+"""``shunter pool``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shunter_cli import faults, output
+from shunter_cli.connection import connect, pool_names
+from shunter_cli.durations import ago
+from shunter_cli.output import Output, OutputOption, QuietOption
+
+if TYPE_CHECKING:
+    from shunter_work_pools.contracts.pools import Pool, PoolPatch
+
+group = typer.Typer(no_args_is_help=True, help="Work pools: where runs can be executed.")
+
+NameArgument = Annotated[str, typer.Argument(help="The pool's name.", metavar="NAME")]
+
+
+class PoolType(StrEnum):
+    """What a pool's agents launch attempts as."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    KUBERNETES = "kubernetes"
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="pool")
+
+
+@group.command("create")
+def create(
+    name: NameArgument,
+    type: Annotated[PoolType, typer.Option(help="What its agents launch runs as.")] = PoolType.PROCESS,
+    match: Annotated[
+        list[str] | None,
+        typer.Option(help="Deployments that name no pool and carry all these tags come here. Repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Runs at once in the whole pool.", min=0)] = None,
+    priority: Annotated[int, typer.Option(help="Between pools that match equally well.")] = 0,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Make a pool; it gets a queue named default."""
+    from shunter_work_pools.contracts.pools import PoolSpec
+
+    spec = PoolSpec(name=name, type=type.value, match=match or [], limit=limit, priority=priority)
+    with connect() as client:
+        pool = client.create_pool(spec)
+    if output_as is Output.JSON:
+        output.show_object(pool)
+    else:
+        output.say(f"pool {pool.name} created (type {pool.type})")
+
+
+@group.command("list")
+def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) -> None:
+    """Show all pools."""
+    with connect() as client:
+        pools = client.list_pools().pools
+    if quiet:
+        for pool in pools:
+            output.say(pool.name)
+    elif output_as is Output.JSON:
+        output.show_objects(pools)
+    else:
+        output.table(
+            ("NAME", "TYPE", "STATE", ">ACTIVE", ">LIMIT", ">WAITING", "AGENTS"),
+            [
+                (
+                    pool.name,
+                    pool.type,
+                    "paused" if pool.paused else "ready",
+                    str(pool.active),
+                    _limit(pool.limit),
+                    str(pool.waiting),
+                    output.words(pool.agents),
+                )
+                for pool in pools
+            ],
+        )
+
+
+@group.command("inspect")
+def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """Show one pool and its queues."""
+    with connect() as client, faults.suggesting(name, lambda: pool_names(client), _LIST):
+        pool = client.get_pool(name)
+    if output_as is Output.JSON:
+        output.show_object(pool)
+        return
+    output.facts(
+        [
+            ("name", pool.name),
+            ("type", pool.type),
+            ("state", "paused" if pool.paused else "ready"),
+            ("match tags", output.words(pool.match)),
+            ("limit", _limit(pool.limit)),
+            ("priority", str(pool.priority)),
+            ("active", str(pool.active)),
+            ("waiting", str(pool.waiting)),
+            ("agents", output.words(pool.agents)),
+            ("created", ago(pool.created_at)),
+        ]
+    )
+    output.say("")
+    output.table(
+        ("QUEUE", "STATE", ">PRIORITY", ">ACTIVE", ">LIMIT", ">WAITING"),
+        [
+            (
+                queue.name,
+                "paused" if queue.paused else "ready",
+                str(queue.priority),
+                str(queue.active),
+                _limit(queue.limit),
+                str(queue.waiting),
+            )
+            for queue in pool.queues
+        ],
+    )
+
+
+@group.command("pause")
+def pause(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """Start no more runs from the pool; those that run go on."""
+    _set_paused(name, True, output_as)
+
+
+@group.command("resume")
+def resume(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """Start runs from the pool again."""
+    _set_paused(name, False, output_as)
+
+
+@group.command("update")
+def update(
+    name: NameArgument,
+    match: Annotated[list[str] | None, typer.Option(help="The new match tags. Repeatable.")] = None,
+    no_match: Annotated[bool, typer.Option("--no-match", help="No match tags any more.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Runs at once in the whole pool.", min=0)] = None,
+    no_limit: Annotated[bool, typer.Option("--no-limit", help="No limit any more.")] = False,
+    priority: Annotated[int | None, typer.Option(help="Between pools that match equally well.")] = None,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Change a pool; what is not named stays as it is."""
+    from shunter_work_pools.contracts.pools import PoolPatch
+
+    changes: dict[str, object] = {}
+    if match or no_match:
+        changes["match"] = match or []
+    if limit is not None or no_limit:
+        changes["limit"] = limit
+    if priority is not None:
+        changes["priority"] = priority
+    if not changes:
+        raise typer.BadParameter("nothing to change: give --match, --limit or --priority")
+    pool = _change(name, PoolPatch.model_validate(changes))
+    if output_as is Output.JSON:
+        output.show_object(pool)
+    else:
+        output.say(f"pool {pool.name} updated")
+
+
+def _set_paused(name: str, paused: bool, output_as: Output) -> None:
+    from shunter_work_pools.contracts.pools import PoolPatch
+
+    pool = _change(name, PoolPatch(paused=paused))
+    if output_as is Output.JSON:
+        output.show_object(pool)
+    else:
+        output.say(f"pool {pool.name} {'paused' if pool.paused else 'resumed'}")
+
+
+def _change(name: str, patch: PoolPatch) -> Pool:
+    with connect() as client, faults.suggesting(name, lambda: pool_names(client), _LIST):
+        return client.update_pool(name, patch)
+
+
+def _limit(limit: int | None) -> str:
+    return "-" if limit is None else str(limit)
+
+
+_LIST = "`shunter pool list` shows the pools there are."

@@ -1,0 +1,114 @@
+"""Durations and moments as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from shunter_work_pools.contracts.errors import InvalidInput
+
+_UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|d|h|m|s)")
+_LOOKS = "Write it like 60s, 5m, 1h30m or a plain number of seconds."
+_LONGEST = 10 * 365 * 86_400.0
+
+
+def seconds(text: str, option: str, *, zero: bool = True) -> float:
+    """Seconds of ``90``, ``60s``, ``5m``, ``1h30m``, ``500ms``, ``2d``.
+
+    Args:
+        option: where it was written, for the message.
+        zero: whether nothing at all is allowed.
+
+    Raises:
+        InvalidInput: it is not a duration, negative, zero where that is not allowed, or beyond 10 years.
+    """
+    word = text.strip()
+    value = _parse(word.removeprefix("-"))
+    if value is None:
+        raise InvalidInput(f"{option} {text!r} is not a duration", _LOOKS)
+    if word.startswith("-") and value:
+        raise InvalidInput(f"{option} {text!r} is negative", _LOOKS)
+    if value == 0 and not zero:
+        raise InvalidInput(f"{option} {text!r} is zero: it must be longer", _LOOKS)
+    if value > _LONGEST:
+        raise InvalidInput(f"{option} {text!r} is more than ten years", _LOOKS)
+    return value
+
+
+def _parse(word: str) -> float | None:
+    if re.fullmatch(r"\d+(\.\d+)?|\.\d+", word, re.ASCII):
+        return float(word)
+    parts = _PART.findall(word)
+    if not parts or "".join(number + unit for number, unit in parts) != word or not word.isascii():
+        return None
+    units = [unit for _, unit in parts]
+    if len(set(units)) < len(units):
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def moment(text: str, option: str, now: datetime | None = None) -> datetime:
+    """The moment of an RFC 3339 time, a local time without zone, or ``+10m`` from now; in UTC.
+
+    Raises:
+        InvalidInput: it is none of these.
+    """
+    word = text.strip()
+    if word.startswith("+"):
+        ahead = seconds(word[1:], option)
+        return (now or datetime.now(UTC)) + timedelta(seconds=ahead)
+    try:
+        parsed = datetime.fromisoformat(word)
+        return parsed.astimezone(UTC)  # without a zone: this machine's
+    except (ValueError, OverflowError) as exc:
+        raise InvalidInput(
+            f"{option} {text!r} is not a time",
+            "Write it like 2027-03-28T06:00:00+02:00, 2027-03-28T06:00 (local time) or +10m.",
+        ) from exc
+
+
+def in_words(value: float) -> str:
+    """A duration in at most six characters: ``12ms``, ``4.2s``, ``59s``, ``12m``, ``3h05m``, ``12d``."""
+    if value < 0.9995:
+        return f"{round(value * 1000)}ms"
+    if value < 9.95:
+        return f"{value:.1f}s"
+    whole = round(value)
+    if whole < 100:
+        return f"{whole}s"
+    minutes = round(value / 60)
+    if minutes < 100:
+        return f"{minutes}m"
+    if minutes < 48 * 60:
+        return f"{minutes // 60}h{minutes % 60:02}m"
+    return f"{round(value / 86_400)}d"
+
+
+def exactly(value: float) -> str:
+    """A duration as one would write it: ``1h30m``, ``60s``, ``0.5s``."""
+    if value < 60 or value != int(value):
+        return f"{value:g}s"
+    rest, text = int(value), ""
+    for unit in "dhms":
+        count, rest = divmod(rest, int(_UNITS[unit]))
+        text += f"{count}{unit}" if count else ""
+    return "60s" if text == "1m" else text
+
+
+def ago(when: datetime | None, now: datetime | None = None) -> str:
+    """``12s ago``, ``in 3m``, ``now``; a dash for None."""
+    if when is None:
+        return "-"
+    past = ((now or datetime.now(UTC)) - when).total_seconds()
+    if abs(past) < 1:
+        return "now"
+    text = in_words(float(round(abs(past))) if abs(past) < 9.95 else abs(past)).replace(".0s", "s")
+    return f"{text} ago" if past > 0 else f"in {text}"
+
+
+def local(when: datetime | None, *, fine: bool = False) -> str:
+    """A moment in this machine's zone, ``2026-11-22 17:55:05``; ``fine``: with milliseconds."""
+    if when is None:
+        return "-"
+    return when.astimezone().isoformat(sep=" ", timespec="milliseconds" if fine else "seconds")
