@@ -39,6 +39,7 @@ def build(only: str | None = None) -> typer.Typer:
         help="Agents and work pools: scheduled runs, launched where they belong, once.",
         no_args_is_help=True,
         add_completion=False,
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         epilog="SHUNTER_HOME names the folder of token, database and agents' state; "
@@ -79,7 +80,7 @@ def run(args: Sequence[str]) -> int:
 def _usage(exc: Any, args: Sequence[str]) -> int:
     path = exc.ctx.command_path if getattr(exc, "ctx", None) else "shunter"
     if type(exc).__name__ == "NoArgsIsHelpError":
-        faults.tell(exc.format_message())
+        sys.stderr.write(exc.format_message() + "\n")
         return faults.WRONG
     message, remedy = exc.format_message().rstrip(), f"`{path} --help` tells more."
     for marker in (" (Possible options: ", ". Did you mean "):

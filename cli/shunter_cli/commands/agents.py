@@ -24,14 +24,23 @@ def attach(app: typer.Typer) -> None:
 
 @group.command("start")
 def start(
-    pool: Annotated[list[str], typer.Option(help="A pool to serve, in order of preference. Repeatable.")],
+    pool: Annotated[
+        list[str], typer.Option(help="A pool to serve, in order of preference. Repeatable.", metavar="NAME")
+    ],
     queue: Annotated[
-        list[str] | None, typer.Option(help="Serve only this queue of its pools. Repeatable.")
+        list[str] | None, typer.Option(help="Serve only this queue of its pools. Repeatable.", metavar="NAME")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Runs at once.", min=1, max=100_000)] = DEFAULT_LIMIT,
-    tag: Annotated[list[str] | None, typer.Option(help="What runs may require of it. Repeatable.")] = None,
+    limit: Annotated[
+        int, typer.Option(help="Runs at once.", min=1, max=100_000, metavar="N")
+    ] = DEFAULT_LIMIT,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="What runs may require of it. Repeatable.", metavar="TAG")
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Its name, stable over restarts.", show_default="HOST-POOL")
+        str | None,
+        typer.Option(
+            help="Its name, by default HOST-POOL; under it it finds its runs again.", metavar="NAME"
+        ),
     ] = None,
 ) -> int:
     """Serve pools: take runs that are due, launch them, report back.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
+from shunter_work_pools.contracts.errors import InvalidInput
 
 from shunter_cli import checks, durations, faults, output, parameters
 from shunter_cli.connection import connect, pool_names
@@ -54,47 +55,58 @@ def deploy(
         str | None,
         typer.Argument(
             help="path.py:function, module:function or path.py, from this folder. Or a command behind --.",
-            metavar="[ENTRYPOINT]",
+            metavar="ENTRYPOINT",
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="The deployment's name.")] = "",
-    pool: Annotated[str | None, typer.Option(help="Where it runs; without: by its tags.")] = None,
-    queue: Annotated[str | None, typer.Option(help="The pool's work queue.", show_default="default")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A label. Repeatable.")] = None,
-    require: Annotated[list[str] | None, typer.Option(help="A tag its agent must have. Repeatable.")] = None,
-    interval: Annotated[str | None, typer.Option(help="Run every 60s, 5m, 1h30m.")] = None,
-    cron: Annotated[str | None, typer.Option(help="Run by a cron expression, as in '0 6 * * *'.")] = None,
+    name: Annotated[str, typer.Option(help="The deployment's name.", metavar="NAME")] = "",
+    pool: Annotated[
+        str | None, typer.Option(help="Where it runs; by its tags if none is named.", metavar="NAME")
+    ] = None,
+    queue: Annotated[
+        str | None,
+        typer.Option(help="The pool's work queue, by default the one named default.", metavar="NAME"),
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A label. Repeatable.", metavar="TAG")] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="A tag its agent must have. Repeatable.", metavar="TAG")
+    ] = None,
+    interval: Annotated[str | None, typer.Option(help="Run every 60s, 5m, 1h30m.", metavar="TIME")] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="Run by a cron expression, as in '0 6 * * *'.", metavar="EXPR")
+    ] = None,
     timezone: Annotated[
-        str | None, typer.Option(help="Zone of --cron, as in Europe/Berlin.", show_default="UTC")
+        str | None, typer.Option(help="Zone of --cron, as in Europe/Berlin; by default UTC.", metavar="ZONE")
     ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option("--param", "-p", help="A parameter, key=value. Repeatable.", metavar="KEY=VALUE"),
+        typer.Option("--param", "-p", help="A parameter. Repeatable.", metavar="KEY=VALUE"),
     ] = None,
     params_file: Annotated[
         str | None, typer.Option(help="Parameters as a JSON object in a file, - for stdin.", metavar="FILE")
     ] = None,
-    retries: Annotated[int, typer.Option(help="Further attempts if one does not complete.")] = 0,
-    retry_delay: Annotated[str, typer.Option(help="Between two attempts, as in 5s.")] = "0s",
-    timeout: Annotated[str | None, typer.Option(help="Longest time of an attempt.")] = None,
-    start_timeout: Annotated[str, typer.Option(help="Longest time until it has started.")] = "5m",
-    grace: Annotated[str, typer.Option(help="Between SIGTERM and SIGKILL.")] = "10s",
-    priority: Annotated[int, typer.Option(help="Within the queue, higher first.")] = 0,
+    retries: Annotated[int, typer.Option(help="Further attempts if one does not complete.", metavar="N")] = 0,
+    retry_delay: Annotated[str, typer.Option(help="Time between two attempts.", metavar="TIME")] = "0s",
+    timeout: Annotated[str | None, typer.Option(help="Longest time of an attempt.", metavar="TIME")] = None,
+    start_timeout: Annotated[
+        str, typer.Option(help="Longest time until it has started.", metavar="TIME")
+    ] = "5m",
+    grace: Annotated[str, typer.Option(help="Time between SIGTERM and SIGKILL.", metavar="TIME")] = "10s",
+    priority: Annotated[int, typer.Option(help="Within the queue, higher first.", metavar="N")] = 0,
     env: Annotated[
         list[str] | None,
-        typer.Option(help="A variable for the run, NAME=VALUE. Repeatable.", metavar="NAME=VALUE"),
+        typer.Option(help="A variable of the run. Repeatable.", metavar="NAME=VALUE"),
     ] = None,
     pass_env: Annotated[
         list[str] | None,
         typer.Option(help="A variable taken over from the agent. Repeatable.", metavar="NAME"),
     ] = None,
     working_dir: Annotated[
-        str | None, typer.Option(help="Where it starts.", show_default="a folder of its own")
+        str | None, typer.Option(help="Where it starts, by default a folder of its own.", metavar="DIR")
     ] = None,
     python: Annotated[
-        str | None, typer.Option(help="Interpreter of an entrypoint.", show_default="the agent's")
+        str | None, typer.Option(help="Interpreter of an entrypoint, by default the agent's.", metavar="PATH")
     ] = None,
-    description: Annotated[str, typer.Option(help="For people.")] = "",
+    description: Annotated[str, typer.Option(help="For people.", metavar="TEXT")] = "",
     on_lost: Annotated[
         OnLost, typer.Option(help="What to do with a run whose agent stays silent.")
     ] = OnLost.CRASH,
@@ -107,9 +119,9 @@ def deploy(
 
     A Python function with its parameters, or any command:
 
-        shunter deploy pipeline.py:main --name pipeline --pool default -p year=2013
-
-        shunter deploy --name hello --pool default --interval 60s -- sh -c 'echo hello'
+    \b
+      shunter deploy pipeline.py:main --name pipeline -p year=2013
+      shunter deploy --name hello --interval 60s -- sh -c 'echo hello'
 
     Relative paths are meant from this folder. The same again changes nothing.
     """
@@ -117,8 +129,9 @@ def deploy(
 
     command = ctx.meta.get("shunter.command")
     if not name:
-        raise typer.BadParameter("a deployment needs a --name")
+        raise InvalidInput("a deployment needs a name", "Give it with --name.")
     checks.names("--name", [name])
+    checks.names("--pool", [pool] if pool is not None else [])
     target = _target(entrypoint, command, python, check=not no_check)
     work = Work(
         command=target.command,
@@ -175,15 +188,15 @@ def _target(
 ) -> Target:
     source = Path.cwd()
     if (entrypoint is None) == (command is None):
-        both = "both an entrypoint and a command were given" if entrypoint else "nothing to run was given"
-        raise typer.BadParameter(
-            f"{both}: name an ENTRYPOINT such as pipeline.py:main, or a command behind --"
+        raise InvalidInput(
+            f"{'both an entrypoint and a command were' if entrypoint else 'nothing to run was'} given",
+            "Name an entrypoint such as pipeline.py:main, or a command behind --.",
         )
     if command is not None:
         if not command or not command[0]:
-            raise typer.BadParameter("there is no command behind --")
+            raise InvalidInput("there is no command behind --", "As in: -- sh -c 'echo hello'")
         if python:
-            raise typer.BadParameter("--python is for an entrypoint; a command names its interpreter itself")
+            raise InvalidInput("--python is for an entrypoint", "A command names its interpreter itself.")
         if check:
             checks.command(command, source)
         return Target(source, command=list(command))
@@ -203,12 +216,11 @@ def _target(
 
 def _schedules(interval: str | None, cron: str | None, timezone: str | None) -> list[Schedule]:
     from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule, Schedule
-    from shunter_work_pools.contracts.errors import InvalidInput
 
     if interval is not None and cron is not None:
-        raise typer.BadParameter("--interval and --cron exclude each other")
+        raise InvalidInput("--interval and --cron exclude each other", "Give one of them.")
     if timezone is not None and cron is None:
-        raise typer.BadParameter("--timezone is the zone of --cron: give one")
+        raise InvalidInput("--timezone is the zone of --cron, and there is none", "Give both, or neither.")
     if cron is not None:
         return [Schedule(when=CronSchedule(cron=cron, timezone=timezone or "UTC"))]
     if interval is None:
@@ -224,7 +236,9 @@ def _variables(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(f"--env {word!r} is not NAME=VALUE; --pass-env takes over the agent's")
+            raise InvalidInput(
+                f"--env {word!r} is not NAME=VALUE", "--pass-env NAME takes over the agent's variable."
+            )
         pairs[key] = text
     return pairs
 

@@ -6,8 +6,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from shunter_work_pools.contracts.errors import InvalidInput
 
-from shunter_cli import faults, output
+from shunter_cli import checks, faults, output
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.durations import ago
 from shunter_cli.output import Output, OutputOption, QuietOption
@@ -39,15 +40,21 @@ def create(
     type: Annotated[PoolType, typer.Option(help="What its agents launch runs as.")] = PoolType.PROCESS,
     match: Annotated[
         list[str] | None,
-        typer.Option(help="Deployments that name no pool and carry all these tags come here. Repeatable."),
+        typer.Option(
+            help="Deployments that name no pool and carry all these tags come here. Repeatable.",
+            metavar="TAG",
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Runs at once in the whole pool.", min=0)] = None,
-    priority: Annotated[int, typer.Option(help="Between pools that match equally well.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Runs at once in the whole pool.", min=0, metavar="N")
+    ] = None,
+    priority: Annotated[int, typer.Option(help="Between pools that match equally well.", metavar="N")] = 0,
     output_as: OutputOption = Output.TABLE,
 ) -> None:
     """Make a pool; it gets a queue named default."""
     from shunter_work_pools.contracts.pools import PoolSpec
 
+    checks.names("the pool's name", [name])
     spec = PoolSpec(name=name, type=type.value, match=match or [], limit=limit, priority=priority)
     with connect() as client:
         pool = client.create_pool(spec)
@@ -139,11 +146,17 @@ def resume(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
 @group.command("update")
 def update(
     name: NameArgument,
-    match: Annotated[list[str] | None, typer.Option(help="The new match tags. Repeatable.")] = None,
+    match: Annotated[
+        list[str] | None, typer.Option(help="The new match tags. Repeatable.", metavar="TAG")
+    ] = None,
     no_match: Annotated[bool, typer.Option("--no-match", help="No match tags any more.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Runs at once in the whole pool.", min=0)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Runs at once in the whole pool.", min=0, metavar="N")
+    ] = None,
     no_limit: Annotated[bool, typer.Option("--no-limit", help="No limit any more.")] = False,
-    priority: Annotated[int | None, typer.Option(help="Between pools that match equally well.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Between pools that match equally well.", metavar="N")
+    ] = None,
     output_as: OutputOption = Output.TABLE,
 ) -> None:
     """Change a pool; what is not named stays as it is."""
@@ -157,7 +170,7 @@ def update(
     if priority is not None:
         changes["priority"] = priority
     if not changes:
-        raise typer.BadParameter("nothing to change: give --match, --limit or --priority")
+        raise InvalidInput("there is nothing to change", "Give --match, --limit or --priority.")
     pool = _change(name, PoolPatch.model_validate(changes))
     if output_as is Output.JSON:
         output.show_object(pool)

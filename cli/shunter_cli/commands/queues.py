@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from shunter_work_pools.contracts.errors import InvalidInput
 
-from shunter_cli import faults, output
+from shunter_cli import checks, faults, output
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.output import Output, OutputOption, QuietOption
 
@@ -30,13 +31,16 @@ def attach(app: typer.Typer) -> None:
 def create(
     pool: PoolArgument,
     name: NameArgument,
-    priority: Annotated[int, typer.Option(help="Between the pool's queues, higher first.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Runs at once from this queue.", min=0)] = None,
+    priority: Annotated[int, typer.Option(help="Between the pool's queues, higher first.", metavar="N")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Runs at once from this queue.", min=0, metavar="N")
+    ] = None,
     output_as: OutputOption = Output.TABLE,
 ) -> None:
     """Make a queue in a pool."""
     from shunter_work_pools.contracts.pools import QueueSpec
 
+    checks.names("the queue's name", [name])
     spec = QueueSpec(name=name, priority=priority, limit=limit)
     with connect() as client, _suggesting(client, pool):
         queue = client.create_queue(pool, spec)
@@ -90,8 +94,12 @@ def resume(pool: PoolArgument, name: NameArgument, output_as: OutputOption = Out
 def update(
     pool: PoolArgument,
     name: NameArgument,
-    priority: Annotated[int | None, typer.Option(help="Between the pool's queues, higher first.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Runs at once from this queue.", min=0)] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Between the pool's queues, higher first.", metavar="N")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Runs at once from this queue.", min=0, metavar="N")
+    ] = None,
     no_limit: Annotated[bool, typer.Option("--no-limit", help="No limit any more.")] = False,
     output_as: OutputOption = Output.TABLE,
 ) -> None:
@@ -104,7 +112,7 @@ def update(
     if priority is not None:
         changes["priority"] = priority
     if not changes:
-        raise typer.BadParameter("nothing to change: give --limit or --priority")
+        raise InvalidInput("there is nothing to change", "Give --limit or --priority.")
     _show(_change(pool, name, QueuePatch.model_validate(changes)), "updated", output_as)
 
 

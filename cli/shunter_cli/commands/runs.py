@@ -33,14 +33,14 @@ def start(
     deployment: Annotated[str, typer.Argument(help="The deployment to run.", metavar="NAME")],
     param: Annotated[
         list[str] | None,
-        typer.Option("--param", "-p", help="A parameter, key=value. Repeatable.", metavar="KEY=VALUE"),
+        typer.Option("--param", "-p", help="A parameter. Repeatable.", metavar="KEY=VALUE"),
     ] = None,
     params_file: Annotated[
         str | None, typer.Option(help="Parameters as a JSON object in a file, - for stdin.", metavar="FILE")
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A further label. Repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A further label. Repeatable.", metavar="TAG")] = None,
     at: Annotated[str | None, typer.Option(help="When: 2027-03-28T06:00, or +10m.", metavar="TIME")] = None,
-    priority: Annotated[int | None, typer.Option(help="Over the deployment's.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Over the deployment's.", metavar="N")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key twice makes one run.", metavar="KEY")
     ] = None,
@@ -78,13 +78,19 @@ def start(
 
 @group.command("list")
 def list_(
-    state: Annotated[list[str] | None, typer.Option(help="In this state. Repeatable: any of them.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="With this tag. Repeatable: all of them.")] = None,
-    pool: Annotated[str | None, typer.Option(help="In this pool.")] = None,
-    deployment: Annotated[str | None, typer.Option(help="Of this deployment.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="In this state. Repeatable: any of them.", metavar="STATE")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="With this tag. Repeatable: all of them.", metavar="TAG")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="In this pool.", metavar="NAME")] = None,
+    deployment: Annotated[str | None, typer.Option(help="Of this deployment.", metavar="NAME")] = None,
     late: Annotated[bool, typer.Option("--late", help="Only those that wait or waited too long.")] = False,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100_000)] = 20,
-    cursor: Annotated[str | None, typer.Option(help="Go on where a page before ended.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100_000, metavar="N")] = 20,
+    cursor: Annotated[
+        str | None, typer.Option(help="Go on where a page before ended.", metavar="CURSOR")
+    ] = None,
     output_as: OutputOption = Output.TABLE,
     quiet: QuietOption = False,
 ) -> None:
@@ -133,7 +139,8 @@ def logs(
     run: RunArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
     attempt: Annotated[
-        int | None, typer.Option(help="Of this attempt only.", min=1, show_default="all, in order")
+        int | None,
+        typer.Option(help="Of this attempt only; by default of all, in order.", min=1, metavar="N"),
     ] = None,
 ) -> None:
     """Print exactly the bytes that a run wrote, in order.
@@ -149,7 +156,10 @@ def logs(
 
 @group.command("cancel")
 def cancel(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
-    """Stop a run: SIGTERM, its grace, SIGKILL. One that waits never starts."""
+    """Stop a run, or keep it from starting.
+
+    Its processes get SIGTERM, after the deployment's grace SIGKILL.
+    """
     with connect() as client:
         found = client.cancel_run(run)
     if output_as is Output.JSON:
@@ -160,7 +170,7 @@ def cancel(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
 
 @group.command("retry")
 def retry(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
-    """Let a run that ended other than Completed go on with its next attempt."""
+    """Try an ended run again: same run, next attempt."""
     with connect() as client:
         found = client.retry_run(run)
     if output_as is Output.JSON:
@@ -173,11 +183,14 @@ def retry(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
 def wait(
     run: RunArgument,
     timeout: Annotated[
-        str | None, typer.Option(help="Give up after 60s, 5m, ...", show_default="never")
+        str | None, typer.Option(help="Give up after 60s, 5m, ...; by default never.", metavar="TIME")
     ] = None,
     output_as: OutputOption = Output.TABLE,
 ) -> int:
-    """Wait until a run has ended: exit 0 if Completed, 1 if otherwise, 124 if the time ran out."""
+    """Wait until a run has ended.
+
+    Exit code 0 if it is Completed, 1 at any other end, 124 if the time ran out.
+    """
     from shunter_cli import waiting
 
     limit = durations.seconds(timeout, "--timeout") if timeout is not None else None

@@ -11,17 +11,22 @@ from shunter_cli.commands.agents import DEFAULT_LIMIT
 
 group = typer.Typer(no_args_is_help=True, help="The server: keeps deployments, schedules, pools and runs.")
 
-HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.", metavar="ADDRESS")]
 PortOption = Annotated[
     int | None,
-    typer.Option(help="Port to listen on.", min=0, max=65535, show_default="of SHUNTER_API_URL, else 4400"),
+    typer.Option(
+        help="Port to listen on, by default that of SHUNTER_API_URL or 4400.", min=0, max=65535, metavar="N"
+    ),
 ]
 DatabaseOption = Annotated[
     str | None,
-    typer.Option(help="postgresql://... or sqlite:///FILE.", show_default="a SQLite file in SHUNTER_HOME"),
+    typer.Option(
+        help="postgresql://... or sqlite:///FILE, by default a file in SHUNTER_HOME.", metavar="URL"
+    ),
 ]
 AllowedOption = Annotated[
-    list[str] | None, typer.Option(help="A further name clients may call it by (Host header). Repeatable.")
+    list[str] | None,
+    typer.Option(help="A further name clients may call it by (Host header). Repeatable.", metavar="NAME"),
 ]
 
 
@@ -57,8 +62,12 @@ def up(
     host: HostOption = "127.0.0.1",
     port: PortOption = None,
     database_url: DatabaseOption = None,
-    limit: Annotated[int, typer.Option(help="Runs at once of the agent.", min=1)] = DEFAULT_LIMIT,
-    tag: Annotated[list[str] | None, typer.Option(help="What runs may require of the agent.")] = None,
+    limit: Annotated[
+        int, typer.Option(help="Runs at once of the agent.", min=1, metavar="N")
+    ] = DEFAULT_LIMIT,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="What runs may require of the agent. Repeatable.", metavar="TAG")
+    ] = None,
 ) -> int:
     """Start a server and an agent for the pool default, in one.
 
