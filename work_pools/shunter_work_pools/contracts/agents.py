@@ -51,8 +51,11 @@ class SyncRequest(Contract):
         queues: only these queues of its pools; empty: all.
         tags: what runs may demand of it.
         limit: attempts it may hold at once.
-        free: attempts it can take now; 0 while it drains or is unhealthy.
-        holds: every attempt it owns, also those that ended and whose end is not acknowledged yet.
+        taking: whether it wants more at all; False while it drains or is unhealthy.
+        free: attempts it can take now: its limit, less those it holds, less what still runs on it
+            although it holds it no more.
+        holds: the attempts whose end the server has not acknowledged. (Those of which only output is
+            owed are not among them.)
         hold_for: seconds the server may hold the request until there is something to say.
         host, version: for people.
     """
@@ -64,6 +67,7 @@ class SyncRequest(Contract):
     queues: list[Name] = []
     tags: list[Tag] = []
     limit: int = Field(ge=1, le=100_000)
+    taking: bool = True
     free: int = Field(ge=0, le=100_000)
     holds: list[Held] = []
     hold_for: Annotated[float, Field(ge=0, le=HOLD_LIMIT)] = HOLD_LIMIT

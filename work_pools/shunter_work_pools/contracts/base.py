@@ -20,7 +20,9 @@ Instant = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$")]
 
 #: A label, bare (``gpu``) or with a value (``region=eu``).
-Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*(=[A-Za-z0-9._/:-]*)?$", max_length=128)]
+Tag = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*(=[A-Za-z0-9._/:-]*)?$", max_length=128)
+]
 
 #: Any value of JSON.
 Json = Any

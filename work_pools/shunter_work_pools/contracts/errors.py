@@ -1,20 +1,20 @@
 """The one tree of errors, and how they travel as ``application/problem+json`` (RFC 9457).
 
-    ShunterError                 anything Shunter says no to
-    ├── Refused                  the server refused a request; subclasses carry a stable ``type``
-    │   ├── BadRequest           400 the request itself is wrong (names the field)
-    │   ├── Unauthenticated      401 no or wrong token
-    │   ├── Forbidden            403 Host or origin not allowed
-    │   ├── NotFound             404 no such run, deployment, pool, queue, agent
-    │   ├── Conflict             409 the thing exists already, or its state does not allow this
-    │   │   ├── StaleEpoch       409 a write under a lease that is no longer held
-    │   │   └── NameInUse        409 another live agent has this name
-    │   ├── TooLarge             413 parameters, result or body over the limit
-    │   ├── ProtocolMismatch     426 client and server speak other versions
-    │   └── Unavailable          503 the server is stopping or its store is away
-    ├── ServerUnreachable        no answer from the server at all
-    ├── InvalidInput             found wrong before anything was sent (a file, an expression, a flag)
-    └── StoreError               the database cannot be used (not one, newer schema, unwritable)
+ShunterError                 anything Shunter says no to
+├── Refused                  the server refused a request; subclasses carry a stable ``type``
+│   ├── BadRequest           400 the request itself is wrong (names the field)
+│   ├── Unauthenticated      401 no or wrong token
+│   ├── Forbidden            403 Host or origin not allowed
+│   ├── NotFound             404 no such run, deployment, pool, queue, agent
+│   ├── Conflict             409 the thing exists already, or its state does not allow this
+│   │   ├── StaleEpoch       409 a write under a lease that is no longer held
+│   │   └── NameInUse        409 another live agent has this name
+│   ├── TooLarge             413 parameters, result or body over the limit
+│   ├── ProtocolMismatch     426 client and server speak other versions
+│   └── Unavailable          503 the server is stopping or its store is away
+├── ServerUnreachable        no answer from the server at all
+├── InvalidInput             found wrong before anything was sent (a file, an expression, a flag)
+└── StoreError               the database cannot be used (not one, newer schema, unwritable)
 """
 
 from __future__ import annotations

@@ -132,9 +132,7 @@ ATTEMPT_TRANSITIONS: dict[tuple[AttemptState | None, AttemptState], frozenset[Ac
     **{(live, end): who for live in ATTEMPT_LIVE for end, who in _AGENT_ENDS.items()},
 }
 
-_ENDED_BY: dict[RunState, frozenset[Actor]] = {
-    RunState(end.value): who for end, who in _AGENT_ENDS.items()
-}
+_ENDED_BY: dict[RunState, frozenset[Actor]] = {RunState(end.value): who for end, who in _AGENT_ENDS.items()}
 
 #: (from, to) -> who may make it. ``None`` as from: the run is made.
 RUN_TRANSITIONS: dict[tuple[RunState | None, RunState], frozenset[Actor]] = {

@@ -16,6 +16,23 @@ from shunter_work_pools.storage.store import Tx
 BATCH = 500
 
 
+def late_waits(tx: Tx, due_before: Micros) -> bool:
+    """Whether there is anything for :func:`mark_late`; reads only, so that idling writes nothing."""
+    found = select(ready.c.run_id).where(ready.c.late.is_(False), ready.c.due_at < due_before).limit(1)
+    return tx.conn.scalar(found) is not None
+
+
+def silent_holds(tx: Tx, seen_before: Micros) -> bool:
+    """Whether an agent not heard of since ``seen_before`` holds anything; reads only."""
+    found = (
+        select(leases.c.run_id)
+        .join(agents, agents.c.id == leases.c.agent_id)
+        .where(agents.c.last_seen_at < seen_before)
+        .limit(1)
+    )
+    return tx.conn.scalar(found) is not None
+
+
 def mark_late(tx: Tx, due_before: Micros) -> int:
     """Mark runs that should have started before ``due_before`` and still wait; how many."""
     late = list(

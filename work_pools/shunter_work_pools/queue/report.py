@@ -138,7 +138,7 @@ def report(tx: Tx, agent_id: int, reports: list[Report]) -> list[ReportAck]:
             acks[run_id, number, epoch] = _apply(tx, steps, lease, batch)
     steps.write()
     if steps.ends:
-        tx.changes.freed[agent_id] = tx.changes.freed.get(agent_id, 0) + len(steps.ends)
+        tx.changes.freed.setdefault(agent_id, set()).update(end.lease.run_id for end in steps.ends)
     return list(acks.values())
 
 

@@ -9,7 +9,6 @@ from uuid import UUID
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from shunter_work_pools.contracts.agents import Assignment, Held, ReleaseRequest, ReportAck, SyncRequest
-from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NameInUse, NotFound
 from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
@@ -18,6 +17,7 @@ from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.routing import lane_of
 from shunter_work_pools.storage.schema import (
     agents,
+    attempts,
     deployments,
     leases,
     payloads,
@@ -57,11 +57,11 @@ def agent_row(tx: Tx, name: str) -> Row[Any]:
     return row
 
 
-def register(tx: Tx, name: str, request: SyncRequest, alive_after: Micros) -> Registered:
+def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Registered:
     """Note who an agent is; called for the first sync of a session and when what it says changed.
 
     Args:
-        alive_after: an agent heard of since this moment counts as alive.
+        lost_after: an agent heard of within so many seconds counts as alive.
 
     Raises:
         NotFound: a pool that it wants to serve does not exist.
@@ -92,7 +92,7 @@ def register(tx: Tx, name: str, request: SyncRequest, alive_after: Micros) -> Re
         ).scalar_one()
     else:
         agent_id = row.id
-        if row.identity != request.identity and row.last_seen_at > alive_after:
+        if row.identity != request.identity and row.last_seen_at > tx.now - round(lost_after * 1_000_000):
             raise NameInUse(
                 f"an agent named {name!r} is alive on {row.host or 'another machine'}",
                 "Give this one another name with --name.",
@@ -118,15 +118,13 @@ class Difference:
     """What should be different on an agent.
 
     Attributes:
-        leases: how many attempts it holds by the server's books.
-        held: how many of those it knows of.
+        finished: runs that it holds still and of which the server has its report of the end.
     """
 
     assignments: list[Assignment]
     cancel: list[Held]
     forget: list[Held]
-    leases: int
-    held: int
+    finished: set[UUID]
 
     def __bool__(self) -> bool:
         return bool(self.assignments or self.cancel or self.forget)
@@ -160,13 +158,29 @@ def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
         elif lease.cancelling and not hold.stopping:
             cancel.append(Held(run=lease.run_id, attempt=lease.attempt, epoch=lease.epoch))
     forget = [hold for key, hold in held.items() if key not in owned]
+    finished: set[UUID] = set()
+    if forget:
+        ended = _ended_by_agent(tx, forget)
+        finished = {run_id for run_id, _, _ in ended}
+        forget = [hold for hold in forget if (hold.run, hold.attempt, hold.epoch) not in ended]
     again = _assign_again(tx, unknown)
     cancel += [
         Held(run=lease.run_id, attempt=lease.attempt, epoch=lease.epoch)
         for lease in unknown
         if lease.cancelling
     ]
-    return Difference(again, cancel, forget, len(mine), len(mine) - len(unknown))
+    return Difference(again, cancel, forget, finished)
+
+
+def _ended_by_agent(tx: Tx, holds: list[Held]) -> set[tuple[UUID, int, int]]:
+    """Those whose end the agent reported itself, and whose acknowledgement is under way to it."""
+    rows = tx.conn.execute(
+        select(attempts.c.run_id, attempts.c.number, attempts.c.epoch).where(
+            attempts.c.run_id.in_([hold.run for hold in holds]), attempts.c.log_size.is_not(None)
+        )
+    )
+    asked = {(hold.run, hold.attempt, hold.epoch) for hold in holds}
+    return asked & {(row.run_id, row.number, row.epoch) for row in rows}
 
 
 def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
@@ -187,12 +201,18 @@ def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
     ]
 
 
-def heartbeat(tx: Tx, seen: dict[int, Micros]) -> None:
-    """Note when agents were last heard of, many in one statement; leases marked lost are found again."""
+def heartbeat(tx: Tx, seen: dict[int, float]) -> None:
+    """Note when agents were last heard of, many in one statement; leases marked lost are found again.
+
+    Args:
+        seen: agent id -> seconds ago.
+    """
     if not seen:
         return
     statement = update(agents).where(agents.c.id == bindparam("agent")).values(last_seen_at=bindparam("seen"))
-    rows = [{"agent": agent_id, "seen": at} for agent_id, at in sorted(seen.items())]
+    rows = [
+        {"agent": agent_id, "seen": tx.now - round(ago * 1_000_000)} for agent_id, ago in sorted(seen.items())
+    ]
     tx.conn.execute(statement, rows)
     lost = tx.conn.execute(
         select(leases.c.run_id, leases.c.attempt).where(leases.c.lost, leases.c.agent_id.in_(list(seen)))
@@ -240,7 +260,7 @@ def release(tx: Tx, agent_id: int, request: ReleaseRequest) -> list[ReportAck]:
             end_attempt(tx, lease, AttemptState.CANCELLED, Actor.AGENT, cause="cancelled", ended_at=tx.now)
         else:
             put_back(tx, lease, Actor.AGENT)
-        tx.changes.freed[agent_id] = tx.changes.freed.get(agent_id, 0) + 1
+        tx.changes.freed.setdefault(agent_id, set()).add(held.run)
         acks.append(ReportAck(run=held.run, attempt=held.attempt, seq=lease.seq))
     return acks
 

@@ -46,7 +46,7 @@ class Changes:
     Attributes:
         pools: pools in which a run may have become claimable.
         agents: agents that must be told something.
-        freed: agent -> attempts of it that ended by its own report.
+        freed: agent -> runs of which it gave back an attempt, ended or unstarted.
         runs: runs whose shown state changed.
         due: earliest due time of runs that wait for a moment in the future.
         schedules: a schedule was made, changed or resumed.
@@ -54,7 +54,7 @@ class Changes:
 
     pools: set[int] = field(default_factory=set)
     agents: set[int] = field(default_factory=set)
-    freed: dict[int, int] = field(default_factory=dict)
+    freed: dict[int, set[UUID]] = field(default_factory=dict)
     runs: set[UUID] = field(default_factory=set)
     due: Micros | None = None
     schedules: bool = False
@@ -68,8 +68,8 @@ class Changes:
         self.pools |= other.pools
         self.agents |= other.agents
         self.runs |= other.runs
-        for agent, count in other.freed.items():
-            self.freed[agent] = self.freed.get(agent, 0) + count
+        for agent, runs in other.freed.items():
+            self.freed.setdefault(agent, set()).update(runs)
         if other.due is not None:
             self.wait_until(other.due)
         self.schedules |= other.schedules

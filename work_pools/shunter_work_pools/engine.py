@@ -1,0 +1,306 @@
+"""The server's inside: the store, what waits on it, and the loops that move things on.
+
+Loops, each a named task; one that dies stops the server loudly:
+
+* ``dispatch``: something may be claimable -> one claim for all agents that wait;
+* ``schedule``: slots that are due become runs;
+* ``reap``: late and lost are marked, given up is acted on;
+* ``heartbeat``: when agents were last heard of, many in one commit;
+* ``maintain``: partitions of the coming days.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+
+from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import Assignment, Held, SyncAnswer, SyncRequest
+from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
+from shunter_work_pools.hub import Hub
+from shunter_work_pools.queue import fire, reap
+from shunter_work_pools.queue.claim import Offer, claim, next_due
+from shunter_work_pools.queue.sync import Registered, difference, heartbeat, register
+from shunter_work_pools.settings import Settings
+from shunter_work_pools.storage.logs import LogStore
+from shunter_work_pools.storage.partitions import make_partitions
+from shunter_work_pools.storage.store import Store, system_clock
+
+T = TypeVar("T")
+log = structlog.get_logger("shunter.server")
+
+_SECOND: Micros = 1_000_000
+#: Seconds to wait after the store failed before a loop tries again.
+_PAUSE = 1.0
+
+
+class Engine:
+    """One server's inside.
+
+    Args:
+        store: not opened yet.
+        logs: where output is kept.
+        settings: times.
+    """
+
+    def __init__(self, store: Store, logs: LogStore, settings: Settings | None = None) -> None:
+        self.store = store
+        self.logs = logs
+        self.settings = settings or Settings()
+        self.hub = Hub()
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready = False
+        self._registered: dict[str, tuple[SyncRequest, Registered]] = {}
+        self._seen: dict[int, float] = {}  # agent id -> monotonic time
+        self._tasks: list[asyncio.Task[None]] = []
+        self._up_since = asyncio.get_running_loop().time()
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Open the store and spawn the loops.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        await self.store.open()
+        self.store.on_commit = self.hub.committed
+        self._up_since = asyncio.get_running_loop().time()
+        await self.store.write(make_partitions)
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "dispatch": self._dispatch,
+            "schedule": self._schedule,
+            "reap": self._reap,
+            "heartbeat": self._heartbeat,
+            "maintain": self._maintain,
+        }
+        for name, body in loops.items():
+            task = asyncio.create_task(self._forever(name, body), name=name)
+            self._tasks.append(task)
+        self.ready = True
+
+    def release_waiters(self) -> None:
+        """Answer every held request at once; nothing is held from now on."""
+        self.ready = False
+        self.hub.stop()
+
+    async def stop(self) -> None:
+        """Finish what is under way and close the store."""
+        self.release_waiters()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._write_heartbeats()
+        except Refused as exc:
+            log.warning("heartbeats were not written", reason=exc.detail)
+        await self.store.close()
+
+    async def _forever(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
+        """Repeat one step of a loop; a store that is away is waited for, anything else is a bug."""
+        try:
+            while True:
+                try:
+                    await body()
+                except Unavailable as exc:
+                    log.warning("the store cannot be used now", loop=name, reason=exc.detail)
+                    await asyncio.sleep(_PAUSE)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            log.exception("a loop of the server died", loop=name)
+            if not self.failure.done():
+                self.failure.set_exception(exc)
+
+    # ---- sync
+
+    async def sync(self, name: str, request: SyncRequest, gone: Coroutine[Any, Any, None]) -> SyncAnswer:
+        """Answer an agent: at once if anything should be different, else when it should.
+
+        Args:
+            name: of the agent.
+            request: what it holds and could take.
+            gone: done when the agent has hung up.
+
+        Raises:
+            ProtocolMismatch, NotFound, NameInUse: see :func:`~shunter_work_pools.queue.sync.register`.
+        """
+        if request.protocol != PROTOCOL:
+            raise ProtocolMismatch(
+                f"agent {name!r} speaks protocol {request.protocol}, this server {PROTOCOL}",
+                "Install the agent's and the server's versions of Shunter alike.",
+            )
+        agent = await self._register(name, request)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + request.hold_for
+        hang_up = asyncio.create_task(gone)
+        held = frozenset(hold.run for hold in request.holds)
+        try:
+            while True:
+                with self.hub.waiting(agent, held) as waiting:
+                    diff = await self.store.read(lambda tx: difference(tx, agent.id, request.holds))
+                    self._seen[agent.id] = loop.time()
+                    left = deadline - loop.time()
+                    if diff or left <= 0 or self.hub.stopping:
+                        return self._answer(diff.assignments, diff.cancel, diff.forget)
+                    if not waiting.answer.done():
+                        # A draining or unhealthy agent takes nothing, whatever ends.
+                        waiting.ended |= diff.finished
+                        waiting.offered = request.free if request.taking else None
+                        if waiting.free > 0:
+                            self.hub.claimable.set()
+                        await asyncio.wait(
+                            {waiting.answer, hang_up}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                        )
+                    if hang_up.done():
+                        return self._answer()
+                    granted = waiting.answer.result() if waiting.answer.done() else []
+                    if granted:
+                        return self._answer(granted)
+                    if self.hub.agents.get(agent.id) is not waiting:
+                        return self._answer()  # a newer sync of this agent took over
+        finally:
+            hang_up.cancel()
+
+    async def _register(self, name: str, request: SyncRequest) -> Registered:
+        known = self._registered.get(name)
+        if known is not None and _same_agent(known[0], request):
+            return known[1]
+        agent = await self.store.write(
+            partial(register, name=name, request=request, lost_after=self.settings.lost_after)
+        )
+        self._registered[name] = (request, agent)
+        return agent
+
+    def agent(self, name: str, session: UUID) -> int:
+        """The id of an agent that has synced with this server in this session.
+
+        Raises:
+            NotFound: it has not; it has to sync first.
+        """
+        known = self._registered.get(name)
+        if known is None or known[1].session != session:
+            raise NotFound(f"agent {name!r} has not synced in this session", "Sync first.")
+        self._seen[known[1].id] = asyncio.get_running_loop().time()
+        return known[1].id
+
+    def _answer(
+        self,
+        assignments: Sequence[Assignment] = (),
+        cancel: Sequence[Held] = (),
+        forget: Sequence[Held] = (),
+    ) -> SyncAnswer:
+        return SyncAnswer.model_construct(
+            protocol=PROTOCOL,
+            assignments=list(assignments),
+            cancel=list(cancel),
+            forget=list(forget),
+            drain=False,
+            server_time=datetime.now(UTC),
+            lost_after=self.settings.lost_after,
+            give_up_after=self.settings.give_up_after,
+        )
+
+    # ---- loops
+
+    async def _dispatch(self) -> None:
+        hub = self.hub
+        timeout = None if hub.next_due is None else max(0.0, (hub.next_due - system_clock()) / _SECOND)
+        try:
+            await asyncio.wait_for(hub.claimable.wait(), timeout)
+        except TimeoutError:
+            hub.next_due = None
+        hub.claimable.clear()
+        if hub.next_due is None:
+            hub.next_due = await self.store.read(next_due)
+        waiting = [entry for entry in hub.agents.values() if entry.free > 0 and not entry.answer.done()]
+        if not waiting:
+            return
+        offers = [
+            Offer(
+                agent_id=entry.agent.id,
+                session=entry.agent.session,
+                pools=frozenset(entry.agent.pools),
+                queues=entry.agent.queues,
+                tags=entry.agent.tags,
+                free=entry.free,
+            )
+            for entry in waiting
+        ]
+        await self.store.write(lambda tx: claim(tx, offers))
+        for entry, offer in zip(waiting, offers, strict=True):
+            if offer.granted:
+                entry.wake(offer.granted)
+
+    async def _schedule(self) -> None:
+        hub = self.hub
+        hub.schedules.clear()
+        late_after = round(self.settings.late_after * _SECOND)
+        while await self.store.write(lambda tx: fire.fire(tx, late_after)) == fire.BATCH:
+            pass
+        upcoming = await self.store.read(fire.next_slot_at)
+        # A clock that was set forward is noticed within a minute.
+        pause = 60.0 if upcoming is None else min(60.0, max(0.0, (upcoming - system_clock()) / _SECOND))
+        if pause > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hub.schedules.wait(), pause)
+
+    async def _reap(self) -> None:
+        await asyncio.sleep(self.settings.reap_every)
+        settings = self.settings
+        if await self.store.read(
+            lambda tx: reap.late_waits(tx, tx.now - round(settings.late_after * _SECOND))
+        ):
+            await self.store.write(
+                lambda tx: reap.mark_late(tx, tx.now - round(settings.late_after * _SECOND))
+            )
+        # Time without a server is not an agent's silence.
+        uptime = asyncio.get_running_loop().time() - self._up_since
+        if uptime > settings.lost_after and await self.store.read(
+            lambda tx: reap.silent_holds(tx, tx.now - round(settings.lost_after * _SECOND))
+        ):
+            await self.store.write(
+                lambda tx: reap.mark_lost(tx, tx.now - round(settings.lost_after * _SECOND))
+            )
+            if uptime > settings.give_up_after:
+                await self.store.write(
+                    lambda tx: reap.give_up(tx, tx.now - round(settings.give_up_after * _SECOND))
+                )
+
+    async def _heartbeat(self) -> None:
+        await asyncio.sleep(self.settings.heartbeat_every)
+        await self._write_heartbeats()
+
+    async def _write_heartbeats(self) -> None:
+        if self._seen:
+            seen, self._seen = self._seen, {}
+            now = asyncio.get_running_loop().time()
+            ago = {agent_id: now - at for agent_id, at in seen.items()}
+            try:
+                await self.store.write(lambda tx: heartbeat(tx, ago))
+            except Unavailable:
+                self._seen = seen | self._seen
+                raise
+
+    async def _maintain(self) -> None:
+        await asyncio.sleep(3600)
+        await self.store.write(make_partitions)
+
+
+def _same_agent(known: SyncRequest, request: SyncRequest) -> bool:
+    return (
+        known.session == request.session
+        and known.identity == request.identity
+        and known.pools == request.pools
+        and known.queues == request.queues
+        and known.tags == request.tags
+        and known.limit == request.limit
+    )

@@ -1,0 +1,122 @@
+"""Who waits for what in this process: agents for work, people for runs. Nothing here is a truth.
+
+Everything is level-triggered: a wake-up only says "look again", so one too many costs a query and one
+that is lost costs at most the time that a request is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.queue.sync import Registered
+from shunter_work_pools.storage.store import Changes
+
+
+@dataclass
+class Waiting:
+    """An agent whose sync is held.
+
+    Attributes:
+        held: runs that it said it holds.
+        ended: those of them that it has given back since.
+        offered: attempts it said it can take; None until its books were compared.
+        answer: set to assignments, or to nothing when it has to look again.
+    """
+
+    agent: Registered
+    held: frozenset[UUID]
+    ended: set[UUID] = field(default_factory=set)
+    offered: int | None = None
+    answer: asyncio.Future[list[Assignment]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    @property
+    def free(self) -> int:
+        """Attempts it can take now."""
+        return 0 if self.offered is None else self.offered + len(self.ended)
+
+    def wake(self, assignments: list[Assignment] | None = None) -> None:
+        """Answer it; without assignments: look again."""
+        if not self.answer.done():
+            self.answer.set_result(assignments or [])
+
+
+class Hub:
+    """The meeting place of commits and of those who wait for them."""
+
+    def __init__(self) -> None:
+        self.agents: dict[int, Waiting] = {}
+        self.claimable = asyncio.Event()
+        self.schedules = asyncio.Event()
+        self.next_due: Micros | None = None
+        self.stopping = False
+        self._runs: dict[UUID, set[asyncio.Event]] = {}
+
+    def committed(self, changes: Changes) -> None:
+        """Wake whom a commit concerns."""
+        for agent_id, runs in changes.freed.items():
+            waiting = self.agents.get(agent_id)
+            if waiting is not None:
+                waiting.ended |= runs & waiting.held
+                self.claimable.set()
+        for agent_id in changes.agents:
+            waiting = self.agents.get(agent_id)
+            if waiting is not None:
+                waiting.wake()
+        if changes.pools:
+            self.claimable.set()
+        if changes.due is not None and (self.next_due is None or changes.due < self.next_due):
+            self.next_due = changes.due
+            self.claimable.set()
+        if changes.schedules:
+            self.schedules.set()
+        for run_id in changes.runs:
+            self.touch(run_id)
+
+    def touch(self, run_id: UUID) -> None:
+        """Wake those who watch a run."""
+        for event in self._runs.get(run_id, ()):
+            event.set()
+
+    @contextlib.contextmanager
+    def waiting(self, agent: Registered, held: frozenset[UUID]) -> Iterator[Waiting]:
+        """Let an agent wait; an older sync of the same agent is answered."""
+        waiting = Waiting(agent, held)
+        older = self.agents.get(agent.id)
+        if older is not None:
+            older.wake()
+        self.agents[agent.id] = waiting
+        try:
+            yield waiting
+        finally:
+            if self.agents.get(agent.id) is waiting:
+                del self.agents[agent.id]
+
+    @contextlib.contextmanager
+    def watching(self, run_id: UUID) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the run changes."""
+        event = asyncio.Event()
+        watchers = self._runs.setdefault(run_id, set())
+        watchers.add(event)
+        try:
+            yield event
+        finally:
+            watchers.discard(event)
+            if not watchers and self._runs.get(run_id) is watchers:
+                del self._runs[run_id]
+
+    def stop(self) -> None:
+        """Answer everything that is held, now and from now on."""
+        self.stopping = True
+        for waiting in list(self.agents.values()):
+            waiting.wake()
+        for watchers in list(self._runs.values()):
+            for event in watchers:
+                event.set()

@@ -1,0 +1,24 @@
+"""Settings of the server that the queue and its loops go by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times in seconds.
+
+    Attributes:
+        late_after: a run that still waits so long after it was due is late.
+        lost_after: an agent silent for so long is lost, and so are its runs.
+        give_up_after: after so long ``on_lost`` of a run's deployment acts.
+        reap_every: how often late and lost are looked for.
+        heartbeat_every: heartbeats of all agents are written together so often.
+    """
+
+    late_after: float = 15.0
+    lost_after: float = 30.0
+    give_up_after: float = 300.0
+    reap_every: float = 1.0
+    heartbeat_every: float = 1.0
