@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import structlog
@@ -158,7 +158,9 @@ class Engine:
                         if waiting.free > 0:
                             self.hub.claimable.set()
                         await asyncio.wait(
-                            {waiting.answer, hang_up}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                            cast("list[asyncio.Future[Any]]", [waiting.answer, hang_up]),
+                            timeout=left,
+                            return_when=asyncio.FIRST_COMPLETED,
                         )
                     if hang_up.done():
                         return self._answer()

@@ -8,6 +8,7 @@ leases are counted, so two claimers cannot over-admit; waiting runs are taken ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -236,9 +237,8 @@ class _Room:
 
 
 def _grant(tx: Tx, taken: list[tuple[UUID, Row[Any], Offer, bool]]) -> None:
-    found: dict[UUID, Row[Any]] = {
-        row.id: row for row in tx.conn.execute(_RUNS, {"taken": [run_id for run_id, *_ in taken]})
-    }
+    rows: Sequence[Any] = tx.conn.execute(_RUNS, {"taken": [run_id for run_id, *_ in taken]}).all()
+    found = {row.id: row for row in rows}
     lease_rows, run_rows, event_rows = [], [], []
     for run_id, head, offer, _ in taken:
         run = found[run_id]

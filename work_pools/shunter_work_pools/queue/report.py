@@ -365,3 +365,18 @@ def end_attempt(
     event_rows: list[dict[str, Any]] = []
     _write_ends(tx, [end], event_rows, retry)
     record(tx, event_rows)
+
+
+def owned_logs(tx: Tx, keys: set[tuple[UUID, int, int]]) -> dict[tuple[UUID, int, int], int | None]:
+    """Which of (run, attempt, epoch) exist, live or ended, with the size of the output once it is known."""
+    wanted = {run_id for run_id, _, _ in keys}
+    found: dict[tuple[UUID, int, int], int | None] = {}
+    live = select(leases.c.run_id, leases.c.attempt, leases.c.epoch).where(leases.c.run_id.in_(wanted))
+    for row in tx.conn.execute(live):
+        found[row.run_id, row.attempt, row.epoch] = None
+    ended = select(attempts.c.run_id, attempts.c.number, attempts.c.epoch, attempts.c.log_size).where(
+        attempts.c.run_id.in_(wanted)
+    )
+    for run_id, number, epoch, log_size in tx.conn.execute(ended):
+        found[run_id, number, epoch] = log_size
+    return {key: size for key, size in found.items() if key in keys}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select
 
 from shunter_work_pools.contracts.agents import Agent
 from shunter_work_pools.contracts.base import Micros, micros, moment
@@ -77,7 +77,8 @@ def find_run(tx: Tx, wanted: str) -> UUID:
     if len(ids) > 1:
         some = ", ".join(str(run_id) for run_id in ids[:2])
         raise Conflict(f"several runs' ids end in {wanted!r}: {some}, ...", "Type more of its digits.")
-    return ids[0]
+    only: UUID = ids[0]
+    return only
 
 
 _RUN = (
@@ -246,14 +247,14 @@ def list_runs(tx: Tx, wanted: RunFilter) -> tuple[list[Run], str | None]:
     return [_run(row, []) for row in rows], (ids[-1].hex if more else None)
 
 
-def _conditions(tx: Tx, wanted: RunFilter) -> list[Any]:
-    conditions: list[Any] = []
+def _conditions(tx: Tx, wanted: RunFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
     if wanted.states:
         conditions.append(_of_states(wanted.states))
-    for tag in dict.fromkeys(wanted.tags):
-        conditions.append(
-            exists(select(1).where(run_tags.c.run_id == runs.c.id, run_tags.c.tag == tag).correlate(runs))
-        )
+    conditions.extend(
+        exists(select(1).where(run_tags.c.run_id == runs.c.id, run_tags.c.tag == tag).correlate(runs))
+        for tag in dict.fromkeys(wanted.tags)
+    )
     if wanted.pool is not None:
         pool = pool_row(tx, wanted.pool)
         conditions.append(runs.c.pool_id == pool.id)
@@ -286,7 +287,7 @@ def _of_states(states: tuple[str, ...]) -> Any:
         raise BadRequest(f"there is no state {unknown[0]!r}", f"States: {', '.join(sorted(known))}.")
     of_run = [state for state in states if state in {s.value for s in RunState}]
     of_attempt = [state for state in states if state in _LIVE]
-    parts = []
+    parts: list[ColumnElement[bool]] = []
     if of_run:
         parts.append(runs.c.state.in_(of_run))
     if of_attempt:
@@ -309,8 +310,8 @@ def events_of(tx: Tx, run_id: UUID) -> list[Event]:
 # ---- pools and agents
 
 
-def list_pools(tx: Tx, alive_after: Micros, name: str | None = None) -> list[Pool]:
-    """All pools by name, or the one of a name.
+def list_pools(tx: Tx, lost_after: float, name: str | None = None) -> list[Pool]:
+    """All pools by name, or the one of a name, with the agents heard of within ``lost_after`` seconds.
 
     Raises:
         NotFound: there is no pool of that name.
@@ -331,7 +332,7 @@ def list_pools(tx: Tx, alive_after: Micros, name: str | None = None) -> list[Poo
             .group_by(lanes.c.queue_id)
         )
     }
-    alive = tx.conn.execute(select(agents).where(agents.c.last_seen_at > alive_after)).all()
+    alive = tx.conn.execute(select(agents).where(agents.c.last_seen_at > _alive_after(tx, lost_after))).all()
     found = []
     for row in tx.conn.execute(statement).all():
         own = [
@@ -379,8 +380,13 @@ def queue_view(tx: Tx, pool: str, name: str) -> Queue:
     return next(queue for queue in list_pools(tx, 0, pool)[0].queues if queue.name == name)
 
 
-def list_agents(tx: Tx, alive_after: Micros) -> list[Agent]:
-    """All agents by name."""
+def _alive_after(tx: Tx, lost_after: float) -> Micros:
+    return tx.now - round(lost_after * 1_000_000)
+
+
+def list_agents(tx: Tx, lost_after: float) -> list[Agent]:
+    """All agents by name; lost are those not heard of within ``lost_after`` seconds."""
+    alive_after = _alive_after(tx, lost_after)
     active = {
         row[0]: row[1]
         for row in tx.conn.execute(select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id))

@@ -1,0 +1,1 @@
+"""The HTTP surface: routes, who may call, and how errors are told."""

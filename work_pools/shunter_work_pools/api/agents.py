@@ -1,0 +1,114 @@
+"""Routes of agents: the protocol, and the list of them for people."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import ValidationError
+
+from shunter_work_pools.api.dependencies import TheEngine, answer
+from shunter_work_pools.contracts.agents import (
+    LOG_MEDIA_TYPE,
+    AgentList,
+    LogAnswer,
+    LogSize,
+    ReleaseRequest,
+    ReportAnswer,
+    ReportBatch,
+    SyncAnswer,
+    SyncRequest,
+)
+from shunter_work_pools.contracts.base import Name
+from shunter_work_pools.contracts.errors import BadRequest
+from shunter_work_pools.contracts.log_frames import decode_frames
+from shunter_work_pools.engine import Engine
+from shunter_work_pools.queue import sync, views
+from shunter_work_pools.queue.report import owned_logs, report
+
+router = APIRouter(prefix="/agents", tags=["agents"])
+
+AgentName = Annotated[Name, Path()]
+
+
+@router.get("")
+async def list_agents(engine: TheEngine) -> AgentList:
+    """All agents by name."""
+    lost_after = engine.settings.lost_after
+    return AgentList(agents=await engine.store.read(lambda tx: views.list_agents(tx, lost_after)))
+
+
+@router.post("/{name}/sync", response_model=SyncAnswer)
+async def sync_agent(name: AgentName, body: SyncRequest, request: Request, engine: TheEngine) -> Response:
+    """Held until something should be different on the agent, ``hold_for`` seconds at the most."""
+    return answer(await engine.sync(name, body, _hung_up(request)))
+
+
+async def _hung_up(request: Request) -> None:
+    """Done when the other side has closed the connection."""
+    while True:
+        message: Any = await request.receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+@router.post("/{name}/reports", response_model=ReportAnswer)
+async def take_reports(name: AgentName, batch: ReportBatch, engine: TheEngine) -> Response:
+    """Steps of attempts, numbered; sending twice is harmless."""
+    agent_id = engine.agent(name, batch.session)
+    acks = await engine.store.write(lambda tx: report(tx, agent_id, batch.reports))
+    return answer(ReportAnswer.model_construct(acks=acks))
+
+
+@router.post("/{name}/release", response_model=ReportAnswer)
+async def release_attempts(name: AgentName, body: ReleaseRequest, engine: TheEngine) -> Response:
+    """Attempts that were not started; their runs wait again at once."""
+    agent_id = engine.agent(name, body.session)
+    acks = await engine.store.write(lambda tx: sync.release(tx, agent_id, body))
+    return answer(ReportAnswer.model_construct(acks=acks))
+
+
+@router.post(
+    "/{name}/logs",
+    response_model=LogAnswer,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {LOG_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def take_logs(name: AgentName, request: Request, engine: TheEngine) -> Response:
+    """Output of attempts by offset: frames of a JSON line, then raw bytes."""
+    if request.headers.get("content-type") != LOG_MEDIA_TYPE:
+        raise BadRequest("logs do not come as JSON", f"Send {LOG_MEDIA_TYPE}.")
+    try:
+        frames = decode_frames(await request.body())
+    except ValidationError as exc:
+        raise BadRequest(f"a log frame's header is wrong: {exc.errors()[0]['msg']}") from exc
+    keys = {(frame.run, frame.attempt, frame.epoch) for frame, _ in frames}
+    owned = await engine.store.read(lambda tx: owned_logs(tx, keys))
+    sizes = await asyncio.to_thread(_append, engine, frames, owned)
+    for run_id in {frame.run for frame, _ in frames}:
+        engine.hub.touch(run_id)
+    return answer(LogAnswer.model_construct(sizes=sizes))
+
+
+def _append(
+    engine: Engine, frames: list[Any], owned: dict[tuple[UUID, int, int], int | None]
+) -> list[LogSize]:
+    sizes: dict[tuple[UUID, int], LogSize] = {}
+    for frame, data in frames:
+        key = (frame.run, frame.attempt)
+        if (frame.run, frame.attempt, frame.epoch) not in owned:
+            sizes[key] = LogSize(run=frame.run, attempt=frame.attempt, size=0, stale=True)
+            continue
+        size = engine.logs.append(frame.run, frame.attempt, frame.offset, data)
+        total = owned[frame.run, frame.attempt, frame.epoch]
+        if total is not None and size >= total:
+            # The agent forgets the output once this is answered.
+            engine.logs.sync(frame.run, frame.attempt)
+        sizes[key] = LogSize(run=frame.run, attempt=frame.attempt, size=size)
+    return list(sizes.values())

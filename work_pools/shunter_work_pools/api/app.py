@@ -1,0 +1,126 @@
+"""The application: routes below ``/api/v1``, health, and errors as problem documents."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from shunter_work_pools.api import agents, deployments, pools, runs
+from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import ServerInfo
+from shunter_work_pools.contracts.base import moment
+from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused, Unavailable
+from shunter_work_pools.engine import Engine
+from shunter_work_pools.version import version
+
+log = structlog.get_logger("shunter.server")
+
+
+def build_app(engine: Engine) -> FastAPI:
+    """The application around an engine that somebody else starts and stops."""
+    app = FastAPI(
+        title="Shunter",
+        version=version(),
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses={
+            "4XX": {"description": "Refused: an RFC 9457 problem with a stable `type`"},
+        },
+    )
+    app.state.engine = engine
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
+    for routes in (pools.router, deployments.router, runs.router, agents.router):
+        app.include_router(routes, prefix="/api/v1")
+
+    @app.get("/api/v1/server", tags=["server"])
+    async def server() -> ServerInfo:
+        """What this server is."""
+        now = await engine.store.read(lambda tx: tx.now)
+        return ServerInfo(
+            version=version(), protocol=PROTOCOL, server_time=moment(now), store=engine.store.kind
+        )
+
+    for prefix in ("", "/api"):
+        app.add_api_route(f"{prefix}/healthz", _healthz, tags=["server"], include_in_schema=not prefix)
+        app.add_api_route(f"{prefix}/readyz", _readyz, tags=["server"], include_in_schema=not prefix)
+    return app
+
+
+async def _healthz() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "ok"}
+
+
+async def _readyz(request: Request) -> dict[str, str]:
+    """Whether it can serve: started, not stopping, and its store answers."""
+    engine: Engine = request.app.state.engine
+    if not engine.ready:
+        raise Unavailable("the server is starting or stopping", "Ask again.")
+    await engine.store.read(lambda tx: tx.now)
+    return {"status": "ready"}
+
+
+def problem(refused: Refused) -> JSONResponse:
+    """The answer of a refusal."""
+    return JSONResponse(refused.problem(), status_code=refused.status, media_type="application/problem+json")
+
+
+async def _refused(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, Refused)
+    return problem(exc)
+
+
+async def _invalid(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    faults = []
+    for error in exc.errors()[:10]:
+        place = ".".join(str(step) for step in error["loc"] if step not in ("body", "query", "path"))
+        value = error.get("input")
+        shown = (
+            f" (got {value!r})"
+            if isinstance(value, str | int | float | bool) and len(repr(value)) < 80
+            else ""
+        )
+        faults.append(f"{place}: {error['msg']}{shown}" if place else f"{error['msg']}{shown}")
+    return problem(BadRequest("; ".join(faults), errors=[_plain(error) for error in exc.errors()[:10]]))
+
+
+def _plain(error: Any) -> dict[str, Any]:
+    return {"loc": [_finite(step) for step in error["loc"]], "msg": error["msg"], "type": error["type"]}
+
+
+def _finite(step: Any) -> Any:
+    return step if not isinstance(step, float) or math.isfinite(step) else str(step)
+
+
+async def _http(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    if exc.status_code == 404:
+        return problem(NotFound(f"there is nothing at {request.url.path}", "See /api/v1/openapi.json."))
+    refused = Refused(f"{request.method} {request.url.path}: {exc.detail}")
+    body = refused.problem() | {"status": exc.status_code}
+    return JSONResponse(
+        body, status_code=exc.status_code, headers=exc.headers, media_type="application/problem+json"
+    )
+
+
+async def _bug(request: Request, exc: Exception) -> JSONResponse:
+    log.error("a request failed", method=request.method, path=request.url.path, exc_info=exc)
+    body = {
+        "type": "urn:shunter:problem:internal",
+        "title": "The server failed",
+        "status": 500,
+        "detail": f"{type(exc).__name__} while serving {request.method} {request.url.path}",
+        "remedy": "The server's log has the details.",
+    }
+    return JSONResponse(body, status_code=500, media_type="application/problem+json")

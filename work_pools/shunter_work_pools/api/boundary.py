@@ -1,0 +1,125 @@
+"""The outermost layer: every request passes Host, token, media type and size before any route.
+
+Loopback is no boundary: a page in a browser can reach it, too. So Host must be a name this server is
+known by (against DNS rebinding), a token is wanted, and writes are taken only in media types that a
+page of another origin cannot send without asking first.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import Any
+
+from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER
+from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE, LOG_UPLOAD_LIMIT
+from shunter_work_pools.contracts.errors import BadRequest, Forbidden, Refused, TooLarge, Unauthenticated
+
+Scope = dict[str, Any]
+
+#: Bytes of a request body.
+BODY_LIMIT = max(16 * 1024 * 1024, LOG_UPLOAD_LIMIT)
+#: Names under which a server on this machine is always known.
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_OPEN = frozenset({"/healthz", "/readyz", "/api/healthz", "/api/readyz"})
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_HEADERS = [(PROTOCOL_HEADER.lower().encode(), str(PROTOCOL).encode())]
+
+
+class Boundary:
+    """ASGI middleware.
+
+    Args:
+        app: what is inside.
+        token: that requests must bear.
+        hosts: names of this server, lower case, without port; ``*`` for any.
+    """
+
+    def __init__(self, app: Any, token: str, hosts: frozenset[str]) -> None:
+        self.app = app
+        self.token = token.encode()
+        self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def marked(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        try:
+            limit = self._check(scope)
+        except Refused as refused:
+            await refuse(refused, marked)
+            return
+        await self.app(scope, _bounded(receive) if limit else receive, marked)
+
+    def _check(self, scope: Scope) -> bool:
+        """Whether the size of the body must be counted while it comes in."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+        if name not in self.hosts and "*" not in self.hosts:
+            raise Forbidden(
+                f"this server does not answer to the Host {host!r}",
+                "Start it with --allowed-host NAME if that is its name.",
+            )
+        if scope["path"] not in _OPEN:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token):
+                raise Unauthenticated(
+                    "the request has no valid token" if not given else "the token is not this server's",
+                    "The token is in SHUNTER_HOME/token of the server; set SHUNTER_HOME alike, or SHUNTER_TOKEN.",
+                )
+        if scope["method"] not in _WRITES:
+            return False
+        length = headers.get(b"content-length")
+        if length is None and b"transfer-encoding" not in headers:
+            return False  # no body
+        if length == b"0":
+            return False
+        media = headers.get(b"content-type", b"").split(b";")[0].strip().decode("latin-1").lower()
+        if media not in ("application/json", LOG_MEDIA_TYPE):
+            raise BadRequest(f"the body is of type {media or 'none'!r}", "Send JSON as application/json.")
+        if length is None:
+            return True
+        if not length.isdigit() or int(length) > BODY_LIMIT:
+            raise too_large()
+        return False
+
+
+def too_large() -> TooLarge:
+    """The refusal of a body over the limit."""
+    return TooLarge(f"the body is larger than {BODY_LIMIT} bytes", "Send it in parts.")
+
+
+def _bounded(receive: Any) -> Any:
+    """Count what comes in where no length was announced."""
+    seen = 0
+
+    async def counted() -> Any:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > BODY_LIMIT:
+            raise too_large()
+        return message
+
+    return counted
+
+
+async def refuse(refused: Refused, send: Any) -> None:
+    """Answer with the problem document of a refusal."""
+    body = json.dumps(refused.problem()).encode()
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if isinstance(refused, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,65 @@
+"""Routes of pools and queues."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from shunter_work_pools.api.dependencies import TheEngine
+from shunter_work_pools.contracts.pools import (
+    Pool,
+    PoolList,
+    PoolPatch,
+    PoolSpec,
+    Queue,
+    QueuePatch,
+    QueueSpec,
+)
+from shunter_work_pools.queue import catalog, views
+
+router = APIRouter(prefix="/pools", tags=["pools"])
+
+
+@router.post("", status_code=201)
+async def create_pool(spec: PoolSpec, engine: TheEngine) -> Pool:
+    """Make a pool with a queue named default."""
+    await engine.store.write(lambda tx: catalog.create_pool(tx, spec))
+    return await _pool(engine, spec.name)
+
+
+@router.get("")
+async def list_pools(engine: TheEngine) -> PoolList:
+    """All pools by name."""
+    lost_after = engine.settings.lost_after
+    return PoolList(pools=await engine.store.read(lambda tx: views.list_pools(tx, lost_after)))
+
+
+@router.get("/{name}")
+async def get_pool(name: str, engine: TheEngine) -> Pool:
+    """One pool."""
+    return await _pool(engine, name)
+
+
+@router.patch("/{name}")
+async def patch_pool(name: str, patch: PoolPatch, engine: TheEngine) -> Pool:
+    """Change a pool; only the fields that are set."""
+    await engine.store.write(lambda tx: catalog.patch_pool(tx, name, patch))
+    return await _pool(engine, name)
+
+
+@router.post("/{name}/queues", status_code=201)
+async def create_queue(name: str, spec: QueueSpec, engine: TheEngine) -> Queue:
+    """Make a queue in a pool."""
+    await engine.store.write(lambda tx: catalog.create_queue(tx, name, spec))
+    return await engine.store.read(lambda tx: views.queue_view(tx, name, spec.name))
+
+
+@router.patch("/{name}/queues/{queue}")
+async def patch_queue(name: str, queue: str, patch: QueuePatch, engine: TheEngine) -> Queue:
+    """Change a queue; only the fields that are set."""
+    await engine.store.write(lambda tx: catalog.patch_queue(tx, name, queue, patch))
+    return await engine.store.read(lambda tx: views.queue_view(tx, name, queue))
+
+
+async def _pool(engine: TheEngine, name: str) -> Pool:
+    lost_after = engine.settings.lost_after
+    return (await engine.store.read(lambda tx: views.list_pools(tx, lost_after, name)))[0]

@@ -1,0 +1,238 @@
+"""Routes of runs: make, list, look, cancel, retry, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Response
+
+from shunter_work_pools.api.dependencies import TheEngine, answer
+from shunter_work_pools.contracts.base import Instant
+from shunter_work_pools.contracts.errors import BadRequest, NotFound
+from shunter_work_pools.contracts.runs import (
+    Attempt,
+    EventList,
+    Run,
+    RunBatch,
+    RunCreated,
+    RunPage,
+    RunRequest,
+    RunsCreated,
+)
+from shunter_work_pools.contracts.states import ATTEMPT_ENDS, RUN_ENDS
+from shunter_work_pools.engine import Engine
+from shunter_work_pools.queue import control, views
+from shunter_work_pools.queue.submit import submit
+
+router = APIRouter(prefix="/runs", tags=["runs"])
+
+#: Longest time, in seconds, that a look at a run is held.
+HOLD_LIMIT = 10.0
+#: Bytes of one log answer.
+LOG_CHUNK = 4 * 1024 * 1024
+_ENDED = {state.value for state in RUN_ENDS}
+_ATTEMPT_ENDED = {state.value for state in ATTEMPT_ENDS}
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
+
+Wait = Annotated[float, Query(ge=0, le=HOLD_LIMIT, description="seconds the answer may be held")]
+
+
+@router.post("", status_code=201, response_model=RunCreated)
+async def create_run(request: RunRequest, engine: TheEngine) -> Response:
+    """Make one run; 200 instead of 201 if its idempotency key had made it before."""
+    ((run_id, created),) = await engine.store.write(lambda tx: submit(tx, [request]))
+    return answer(RunCreated.model_construct(id=run_id, created=created), 201 if created else 200)
+
+
+@router.post("/batch", status_code=201)
+async def create_runs(batch: RunBatch, engine: TheEngine) -> RunsCreated:
+    """Make many runs, all or none."""
+    made = await engine.store.write(lambda tx: submit(tx, batch.runs))
+    return RunsCreated(runs=[RunCreated(id=run_id, created=created) for run_id, created in made])
+
+
+@router.get("", response_model=RunPage)
+async def list_runs(
+    engine: TheEngine,
+    state: Annotated[list[str], Query(description="any of these")] = [],  # noqa: B006
+    tag: Annotated[list[str], Query(description="all of these")] = [],  # noqa: B006
+    pool: str | None = None,
+    queue: str | None = None,
+    deployment: str | None = None,
+    late: bool | None = None,
+    created_after: Instant | None = None,
+    created_before: Instant | None = None,
+    scheduled_after: Instant | None = None,
+    scheduled_before: Instant | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Response:
+    """One page of runs, newest first."""
+    if queue is not None and pool is None:
+        raise BadRequest("queue needs pool", "Name the pool whose queue it is.")
+    wanted = views.RunFilter(
+        states=tuple(state),
+        tags=tuple(tag),
+        pool=pool,
+        queue=queue,
+        deployment=deployment,
+        late=late,
+        created_after=created_after,
+        created_before=created_before,
+        scheduled_after=scheduled_after,
+        scheduled_before=scheduled_before,
+        cursor=cursor,
+        limit=limit,
+    )
+    found, following = await engine.store.read(lambda tx: views.list_runs(tx, wanted))
+    return answer(RunPage.model_construct(runs=found, next=following))
+
+
+@router.get("/{run}", response_model=Run)
+async def get_run(
+    run: str,
+    engine: TheEngine,
+    wait: Wait = 0,
+    seen: Annotated[
+        str | None, Query(description="STATE:ATTEMPTS as last seen; held until it differs")
+    ] = None,
+) -> Response:
+    """One run with its attempts, by id or unique suffix."""
+    run_id = await _find(engine, run)
+
+    def differs(found: Run) -> bool:
+        return seen is None or f"{found.state}:{found.attempt_count}" != seen
+
+    return answer(await _watch(engine, run_id, wait, differs))
+
+
+@router.get("/{run}/events")
+async def list_events(run: str, engine: TheEngine) -> EventList:
+    """What happened to it, oldest first."""
+    run_id = await _find(engine, run)
+    return EventList(events=await engine.store.read(lambda tx: views.events_of(tx, run_id)))
+
+
+@router.post("/{run}/cancel", response_model=Run)
+async def cancel_run(run: str, engine: TheEngine) -> Response:
+    """End it now if it waits, have it stopped if it is active."""
+    run_id = await _find(engine, run)
+    await engine.store.write(lambda tx: control.cancel(tx, run_id))
+    return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
+
+
+@router.post("/{run}/retry", response_model=Run)
+async def retry_run(run: str, engine: TheEngine) -> Response:
+    """Try an ended run again: the same run, next attempt."""
+    run_id = await _find(engine, run)
+    await engine.store.write(lambda tx: control.retry(tx, run_id))
+    return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
+
+
+@router.get(
+    "/{run}/logs",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": {}}},
+        206: {"description": "Part of it, or nothing yet", "content": {"application/octet-stream": {}}},
+    },
+)
+async def read_logs(
+    run: str,
+    engine: TheEngine,
+    attempt: Annotated[int | None, Query(ge=1, description="default: the latest")] = None,
+    wait: Wait = 0,
+    range_: Annotated[str | None, Header(alias="Range")] = None,
+) -> Response:
+    """The bytes that an attempt wrote, in order, from an offset.
+
+    Headers: ``Shunter-Log-Size`` is what the server has, ``Shunter-Log-Complete`` whether that is all
+    there will ever be.
+    """
+    run_id = await _find(engine, run)
+    start, end = _bounds(range_)
+
+    def enough(found: Run) -> bool:
+        chosen = _attempt(found, attempt)
+        if chosen is None:
+            return found.state in _ENDED
+        size = engine.logs.size(run_id, chosen.number)
+        return size > start or _complete(found, chosen, size)
+
+    found = await _watch(engine, run_id, wait, enough)
+    chosen = _attempt(found, attempt)
+    if chosen is None:
+        if attempt is not None:
+            raise NotFound(f"run {run_id} has no attempt {attempt}", f"It has {found.attempt_count}.")
+        return _log_answer(b"", 0, found.state in _ENDED, 0, range_)
+    size = engine.logs.size(run_id, chosen.number)
+    length = min(LOG_CHUNK, size - start if end is None else min(end + 1, size) - start)
+    data = b""
+    if length > 0:
+        data = await asyncio.to_thread(engine.logs.read, run_id, chosen.number, start, length)
+    return _log_answer(data, size, _complete(found, chosen, size), chosen.number, range_, start)
+
+
+def _log_answer(
+    data: bytes, size: int, complete: bool, attempt: int, range_: str | None, start: int = 0
+) -> Response:
+    headers = {
+        "Shunter-Log-Size": str(size),
+        "Shunter-Log-Complete": "true" if complete else "false",
+        "Shunter-Attempt": str(attempt),
+        "X-Content-Type-Options": "nosniff",
+    }
+    whole = range_ is None and len(data) == size
+    if not whole and data:
+        headers["Content-Range"] = f"bytes {start}-{start + len(data) - 1}/{size}"
+    return Response(
+        data, status_code=200 if whole else 206, headers=headers, media_type="application/octet-stream"
+    )
+
+
+def _bounds(range_: str | None) -> tuple[int, int | None]:
+    if range_ is None:
+        return 0, None
+    match = _RANGE.fullmatch(range_.strip())
+    if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+        raise BadRequest(f"the Range {range_!r} is not understood", "Use bytes=FROM-TO or bytes=FROM-.")
+    return int(match[1]), None if match[2] is None else int(match[2])
+
+
+def _attempt(run: Run, number: int | None) -> Attempt | None:
+    if number is None:
+        return run.attempts[-1] if run.attempts else None
+    return next((attempt for attempt in run.attempts if attempt.number == number), None)
+
+
+def _complete(run: Run, attempt: Attempt, size: int) -> bool:
+    """All bytes are here: the attempt has ended and its agent's count is reached."""
+    return attempt.state in _ATTEMPT_ENDED and size >= (attempt.log_size or 0)
+
+
+async def _find(engine: Engine, run: str) -> UUID:
+    """The id that is meant; a whole id is not looked up twice."""
+    with contextlib.suppress(ValueError):
+        if len(run) == 36:
+            return UUID(run)
+    return await engine.store.read(lambda tx: views.find_run(tx, run))
+
+
+async def _watch(engine: Engine, run_id: UUID, wait: float, enough: Callable[[Run], bool]) -> Run:
+    """The run, as soon as it is ``enough`` or ``wait`` seconds are over."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    with engine.hub.watching(run_id) as changed:
+        while True:
+            changed.clear()
+            found = await engine.store.read(lambda tx: views.run(tx, run_id))
+            left = deadline - loop.time()
+            if enough(found) or left <= 0 or engine.hub.stopping:
+                return found
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), left)

@@ -1,0 +1,141 @@
+"""Start a server and run it until it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import uvicorn
+
+from shunter_work_pools.api.app import build_app
+from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
+from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_work_pools.contracts.home import ensure_token, home_from_env
+from shunter_work_pools.engine import Engine
+from shunter_work_pools.settings import Settings
+from shunter_work_pools.storage.logs import FileLogStore
+from shunter_work_pools.storage.store import open_store
+
+log = structlog.get_logger("shunter.server")
+
+#: Seconds that requests under way are given when the server stops.
+STOP_GRACE = 10
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 4400,
+    database_url: str | None = None,
+    allowed_hosts: list[str] | None = None,
+    settings: Settings | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; held requests are answered at once then.
+
+    Args:
+        host: address to listen on.
+        port: 0 takes a free one.
+        database_url: ``sqlite:///PATH`` or ``postgresql://...``; default: SQLite in SHUNTER_HOME.
+        allowed_hosts: names besides the local ones that the server is called by; ``*`` for any.
+        settings: times of the queue.
+
+    Raises:
+        ShunterError: the port is in use, the database cannot be used, the folder not be written.
+    """
+    listening = _listen(host, port)
+    with contextlib.closing(listening), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(listening, host, database_url, allowed_hosts or [], settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, OverflowError, UnicodeError) as exc:
+        raise InvalidInput(f"{host!r} port {port} is no address to listen on: {exc}") from exc
+    listening = socket.socket(family, kind, proto)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        listening.listen(1024)
+    except OSError as exc:
+        listening.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise InvalidInput(
+                f"port {port} of {host} is in use", "Stop what uses it, or choose another with --port."
+            ) from exc
+        raise InvalidInput(
+            f"the server cannot listen on {host} port {port}: {exc.strerror}", "Choose another address."
+        ) from exc
+    return listening
+
+
+async def _serve(
+    listening: socket.socket,
+    host: str,
+    database_url: str | None,
+    allowed_hosts: list[str],
+    settings: Settings | None,
+) -> None:
+    home = home_from_env()
+    hosts = LOCAL_HOSTS | {name.lower() for name in [host, *allowed_hosts]}
+    engine = Engine(open_store(database_url, home.database_file), FileLogStore(home.logs), settings)
+    await engine.start()
+    try:
+        token = ensure_token(home)
+        config = uvicorn.Config(
+            Boundary(build_app(engine), token, frozenset(hosts)),
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=STOP_GRACE,
+            server_header=False,
+        )
+        server = _Server(config, engine)
+        # What was made while starting stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        port = listening.getsockname()[1]
+        log.info("serving", url=f"http://{host}:{port}/api", store=engine.store.kind)
+        serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
+        await asyncio.wait({serving, engine.failure}, return_when=asyncio.FIRST_COMPLETED)
+        if engine.failure.done():
+            server.should_exit = True
+            await serving
+            engine.failure.result()
+        await serving
+    finally:
+        await engine.stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but held requests are answered before it waits for those under way."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self.engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, answer, finish."""
+        self.engine.release_waiters()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """As uvicorn does, but the signal is not raised again at the end: stopping is not failing."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
