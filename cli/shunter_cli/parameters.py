@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def parse(words: Sequence[str], schema: Schema | None, file: str | None = None) 
 def value(text: str, schema: Schema | None) -> Any:
     """One value, typed by its schema."""
     try:
-        parsed = json.loads(text, parse_constant=_no_constant)
+        parsed = _json(text)
     except ValueError:
         return text
     allowed = _types(schema or {}, schema or {})
@@ -62,7 +63,7 @@ def from_file(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"--params-file {path} cannot be read: {exc}", "Check the path.") from exc
     try:
-        found = json.loads(text, parse_constant=_no_constant)
+        found = _json(text)
     except ValueError as exc:
         raise InvalidInput(
             f"--params-file {path} is not JSON: {exc}", "It must hold one JSON object."
@@ -72,8 +73,20 @@ def from_file(path: str) -> dict[str, Any]:
     return found
 
 
+def _json(text: str) -> Any:
+    """A value of JSON: Python's reader would also take NaN, and make infinity of 1e400."""
+    return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 def _property(schema: Schema | None, key: str) -> Schema | None:
