@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.errors import ShunterError
 from shunter_work_pools.contracts.states import Cause
+
+from shunter_infrastructure.stamp import Stamp
 
 
 class LauncherUnavailable(ShunterError):

@@ -1,0 +1,313 @@
+"""A launcher for tests that runs nothing: its work follows a script, and survives like real work does.
+
+The script is the command of the deployment, or of a ``scripts`` entry named like the deployment::
+
+    ["fake", "output=hello\\n", "sleep=0.1", "exit=3"]
+
+========================  ============================================================================
+``sleep=SECONDS``         it runs this long (default 0); ``hang`` runs until it is stopped
+``exit=CODE``             exit code, default 0
+``signal=NAME``           it is ended by this signal instead
+``output=TEXT``           what it writes, at once; several are joined
+``result=JSON``           the result it leaves
+``message=TEXT``          ``Exit.message``
+``exception=TEXT``        it raised: exit code 1, ``Exit.exception``, TEXT as the message
+``error=CAUSE``           the end is not its own: ``keeper_lost``, ``node_lost``, ``source`` ...
+``oom``                   the kernel killed it for memory (with ``signal=SIGKILL``)
+``ignore_term``           only SIGKILL, after the grace, ends it when it is stopped
+``max_rss=BYTES``, ``cpu=SECONDS``   usage
+``start_delay=SECONDS``   :meth:`FakeLauncher.start` takes this long
+``start_error=TEXT``      it cannot be started; ``start_cause=CAUSE`` (default ``start_failed``)
+``unavailable=N``         the first N starts find the engine away
+========================  ============================================================================
+
+Its "work" is one file in the attempt's folder, and what it is doing at a moment follows from that file
+and the clock. So another launcher object, also in another process, finds it and sees the same end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shunter_infrastructure.launcher import Capabilities, Exit, Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.states import Cause
+
+STATE = "fake.json"
+
+#: Waiters of all launcher objects in this process, so that a stop through one wakes those of another.
+_bells: dict[Path, set[asyncio.Event]] = {}
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a fake attempt does; see the module."""
+
+    sleep: float = 0.0
+    hang: bool = False
+    exit: int = 0
+    signal: str | None = None
+    output: str = ""
+    result: Any = None
+    message: str | None = None
+    exception: str | None = None
+    error: Cause | None = None
+    oom: bool = False
+    ignore_term: bool = False
+    max_rss: int | None = None
+    cpu: float | None = None
+    start_delay: float = 0.0
+    start_error: str | None = None
+    start_cause: Cause = Cause.START_FAILED
+    unavailable: int = 0
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Script:
+        """Read a script.
+
+        Raises:
+            ValueError: a word is not known, or its value does not fit.
+        """
+        values: dict[str, Any] = {}
+        for word in words:
+            name, given, text = word.partition("=")
+            kind = _WORDS.get(name)
+            if kind is None or (kind is bool) == bool(given):
+                raise ValueError(f"the fake launcher does not know {word!r}")
+            if name == "output":
+                values[name] = values.get(name, "") + text
+            else:
+                values[name] = True if kind is bool else kind(text)
+        return cls(**values)
+
+
+_WORDS: dict[str, Any] = {
+    "sleep": float,
+    "hang": bool,
+    "exit": int,
+    "signal": str,
+    "output": str,
+    "result": json.loads,
+    "message": str,
+    "exception": str,
+    "error": Cause,
+    "oom": bool,
+    "ignore_term": bool,
+    "max_rss": int,
+    "cpu": float,
+    "start_delay": float,
+    "start_error": str,
+    "start_cause": Cause,
+    "unavailable": int,
+}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Content of the state file.
+
+    Attributes:
+        words: the script.
+        pid: a number that no other fake attempt of this process has.
+        started: when it began.
+        term_at, kill_at: boot-time clock of SIGTERM and SIGKILL; None while it was not stopped.
+    """
+
+    words: list[str]
+    pid: int
+    started: Stamp
+    term_at: float | None = None
+    kill_at: float | None = None
+
+    @property
+    def script(self) -> Script:
+        return Script.parse(self.words)
+
+    def end(self) -> tuple[float | None, str | None]:
+        """When it ends by the boot-time clock (None: never), and the signal that a stop ends it by."""
+        script = self.script
+        own = None if script.hang else self.started.ticks + script.sleep
+        asked = self.kill_at if script.ignore_term else self.term_at
+        if asked is None or (own is not None and own <= asked):
+            return own, None
+        killed = script.ignore_term or (self.kill_at is not None and self.kill_at <= asked)
+        return asked, "SIGKILL" if killed else "SIGTERM"
+
+    def save(self, path: Path) -> None:
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        value = {
+            "words": self.words,
+            "pid": self.pid,
+            "started": self.started.to_json(),
+            "term_at": self.term_at,
+            "kill_at": self.kill_at,
+        }
+        draft.write_text(json.dumps(value))
+        os.replace(draft, path)
+
+    @classmethod
+    def load(cls, path: Path) -> _Work | None:
+        try:
+            value = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        return cls(**(value | {"started": Stamp.from_json(value["started"])}))
+
+
+_next_pid = 1_000_000
+
+
+@dataclass
+class FakeLauncher:
+    """See the module.
+
+    Attributes:
+        scripts: deployment -> script, for deployments whose own command is not one.
+        calls: every call that was made, as (method, folder's name), for tests to look at.
+        away: while set, the engine is unavailable: check and start fail with this text.
+    """
+
+    scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    away: str | None = None
+    _refused: dict[Path, int] = field(default_factory=dict)
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    name = "fake"
+    capabilities = Capabilities(exact_signal=True, shared_handles=False, merged_output=True)
+
+    async def check(self) -> None:
+        """See :meth:`Launcher.check`."""
+        self.calls.append(("check", ""))
+        if self.away:
+            raise LauncherUnavailable(self.away)
+
+    async def start(self, assignment: Assignment, folder: Path, agent: str) -> Handle:
+        """See :meth:`Launcher.start`."""
+        self.calls.append(("start", folder.name))
+        if self.away:
+            raise LauncherUnavailable(self.away)
+        words = self._words(assignment)
+        try:
+            script = Script.parse(words)
+        except ValueError as exc:
+            raise LaunchFailed(Cause.START_FAILED, str(exc), "Correct the script.") from exc
+        if script.start_delay:
+            await asyncio.sleep(script.start_delay)
+        if self._refused.get(folder, 0) < script.unavailable:
+            self._refused[folder] = self._refused.get(folder, 0) + 1
+            raise LauncherUnavailable("the fake engine is away")
+        if script.start_error is not None:
+            raise LaunchFailed(script.start_cause, script.start_error)
+        work = _Work.load(folder / STATE)
+        if work is None:
+            global _next_pid
+            _next_pid += 1
+            work = _Work(words, _next_pid, Stamp.now())
+            work.save(folder / STATE)
+        return _handle(folder, work)
+
+    def _words(self, assignment: Assignment) -> list[str]:
+        command = assignment.work.command
+        if command is not None and command[0] == "fake":
+            return command[1:]
+        return list(self.scripts.get(assignment.deployment, ()))
+
+    async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
+        """See :meth:`Launcher.recover`."""
+        self.calls.append(("recover", folder.name))
+        work = _Work.load(folder / STATE)
+        return None if work is None else _handle(folder, work)
+
+    async def wait(self, handle: Handle) -> Exit:
+        """See :meth:`Launcher.wait`."""
+        self.calls.append(("wait", handle.folder.name))
+        bell = asyncio.Event()
+        _bells.setdefault(handle.folder, set()).add(bell)
+        try:
+            while True:
+                work = _Work.load(handle.folder / STATE)
+                if work is None:
+                    return Exit(Stamp.now(), error=Cause.KEEPER_LOST, message="its state file is gone")
+                end, by = work.end()
+                left = None if end is None else end - Stamp.now().ticks
+                if left is not None and left <= 0:
+                    return _exit(work, left, by)
+                bell.clear()
+                await self._pause(bell, left)
+        finally:
+            _bells[handle.folder].discard(bell)
+            if not _bells[handle.folder]:
+                del _bells[handle.folder]
+
+    async def _pause(self, bell: asyncio.Event, seconds: float | None) -> None:
+        if self._closed.is_set():
+            raise LauncherUnavailable("the launcher was closed")
+        rings = [asyncio.ensure_future(bell.wait()), asyncio.ensure_future(self._closed.wait())]
+        try:
+            await asyncio.wait(rings, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for ring in rings:
+                ring.cancel()
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        """See :meth:`Launcher.stop`."""
+        self.calls.append(("stop", handle.folder.name))
+        work = _Work.load(handle.folder / STATE)
+        if work is None:
+            return
+        now = Stamp.now().ticks
+        end, _ = work.end()
+        if end is not None and end <= now:
+            return
+        term = now if work.term_at is None else work.term_at
+        kill = now + grace if work.kill_at is None else min(work.kill_at, now + grace)
+        _Work(work.words, work.pid, work.started, term, kill).save(handle.folder / STATE)
+        for bell in _bells.get(handle.folder, ()):
+            bell.set()
+
+    async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
+        """See :meth:`Launcher.read_output`."""
+        work = _Work.load(handle.folder / STATE)
+        return b"" if work is None else work.script.output.encode()[offset : offset + limit]
+
+    async def cleanup(self, handle: Handle) -> None:
+        """See :meth:`Launcher.cleanup`."""
+        self.calls.append(("cleanup", handle.folder.name))
+        self._refused.pop(handle.folder, None)
+
+    async def close(self) -> None:
+        """See :meth:`Launcher.close`."""
+        self.calls.append(("close", ""))
+        self._closed.set()
+
+
+def _handle(folder: Path, work: _Work) -> Handle:
+    return Handle(launcher="fake", version=1, folder=folder, started=work.started, pid=work.pid)
+
+
+def _exit(work: _Work, left: float, stopped_by: str | None) -> Exit:
+    script, now = work.script, Stamp.now()
+    by = stopped_by or script.signal
+    code = 1 if script.exception is not None and script.exit == 0 else script.exit
+    own = stopped_by is None
+    return Exit(
+        ended=Stamp(now.boot, now.ticks + left, now.wall + left),
+        exit_code=None if by or (own and script.error) else code,
+        signal=by,
+        oom=own and script.oom,
+        error=script.error if own else None,
+        message=(script.exception or script.message) if own else None,
+        exception=own and script.exception is not None,
+        result=script.result if own else None,
+        max_rss_bytes=script.max_rss,
+        cpu_seconds=script.cpu,
+        log_size=len(script.output.encode()),
+    )

@@ -1,0 +1,254 @@
+"""What a run's process is given: program, arguments, folders and environment. Pure but for file checks."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.states import Cause
+
+from shunter_infrastructure.launcher import LaunchFailed
+
+#: Variables taken from the agent's own environment; everything else must be asked for by ``pass_env``.
+PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
+PASSED_PREFIX = "LC_"
+#: The agent's own settings (server, token, home) are never passed on, whatever ``pass_env`` says.
+RESERVED_PREFIX = "SHUNTER_"
+
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the keeper executes; the content of ``launch.json``.
+
+    Attributes:
+        program: absolute path of the executable.
+        argv: arguments, the program's name as first.
+        env: the whole environment.
+        cwd: working folder.
+        grace: seconds between SIGTERM and SIGKILL when no request says otherwise.
+    """
+
+    program: str
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    grace: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "program": self.program,
+            "argv": self.argv,
+            "env": self.env,
+            "cwd": self.cwd,
+            "grace": self.grace,
+        }
+
+
+def prepare(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, str]) -> Launch:
+    """Work out what to execute.
+
+    Args:
+        own: the agent's environment.
+
+    Raises:
+        LaunchFailed: it cannot be executed; found before anything was done.
+    """
+    work = assignment.work
+    if work.source is not None and not os.path.isdir(work.source):
+        raise LaunchFailed(
+            Cause.SOURCE,
+            f"the source folder {work.source} does not exist on the agent's machine",
+            "Deploy from a folder that the agent can see, or correct the deployment's source.",
+        )
+    if work.working_dir is None:
+        cwd = str(folder / "work")
+    else:
+        cwd = os.path.join(work.source or "", work.working_dir)
+        if not os.path.isdir(cwd):
+            raise LaunchFailed(
+                Cause.START_FAILED,
+                f"the working folder {cwd} does not exist or is not a folder",
+                "Create it on the agent's machine, or correct the deployment's working_dir.",
+            )
+    env = environment(assignment, folder, agent, own)
+    if work.command is not None:
+        argv = list(work.command)
+        program = find_program(argv[0], env.get("PATH", DEFAULT_PATH), work.source, cwd)
+    else:
+        assert work.entrypoint is not None  # the contract wants exactly one of the two
+        check_entrypoint(work.entrypoint, work.source or cwd)
+        env.setdefault("PYTHONUNBUFFERED", "1")
+        env["SHUNTER_ENTRYPOINT"] = work.entrypoint
+        env["SHUNTER_FAILURE"] = str(folder / "failure.json")
+        python = work.python or sys.executable
+        argv = [python, runner_path()]
+        program = find_program(python, env.get("PATH", DEFAULT_PATH), work.source, cwd)
+    return Launch(program, argv, env, cwd, work.grace)
+
+
+def environment(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a run: chosen, not inherited."""
+    work = assignment.work
+    env = {name: own[name] for name in PASSED if name in own}
+    env.setdefault("PATH", DEFAULT_PATH)
+    env |= {name: value for name, value in own.items() if name.startswith(PASSED_PREFIX)}
+    env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
+    env |= work.env
+    env |= {
+        "SHUNTER_RUN_ID": str(assignment.run),
+        "SHUNTER_ATTEMPT": str(assignment.attempt),
+        "SHUNTER_DEPLOYMENT": assignment.deployment,
+        "SHUNTER_REVISION": str(assignment.revision),
+        "SHUNTER_POOL": assignment.pool,
+        "SHUNTER_QUEUE": assignment.queue,
+        "SHUNTER_AGENT": agent,
+        "SHUNTER_SCHEDULED_AT": assignment.scheduled_at.isoformat().replace("+00:00", "Z"),
+        "SHUNTER_TAGS": json.dumps(assignment.tags),
+        "SHUNTER_PARAMETERS": str(folder / "parameters.json"),
+        "SHUNTER_RESULT": str(folder / "result.json"),
+    }
+    if work.source is not None:
+        env["SHUNTER_SOURCE"] = work.source
+    return env
+
+
+def find_program(name: str, path: str, source: str | None, cwd: str) -> str:
+    """Absolute path of the program: relative ones are meant from ``source``, bare ones from PATH.
+
+    Raises:
+        LaunchFailed: there is none, or it cannot be executed.
+    """
+    if not name:
+        raise LaunchFailed(
+            Cause.START_FAILED,
+            "the command is an empty string",
+            "Name a program in the deployment's command.",
+        )
+    if "/" in name:
+        found = os.path.join(cwd, source or "", name)
+        wrong = _not_executable(found)
+        if wrong is None:
+            return found
+        raise LaunchFailed(Cause.START_FAILED, f"the command {found} {wrong[0]}", wrong[1])
+    refused: LaunchFailed | None = None
+    for folder in path.split(os.pathsep):
+        found = os.path.join(cwd, folder, name)
+        wrong = _not_executable(found)
+        if wrong is None:
+            return found
+        if refused is None and os.path.isfile(found):
+            refused = LaunchFailed(Cause.START_FAILED, f"the command {found} {wrong[0]}", wrong[1])
+    raise refused or LaunchFailed(
+        Cause.START_FAILED,
+        f"the command {name!r} was not found in PATH ({path})",
+        "Install it on the agent's machine, give its full path, or set PATH in the deployment's env.",
+    )
+
+
+def _not_executable(path: str) -> tuple[str, str] | None:
+    """What is wrong with the file as a program, and what to do; None if nothing is."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+            return "does not exist on the agent's machine", "Correct the path, or install the program there."
+        return f"cannot be reached: {exc.strerror}", "Let the agent's user read the folders that lead to it."
+    if stat.S_ISDIR(mode):
+        return "is a directory", "Name a program in it."
+    if not stat.S_ISREG(mode):
+        return "is not a regular file", "Name a program."
+    if not os.access(path, os.X_OK):
+        return "is not executable", f"Run chmod +x {path}, or name its interpreter first in the command."
+    return None
+
+
+def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> LaunchFailed:
+    """The failure that the keeper met with, told with its reason as far as it can be seen from here.
+
+    Args:
+        step: ``launch``, ``output``, ``chdir`` or ``exec``.
+        code, text: errno and its words.
+        launch: content of ``launch.json``; empty if it cannot be read any more.
+    """
+    program = str(launch.get("program", "the command"))
+    if step == "chdir":
+        return LaunchFailed(
+            Cause.START_FAILED,
+            f"the working folder {launch.get('cwd', '')} could not be entered: {text}",
+            "Correct the deployment's working_dir, or the folder's permissions.",
+        )
+    if step != "exec":
+        return LaunchFailed(Cause.START_FAILED, f"the attempt could not be prepared ({step}): {text}")
+    if code == errno.ENOEXEC:
+        return LaunchFailed(
+            Cause.START_FAILED,
+            f"the command {program} is not a program: it has no '#!' line and no executable format known here",
+            "Put an interpreter in its first line, for example #!/bin/sh.",
+        )
+    if code == errno.E2BIG:
+        return LaunchFailed(
+            Cause.START_FAILED,
+            "the command's arguments and environment together are too long for the system",
+            "Pass large values by a file or as parameters; they are in $SHUNTER_PARAMETERS.",
+        )
+    interpreter = _interpreter(program)
+    if interpreter and code in (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ELOOP):
+        return LaunchFailed(
+            Cause.START_FAILED,
+            f"the interpreter {interpreter} named in the first line of {program} cannot be executed: {text}",
+            "Correct the '#!' line (also its line end), or install that interpreter on the agent's machine.",
+        )
+    return LaunchFailed(Cause.START_FAILED, f"the command {program} could not be executed: {text}")
+
+
+def _interpreter(program: str) -> str | None:
+    try:
+        with open(program, "rb") as file:
+            first = file.readline(1024)
+    except OSError:
+        return None
+    words = first[2:].strip(b" \t\n").split() if first.startswith(b"#!") else []
+    return repr(words[0].decode(errors="replace")) if words else None
+
+
+def check_entrypoint(entrypoint: str, source: str) -> None:
+    """Refuse an entrypoint whose file is not there. Modules are left to the run's own interpreter.
+
+    Raises:
+        LaunchFailed: the file does not exist.
+    """
+    file = entrypoint.rpartition(":")[0] or entrypoint
+    if not file.endswith(".py"):
+        file = entrypoint
+    if file.endswith(".py") and not os.path.isfile(os.path.join(source, file)):
+        raise LaunchFailed(
+            Cause.SOURCE,
+            f"the file {os.path.join(source, file)} of the entrypoint {entrypoint!r} does not exist",
+            "Correct the entrypoint, or deploy again from the folder that holds it.",
+        )
+
+
+def runner_path() -> str:
+    """Path of ``shunter/runner.py``, found without importing it.
+
+    Raises:
+        LaunchFailed: the package is not installed beside the agent.
+    """
+    spec = importlib.util.find_spec("shunter")
+    if spec is None or spec.origin is None:
+        raise LaunchFailed(
+            Cause.START_FAILED, "the package shunter is not installed for the agent", "Install it again."
+        )
+    return os.path.join(os.path.dirname(spec.origin), "runner.py")

@@ -1,0 +1,446 @@
+"""The keeper: starts one attempt's command, owns all that comes of it, and writes down how it ended.
+
+It runs in a fork of the forker, in a session of its own, and outlives both forker and agent. It is the
+subreaper of its command: whatever daemonizes, changes session or clears its environment becomes its
+child in the end, so that nothing can get away and nothing foreign is ever touched.
+
+Order of things, each safe to die after:
+
+1. ``record`` is made, with the keeper's identity, before anything is executed. It is linked into place:
+   it exists whole or not at all, and only one of two keepers can make it.
+2. ``launch.json`` is read. If it is gone, the agent withdrew the launch (see
+   ``ProcessLauncher.recover``); the keeper takes its record back and ends.
+3. The command is spawned, and its identity recorded.
+4. Signals are waited for: SIGCHLD reaps, SIGTERM stops (how is in ``stop``).
+5. When nothing is left, the end is recorded.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+
+from shunter_infrastructure.process import procfs
+from shunter_infrastructure.process.lean import decode_json, quote, signals, subreaper
+
+TYPE_CHECKING = False  # as type checkers read it; importing typing would cost a megabyte
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+#: Seconds that processes left over by an ended command get between SIGTERM and SIGKILL, at most.
+LEFTOVER_GRACE = 2.0
+#: Seconds of vain SIGKILLs after which processes of another user are given up (and told of).
+UNKILLABLE_AFTER = 10.0
+#: Errors of the moment: the same launch may succeed later.
+PASSING = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ETXTBSY}
+)
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_STEPS = {
+    "launch": "launch.json could not be read",
+    "output": "the file for its output could not be made",
+    "chdir": "its working folder could not be entered",
+    "exec": "no process could be made for it",
+}
+_AWAITED = {signals.SIGCHLD, signals.SIGTERM, signals.SIGALRM}
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
+_RETRY_WRITE = 0.5
+
+
+class Line:
+    """The way back to the agent, and what every keeper would otherwise read again.
+
+    Attributes:
+        fd: the forker's end of the socket pair.
+        boot: id of this boot.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                self.boot = file.read().strip()
+        except OSError:
+            self.boot = ""
+
+
+class Withdrawn(Exception):
+    """The agent took the launch back before it began."""
+
+
+class Unstartable(Exception):
+    """The command could not be started.
+
+    Args:
+        step: ``chdir``, ``output``, ``launch`` or ``exec``.
+        code: the errno.
+    """
+
+    def __init__(self, step: str, code: int) -> None:
+        super().__init__(step)
+        self.step = step
+        self.code = code
+
+
+def answer(line: Line, token: int, kind: str, detail: str = "") -> None:
+    """Tell the agent, if it is there. Lines are short: the socket takes each whole."""
+    try:  # noqa: SIM105  # contextlib is not worth its memory here, nor below
+        os.write(line.fd, f"{token}\t{kind}\t{detail}\n".encode())
+    except OSError:
+        pass  # it will find the record
+
+
+def keep(line: Line, token: int, folder: str) -> NoReturn:
+    """Be the keeper of the attempt in ``folder``, then end this process.
+
+    Answers ``record`` with the record's lines (JSON, separated by tabs) when the command was started,
+    could not be, or had been started before; ``withdrawn``; or ``refused`` with the reason when nothing
+    was launched and another try may succeed.
+    """
+    code = 1
+    try:
+        os.setsid()
+        signals.signal(signals.SIGCHLD, lambda *_: None)  # an ignored one would not be waited for
+        _Keeper(line, token, folder).run()
+        code = 0
+    except BaseException:  # the process ends here, whatever it was; the traceback must not be lost
+        _log_failure(folder)
+    os._exit(code)
+
+
+def _log_failure(folder: str) -> None:
+    import traceback
+
+    try:
+        fd = os.open(f"{folder}/keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(fd, traceback.format_exc().encode(errors="backslashreplace"))
+    except OSError:
+        pass
+
+
+class _Keeper:
+    def __init__(self, line: Line, token: int, folder: str) -> None:
+        self.line = line
+        self.token = token
+        self.folder = folder
+        self.path = f"{folder}/record"
+        self.record = -1
+        self.lines: list[str] = []
+        self.main = 0
+        self.status: int | None = None
+        self.ended = ""
+        self.stopped = False
+        self.grace = 10.0
+        self.leftovers = 0
+        self.left_alive = 0
+        self.cpu = 0.0
+        self.max_rss = 0
+        self.deadline: float | None = None
+        self.killing_since: float | None = None
+        self.asked: set[tuple[int, int]] = set()
+
+    # -- starting -----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            begun = self._begin()
+        except OSError as exc:
+            self._reply("refused", quote(f"{self.folder}: {exc.strerror}"))
+            return
+        if not begun:
+            return
+        try:
+            self._spawn()
+        except Withdrawn:
+            self._take_back()
+            self._reply("withdrawn")
+            return
+        except Unstartable as exc:
+            if exc.code in PASSING:
+                self._take_back()
+                self._reply("refused", quote(f"{_STEPS[exc.step]}: {os.strerror(exc.code)}"))
+                return
+            self._append(
+                f'{{"is":"failed","step":"{exc.step}","errno":{exc.code},'
+                f'"text":{quote(os.strerror(exc.code))},{self._stamp()}}}'
+            )
+            self._reply_record()
+            return
+        self._reply_record()
+        self._wait()
+        self._finish()
+
+    def _begin(self) -> bool:
+        """Make the record; False if another keeper has made it (and the agent was answered)."""
+        own = os.getpid()
+        first = (
+            f'{{"is":"keeper","version":1,"pid":{own},"start":{procfs.start_time(own)},'
+            f'"boot":{quote(self.line.boot)},"subreaper":{"true" if subreaper() else "false"}}}'
+        )
+        draft = f"{self.path}.{own}"
+        self.record = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            os.write(self.record, first.encode() + b"\n")
+            while True:
+                try:
+                    os.link(draft, self.path)
+                    break
+                except FileExistsError:
+                    text = _settled(self.path)
+                    if text is not None:
+                        self._reply("record", text)
+                        return False
+        finally:
+            os.unlink(draft)
+        self.lines.append(first)
+        return True
+
+    def _spawn(self) -> None:
+        try:
+            launch = self._read_launch()
+            self.grace = float(launch["grace"])
+            output = os.open(f"{self.folder}/output", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except FileNotFoundError:
+            raise Withdrawn from None
+        except OSError as exc:
+            raise Unstartable("output", exc.errno or errno.EIO) from exc
+        try:
+            os.chdir(launch["cwd"])
+        except OSError as exc:
+            raise Unstartable("chdir", exc.errno or errno.EIO) from exc
+        stamp = self._stamp()
+        try:
+            self.main = os.posix_spawn(
+                launch["program"],
+                launch["argv"],
+                launch["env"],
+                file_actions=[(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)],
+                setsid=True,
+                setsigmask=(),
+                # Every one: an agent started with nohup or in the background hands ignored signals down.
+                setsigdef=signals.valid_signals() - {signals.SIGKILL, signals.SIGSTOP},
+            )
+        except OSError as exc:
+            raise Unstartable("exec", exc.errno or errno.EIO) from exc
+        os.close(output)
+        os.chdir("/")  # no folder stays busy because of the keeper
+        start = procfs.start_time(self.main)  # certain: until it is waited for, its id is its own
+        self._append(f'{{"is":"started","pid":{self.main},"start":{start},{stamp}}}')
+
+    def _take_back(self) -> None:
+        try:  # noqa: SIM105
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass  # the whole folder was removed
+
+    def _read_launch(self) -> dict[str, Any]:
+        with open(f"{self.folder}/launch.json", encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+        try:
+            value: dict[str, Any] = decode_json(text)
+        except ValueError as exc:
+            raise Unstartable("launch", errno.EINVAL) from exc
+        return value
+
+    # -- waiting ------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Return when the command and everything that came of it has ended (or cannot be ended)."""
+        while not self._reap():
+            now = _now()
+            if self.status is not None and self.deadline is None:
+                self.deadline = now + min(self.grace, LEFTOVER_GRACE)
+                self.leftovers = self._ask()
+            if self.deadline is not None and now >= self.deadline:
+                if self._kill(now):
+                    return
+                pause: float | None = 0.002 if now - self.deadline < 0.1 else 0.05
+            else:
+                pause = None if self.deadline is None else self.deadline - now
+            if _next_signal(pause) == signals.SIGTERM:
+                self._stop()
+
+    def _reap(self) -> bool:
+        """Take in all that has ended; True when no child is left."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            # A child's usage includes the children it waited for itself; orphans come here, once each.
+            self.cpu += usage.ru_utime + usage.ru_stime
+            self.max_rss = max(self.max_rss, usage.ru_maxrss * _RSS_UNIT)
+            if pid == self.main:
+                self.status = status
+                self.ended = self._stamp()
+                if self.deadline is not None:
+                    self._ask()  # those that came after the first request have not been asked yet
+
+    # -- stopping -----------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        """Take in the requests of ``stop``: ask once, and let the shortest grace count."""
+        if self.status is None:
+            self.stopped = True
+        deadline = self._requested_deadline()
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
+        if deadline > _now():
+            self._ask()
+
+    def _requested_deadline(self) -> float:
+        deadlines = []
+        try:
+            with open(f"{self.folder}/stop", encoding="ascii", errors="replace") as file:
+                for line in file:
+                    try:
+                        moment, grace = line.split()
+                        deadlines.append(float(moment) + float(grace))
+                    except ValueError:
+                        continue  # torn; its writer died before it sent the signal
+        except OSError:
+            pass
+        # Without a request somebody else sent SIGTERM, the system going down for example.
+        return min(deadlines) if deadlines else _now() + self.grace
+
+    def _ask(self) -> int:
+        """SIGTERM to every descendant that was not asked before; how many there were."""
+        asked = 0
+        for process in self._descendants():
+            identity = (process.pid, process.start)
+            if identity not in self.asked:
+                self.asked.add(identity)
+                asked += 1
+                _send(process.pid, signals.SIGTERM)
+                _send(process.pid, signals.SIGCONT)  # a stopped process acts on nothing else
+        if not procfs.AVAILABLE:
+            _send_group(self.main, signals.SIGTERM)
+        return asked
+
+    def _kill(self, now: float) -> bool:
+        """SIGKILL to every descendant; True if what is left belongs to others and will not go.
+
+        They are frozen first, round by round until no new one appears: what stands still cannot fork
+        faster than it is found.
+        """
+        if self.killing_since is None:
+            self.killing_since = now
+        if not procfs.AVAILABLE:
+            _send_group(self.main, signals.SIGKILL)
+            return False
+        frozen: set[int] = set()
+        while True:
+            fresh = [p for p in self._descendants() if p.pid not in frozen]
+            if not fresh or len(frozen) > 100_000:
+                break
+            for process in fresh:
+                frozen.add(process.pid)
+                _send(process.pid, signals.SIGSTOP)
+        forbidden = [process for process in self._descendants() if not _send(process.pid, signals.SIGKILL)]
+        if forbidden and self.status is not None and now - self.killing_since > UNKILLABLE_AFTER:
+            self.left_alive = len(forbidden)
+            return True
+        return False
+
+    def _descendants(self) -> list[procfs.Process]:
+        own = os.getpid()
+        return procfs.below({own}, procfs.table())
+
+    # -- telling ------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        self._append(
+            f'{{"is":"ended","status":{self.status},"stopped":{"true" if self.stopped else "false"},'
+            f'"leftovers":{self.leftovers},"left_alive":{self.left_alive},'
+            f'"cpu_seconds":{self.cpu:.6f},"max_rss_bytes":{self.max_rss},{self.ended}}}'
+        )
+
+    def _append(self, line: str) -> None:
+        """Write a line to the record. A full disk delays it; it is not given up."""
+        self.lines.append(line)
+        data = line.encode() + b"\n"
+        while data:
+            try:
+                data = data[os.write(self.record, data) :]
+            except OSError as exc:
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                time.sleep(_RETRY_WRITE)
+
+    def _reply_record(self) -> None:
+        self._reply("record", "\t".join(self.lines))
+
+    def _reply(self, kind: str, detail: str = "") -> None:
+        answer(self.line, self.token, kind, detail)
+        os.close(self.line.fd)
+
+    def _stamp(self) -> str:
+        """The members of a ``Stamp``, now."""
+        return f'"boot":{quote(self.line.boot)},"ticks":{_now():.6f},"wall":{time.time():.6f}'
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)
+
+
+def _next_signal(timeout: float | None) -> int:
+    """Wait for a signal; SIGALRM when ``timeout`` seconds have passed. (macOS has no sigtimedwait.)"""
+    if timeout is not None:
+        signals.setitimer(signals.ITIMER_REAL, max(timeout, 1e-6))
+    return signals.sigwait(_AWAITED)
+
+
+def _send(pid: int, number: int) -> bool:
+    """Send a signal; False only if that is forbidden."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
+
+
+def _send_group(group: int, number: int) -> None:
+    try:  # noqa: SIM105
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _settled(path: str) -> str | None:
+    """The record of another keeper once it tells what came of the launch, its lines separated by tabs.
+
+    None if it was taken back. If that keeper is dead, what it left is the answer.
+    """
+    while True:
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        lines = text.split("\n")[:-1]
+        if len(lines) >= 2:
+            return "\t".join(lines)
+        try:
+            first = decode_json(lines[0])
+            gone = not procfs.is_running(first["pid"], first["start"])
+        except (ValueError, IndexError, KeyError):
+            gone = True
+        if gone:
+            with_last_words = _read_lines(path)
+            return None if with_last_words is None else "\t".join(with_last_words)
+        time.sleep(0.001)
+
+
+def _read_lines(path: str) -> list[str] | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().split("\n")[:-1]
+    except FileNotFoundError:
+        return None

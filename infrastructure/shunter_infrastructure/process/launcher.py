@@ -1,0 +1,278 @@
+"""The process launcher: the agent's side of forker and keepers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.states import Cause
+
+from shunter_infrastructure.launcher import Capabilities, Exit, Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.process import outcome, record, remains
+from shunter_infrastructure.process.environment import Launch, exec_failure, prepare
+from shunter_infrastructure.process.forker_client import ForkerClient
+from shunter_infrastructure.process.keeper_watch import KeeperWatch
+from shunter_infrastructure.process.record import Ended, Record
+from shunter_infrastructure.stamp import Stamp
+
+HANDLE_VERSION = 1
+LAUNCH = "launch.json"
+OUTPUT = "output"
+STOP = "stop"
+#: Launches may take each other back when two agents recover and start the same attempt at once.
+_START_TRIES = 20
+
+
+class ProcessLauncher:
+    """Runs attempts as processes of the agent's user, on the agent's machine.
+
+    Args:
+        python: interpreter of the forker; default: the agent's own.
+        environ: the agent's environment, from which a run's is chosen; default: ``os.environ``.
+    """
+
+    name = "process"
+    capabilities = Capabilities(exact_signal=True, shared_handles=False, merged_output=True)
+
+    def __init__(self, *, python: str | None = None, environ: Mapping[str, str] | None = None) -> None:
+        self._forker = ForkerClient(python or sys.executable)
+        self._environ = os.environ if environ is None else environ
+        self._watches: dict[Path, KeeperWatch] = {}
+
+    @property
+    def forker_pid(self) -> int | None:
+        """Process id of the forker; None while there is none."""
+        return self._forker.pid
+
+    async def check(self) -> None:
+        """Have a forker ready, so that the first start is as fast as the others."""
+        await self._forker.ready()
+
+    async def start(self, assignment: Assignment, folder: Path, agent: str) -> Handle:
+        """See :meth:`Launcher.start`."""
+        for _ in range(_START_TRIES):
+            found = record.read(folder)
+            if found is None or not (found.started or found.is_final):
+                # Also when a record has no second line yet: its keeper is being waited for by another.
+                found = await self._launch(assignment, folder, agent)
+            if found is None:
+                continue
+            if found.failed is not None:
+                raise self._launch_failed(found, folder)
+            return _handle(folder, assignment, found)
+        raise LauncherUnavailable(
+            f"the launch of {folder} was withdrawn {_START_TRIES} times",
+            "See whether two agents use the same state folder.",
+        )
+
+    async def _launch(self, assignment: Assignment, folder: Path, agent: str) -> Record | None:
+        """Hand the attempt to a keeper; None if the launch was withdrawn meanwhile."""
+        launch = prepare(assignment, folder, agent, self._environ)
+        try:
+            _write_inputs(folder, assignment, launch)
+        except OSError as exc:
+            raise LauncherUnavailable(
+                f"the attempt's folder {folder} cannot be written: {exc.strerror}",
+                "Free space there, or give the agent's user the right to write.",
+            ) from exc
+        answer = await self._forker.launch(folder)
+        if answer.kind == "refused":
+            raise LauncherUnavailable(json.loads(answer.detail), "The launch is tried again.")
+        if answer.kind == "withdrawn":
+            return None
+        return record.parse(answer.detail.split("\t"))
+
+    async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
+        """See :meth:`Launcher.recover`.
+
+        An order of a predecessor may still be on its way to a keeper. Taking ``launch.json`` away
+        before looking for a record makes the answer None certain: a keeper makes its record first and
+        reads ``launch.json`` then, so one of the two sees the other.
+        """
+        found = record.read(folder)
+        if found is None:
+            (folder / LAUNCH).unlink(missing_ok=True)
+            found = record.read(folder)
+        while found is not None and not (found.started or found.is_final) and found.keeper_runs():
+            await asyncio.sleep(0.002)  # between its first and second line, or taking itself back
+            found = record.read(folder)
+        return None if found is None else _handle(folder, assignment, found)
+
+    async def wait(self, handle: Handle) -> Exit:
+        """See :meth:`Launcher.wait`."""
+        found = record.read(handle.folder)
+        if found is not None and not found.is_final and found.keeper is not None and found.is_of_this_boot:
+            watch = self._watch(handle.folder, found.keeper, found.keeper_start)
+            try:
+                await watch.wait()
+            finally:
+                self._forget(handle.folder, watch)
+            found = record.read(handle.folder)
+        if found is None:
+            return self._unknown(handle, "its record was removed from the attempt's folder")
+        if found.failed is not None:
+            failure = self._launch_failed(found, handle.folder)
+            text = f"{failure.detail}. {failure.remedy}".strip()
+            return Exit(found.failed.at, error=failure.cause, message=text)
+        if found.ended is not None:
+            return self._exit(handle.folder, found.ended)
+        return await self._lost(handle, found)
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        """See :meth:`Launcher.stop`. The request lies in a file; the signal only says that it is there."""
+        found = record.read(handle.folder)
+        if found is None or found.is_final or found.keeper is None or not found.is_of_this_boot:
+            return
+        request = f"{Stamp.now().ticks:.6f} {grace:.6f}\n".encode()
+        try:
+            fd = os.open(handle.folder / STOP, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, request)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise LauncherUnavailable(f"{handle.folder / STOP} cannot be written: {exc.strerror}") from exc
+        held = handle.folder in self._watches
+        watch = self._watch(handle.folder, found.keeper, found.keeper_start)
+        watch.send(signal.SIGTERM)
+        if not held:
+            self._forget(handle.folder, watch)
+
+    async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
+        """See :meth:`Launcher.read_output`."""
+        try:
+            fd = os.open(handle.folder / OUTPUT, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(fd, limit, offset)
+        finally:
+            os.close(fd)
+
+    async def cleanup(self, handle: Handle) -> None:
+        """Nothing is kept outside of the attempt's folder."""
+        watch = self._watches.get(handle.folder)
+        if watch is not None:
+            self._forget(handle.folder, watch)
+
+    async def close(self) -> None:
+        """See :meth:`Launcher.close`."""
+        for folder, watch in list(self._watches.items()):
+            self._forget(folder, watch)
+        await self._forker.close()
+
+    # -- details -------------------------------------------------------------------------------------
+
+    def _watch(self, folder: Path, keeper: int, start: int) -> KeeperWatch:
+        watch = self._watches.get(folder)
+        if watch is None:
+            watch = self._watches[folder] = KeeperWatch(keeper, start)
+        return watch
+
+    def _forget(self, folder: Path, watch: KeeperWatch) -> None:
+        watch.close()
+        if self._watches.get(folder) is watch:
+            del self._watches[folder]
+
+    def _launch_failed(self, found: Record, folder: Path) -> LaunchFailed:
+        assert found.failed is not None
+        try:
+            launch: dict[str, Any] = json.loads((folder / LAUNCH).read_bytes())
+        except (OSError, ValueError):
+            launch = {}
+        return exec_failure(found.failed.step, found.failed.errno, found.failed.text, launch)
+
+    def _exit(self, folder: Path, ended: Ended) -> Exit:
+        result, complaint = outcome.read_result(folder)
+        failure = outcome.read_failure(folder) if ended.exit_code not in (0, None) else None
+        told = [failure.text] if failure is not None else []
+        if complaint:
+            told.append(complaint)
+        if ended.leftovers:
+            told.append(
+                f"{ended.leftovers} process(es) still running when the command ended were stopped."
+                if not ended.left_alive
+                else f"{ended.left_alive} process(es) of another user still run: they could not be stopped."
+            )
+        return Exit(
+            ended=ended.at,
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            error=Cause.SOURCE if failure is not None and failure.kind == "source" else None,
+            message=" ".join(told) or None,
+            exception=failure is not None and failure.kind == "exception",
+            result=result,
+            max_rss_bytes=ended.max_rss_bytes,
+            cpu_seconds=ended.cpu_seconds,
+            log_size=_size(folder / OUTPUT),
+        )
+
+    async def _lost(self, handle: Handle, found: Record) -> Exit:
+        if found.boot is not None and not found.is_of_this_boot:
+            return Exit(
+                Stamp.now(),
+                error=Cause.NODE_LOST,
+                message="The machine was restarted while it ran; how far it came is not known.",
+                log_size=_size(handle.folder / OUTPUT),
+            )
+        killed, left = await remains.kill(found, str(handle.data["run"]), str(handle.data["attempt"]))
+        began = f"process {found.pid} was started" if found.pid else "whether it was started is not known"
+        rest = (
+            f"{killed} process(es) of it were still running and were killed"
+            if killed
+            else "nothing of it runs"
+        )
+        if left:
+            rest = f"{left} process(es) of it could not be killed"
+        return self._unknown(handle, f"its keeper ended without a word; {began}; {rest}")
+
+    def _unknown(self, handle: Handle, what: str) -> Exit:
+        return Exit(
+            Stamp.now(),
+            error=Cause.KEEPER_LOST,
+            message=f"How it ended cannot be known: {what}.",
+            log_size=_size(handle.folder / OUTPUT),
+        )
+
+
+def _handle(folder: Path, assignment: Assignment, found: Record) -> Handle:
+    return Handle(
+        launcher=ProcessLauncher.name,
+        version=HANDLE_VERSION,
+        folder=folder,
+        started=found.started,
+        pid=found.pid,
+        data={"run": str(assignment.run), "attempt": assignment.attempt, "keeper": found.keeper},
+    )
+
+
+def _write_inputs(folder: Path, assignment: Assignment, launch: Launch) -> None:
+    (folder / "work").mkdir(mode=0o700, exist_ok=True)
+    _write(folder / "parameters.json", json.dumps(assignment.parameters).encode())
+    # Last, and whole or not at all: it is what makes a launch valid.
+    _write(folder / LAUNCH, json.dumps(launch.to_json()).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    draft = f"{path}.{os.getpid()}"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+    os.replace(draft, path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
