@@ -1,0 +1,24 @@
+"""``python -m shunter_agents``: the agent without the command line's libraries, which it has no use for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from shunter_agents.daemon import run_agent
+
+
+def main() -> int:
+    """Parse the arguments of ``shunter agent start`` and run."""
+    parser = argparse.ArgumentParser(prog="shunter agent start")
+    parser.add_argument("--pool", action="append", required=True, dest="pools")
+    parser.add_argument("--queue", action="append", default=[], dest="queues")
+    parser.add_argument("--limit", type=int, default=8)
+    parser.add_argument("--tag", action="append", default=[], dest="tags")
+    parser.add_argument("--name")
+    given = parser.parse_args()
+    return run_agent(given.pools, queues=given.queues, limit=given.limit, tags=given.tags, name=given.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""One attempt as the agent knows it: what it is, how far it is, what is owed to the server for it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from shunter_infrastructure.launcher import Handle, Launcher
+from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import Assignment, Held, Report
+from shunter_work_pools.contracts.states import ATTEMPT_ENDS, AttemptState, Cause
+
+from shunter_agents.journal import END_SEQ, SEQ, Damaged, Journal, Record
+from shunter_agents.verdict import Stop
+
+Key = tuple[UUID, int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A report that the server does not have for sure; ``fields`` are those of ``Report`` beside state."""
+
+    seq: int
+    at: Stamp
+    state: AttemptState
+    fields: dict[str, Any]
+
+
+class Attempt:
+    """One attempt, from its assignment until its folder is gone.
+
+    Attributes:
+        adopted: found in the state folder at start, not granted to this life of the daemon.
+        state: the last one reported.
+        steps: reports that are owed, in order.
+        started: when the user's process began, as far as known.
+        stopped, stopped_at: why and when the agent stopped it, the first time.
+        dropped: no longer ours: nothing is reported.
+        successor: granted anew while what is dropped still runs.
+        launching: the supervisor may be interrupted: nothing of it is known to run.
+        ended: its end is written down, nothing of it runs.
+        end_acked: the server has the end.
+        log_sent: bytes of output that the server has; None: to be asked.
+        log_final: all bytes of output, once known.
+        log_done: no output is owed.
+    """
+
+    __slots__ = (
+        "adopted",
+        "assignment",
+        "dropped",
+        "end_acked",
+        "ended",
+        "handle",
+        "journal",
+        "key",
+        "kind",
+        "launcher",
+        "launching",
+        "log_done",
+        "log_final",
+        "log_sent",
+        "received",
+        "started",
+        "state",
+        "steps",
+        "stopped",
+        "stopped_at",
+        "successor",
+        "task",
+        "timer",
+    )
+
+    def __init__(self, record: Record, journal: Journal, launcher: Launcher, *, adopted: bool) -> None:
+        self.assignment = record.assignment
+        self.received = record.received
+        self.key: Key = (record.assignment.run, record.assignment.attempt)
+        self.journal = journal
+        self.launcher = launcher
+        self.kind = record.launcher
+        self.adopted = adopted
+        self.state = AttemptState.CLAIMED
+        self.steps: list[Step] = []
+        self.handle: Handle | None = None
+        self.started: Stamp | None = None
+        self.stopped: Stop | None = None
+        self.stopped_at: Stamp | None = None
+        self.dropped = False
+        self.successor: Assignment | None = None
+        self.launching = False
+        self.ended = False
+        self.end_acked = False
+        self.log_sent: int | None = None if adopted else 0
+        self.log_final: int | None = None
+        self.log_done = False
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        if adopted:
+            self._recall()
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What a log line about it carries."""
+        return {"run": str(self.key[0]), "attempt": self.key[1]}
+
+    def held(self) -> Held:
+        """How a sync names it."""
+        epoch = self.successor.epoch if self.successor else self.assignment.epoch
+        stopping = self.successor is None and (self.stopped is not None or self.ended)
+        return Held.model_construct(run=self.key[0], attempt=self.key[1], epoch=epoch, stopping=stopping)
+
+    def step(self, state: AttemptState, at: Stamp, fields: dict[str, Any]) -> None:
+        """Go on to ``state``: owed from now on, and written down.
+
+        Raises:
+            OSError: it could not be written down; it is owed all the same.
+        """
+        step = Step(SEQ[state], at, state, fields)
+        self.state = state
+        self.steps.append(step)
+        body = {"seq": step.seq, "state": state.value, **fields}
+        self.journal.append({"report": body, "at": at.to_json()})
+
+    def reports(self, *, bare: bool = False) -> list[Report]:
+        """The owed reports, of this moment.
+
+        Args:
+            bare: only what cannot be wrong: the server refused them in full.
+        """
+        run, attempt = self.key
+        return [
+            Report.model_construct(
+                run=run,
+                attempt=attempt,
+                epoch=self.assignment.epoch,
+                seq=step.seq,
+                age=step.at.age(),
+                state=step.state,
+                **(_bare(step) if bare else step.fields),
+            )
+            for step in self.steps
+        ]
+
+    def acknowledge(self, seq: int) -> None:
+        """The server has the reports up to ``seq``."""
+        self.steps = [step for step in self.steps if step.seq > seq]
+        if seq >= END_SEQ and self.ended:
+            self.end_acked = True
+
+    def grant_again(self, record: Record) -> None:
+        """Go on under a higher epoch: all steps are told again, since the server counts anew.
+
+        Raises:
+            OSError: it could not be written down; nothing has changed.
+        """
+        self.journal.write_record(record)
+        self.assignment = record.assignment
+        self.end_acked = False
+        self.steps = []
+        self._recall_steps()
+
+    def _recall(self) -> None:
+        acked = 0
+        for line in self.journal.read_lines():
+            try:
+                if "stop" in line and self.stopped is None:
+                    self.stopped, self.stopped_at = Stop(line["stop"]), Stamp.from_json(line["at"])
+                elif "acked" in line and line["epoch"] == self.assignment.epoch:
+                    acked = int(line["acked"])
+            except (ValueError, KeyError, TypeError) as exc:
+                raise Damaged(f"{line}: {exc}") from exc
+        self._recall_steps()
+        self.acknowledge(acked)
+        if self.ended and self.log_final == 0:
+            self.log_done = True
+
+    def _recall_steps(self) -> None:
+        for line in self.journal.read_lines():
+            if "report" not in line:
+                continue
+            try:
+                step = _read_step(line)
+            except (ValueError, KeyError, TypeError) as exc:
+                raise Damaged(f"{line}: {exc}") from exc
+            if self.steps and step.seq <= self.steps[-1].seq:
+                continue
+            self.steps.append(step)
+            self.state = step.state
+            if step.state is AttemptState.RUNNING:
+                self.started = step.at
+            elif step.state in ATTEMPT_ENDS:
+                self.ended = True
+                self.log_final = step.fields.get("log_size") or 0
+
+
+def _read_step(line: dict[str, Any]) -> Step:
+    fields = dict(line["report"])
+    seq, state = int(fields.pop("seq")), AttemptState(fields.pop("state"))
+    if fields.get("cause") is not None:
+        fields["cause"] = Cause(fields["cause"])
+    return Step(seq, Stamp.from_json(line["at"]), state, fields)
+
+
+def _bare(step: Step) -> dict[str, Any]:
+    kept: dict[str, Any] = {
+        name: step.fields[name] for name in ("cause", "pid", "log_size") if name in step.fields
+    }
+    if step.state in ATTEMPT_ENDS:
+        kept["message"] = "the server refused the full report of this end; the agent's log has it"
+    return kept

@@ -1,0 +1,84 @@
+"""Log lines of the daemon on stderr: readable on a terminal, one JSON object a line otherwise.
+
+``SHUNTER_LOG_FORMAT`` (``console`` or ``json``) decides where that guess is wrong, ``SHUNTER_LOG_LEVEL``
+(``debug``, ``info``, ``warning``, ``error``; default ``info``) how much is said.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from shunter_work_pools.contracts.errors import InvalidInput
+
+# structlog draws tracebacks with rich if that happens to be installed: 6 MB that a daemon has no use
+# for. Told that it is not there, it goes on without.
+if "rich" not in sys.modules and "structlog" not in sys.modules:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        import structlog
+        import structlog.dev
+    finally:
+        del sys.modules["rich"]
+else:
+    import structlog
+    import structlog.dev
+
+_LEVELS = {name.lower(): getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING", "ERROR")}
+
+
+class _Stderr:
+    """stderr that may go away (a closed pipe, a full disk) without taking the daemon with it."""
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except (OSError, ValueError):
+            return 0
+
+    def flush(self) -> None:
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            return
+
+
+def configure() -> None:
+    """Set structlog up for this process.
+
+    Raises:
+        InvalidInput: SHUNTER_LOG_FORMAT or SHUNTER_LOG_LEVEL is not one of its values.
+    """
+    chosen = os.environ.get("SHUNTER_LOG_FORMAT") or ("console" if sys.stderr.isatty() else "json")
+    if chosen not in ("console", "json"):
+        raise InvalidInput(f"SHUNTER_LOG_FORMAT={chosen} is neither console nor json", "Set one of them.")
+    level = os.environ.get("SHUNTER_LOG_LEVEL", "info").lower()
+    if level not in _LEVELS:
+        raise InvalidInput(f"SHUNTER_LOG_LEVEL={level} is not a level", f"Set one of {', '.join(_LEVELS)}.")
+    shared: list[Any] = [structlog.processors.add_log_level]
+    if chosen == "json":
+        shared += [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=str),
+        ]
+    else:
+        shared += [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
+    structlog.configure(
+        processors=shared,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=_Stderr()),  # type: ignore[arg-type]
+        cache_logger_on_first_use=True,
+    )
+
+
+def get_logger() -> Any:
+    """The daemon's logger; give ``run`` and ``attempt`` with what concerns one."""
+    return structlog.get_logger()

@@ -1,0 +1,519 @@
+"""The daemon: one main loop that keeps the agent and the server of one mind, and what runs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+
+from shunter_infrastructure.launcher import Launcher, LauncherUnavailable
+from shunter_infrastructure.stamp import Stamp, boot_id
+from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import (
+    HOLD_LIMIT,
+    Assignment,
+    Held,
+    ReleaseRequest,
+    SyncAnswer,
+    SyncRequest,
+)
+from shunter_work_pools.contracts.errors import NotFound, ShunterError
+from shunter_work_pools.contracts.home import home_from_env
+from shunter_work_pools.contracts.states import Cause
+
+from shunter_agents.attempt import Attempt, Key
+from shunter_agents.console import configure, get_logger
+from shunter_agents.holdings import Holdings
+from shunter_agents.janitor import Janitor
+from shunter_agents.journal import Damaged, Journal, Record
+from shunter_agents.killpoints import reached
+from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
+from shunter_agents.log_shipper import LogShipper
+from shunter_agents.reporter import Reporter
+from shunter_agents.state_folder import StateFolder, check_name, default_name
+from shunter_agents.supervisor import Supervisor
+from shunter_agents.verdict import Stop
+
+log = get_logger()
+T = TypeVar("T")
+
+#: Seconds to the next sync after an answer that came at once and said nothing new.
+NOTHING_NEW = 0.1
+#: Seconds between two looks at a disk that is full.
+DISK = 2.0
+#: Attempts that ended here and are remembered, so that nothing starts them again.
+REMEMBERED = 10_000
+#: Seconds without any answer after which a sync is given up: half-open connections never answer.
+SYNC_LIMIT = HOLD_LIMIT + 20.0
+
+#: Seconds until an answer that is not held on purpose is given up.
+ANSWER_LIMIT = 15.0
+
+OK, BROKEN, REFUSED = 0, 1, 2
+
+Launchers = Callable[[str], Launcher]
+
+
+class Fatal(Exception):
+    """The agent cannot begin; the text is for the person who started it."""
+
+
+class Agent:
+    """One life of an agent.
+
+    Args:
+        server: the client.
+        launchers: makes the launcher of a pool type.
+        folder: its state folder, open.
+        pools, queues, limit, tags: what it serves, see ``SyncRequest``.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        launchers: Launchers,
+        folder: StateFolder,
+        *,
+        name: str,
+        pools: list[str],
+        queues: list[str],
+        limit: int,
+        tags: list[str],
+    ) -> None:
+        self._server = server
+        self._make_launcher = launchers
+        self._folder = folder
+        self._name = name
+        self._about: dict[str, Any] = {
+            "protocol": PROTOCOL,
+            "session": folder.session,
+            "identity": folder.identity,
+            "pools": pools,
+            "queues": queues,
+            "tags": tags,
+            "limit": limit,
+            "host": socket.gethostname()[:255],
+            "version": _version(),
+        }
+        self._pools = pools
+        self._types: dict[str, str] = {}
+        self._launchers: dict[str, Launcher] = {}
+        self._link = Link()
+        self._holdings = Holdings(folder, limit)
+        self._holdings.on_left = self._speak_up
+        self._reporter = Reporter(server, name, folder.session, self._link, self._holdings)
+        self._shipper = LogShipper(server, name, self._link)
+        self._janitor = Janitor(self._holdings)
+        self._janitor.on_removed = self._removed
+        self._supervisor = Supervisor(name, self._holdings, self._reporter, self._shipper, self._janitor)
+        self._gone: dict[Key, int] = {}
+        self._asking: asyncio.Future[Any] | None = None
+        self._draining = False
+        self._cancelling = False
+        self._met = False  # the server has answered a sync of this life
+        self._nothing_granted = False  # by the last answer
+        self._dead: BaseException | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> int:
+        """Live; the exit code.
+
+        Raises:
+            Fatal: it cannot begin.
+        """
+        self._adopt()
+        self._spawn_background()
+        try:
+            return await self._main_loop()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._supervisor.close()
+            for launcher in self._launchers.values():
+                await launcher.close()
+
+    def drain(self) -> None:
+        """Take nothing new, end when nothing is owed; asked a second time: stop all that runs."""
+        if not self._draining:
+            log.info("draining: nothing new is taken", working=len(self._holdings.working))
+            self._draining = True
+        elif not self._cancelling:
+            log.warning("stopping all runs", working=len(self._holdings.working))
+            self._cancelling = True
+            for attempt in list(self._holdings.working.values()):
+                self._supervisor.stop(attempt, Stop.CANCEL)
+        self._speak_up()
+
+    # Exit conditions of the main loop:
+    #   1. the server refuses this agent at its first contact (token, protocol, name, pool): Fatal;
+    #   2. a background task has died: BROKEN, with its error in the log; runs go on without us;
+    #   3. draining, and nothing is owned or owed: OK;
+    #   4. asked twice to stop, nothing runs any more, and the server is away: OK, what is owed is on disk.
+    async def _main_loop(self) -> int:
+        backoff = Backoff()
+        while True:
+            if self._dead is not None:
+                return BROKEN
+            if self._draining and self._finished():
+                log.info("drained", owed=len(self._holdings.owed))
+                return OK
+            try:
+                if not await self._meet():
+                    continue
+                asked = time.monotonic()
+                answer = await self._sync()
+            except Fatal:
+                raise
+            except Exception as exc:
+                if not self._met and _is_refusal(exc):
+                    raise Fatal(told(exc)) from exc
+                if judge(exc) in (Trouble.BAD, Trouble.UNKNOWN):
+                    log.error("the server refuses to sync; trying again", reason=told(exc))
+                    await self._pause(backoff.next() + NOTHING_NEW)
+                else:
+                    await self._ask(self._link.trouble(exc, backoff, "to sync"))
+                continue
+            if answer is None:
+                continue
+            backoff.reset()
+            self._link.up()
+            news = await self._apply(answer)
+            if not news and time.monotonic() - asked < NOTHING_NEW:
+                await self._pause(NOTHING_NEW)
+
+    def _spawn_background(self) -> None:
+        for name, work in (
+            ("reporter", self._reporter.run()),
+            ("log shipper", self._shipper.run()),
+            ("janitor", self._janitor.run()),
+        ):
+            task = asyncio.create_task(work, name=name)
+            task.add_done_callback(self._background_ended)
+            self._tasks.append(task)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        self._dead = task.exception() or RuntimeError("it returned")
+        log.critical(
+            "a part of the agent has died; the agent stops, its runs go on",
+            part=task.get_name(),
+            exc_info=self._dead,
+        )
+        self._speak_up()
+
+    # -- beginning
+
+    def _adopt(self) -> None:
+        """Take up every attempt that a former life left behind."""
+        for path in sorted(self._folder.attempts.iterdir()):
+            journal = Journal(path)
+            try:
+                record = journal.read_record()
+                if record is None:
+                    self._folder.discard(path)  # never owned: nothing was done with it
+                    continue
+                attempt = Attempt(record, journal, self._launcher(record.launcher), adopted=True)
+            except Damaged as exc:
+                log.error(
+                    "the journal of a run cannot be read; it is set aside", folder=str(path), reason=str(exc)
+                )
+                self._folder.set_aside(path)
+                continue
+            self._holdings.add(attempt)
+            self._supervisor.begin(attempt)
+        if self._holdings.attempts:
+            log.info("took up runs of a former life", runs=len(self._holdings.attempts))
+
+    async def _meet(self) -> bool:
+        """Learn the types of the pools, once; False if that was no use yet."""
+        if self._met or len(self._types) == len(set(self._pools)):
+            return True
+        for name in self._pools:
+            pool = await self._ask(self._server.get_pool(name), SYNC_LIMIT)
+            if pool is None:
+                return False
+            self._types[name] = pool.type
+            launcher = self._launcher(pool.type)
+            try:
+                await launcher.check()
+            except LauncherUnavailable as exc:
+                if not self._holdings.attempts:
+                    raise Fatal(told(exc)) from exc
+                log.error("a launcher cannot be used now", pool=name, reason=told(exc))
+        return True
+
+    def _launcher(self, kind: str) -> Launcher:
+        if kind not in self._launchers:
+            try:
+                self._launchers[kind] = self._make_launcher(kind)
+            except ShunterError as exc:
+                raise Fatal(told(exc)) from exc
+        return self._launchers[kind]
+
+    # -- sync
+
+    async def _sync(self) -> SyncAnswer | None:
+        """One sync; None if it was interrupted, because there is something new to say."""
+        self._holdings.look_at_disk()
+        taking = not self._draining and not self._holdings.disk_full
+        if self._draining and not self._holdings.owed:
+            hold_for = 0.0
+        else:
+            hold_for = DISK if self._holdings.disk_full else HOLD_LIMIT
+        request = SyncRequest.model_construct(
+            **self._about,
+            taking=taking,
+            free=self._holdings.free(),
+            holds=self._holdings.held(),
+            hold_for=hold_for,
+        )
+        answer = await self._ask(self._server.sync(self._name, request), SYNC_LIMIT)
+        if answer is not None:
+            self._nothing_granted = not taking and not answer.assignments
+        return answer
+
+    async def _ask(self, work: Coroutine[Any, Any, T], limit: float | None = None) -> T | None:
+        """The result of something that :meth:`_speak_up` may interrupt; None then."""
+        self._asking = asyncio.ensure_future(work)
+        done, _ = await asyncio.wait({self._asking}, timeout=limit)
+        task, self._asking = self._asking, None
+        if not done:
+            task.cancel()
+            raise TimeoutError(f"no answer within {limit:g} seconds")
+        return None if task.cancelled() else task.result()
+
+    def _speak_up(self) -> None:
+        """End a held sync, or a pause: there is something new to say."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        await self._ask(asyncio.sleep(seconds))
+
+    # -- the answer
+
+    async def _apply(self, answer: SyncAnswer) -> bool:
+        """Make it so; whether it said anything new."""
+        reached("after-sync-answer")
+        self._met = True
+        self._reporter.met.set()
+        if answer.drain and not self._draining:
+            self.drain()
+        refused: list[Assignment] = []
+        news = False
+        for assignment in answer.assignments:
+            news |= self._take(assignment, refused)
+        for held in answer.cancel:
+            attempt = self._meant(held)
+            if attempt is not None and attempt.stopped is None and not attempt.ended:
+                self._supervisor.stop(attempt, Stop.CANCEL)
+                news = True
+        for held in answer.forget:
+            attempt = self._meant(held)
+            if attempt is not None and not attempt.ended:  # of an end the report's answer decides
+                self._supervisor.drop(attempt, "the server says so")
+                news = True
+        self._supervisor.confirmed.set()
+        if refused:
+            await self._give_back(refused)
+        return news
+
+    def _meant(self, held: Held) -> Attempt | None:
+        attempt = self._holdings.owed.get((held.run, held.attempt))
+        return attempt if attempt is not None and attempt.assignment.epoch <= held.epoch else None
+
+    def _take(self, granted: Assignment, refused: list[Assignment]) -> bool:
+        """Own an assignment; True if it is new."""
+        key = (granted.run, granted.attempt)
+        known = self._holdings.attempts.get(key)
+        if known is not None:
+            return self._take_again(known, granted)
+        if self._gone.get(key, 0) >= granted.epoch:
+            log.error("the server grants an attempt anew that ended here; it is not started", run=str(key[0]))
+            return False
+        if self._draining or self._holdings.disk_full:
+            refused.append(granted)
+            return False
+        kind = self._types.get(granted.pool)
+        if kind is None:
+            log.error("an assignment of a pool that is not served here", pool=granted.pool, run=str(key[0]))
+            refused.append(granted)
+            return False
+        record = Record(granted, kind, Stamp.now())
+        journal = Journal(self._folder.attempts / f"{granted.run}.{granted.attempt}")
+        try:
+            journal.folder.mkdir(mode=0o700, exist_ok=True)
+            journal.write_record(record)
+        except OSError as exc:
+            self._holdings.trouble_writing(exc, run=str(granted.run), attempt=granted.attempt)
+            refused.append(granted)
+            self._discard_draft(journal)
+            return False
+        reached("after-assignment-written")
+        attempt = Attempt(record, journal, self._launcher(kind), adopted=False)
+        self._holdings.add(attempt)
+        unknowable = self._unknowable(granted)
+        if unknowable is not None:
+            self._supervisor.declare_lost(attempt, *unknowable)
+        else:
+            self._supervisor.begin(attempt)
+        return True
+
+    def _unknowable(self, granted: Assignment) -> tuple[Cause, str] | None:
+        """Why it cannot be known whether an assignment of which nothing is written down was begun.
+
+        Granted to this session: it is new. Granted to a former session of this folder within this boot:
+        its answer was lost, for an assignment is written down before anything else is done with it.
+        But what was written in a former boot may have gone with it (nothing is fsynced per run); and
+        a session that this folder does not know belongs to another one that had the agent's name
+        (removed, restored from a copy, on another machine): what that one began is not known here.
+        Nothing is guessed: such an attempt ends as Crashed, and a retry policy decides.
+        """
+        if granted.session == self._folder.session:
+            return None
+        boot = self._folder.sessions.get(granted.session)
+        if boot is None:
+            return Cause.AGENT_LOST, (
+                "it was granted to an earlier agent of this name, whose state folder is not here; "
+                "whether it began cannot be known"
+            )
+        if boot != boot_id():
+            return Cause.NODE_LOST, "the machine was restarted; whether it began cannot be known"
+        return None
+
+    def _take_again(self, known: Attempt, granted: Assignment) -> bool:
+        """An assignment of something that is here already."""
+        if granted.epoch <= known.assignment.epoch:
+            return False
+        if known.dropped:
+            news = known.successor is None or known.successor.epoch < granted.epoch
+            known.successor = granted
+            self._holdings.owed[known.key] = known
+            return news
+        try:
+            known.grant_again(Record(granted, known.kind, known.received))
+        except OSError as exc:
+            self._holdings.trouble_writing(exc, **known.names)
+            return False
+        log.info("a run is held under a new epoch", epoch=granted.epoch, **known.names)
+        self._holdings.owed[known.key] = known
+        self._reporter.add(known)
+        return True
+
+    def _removed(self, attempt: Attempt) -> None:
+        """Its folder is gone."""
+        self._gone[attempt.key] = attempt.assignment.epoch
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        if attempt.successor is not None:
+            refused: list[Assignment] = []
+            self._take(attempt.successor, refused)  # what is refused here comes again by the next sync
+        if self._draining:
+            self._speak_up()
+
+    def _discard_draft(self, journal: Journal) -> None:
+        try:
+            self._folder.discard(journal.folder)
+        except OSError as exc:
+            log.warning(
+                "a folder that was not used stays behind", folder=str(journal.folder), reason=str(exc)
+            )
+
+    async def _give_back(self, refused: list[Assignment]) -> None:
+        """Let others have what was not begun here. If that fails, the next sync brings it again."""
+        attempts = [Held(run=one.run, attempt=one.attempt, epoch=one.epoch) for one in refused]
+        request = ReleaseRequest(session=self._folder.session, attempts=attempts)
+        try:
+            await self._server.release(self._name, request)
+            log.info("gave runs back that were not begun", runs=len(refused))
+        except Exception as exc:
+            log.warning("runs could not be given back yet", runs=len(refused), reason=told(exc))
+            await self._pause(NOTHING_NEW)
+
+    def _finished(self) -> bool:
+        """Draining has come to its end."""
+        if self._holdings.working:
+            return False
+        if self._link.away and (self._cancelling or not self._holdings.attempts):
+            return True
+        return not self._holdings.attempts and self._nothing_granted
+
+
+def _is_refusal(exc: Exception) -> bool:
+    """Whether an error at the first contact will not pass by itself."""
+    return judge(exc) is Trouble.DENIED or isinstance(exc, NotFound)
+
+
+def _version() -> str:
+    try:
+        return version("shunter")
+    except PackageNotFoundError:
+        return ""
+
+
+def run_agent(pools: list[str], *, queues: list[str], limit: int, tags: list[str], name: str | None) -> int:
+    """Run an agent until it is drained; blocks.
+
+    Args:
+        pools: names of the pools it serves, in order of preference; at least one.
+        queues: only these of their queues; empty: all.
+        limit: runs at once.
+        tags: what runs may demand of it.
+        name: default: HOST-POOL.
+
+    Returns:
+        0 when drained; 1 if a part of it died; 2 if it could not begin (the reason is on stderr).
+    """
+    try:
+        configure()
+        name = check_name(name or default_name(pools[0]))
+        folder = StateFolder(home_from_env().agents, name)
+    except ShunterError as exc:
+        return _complain(told(exc))
+    try:
+        return asyncio.run(_live(folder, name, pools, queues, limit, tags))
+    except Fatal as exc:
+        return _complain(str(exc))
+    except ShunterError as exc:
+        return _complain(told(exc))
+    finally:
+        folder.close()
+
+
+async def _live(
+    folder: StateFolder, name: str, pools: list[str], queues: list[str], limit: int, tags: list[str]
+) -> int:
+    from shunter_infrastructure.registry import launcher_for
+    from shunter_work_pools.client import AsyncClient
+
+    async with AsyncClient(answer_timeout=ANSWER_LIMIT) as client:
+        agent = Agent(
+            client,
+            launcher_for,
+            folder,
+            name=name,
+            pools=pools,
+            queues=queues,
+            limit=limit,
+            tags=tags,
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, agent.drain)
+        log.info("agent starts", name=name, pools=pools, limit=limit, folder=str(folder.path))
+        gc.collect()
+        gc.freeze()  # what is here now stays: the collector need not look at it again
+        return await agent.run()
+
+
+def _complain(message: str) -> int:
+    sys.stderr.write(f"shunter agent: {message}\n")
+    return REFUSED

@@ -1,0 +1,60 @@
+"""Named instants at which a test may kill the daemon with SIGKILL.
+
+Set ``SHUNTER_TEST_KILL_AT`` to one of :data:`POINTS`. Unset, as everywhere outside tests, a point is a
+call of an empty function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: In the order in which a run passes them.
+POINTS = (
+    "after-sync-answer",
+    "after-assignment-written",
+    "after-starting-journaled",
+    "after-launch-requested",
+    "after-started",
+    "after-running-journaled",
+    "after-running-reported",
+    "after-exit",
+    "after-end-journaled",
+    "after-end-reported",
+    "before-folder-removed",
+    "after-folder-renamed",
+)
+
+_AT = os.environ.get("SHUNTER_TEST_KILL_AT")
+
+if _AT is None:
+
+    def reached(point: str) -> None:
+        """Nothing, outside tests."""
+
+    async def requested(point: str, work: Coroutine[Any, Any, T]) -> T:
+        """Just the work, outside tests."""
+        return await work
+
+else:
+    if _AT not in POINTS:
+        raise ValueError(f"SHUNTER_TEST_KILL_AT={_AT} is not one of {', '.join(POINTS)}")
+
+    def reached(point: str) -> None:
+        """Die if ``point`` is the one to die at."""
+        if point == _AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    async def requested(point: str, work: Coroutine[Any, Any, T]) -> T:
+        """Die while ``work`` is under way, if ``point`` is the one to die at."""
+        if point != _AT:
+            return await work
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task}, timeout=0.002)
+        reached(point)
+        return await task

@@ -1,0 +1,161 @@
+"""The link to the server: what its errors mean, how long to wait, and when to say that it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from enum import Enum
+from typing import Protocol
+
+from shunter_work_pools.contracts.agents import (
+    LogAnswer,
+    ReleaseRequest,
+    ReportAnswer,
+    ReportBatch,
+    SyncAnswer,
+    SyncRequest,
+)
+from shunter_work_pools.contracts.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NameInUse,
+    NotFound,
+    ProtocolMismatch,
+    ShunterError,
+    TooLarge,
+    Unauthenticated,
+)
+from shunter_work_pools.contracts.pools import Pool
+from tenacity import RetryCallState, Retrying, wait_random_exponential
+
+from shunter_agents.console import get_logger
+
+log = get_logger()
+
+#: Seconds: a server that is away for less than QUICK_FOR is found again within QUICK_LIMIT.
+QUICK_LIMIT = 1.5
+QUICK_FOR = 60.0
+SLOW_LIMIT = 10.0
+#: Seconds between attempts that need a person's help.
+DENIED_DELAY = 10.0
+
+
+class Server(Protocol):
+    """What the daemon needs of the client."""
+
+    async def get_pool(self, name: str) -> Pool: ...
+    async def sync(self, name: str, request: SyncRequest) -> SyncAnswer: ...
+    async def report(self, name: str, batch: ReportBatch) -> ReportAnswer: ...
+    async def upload_logs(self, name: str, body: bytes) -> LogAnswer: ...
+    async def release(self, name: str, request: ReleaseRequest) -> ReportAnswer: ...
+
+
+class Trouble(Enum):
+    """What an error of a request asks for."""
+
+    AWAY = "away"  # wait, send the same again
+    DENIED = "denied"  # a person must do something; wait long, send the same again
+    UNKNOWN = "unknown"  # the server does not know us (yet): the next sync will change that
+    BAD = "bad"  # this request will never be taken as it is
+
+
+def judge(exc: Exception) -> Trouble:
+    """What to do about an error. Whatever is not known is taken for a server that is away."""
+    if isinstance(exc, Unauthenticated | Forbidden | ProtocolMismatch | NameInUse):
+        return Trouble.DENIED
+    if isinstance(exc, NotFound):
+        return Trouble.UNKNOWN
+    if isinstance(exc, BadRequest | TooLarge | Conflict):
+        return Trouble.BAD
+    if isinstance(exc, ValueError) and not isinstance(exc, ShunterError):
+        return Trouble.BAD  # it cannot even be put into words
+    return Trouble.AWAY
+
+
+def told(exc: Exception) -> str:
+    """The error in words for the log."""
+    return f"{exc.detail} {exc.remedy}".strip() if isinstance(exc, ShunterError) else repr(exc)
+
+
+class Backoff:
+    """Seconds to wait before each next try, with jitter, never for ever."""
+
+    def __init__(self, limit: float = SLOW_LIMIT) -> None:
+        self._quick = wait_random_exponential(multiplier=0.2, max=min(QUICK_LIMIT, limit), min=0.05)
+        self._slow = wait_random_exponential(multiplier=0.2, max=limit, min=limit / 2)
+        self._since = 0.0
+        self._state = RetryCallState(Retrying(), None, (), {})
+        self.reset()
+
+    def reset(self) -> None:
+        """It went well: begin anew."""
+        self._state.attempt_number = 0
+
+    def next(self, asked: float = 0.0) -> float:
+        """The next delay; at least ``asked`` (what the server wants), up to a minute."""
+        if self._state.attempt_number == 0:
+            self._since = time.monotonic()
+        self._state.attempt_number = min(self._state.attempt_number + 1, 20)
+        away = time.monotonic() - self._since
+        delay = self._slow(self._state) if away > QUICK_FOR else self._quick(self._state)
+        return max(delay, min(asked, 60.0))
+
+
+class Link:
+    """Whether the server is there, as seen by all that speak to it; told once on each change."""
+
+    def __init__(self) -> None:
+        self.away_since: float | None = None
+        self._back = asyncio.Event()
+
+    @property
+    def away(self) -> bool:
+        """The last request of somebody found nobody."""
+        return self.away_since is not None
+
+    def down(self, exc: Exception) -> None:
+        """A request failed because of the server."""
+        if self.away_since is None:
+            self.away_since = time.monotonic()
+            self._back.clear()
+            log.warning("the server is away; what runs goes on, what is owed waits here", reason=told(exc))
+
+    def up(self) -> None:
+        """A request went well."""
+        if self.away_since is not None:
+            log.info("the server is back", away_seconds=round(time.monotonic() - self.away_since, 1))
+            self.away_since = None
+        self._back.set()
+
+    async def pause(self, delay: float) -> None:
+        """Wait, but not longer than until somebody finds the server back."""
+        if not self.away:
+            await asyncio.sleep(delay)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._back.wait()
+
+    async def trouble(self, exc: Exception, backoff: Backoff, doing: str) -> None:
+        """Wait after an error that will pass by itself or by a person's help."""
+        if judge(exc) is Trouble.DENIED:
+            log.error(f"the server refuses {doing}; trying again", reason=told(exc), seconds=DENIED_DELAY)
+            await asyncio.sleep(DENIED_DELAY)
+            return
+        if judge(exc) is Trouble.UNKNOWN:
+            await asyncio.sleep(backoff.next())
+            return
+        self.down(exc)
+        await self.pause(backoff.next(asked_delay(exc)))
+
+
+def asked_delay(exc: Exception) -> float:
+    """Seconds that the server asked to wait (Retry-After), 0 if it did not."""
+    extra = getattr(exc, "extra", {})
+    value = getattr(exc, "retry_after", None) or extra.get("retry_after")
+    try:
+        return float(value) if value is not None else 0.0
+    except (TypeError, ValueError):
+        return 0.0

@@ -1,0 +1,196 @@
+"""The folder in which an agent remembers who it is and what it owns, and the lock that makes it one.
+
+``SHUNTER_HOME/agents/NAME/`` (0700)::
+
+    lock        held by flock as long as the daemon lives
+    identity    random id, made once
+    sessions    one JSON line per life of the daemon: session id, boot id
+    attempts/   RUN.N/ per attempt (see ``journal``)
+    trash/      attempts on their way out: what lies here is nobody's any more
+    damaged/    attempts whose journal cannot be read, kept for a person to look at
+
+Everything else in it belongs to the launchers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from shunter_infrastructure.stamp import boot_id
+from shunter_work_pools.contracts.errors import InvalidInput
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+
+
+def default_name(pool: str) -> str:
+    """HOST-POOL: the same at each start on this machine."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{socket.gethostname()}-{pool}")
+    return name.strip("._-")[:100].strip("._-")
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be one.
+
+    Raises:
+        InvalidInput: it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} cannot be the name of an agent",
+            "Use 1 to 100 letters, digits, dots, dashes or underscores, with a letter or digit at both ends.",
+        )
+    return name
+
+
+def uuid7(after: UUID | None = None) -> UUID:
+    """A UUIDv7 (RFC 9562, section 5.7) of now, but later than ``after``, whatever the wall clock says."""
+    millis = time.time_ns() // 1_000_000
+    if after is not None:
+        millis = max(millis, (after.int >> 80) + 1)
+    rand = secrets.randbits(74)
+    value = (millis & (2**48 - 1)) << 80 | 7 << 76 | (rand >> 62) << 64 | 2 << 62 | rand & (2**62 - 1)
+    return UUID(int=value)
+
+
+class StateFolder:
+    """The state folder of one agent, held by this process until :meth:`close`.
+
+    Attributes:
+        path, attempts, trash, damaged: folders.
+        identity: who this agent is, whatever it is called.
+        session: this life of it.
+        sessions: all its lives that it knows of, this one included -> boot id.
+    """
+
+    def __init__(self, agents: Path, name: str) -> None:
+        """Open the folder, made if need be, and write this life down in it.
+
+        Raises:
+            InvalidInput: the folder cannot be written, or another agent runs on it.
+        """
+        self.path = agents / name
+        self.attempts = self.path / "attempts"
+        self.trash = self.path / "trash"
+        self.damaged = self.path / "damaged"
+        try:
+            agents.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.mkdir(exist_ok=True, mode=0o700)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
+        try:
+            self._take_lock(name)
+            for folder in (self.attempts, self.trash):
+                folder.mkdir(exist_ok=True, mode=0o700)
+            self.identity = self._read_identity()
+            self.sessions = self._read_sessions()
+            self.session = uuid7(after=max(self.sessions, default=None, key=lambda one: one.int))
+            self._write_session()
+        except OSError as exc:
+            os.close(self._lock)
+            raise self._unwritable(exc) from exc
+        except InvalidInput:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Let another agent have the folder."""
+        os.close(self._lock)
+
+    def can_write(self) -> bool:
+        """Whether there is room for some more (tried with 64 KiB)."""
+        probe = self.path / "probe"
+        try:
+            probe.write_bytes(bytes(65_536))
+        except OSError:
+            return False
+        finally:
+            probe.unlink(missing_ok=True)
+        return True
+
+    def discard(self, folder: Path) -> Path:
+        """Move an attempt's folder to the trash in one step; where it is now."""
+        goal = self.trash / f"{folder.name}.{secrets.token_hex(4)}"
+        folder.rename(goal)
+        return goal
+
+    def empty_trash(self) -> None:
+        """Remove all that was discarded; what cannot be removed stays for the next time."""
+        for entry in self.trash.iterdir():
+            shutil.rmtree(entry, ignore_errors=True)
+
+    def set_aside(self, folder: Path) -> None:
+        """Keep a folder that cannot be understood, out of the way."""
+        self.damaged.mkdir(exist_ok=True, mode=0o700)
+        folder.rename(self.damaged / f"{folder.name}.{secrets.token_hex(4)}")
+
+    def _take_lock(self, name: str) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 100, 0).decode("ascii", "replace").strip()
+            raise InvalidInput(
+                f"an agent named {name} is running already{f' (pid {holder})' if holder else ''}: "
+                f"it holds the state folder {self.path}",
+                "Stop that one, or give this one another name with --name.",
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _read_identity(self) -> UUID:
+        path = self.path / "identity"
+        try:
+            return UUID(path.read_text("ascii").strip())
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            raise InvalidInput(
+                f"{path} does not hold an agent's identity",
+                "If no run of this agent matters any more, remove its folder and start again.",
+            ) from None
+        identity = uuid4()
+        draft = self.path / "identity.new"
+        with draft.open("w", encoding="ascii") as file:
+            file.write(f"{identity}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+        return identity
+
+    def _read_sessions(self) -> dict[UUID, str]:
+        try:
+            text = (self.path / "sessions").read_text("utf-8", "replace")
+        except FileNotFoundError:
+            return {}
+        known: dict[UUID, str] = {}
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                known[UUID(entry["session"])] = str(entry["boot"])
+            except (ValueError, KeyError, TypeError):
+                continue  # torn by a crash or a full disk: that session never spoke to a server
+        return known
+
+    def _write_session(self) -> None:
+        # On disk before the server hears of the session: every session it grants to is found here.
+        line = json.dumps({"session": str(self.session), "boot": boot_id()})
+        with (self.path / "sessions").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n" if file.tell() == 0 else f"\n{line}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.sessions[self.session] = boot_id()
+
+    def _unwritable(self, exc: OSError) -> InvalidInput:
+        return InvalidInput(
+            f"the agent's state folder {self.path} cannot be written: {exc.strerror or exc}",
+            "Free space there, give yourself the right to write it, or set SHUNTER_HOME to another folder.",
+        )

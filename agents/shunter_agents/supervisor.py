@@ -1,0 +1,391 @@
+"""One attempt from its assignment to its end: launched once, watched, stopped when it must be.
+
+The order in which things are written down and done is what makes a SIGKILL of the agent harmless:
+assignment, Starting, launch (idempotent), Running, end. What a former life left is found by
+``Launcher.recover``; what that life certainly never launched is launched now, but not before the server
+has said once that it is still ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.deployments import RESULT_LIMIT
+from shunter_work_pools.contracts.states import AttemptState, Cause
+
+from shunter_agents.attempt import Attempt
+from shunter_agents.console import get_logger
+from shunter_agents.holdings import Holdings
+from shunter_agents.janitor import Janitor
+from shunter_agents.journal import END_SEQ
+from shunter_agents.killpoints import reached, requested
+from shunter_agents.link import Backoff
+from shunter_agents.log_shipper import LogShipper
+from shunter_agents.reporter import Reporter
+from shunter_agents.verdict import Stop, Verdict, never_started, verdict
+
+log = get_logger()
+T = TypeVar("T")
+
+#: Seconds that a launch under way is given to come back by itself when the attempt is cancelled.
+LAUNCH_PATIENCE = 2.0
+#: Longest sleep of a timer, seconds: it counts no suspended time, the stamp that it looks at does.
+TIMER_STEP = 60.0
+#: Longest wait, seconds, between two tries while a launcher's engine is away.
+ENGINE_LIMIT = 5.0
+
+
+class Supervisor:
+    """Sees every attempt of this agent through; one task each.
+
+    Attributes:
+        confirmed: set once the server has answered a sync that named what was found at start.
+    """
+
+    def __init__(
+        self, agent: str, holdings: Holdings, reporter: Reporter, shipper: LogShipper, janitor: Janitor
+    ) -> None:
+        self._agent = agent
+        self._holdings = holdings
+        self._reporter = reporter
+        self._shipper = shipper
+        self._janitor = janitor
+        self._closing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.confirmed = asyncio.Event()
+        reporter.on_acked = self._acked
+        reporter.on_stale = self._stale
+        shipper.on_done = self._settle
+
+    def begin(self, attempt: Attempt) -> None:
+        """See it through from where it is."""
+        self._reporter.add(attempt)
+        attempt.task = self._spawn(self._guarded(attempt), f"attempt {attempt.key[0]}.{attempt.key[1]}")
+
+    def stop(self, attempt: Attempt, why: Stop) -> None:
+        """Stop it with its grace, unless it is being stopped already: the first reason counts."""
+        if attempt.stopped is not None or attempt.ended or attempt.dropped:
+            return
+        attempt.stopped, attempt.stopped_at = why, Stamp.now()
+        log.info("stopping a run", why=why.value, **attempt.names)
+        self._write(attempt, {"stop": why.value, "at": attempt.stopped_at.to_json()})
+        self._make_stop(attempt, attempt.assignment.work.grace)
+
+    def drop(self, attempt: Attempt, why: str) -> None:
+        """It is not ours any more: stop it at once, report nothing."""
+        if attempt.dropped:
+            return
+        attempt.dropped = True
+        attempt.log_done = True
+        log.warning("a run is not this agent's any more; it is stopped", reason=why, **attempt.names)
+        self._holdings.disown(attempt)
+        self._reporter.forget(attempt)
+        self._shipper.forget(attempt)
+        if attempt.ended and (attempt.task is None or attempt.task.done()):
+            self._janitor.take(attempt)
+        else:
+            self._make_stop(attempt, 0.0)
+
+    def declare_lost(self, attempt: Attempt, cause: Cause, message: str) -> None:
+        """End an attempt of which it cannot be known whether it was begun; nothing is launched."""
+        log.warning("a run is lost", reason=message, **attempt.names)
+        end = Exit(Stamp.now(), error=cause, message=message)
+        self._end(attempt, verdict(end, None), end)
+
+    async def close(self) -> None:
+        """Watch no more. What runs goes on, and is found by the next life."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- the way of one attempt
+
+    async def _guarded(self, attempt: Attempt) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._see_through(attempt)
+                return
+            except Exception:
+                log.exception("a run's supervision failed; it is taken up again", **attempt.names)
+                attempt.adopted = True
+                await asyncio.sleep(backoff.next())
+
+    async def _see_through(self, attempt: Attempt) -> None:
+        if attempt.ended:
+            await self._recall_output(attempt)
+            return
+        if attempt.handle is None:
+            attempt.handle = await self._find_or_launch(attempt)
+        if attempt.handle is None:
+            return
+        self._running(attempt, attempt.handle)
+        end = await self._wait(attempt, attempt.handle)
+        reached("after-exit")
+        self._end(attempt, self._judge(attempt, end), end)
+
+    async def _find_or_launch(self, attempt: Attempt) -> Handle | None:
+        """Its handle; None if it has ended without anything of it having run."""
+        try:
+            attempt.launching = True
+            return await self._launch(attempt)
+        except asyncio.CancelledError:
+            task = attempt.task
+            if self._closing or task is None or (attempt.stopped is None and not attempt.dropped):
+                raise
+            task.uncancel()
+        finally:
+            attempt.launching = False
+        # Interrupted while it was launched: whether anything runs, only the launcher can tell.
+        handle = await self._until_available(
+            attempt.launcher.recover, attempt.assignment, self._folder(attempt)
+        )
+        if handle is None:
+            self._never_started(attempt)
+        return handle
+
+    async def _launch(self, attempt: Attempt) -> Handle | None:
+        if attempt.adopted:
+            handle = await self._until_available(
+                attempt.launcher.recover, attempt.assignment, self._folder(attempt)
+            )
+            if handle is not None:
+                return handle
+            if attempt.stopped is None and not attempt.dropped:
+                self._watch_start(attempt)
+                await self.confirmed.wait()
+        if attempt.stopped is not None or attempt.dropped:
+            self._never_started(attempt)
+            return None
+        if attempt.state is AttemptState.CLAIMED:
+            self._report(attempt, AttemptState.STARTING, Stamp.now(), {})
+            reached("after-starting-journaled")
+        self._watch_start(attempt)
+        try:
+            handle = await self._start(attempt)
+        except LaunchFailed as exc:
+            message = f"{exc.detail} {exc.remedy}".strip()
+            log.warning("a run cannot be started", reason=message, **attempt.names)
+            end = Exit(Stamp.now(), error=exc.cause, message=message)
+            self._end(attempt, verdict(end, None), end)
+            return None
+        reached("after-started")
+        return handle
+
+    async def _start(self, attempt: Attempt) -> Handle:
+        backoff = Backoff(ENGINE_LIMIT)
+        told = False
+        while True:
+            try:
+                return await requested(
+                    "after-launch-requested",
+                    attempt.launcher.start(attempt.assignment, self._folder(attempt), self._agent),
+                )
+            except LauncherUnavailable as exc:
+                if not told:
+                    log.warning("a run waits for its engine", reason=exc.detail, **attempt.names)
+                    told = True
+                await asyncio.sleep(backoff.next())
+
+    def _running(self, attempt: Attempt, handle: Handle) -> None:
+        if attempt.dropped:
+            self._make_stop(attempt, 0.0)
+            return
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+            attempt.timer = None
+        if attempt.state in (AttemptState.CLAIMED, AttemptState.STARTING):
+            attempt.started = handle.started or Stamp.now()
+            self._report(attempt, AttemptState.RUNNING, attempt.started, {"pid": handle.pid})
+            reached("after-running-journaled")
+        elif handle.started is not None:
+            attempt.started = handle.started
+        log.info(
+            "a run has started" if not attempt.adopted else "a run goes on", pid=handle.pid, **attempt.names
+        )
+        self._shipper.watch(attempt)
+        if attempt.stopped is not None:
+            self._make_stop(attempt, attempt.assignment.work.grace)
+        else:
+            self._watch_time(attempt)
+
+    async def _wait(self, attempt: Attempt, handle: Handle) -> Exit:
+        return await self._until_available(attempt.launcher.wait, handle)
+
+    def _judge(self, attempt: Attempt, end: Exit) -> Verdict:
+        stopped, asked = attempt.stopped, attempt.stopped_at
+        if asked is not None and asked.boot == end.ended.boot and end.ended.ticks < asked.ticks:
+            stopped = None  # it had ended by itself before it was asked to
+        return verdict(end, stopped)
+
+    def _never_started(self, attempt: Attempt) -> None:
+        if attempt.dropped or attempt.stopped is None:
+            self._over(attempt)
+            return
+        self._end(attempt, never_started(attempt.stopped), Exit(Stamp.now()))
+
+    def _end(self, attempt: Attempt, judged: Verdict, end: Exit) -> None:
+        state, cause, message = judged
+        attempt.log_final = end.log_size
+        if end.log_size == 0:
+            attempt.log_done = True
+        if not attempt.dropped:
+            result, remark = _fitting(end.result)
+            facts = {
+                "cause": cause,
+                "message": "; ".join(filter(None, (message, remark))) or None,
+                "pid": attempt.handle.pid if attempt.handle else None,
+                "exit_code": end.exit_code,
+                "signal": end.signal,
+                "max_rss_bytes": end.max_rss_bytes,
+                "cpu_seconds": end.cpu_seconds,
+                "result": result,
+            }
+            fields = {name: value for name, value in facts.items() if value is not None}
+            attempt.ended = True
+            self._report(attempt, state, end.ended, fields | {"log_size": end.log_size})
+            reached("after-end-journaled")
+            log.info("a run has ended", state=state.value, cause=cause and cause.value, **attempt.names)
+        self._over(attempt)
+
+    def _over(self, attempt: Attempt) -> None:
+        """Nothing of it runs any more."""
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+            attempt.timer = None
+        attempt.ended = True
+        self._holdings.stop_working(attempt)
+        if attempt.dropped:
+            self._janitor.take(attempt)
+        else:
+            self._shipper.finish(attempt)
+
+    async def _recall_output(self, attempt: Attempt) -> None:
+        """It ended in a former life: find the rest of its output, and the engine's remains."""
+        attempt.handle = await self._until_available(
+            attempt.launcher.recover, attempt.assignment, self._folder(attempt)
+        )
+        if attempt.dropped:
+            self._janitor.take(attempt)
+            return
+        if attempt.handle is None:
+            attempt.log_done = True
+            attempt.adopted = False
+        self._shipper.finish(attempt)
+        self._settle(attempt)
+
+    # -- what the server says of it
+
+    def _acked(self, attempt: Attempt) -> None:
+        if not attempt.end_acked:
+            return
+        self._holdings.settle(attempt)
+        if not attempt.log_done:
+            # The folder stays for its output; a next life need not tell its end again.
+            self._write(attempt, {"acked": END_SEQ, "epoch": attempt.assignment.epoch})
+        self._settle(attempt)
+
+    def _stale(self, attempt: Attempt, detail: str | None) -> None:
+        self.drop(attempt, detail or "the server has it no longer under this epoch")
+
+    def _settle(self, attempt: Attempt) -> None:
+        """Its folder can go once its end and all its output are with the server."""
+        if attempt.adopted and attempt.handle is None and attempt.task and not attempt.task.done():
+            return  # what the engine keeps of it is still being found
+        if attempt.end_acked and attempt.log_done and not attempt.dropped:
+            attempt.dropped = True  # nothing will be said of it any more
+            self._janitor.take(attempt)
+
+    # -- stopping and watching the clock
+
+    def _make_stop(self, attempt: Attempt, grace: float) -> None:
+        if attempt.handle is not None:
+            self._spawn(self._stop(attempt, attempt.handle, grace), f"stop {attempt.key[0]}")
+        elif attempt.launching:
+            quick = attempt.state is AttemptState.CLAIMED or attempt.stopped is Stop.START_TIMEOUT
+            asyncio.get_running_loop().call_later(0 if quick else LAUNCH_PATIENCE, self._interrupt, attempt)
+
+    def _interrupt(self, attempt: Attempt) -> None:
+        if attempt.launching and attempt.task is not None:
+            attempt.task.cancel()
+
+    async def _stop(self, attempt: Attempt, handle: Handle, grace: float) -> None:
+        backoff = Backoff(ENGINE_LIMIT)
+        while not attempt.ended:
+            try:
+                await attempt.launcher.stop(handle, grace)
+                return
+            except Exception as exc:
+                log.warning("a run cannot be stopped yet", reason=str(exc), **attempt.names)
+                await asyncio.sleep(backoff.next())
+
+    def _watch_start(self, attempt: Attempt) -> None:
+        self._watch(attempt, attempt.received, attempt.assignment.work.start_timeout, Stop.START_TIMEOUT)
+
+    def _watch_time(self, attempt: Attempt) -> None:
+        if attempt.assignment.work.timeout is not None and attempt.started is not None:
+            self._watch(attempt, attempt.started, attempt.assignment.work.timeout, Stop.TIMEOUT)
+
+    def _watch(self, attempt: Attempt, since: Stamp, limit: float, why: Stop) -> None:
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        left = limit - since.age()
+        if left <= 0:
+            attempt.timer = None
+            self.stop(attempt, why)
+        else:
+            attempt.timer = asyncio.get_running_loop().call_later(
+                min(left, TIMER_STEP), self._watch, attempt, since, limit, why
+            )
+
+    # -- small things
+
+    def _report(self, attempt: Attempt, state: AttemptState, at: Stamp, fields: dict[str, Any]) -> None:
+        try:
+            attempt.step(state, at, fields)
+        except OSError as exc:
+            # It is owed and sent all the same; a next life would make it again, under the same number.
+            self._holdings.trouble_writing(exc, **attempt.names)
+        self._reporter.add(attempt)
+
+    def _write(self, attempt: Attempt, line: dict[str, Any]) -> None:
+        try:
+            attempt.journal.append(line)
+        except OSError as exc:
+            self._holdings.trouble_writing(exc, **attempt.names)
+
+    async def _until_available(self, ask: Callable[..., Awaitable[T]], *args: Any) -> T:
+        backoff = Backoff(ENGINE_LIMIT)
+        while True:
+            try:
+                return await ask(*args)
+            except LauncherUnavailable as exc:
+                log.warning("an engine is away", reason=exc.detail)
+                await asyncio.sleep(backoff.next())
+
+    def _folder(self, attempt: Attempt) -> Any:
+        return attempt.journal.folder
+
+    def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _fitting(result: Any) -> tuple[Any, str | None]:
+    if result is None:
+        return None, None
+    try:
+        size = len(json.dumps(result).encode())
+    except (TypeError, ValueError) as exc:
+        return None, f"its result is not JSON: {exc}"
+    if size > RESULT_LIMIT:
+        return None, f"its result of {size} bytes is over the limit of {RESULT_LIMIT}"
+    return result, None
