@@ -73,7 +73,15 @@ class Attempt:
         "timer",
     )
 
-    def __init__(self, record: Record, journal: Journal, launcher: Launcher, *, adopted: bool) -> None:
+    def __init__(
+        self,
+        record: Record,
+        journal: Journal,
+        launcher: Launcher,
+        lines: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """An attempt that was granted just now; with the ``lines`` of its journal, one that was found."""
+        adopted = lines is not None
         self.assignment = record.assignment
         self.received = record.received
         self.key: Key = (record.assignment.run, record.assignment.attempt)
@@ -97,8 +105,8 @@ class Attempt:
         self.log_done = False
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        if adopted:
-            self._recall()
+        if lines is not None:
+            self._recall(lines)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -159,11 +167,11 @@ class Attempt:
         self.assignment = record.assignment
         self.end_acked = False
         self.steps = []
-        self._recall_steps()
+        self._recall_steps(self.journal.read()[1])
 
-    def _recall(self) -> None:
+    def _recall(self, lines: list[dict[str, Any]]) -> None:
         acked = 0
-        for line in self.journal.read_lines():
+        for line in lines:
             try:
                 if "stop" in line and self.stopped is None:
                     self.stopped, self.stopped_at = Stop(line["stop"]), Stamp.from_json(line["at"])
@@ -171,13 +179,13 @@ class Attempt:
                     acked = int(line["acked"])
             except (ValueError, KeyError, TypeError) as exc:
                 raise Damaged(f"{line}: {exc}") from exc
-        self._recall_steps()
+        self._recall_steps(lines)
         self.acknowledge(acked)
         if self.ended and self.log_final == 0:
             self.log_done = True
 
-    def _recall_steps(self) -> None:
-        for line in self.journal.read_lines():
+    def _recall_steps(self, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
             if "report" not in line:
                 continue
             try:

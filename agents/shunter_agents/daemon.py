@@ -162,6 +162,7 @@ class Agent:
             if self._dead is not None:
                 return BROKEN
             if self._draining and self._finished():
+                await asyncio.to_thread(self._folder.empty_trash)
                 log.info("drained", owed=len(self._holdings.owed))
                 return OK
             try:
@@ -216,11 +217,11 @@ class Agent:
         for path in sorted(self._folder.attempts.iterdir()):
             journal = Journal(path)
             try:
-                record = journal.read_record()
+                record, lines = journal.read()
                 if record is None:
                     self._folder.discard(path)  # never owned: nothing was done with it
                     continue
-                attempt = Attempt(record, journal, self._launcher(record.launcher), adopted=True)
+                attempt = Attempt(record, journal, self._launcher(record.launcher), lines)
             except Damaged as exc:
                 log.error(
                     "the journal of a run cannot be read; it is set aside", folder=str(path), reason=str(exc)
@@ -358,7 +359,7 @@ class Agent:
             self._discard_draft(journal)
             return False
         reached("after-assignment-written")
-        attempt = Attempt(record, journal, self._launcher(kind), adopted=False)
+        attempt = Attempt(record, journal, self._launcher(kind))
         self._holdings.add(attempt)
         unknowable = self._unknowable(granted)
         if unknowable is not None:

@@ -1,10 +1,15 @@
-"""One task that removes what is settled: the engine's remains, then the folder."""
+"""One task that removes what is settled: the engine's remains, then the folder.
+
+The folder is renamed at once and emptied when there is nothing better to do: removing files waits for
+other people's fsyncs, and runs do not have to.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,12 +24,19 @@ log = get_logger()
 AGAIN = 30.0
 
 
+#: Discarded folders that may wait for a quiet moment.
+HEAP = 5_000
+#: Seconds without a run that make a moment quiet.
+QUIET = 0.25
+
+
 class Janitor:
     """Removes attempts of which nobody wants to hear any more."""
 
     def __init__(self, holdings: Holdings) -> None:
         self._holdings = holdings
         self._settled: asyncio.Queue[Attempt] = asyncio.Queue()
+        self._heap: deque[Path] = deque()
         self.on_removed: Callable[[Attempt], None] = lambda attempt: None
 
     def take(self, attempt: Attempt) -> None:
@@ -34,8 +46,19 @@ class Janitor:
     async def run(self) -> None:
         """Remove for ever, beginning with what a former life left half removed."""
         await asyncio.to_thread(self._holdings.folder.empty_trash)
+        quiet = False
         while True:
-            attempt = await self._settled.get()
+            if self._heap and self._settled.empty() and (quiet or len(self._heap) > HEAP):
+                await self._empty_one()
+                quiet = quiet and not self._holdings.working
+                continue
+            try:
+                async with asyncio.timeout(QUIET if self._heap else None):
+                    attempt = await self._settled.get()
+            except TimeoutError:
+                quiet = not self._holdings.working
+                continue
+            quiet = False
             try:
                 await self._remove(attempt)
             except Exception as exc:
@@ -47,12 +70,17 @@ class Janitor:
             await attempt.launcher.cleanup(attempt.handle)
         reached("before-folder-removed")
         # Out of sight in one step: a crash half-way leaves nothing that looks like an attempt.
-        trash = self._holdings.folder.discard(attempt.journal.folder)
+        self._heap.append(self._holdings.folder.discard(attempt.journal.folder))
         reached("after-folder-renamed")
         self._holdings.remove(attempt)
         self.on_removed(attempt)
-        if not _unlink_small(trash):
-            await asyncio.to_thread(shutil.rmtree, trash, True)
+
+    async def _empty_one(self) -> None:
+        folder = self._heap.popleft()
+        if not _unlink_small(folder):
+            await asyncio.to_thread(shutil.rmtree, folder, True)
+        else:
+            await asyncio.sleep(0)
 
 
 def _unlink_small(folder: Path) -> bool:

@@ -1,15 +1,19 @@
 """What the agent writes down about one attempt, before it acts on it.
 
-``assignment.json`` says what it owns: written in one step before anything else is done, so that a
-folder without it was never owned. ``reports.jsonl`` grows by one line per step:
+``journal.jsonl`` in the attempt's folder, one line per entry, appended only. Its first line says what is
+owned, and is there before anything else is done with the attempt: a folder without a whole first line was
+never owned.
 
+* ``{"assignment": {...}, "launcher": NAME, "received": STAMP}``: what it is; again, if it is granted again
+  under a higher epoch;
 * ``{"report": {...}, "at": STAMP}``: a report, in the order of ``seq``;
 * ``{"stop": REASON, "at": STAMP}``: the agent is about to stop the work;
 * ``{"acked": SEQ, "epoch": EPOCH}``: the server has them up to SEQ (written only where the folder
   outlives the acknowledgement).
 
+One file, since making files is the dear part of a short run (on ext4 it waits for other people's fsyncs).
 Nothing is fsynced: what a killed process wrote is safe in the kernel. After a loss of power the boot id
-differs, and nothing is guessed. A last line torn by a full disk is passed over.
+differs, and nothing is guessed. A line torn by a full disk is passed over.
 
 The number of a report is fixed by its state (:data:`SEQ`). A report that could not be written down, was
 sent, and is made again by the agent's next life has the same number then, and the server knows it.
@@ -20,7 +24,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +40,7 @@ SEQ: dict[AttemptState, int] = {
 }
 END_SEQ = 3
 
-_ASSIGNMENT = "assignment.json"
-_REPORTS = "reports.jsonl"
+_FILE = "journal.jsonl"
 
 
 class Damaged(Exception):
@@ -47,7 +49,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """What ``assignment.json`` holds.
+    """What is owned.
 
     Attributes:
         launcher: name (pool type) of the launcher that it is for.
@@ -69,76 +71,75 @@ class Journal:
         self._torn = False
 
     def write_record(self, record: Record) -> None:
-        """Write ``assignment.json`` in one step, over the one before.
+        """Write down what is owned.
 
         Raises:
             OSError: it cannot be written; what was there before still is.
         """
-        head = json.dumps({"version": 1, "launcher": record.launcher, "received": record.received.to_json()})
-        body = f'{head[:-1]}, "assignment": {record.assignment.model_dump_json()}}}\n'
-        draft = os.path.join(self.folder, f"{_ASSIGNMENT}.new")
-        _write(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, body.encode())
-        os.rename(draft, os.path.join(self.folder, _ASSIGNMENT))
+        about = json.dumps({"launcher": record.launcher, "received": record.received.to_json()})
+        self._append(f'{{"assignment": {record.assignment.model_dump_json()}, {about[1:]}\n'.encode())
 
-    def read_record(self) -> Record | None:
-        """What ``assignment.json`` holds; None if there is none: the attempt was never owned.
+    def append(self, line: dict[str, Any]) -> None:
+        """Add one line.
+
+        Raises:
+            OSError: it cannot be written (a part of it may have been; that is passed over in reading).
+        """
+        self._append(json.dumps(line).encode() + b"\n")
+
+    def read(self) -> tuple[Record | None, list[dict[str, Any]]]:
+        """What is owned, and the other lines. None: the attempt was never owned.
 
         Raises:
             Damaged: it cannot be understood.
         """
         try:
-            body = json.loads((self.folder / _ASSIGNMENT).read_bytes())
+            body = (self.folder / _FILE).read_bytes()
         except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as exc:
+            return None, []
+        except OSError as exc:
             raise Damaged(str(exc)) from exc
-        try:
-            return Record(
-                assignment=Assignment.from_answer(json.dumps(body["assignment"])),
-                launcher=str(body["launcher"]),
-                received=Stamp.from_json(body["received"]),
-            )
-        except (ValueError, KeyError, TypeError) as exc:
-            raise Damaged(str(exc)) from exc
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add one line to ``reports.jsonl``.
-
-        Raises:
-            OSError: it cannot be written (a part of it may have been; that is passed over in reading).
-        """
-        body = json.dumps(line).encode() + b"\n"
-        try:
-            _write(
-                os.path.join(self.folder, _REPORTS),
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-                b"\n" + body if self._torn else body,
-            )
-        except OSError:
-            self._torn = True
-            raise
-        self._torn = False
-
-    def read_lines(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``reports.jsonl``, without those that are torn."""
-        try:
-            body = (self.folder / _REPORTS).read_bytes()
-        except FileNotFoundError:
-            return
         self._torn = bool(body) and not body.endswith(b"\n")
+        record: Record | None = None
+        lines: list[dict[str, Any]] = []
         for text in body.split(b"\n"):
             try:
                 line = json.loads(text)
             except ValueError:
                 continue
-            if isinstance(line, dict):
-                yield line
+            if not isinstance(line, dict):
+                continue
+            if "assignment" in line:
+                record = _read_record(line)
+            else:
+                lines.append(line)
+        if record is None and lines:
+            raise Damaged("it does not say what it is about")
+        return record, lines
+
+    def _append(self, body: bytes) -> None:
+        try:
+            handle = os.open(
+                os.path.join(self.folder, _FILE), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            try:
+                whole = b"\n" + body if self._torn else body
+                if os.write(handle, whole) != len(whole):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+            finally:
+                os.close(handle)
+        except OSError:
+            self._torn = True
+            raise
+        self._torn = False
 
 
-def _write(path: str, flags: int, body: bytes) -> None:
-    handle = os.open(path, flags, 0o600)
+def _read_record(line: dict[str, Any]) -> Record:
     try:
-        if os.write(handle, body) != len(body):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-    finally:
-        os.close(handle)
+        return Record(
+            assignment=Assignment.from_answer(json.dumps(line["assignment"])),
+            launcher=str(line["launcher"]),
+            received=Stamp.from_json(line["received"]),
+        )
+    except (ValueError, KeyError, TypeError) as exc:
+        raise Damaged(str(exc)) from exc

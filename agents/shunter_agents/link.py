@@ -34,6 +34,8 @@ from shunter_agents.console import get_logger
 
 log = get_logger()
 
+_NO_CALL = Retrying()  # tenacity's waits want to know whose; only their number counts here
+
 #: Seconds: a server that is away for less than QUICK_FOR is found again within QUICK_LIMIT.
 QUICK_LIMIT = 1.5
 QUICK_FOR = 60.0
@@ -83,24 +85,26 @@ class Backoff:
     """Seconds to wait before each next try, with jitter, never for ever."""
 
     def __init__(self, limit: float = SLOW_LIMIT) -> None:
-        self._quick = wait_random_exponential(multiplier=0.2, max=min(QUICK_LIMIT, limit), min=0.05)
-        self._slow = wait_random_exponential(multiplier=0.2, max=limit, min=limit / 2)
+        self._limit = limit
         self._since = 0.0
-        self._state = RetryCallState(Retrying(), None, (), {})
-        self.reset()
+        self._tries = 0
 
     def reset(self) -> None:
         """It went well: begin anew."""
-        self._state.attempt_number = 0
+        self._tries = 0
 
     def next(self, asked: float = 0.0) -> float:
         """The next delay; at least ``asked`` (what the server wants), up to a minute."""
-        if self._state.attempt_number == 0:
+        if self._tries == 0:
             self._since = time.monotonic()
-        self._state.attempt_number = min(self._state.attempt_number + 1, 20)
-        away = time.monotonic() - self._since
-        delay = self._slow(self._state) if away > QUICK_FOR else self._quick(self._state)
-        return max(delay, min(asked, 60.0))
+        self._tries = min(self._tries + 1, 20)
+        if time.monotonic() - self._since > QUICK_FOR:
+            wait = wait_random_exponential(multiplier=0.2, max=self._limit, min=self._limit / 2)
+        else:
+            wait = wait_random_exponential(multiplier=0.2, max=min(QUICK_LIMIT, self._limit), min=0.05)
+        state = RetryCallState(_NO_CALL, None, (), {})
+        state.attempt_number = self._tries
+        return max(wait(state), min(asked, 60.0))
 
 
 class Link:
