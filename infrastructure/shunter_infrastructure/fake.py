@@ -239,8 +239,8 @@ class FakeLauncher:
                     return Exit(Stamp.now(), error=Cause.KEEPER_LOST, message="its state file is gone")
                 end, by = work.end()
                 left = None if end is None else end - Stamp.now().ticks
-                if left is not None and left <= 0:
-                    return _exit(work, left, by)
+                if end is not None and left is not None and left <= 0:
+                    return _exit(work, end, by)
                 bell.clear()
                 await self._pause(bell, left)
         finally:
@@ -294,13 +294,13 @@ def _handle(folder: Path, work: _Work) -> Handle:
     return Handle(launcher="fake", version=1, folder=folder, started=work.started, pid=work.pid)
 
 
-def _exit(work: _Work, left: float, stopped_by: str | None) -> Exit:
-    script, now = work.script, Stamp.now()
+def _exit(work: _Work, end: float, stopped_by: str | None) -> Exit:
+    script, began = work.script, work.started
     by = stopped_by or script.signal
     code = 1 if script.exception is not None and script.exit == 0 else script.exit
     own = stopped_by is None
     return Exit(
-        ended=Stamp(now.boot, now.ticks + left, now.wall + left),
+        ended=Stamp(began.boot, end, began.wall + end - began.ticks),
         exit_code=None if by or (own and script.error) else code,
         signal=by,
         oom=own and script.oom,

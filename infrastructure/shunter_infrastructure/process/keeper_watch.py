@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 
 from shunter_infrastructure.launcher import LauncherUnavailable
 from shunter_infrastructure.process import procfs
@@ -17,11 +18,15 @@ class KeeperWatch:
 
     Args:
         pid, start: its id, and its start in clock ticks; another process of that id counts as its end.
+
+    Attributes:
+        holders: how many use it; the last one closes it.
     """
 
     def __init__(self, pid: int, start: int) -> None:
         self._pid = pid
         self._start = start
+        self.holders = 0
         self._fd = -1
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -54,7 +59,7 @@ class KeeperWatch:
             return
         try:
             if self._fd >= 0:
-                _pidfd_send_signal(self._fd, number)
+                signal.pidfd_send_signal(self._fd, number)
             elif procfs.is_running(self._pid, self._start):
                 os.kill(self._pid, number)
         except ProcessLookupError:
@@ -85,9 +90,3 @@ class KeeperWatch:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
-
-
-def _pidfd_send_signal(fd: int, number: int) -> None:
-    import signal
-
-    signal.pidfd_send_signal(fd, number)

@@ -45,6 +45,7 @@ class ProcessLauncher:
         self._forker = ForkerClient(python or sys.executable)
         self._environ = os.environ if environ is None else environ
         self._watches: dict[Path, KeeperWatch] = {}
+        self._closed = False
 
     @property
     def forker_pid(self) -> int | None:
@@ -113,7 +114,7 @@ class ProcessLauncher:
             try:
                 await watch.wait()
             finally:
-                self._forget(handle.folder, watch)
+                self._let_go(handle.folder, watch)
             found = record.read(handle.folder)
         if found is None:
             return self._unknown(handle, "its record was removed from the attempt's folder")
@@ -139,11 +140,9 @@ class ProcessLauncher:
                 os.close(fd)
         except OSError as exc:
             raise LauncherUnavailable(f"{handle.folder / STOP} cannot be written: {exc.strerror}") from exc
-        held = handle.folder in self._watches
         watch = self._watch(handle.folder, found.keeper, found.keeper_start)
         watch.send(signal.SIGTERM)
-        if not held:
-            self._forget(handle.folder, watch)
+        self._let_go(handle.folder, watch)
 
     async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
         """See :meth:`Launcher.read_output`."""
@@ -158,28 +157,32 @@ class ProcessLauncher:
 
     async def cleanup(self, handle: Handle) -> None:
         """Nothing is kept outside of the attempt's folder."""
-        watch = self._watches.get(handle.folder)
-        if watch is not None:
-            self._forget(handle.folder, watch)
 
     async def close(self) -> None:
         """See :meth:`Launcher.close`."""
-        for folder, watch in list(self._watches.items()):
-            self._forget(folder, watch)
+        self._closed = True
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
         await self._forker.close()
 
     # -- details -------------------------------------------------------------------------------------
 
     def _watch(self, folder: Path, keeper: int, start: int) -> KeeperWatch:
+        if self._closed:
+            raise LauncherUnavailable("the launcher was closed")
         watch = self._watches.get(folder)
         if watch is None:
             watch = self._watches[folder] = KeeperWatch(keeper, start)
+        watch.holders += 1
         return watch
 
-    def _forget(self, folder: Path, watch: KeeperWatch) -> None:
-        watch.close()
-        if self._watches.get(folder) is watch:
-            del self._watches[folder]
+    def _let_go(self, folder: Path, watch: KeeperWatch) -> None:
+        watch.holders -= 1
+        if watch.holders == 0:
+            watch.close()
+            if self._watches.get(folder) is watch:
+                del self._watches[folder]
 
     def _launch_failed(self, found: Record, folder: Path) -> LaunchFailed:
         assert found.failed is not None

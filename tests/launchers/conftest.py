@@ -1,0 +1,93 @@
+"""Launchers that are closed again, attempts in folders of their own, and nothing left behind by any test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from shunter_infrastructure.launcher import Launcher
+from shunter_infrastructure.process import procfs, record
+from shunter_infrastructure.process.launcher import ProcessLauncher
+
+from tests.launchers.attempts import Attempt, Engine, FakeEngine, ProcessEngine, assignment, processes_in
+
+
+@pytest.fixture(params=[FakeEngine, ProcessEngine], ids=lambda kind: kind.name)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine that the conformance suite runs against."""
+    made: Engine = request.param()
+    return made
+
+
+@pytest_asyncio.fixture
+async def new_launcher(engine: Engine) -> AsyncIterator[Callable[[], Launcher]]:
+    """Makes launcher objects of the engine under test."""
+    made: list[Launcher] = []
+
+    def make() -> Launcher:
+        made.append(engine.launcher())
+        return made[-1]
+
+    yield make
+    for launcher in made:
+        await launcher.close()
+
+
+@pytest_asyncio.fixture
+async def launcher(new_launcher: Callable[[], Launcher]) -> Launcher:
+    """A launcher of the engine under test."""
+    return new_launcher()
+
+
+@pytest_asyncio.fixture
+async def process_launchers() -> AsyncIterator[Callable[[], ProcessLauncher]]:
+    """Makes process launchers."""
+    made: list[ProcessLauncher] = []
+
+    def make(**options: Any) -> ProcessLauncher:
+        made.append(ProcessLauncher(**options))
+        return made[-1]
+
+    yield make
+    for launcher in made:
+        await launcher.close()
+
+
+@pytest_asyncio.fixture
+async def processes(process_launchers: Callable[[], ProcessLauncher]) -> ProcessLauncher:
+    """A process launcher."""
+    return process_launchers()
+
+
+@pytest.fixture
+def attempts(tmp_path: Path) -> Iterator[Callable[..., Attempt]]:
+    """Makes attempts. After the test nothing of them may run: no process, no keeper."""
+    root = tmp_path / "attempts"
+    root.mkdir()
+    made: list[Attempt] = []
+
+    def make(command: list[str] | None = None, **details: Any) -> Attempt:
+        made.append(Attempt(assignment(command, **details), root))
+        return made[-1]
+
+    yield make
+    until = time.monotonic() + 5.0
+    while left := _left(root, made):
+        if time.monotonic() > until:
+            pytest.fail(f"left over after the test: {left}")
+        time.sleep(0.01)
+
+
+def _left(root: Path, made: list[Attempt]) -> list[str]:
+    left = [f"process {pid} in {root}" for pid in processes_in(root)]
+    for attempt in made:
+        found = record.read(attempt.folder) if attempt.folder.exists() else None
+        if found is not None and found.keeper_runs():
+            left.append(f"keeper {found.keeper}")
+        if found is not None and found.pid and procfs.is_running(found.pid, found.pid_start):
+            left.append(f"process {found.pid}")
+    return left

@@ -1,0 +1,259 @@
+"""What every launcher must do, run against each: the words of the contract, one test per promise."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from shunter_infrastructure.launcher import Launcher, LauncherUnavailable, LaunchFailed
+from shunter_work_pools.contracts.states import Cause
+
+from tests.launchers.attempts import SOON, Attempt, Engine, ended, output, written
+
+Attempts = Callable[..., Attempt]
+NewLauncher = Callable[[], Launcher]
+
+
+def test_it_is_a_launcher(engine: Engine) -> None:
+    launcher = engine.launcher()
+    assert isinstance(launcher, Launcher)
+    assert launcher.name == engine.name
+    assert launcher.capabilities.merged_output
+
+
+async def test_check_finds_an_engine_that_works(launcher: Launcher) -> None:
+    await launcher.check()
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 137, 255])
+async def test_exit_codes_are_exact(
+    launcher: Launcher, engine: Engine, attempts: Attempts, code: int
+) -> None:
+    found = await attempts(engine.command(exit=code)).run(launcher)
+    assert (found.exit_code, found.signal, found.error, found.oom) == (code, None, None, False)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM"])
+async def test_signals_are_named(launcher: Launcher, engine: Engine, attempts: Attempts, name: str) -> None:
+    found = await attempts(engine.command(signal=name)).run(launcher)
+    assert (found.exit_code, found.signal) == (None, name)
+
+
+async def test_the_moments_of_start_and_end(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    handle = await attempts(engine.command(sleep=0.2)).start(launcher)
+    found = await ended(launcher, handle)
+    assert handle.started is not None
+    assert 0.19 < found.ended.ticks - handle.started.ticks < 5
+    assert handle.pid
+
+
+async def test_output_is_read_in_pieces(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    text = "first line\nzweite Zeile: ä€\n" + "x" * 1000
+    handle = await attempts(engine.command(output=text)).start(launcher)
+    found = await ended(launcher, handle)
+    data = text.encode()
+    assert await output(launcher, handle) == data
+    assert found.log_size == len(data)
+    assert await launcher.read_output(handle, 6, 4) == data[6:10]
+    assert await launcher.read_output(handle, len(data), 10) == b""
+    assert await launcher.read_output(handle, len(data) + 5, 10) == b""
+
+
+async def test_output_is_there_while_it_runs(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    handle = await attempts(engine.command(output="alive", hang=True)).start(launcher)
+    assert await written(launcher, handle, b"alive") == b"alive"
+    await launcher.stop(handle, 0)
+    await ended(launcher, handle)
+
+
+@pytest.mark.parametrize("value", [{"rows": [1, 2.5, None]}, "text", 0, False, []])
+async def test_the_result(launcher: Launcher, engine: Engine, attempts: Attempts, value: Any) -> None:
+    found = await attempts(engine.command(result=value)).run(launcher)
+    assert found.result == value
+    assert found.message is None
+
+
+async def test_no_result(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    found = await attempts(engine.command()).run(launcher)
+    assert found.result is None
+    assert found.message is None
+
+
+async def test_starting_twice_finds_the_first(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    attempt = attempts(engine.command(hang=True))
+    first = await attempt.start(launcher)
+    assert await attempt.start(launcher) == first
+    await launcher.stop(first, 0)
+    await ended(launcher, first)
+    assert await attempt.start(launcher) == first
+
+
+async def test_starting_at_the_same_time_starts_once(
+    new_launcher: NewLauncher, engine: Engine, attempts: Attempts
+) -> None:
+    attempt = attempts(engine.command(hang=True))
+    one, other = new_launcher(), new_launcher()
+    handles = await asyncio.gather(*(attempt.start(each) for each in (one, other, one, other)))
+    assert len({handle.pid for handle in handles}) == 1
+    await other.stop(handles[0], 0)
+    await ended(one, handles[0])
+
+
+async def test_recover_before_any_start(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    attempt = attempts(engine.command(exit=4))
+    assert await attempt.recover(launcher) is None
+    assert (await attempt.run(launcher)).exit_code == 4
+
+
+async def test_another_launcher_recovers_it(
+    new_launcher: NewLauncher, engine: Engine, attempts: Attempts
+) -> None:
+    attempt = attempts(engine.command(output="whole", sleep=0.3, exit=7))
+    first = new_launcher()
+    handle = await attempt.start(first)
+    await first.close()
+    second = new_launcher()
+    found = await attempt.recover(second)
+    assert found == handle
+    assert (await ended(second, handle)).exit_code == 7
+    assert await output(second, handle) == b"whole"
+
+
+async def test_it_is_recovered_after_its_end(
+    new_launcher: NewLauncher, engine: Engine, attempts: Attempts
+) -> None:
+    attempt = attempts(engine.command(output="whole", exit=5, result={"a": 1}))
+    first = new_launcher()
+    end = await attempt.run(first)
+    await first.close()
+    second = new_launcher()
+    handle = await attempt.recover(second)
+    assert handle is not None
+    assert await ended(second, handle) == end
+
+
+async def test_the_end_can_be_had_again_and_by_many(
+    launcher: Launcher, engine: Engine, attempts: Attempts
+) -> None:
+    handle = await attempts(engine.command(sleep=0.1, exit=3)).start(launcher)
+    ends = await asyncio.gather(*(ended(launcher, handle) for _ in range(5)))
+    ends.append(await ended(launcher, handle))
+    assert all(end == ends[0] for end in ends)
+    assert ends[0].exit_code == 3
+
+
+async def test_a_waiter_that_is_cancelled_disturbs_no_other(
+    launcher: Launcher, engine: Engine, attempts: Attempts
+) -> None:
+    handle = await attempts(engine.command(sleep=0.3, exit=3)).start(launcher)
+    impatient = asyncio.create_task(launcher.wait(handle))
+    patient = asyncio.create_task(ended(launcher, handle))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+    assert (await patient).exit_code == 3
+
+
+async def test_stop_asks_first(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    handle = await attempts(engine.command(output="up", hang=True)).start(launcher)
+    await written(launcher, handle, b"up")
+    began = time.monotonic()
+    await launcher.stop(handle, 60)
+    assert (await ended(launcher, handle)).signal == "SIGTERM"
+    assert time.monotonic() - began < 10
+
+
+async def test_stop_makes_it_end_after_the_grace(
+    launcher: Launcher, engine: Engine, attempts: Attempts
+) -> None:
+    handle = await attempts(engine.command(output="up", hang=True, ignore_term=True)).start(launcher)
+    await written(launcher, handle, b"up")
+    began = time.monotonic()
+    await launcher.stop(handle, 0.4)
+    assert (await ended(launcher, handle)).signal == "SIGKILL"
+    assert 0.4 <= time.monotonic() - began < 10
+
+
+async def test_no_grace_is_no_grace(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    handle = await attempts(engine.command(output="up", hang=True)).start(launcher)
+    await written(launcher, handle, b"up")
+    await launcher.stop(handle, 0)
+    assert (await ended(launcher, handle)).signal == "SIGKILL"
+
+
+@pytest.mark.parametrize("graces", [(60, 0), (60, 0.2), (0.2, 60), (60, 0.2, 60)])
+async def test_the_shortest_grace_counts(
+    launcher: Launcher, engine: Engine, attempts: Attempts, graces: tuple[float, ...]
+) -> None:
+    handle = await attempts(engine.command(output="up", hang=True, ignore_term=True)).start(launcher)
+    await written(launcher, handle, b"up")
+    for grace in graces:
+        await launcher.stop(handle, grace)
+    assert (await ended(launcher, handle)).signal == "SIGKILL"
+
+
+async def test_another_launcher_stops_it(
+    new_launcher: NewLauncher, engine: Engine, attempts: Attempts
+) -> None:
+    attempt = attempts(engine.command(output="up", hang=True))
+    one, other = new_launcher(), new_launcher()
+    handle = await attempt.start(one)
+    await written(one, handle, b"up")
+    waiting = asyncio.create_task(ended(one, handle))
+    await asyncio.sleep(0)
+    found = await attempt.recover(other)
+    assert found is not None
+    await other.stop(found, 60)
+    assert (await waiting).signal == "SIGTERM"
+
+
+async def test_stop_after_the_end_changes_nothing(
+    launcher: Launcher, engine: Engine, attempts: Attempts
+) -> None:
+    handle = await attempts(engine.command(exit=3)).start(launcher)
+    end = await ended(launcher, handle)
+    await launcher.stop(handle, 0)
+    assert await ended(launcher, handle) == end
+
+
+async def test_what_cannot_be_started_says_so_each_time(
+    launcher: Launcher, engine: Engine, attempts: Attempts
+) -> None:
+    attempt = attempts(engine.broken_command())
+    for _ in range(2):
+        with pytest.raises(LaunchFailed, match="/no/such/program") as caught:
+            await attempt.start(launcher)
+        assert caught.value.cause is Cause.START_FAILED
+
+
+async def test_many_at_once(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    made = [attempts(engine.command(output=f"{n}", exit=n)) for n in range(40)]
+    ends = await asyncio.gather(*(attempt.run(launcher) for attempt in made))
+    assert [end.exit_code for end in ends] == list(range(40))
+
+
+async def test_close_lets_the_work_go_on_and_tells_who_waits(
+    new_launcher: NewLauncher, engine: Engine, attempts: Attempts
+) -> None:
+    attempt = attempts(engine.command(output="up", hang=True))
+    first = new_launcher()
+    handle = await attempt.start(first)
+    waiting = asyncio.create_task(first.wait(handle))
+    await written(first, handle, b"up")
+    await first.close()
+    with pytest.raises(LauncherUnavailable):
+        await asyncio.wait_for(waiting, SOON)
+    second = new_launcher()
+    await second.stop(handle, 60)
+    assert (await ended(second, handle)).signal == "SIGTERM"
+
+
+async def test_cleanup_after_the_end(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
+    handle = await attempts(engine.command()).start(launcher)
+    await ended(launcher, handle)
+    await launcher.cleanup(handle)
+    await launcher.cleanup(handle)
