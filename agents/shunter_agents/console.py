@@ -13,18 +13,19 @@ from typing import Any
 
 from shunter_work_pools.contracts.errors import InvalidInput
 
-# structlog draws tracebacks with rich if that happens to be installed: 6 MB that a daemon has no use
-# for. Told that it is not there, it goes on without.
-if "rich" not in sys.modules and "structlog" not in sys.modules:
-    sys.modules["rich"] = None  # type: ignore[assignment]
-    try:
-        import structlog
-        import structlog.dev
-    finally:
-        del sys.modules["rich"]
-else:
+# structlog takes rich (for tracebacks) and greenlet along if they happen to be installed: 7 MB that a
+# daemon has no use for. Told that they are not there, it goes on without.
+_hidden = [
+    name for name in ("rich", "greenlet") if "structlog" not in sys.modules and name not in sys.modules
+]
+for _name in _hidden:
+    sys.modules[_name] = None  # type: ignore[assignment]
+try:
     import structlog
     import structlog.dev
+finally:
+    for _name in _hidden:
+        del sys.modules[_name]
 
 _LEVELS = {name.lower(): getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING", "ERROR")}
 

@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
+    from rich.table import Table
 
 
 class Output(StrEnum):
@@ -103,7 +104,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, keep: Sequen
         )
     for row in cells:
         grid.add_row(*row)
-    console().print(grid)
+    _print(grid)
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
@@ -116,7 +117,16 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         grid.add_row(name, Text(plain(value, lines=True), style=STYLES.get(value.split(" ")[0], "")))
-    console().print(grid)
+    _print(grid)
+
+
+def _print(grid: Table) -> None:
+    terminal = console()
+    with terminal.capture() as captured:
+        terminal.print(grid)
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")  # columns are padded, the last one to no purpose
+    sys.stdout.flush()
 
 
 def plain(text: str, *, lines: bool = False) -> str:

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
 
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.base import Micros, moment
@@ -125,7 +125,7 @@ _ACTIVATE = (
     update(runs)
     .where(
         runs.c.id == bindparam("run"),
-        runs.c.state.in_([RunState.SCHEDULED.value, RunState.RETRYING.value]),
+        or_(runs.c.state == RunState.SCHEDULED.value, runs.c.state == RunState.RETRYING.value),
     )
     .values(state=RunState.ACTIVE.value, epoch=bindparam("new_epoch"))
 )

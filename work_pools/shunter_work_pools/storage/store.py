@@ -23,11 +23,11 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from shunter_work_pools.contracts.base import Micros
-from shunter_work_pools.contracts.errors import StoreError, Unavailable
+from shunter_work_pools.contracts.errors import BadRequest, Conflict, Refused, StoreError, Unavailable
 from shunter_work_pools.storage.migrate import ensure_schema
 
 T = TypeVar("T")
@@ -185,6 +185,11 @@ class SqliteStore:
                 "Stop it first, or set SHUNTER_HOME to another folder.",
             ) from exc
         self._lock = lock
+        try:
+            _check_header(self.path)
+        except StoreError:
+            self._unlock()
+            raise
         engine = create_engine(
             f"sqlite:///{self.path}",
             poolclass=QueuePool,
@@ -196,6 +201,9 @@ class SqliteStore:
         try:
             with engine.connect() as conn:
                 ensure_schema(conn, str(self.path))
+            # Kept in the file, so only now: a database that is refused stays as it was.
+            with contextlib.closing(engine.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA journal_mode=WAL")
         except DatabaseError as exc:
             engine.dispose()
             self._unlock()
@@ -312,10 +320,28 @@ def _store_failure(exc: BaseException) -> BaseException:
     return exc
 
 
+def _check_header(path: Path) -> None:
+    """SQLite takes a file of a few bytes for an empty database, and would write over it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise StoreError(
+            f"the database {path} cannot be opened: {exc.strerror or exc}",
+            "Check its permissions, or set SHUNTER_HOME to another folder.",
+        ) from exc
+    if head and head != b"SQLite format 3\0":
+        raise StoreError(
+            f"the file {path} is not a usable SQLite database: it does not begin as one",
+            "Move it away, restore a backup, or set SHUNTER_HOME to another folder.",
+        )
+
+
 def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _begin_sqlite alone
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA busy_timeout=10000")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -339,6 +365,24 @@ def _unusable_file(path: Path, exc: DatabaseError) -> StoreError:
         f"the database {path} cannot be opened: {reason}",
         "Check its permissions and the free space, or set SHUNTER_HOME to another folder.",
     )
+
+
+#: SQLSTATEs after which the same work may well succeed: the connection broke, the server is starting or
+#: stopping, it is short of disk, memory or connections, or two transactions waited for each other.
+_PASSING = ("08", "53", "57P", "40001", "40P01")
+
+
+def _postgres_refusal(exc: DBAPIError) -> Refused | None:
+    """What the caller is told; None: a bug."""
+    state = str(getattr(exc.orig, "sqlstate", None) or "")
+    if state.startswith(_PASSING):
+        return Unavailable(f"Postgres cannot do this now: {exc.orig}", "It will be tried again.")
+    if state == "23505":
+        return Conflict("another request made the same thing at this moment", "Look at it, or ask again.")
+    # A NUL in a text, a number that is too large: fine in JSON, impossible in a column.
+    if state.startswith("22") or isinstance(exc, DataError):
+        return BadRequest(f"a value cannot be kept: {exc.orig}", "Send text without NUL, and smaller numbers.")
+    return None
 
 
 class PostgresStore:
@@ -404,7 +448,10 @@ class PostgresStore:
         except DBAPIError as exc:
             if exc.connection_invalidated:
                 raise Unavailable(f"Postgres went away: {exc.orig}", "It will be tried again.") from exc
-            raise
+            refused = _postgres_refusal(exc)
+            if refused is None:
+                raise
+            raise refused from exc
 
     def _run(self, conn: Connection, work: Work[T]) -> tuple[Tx, T]:
         tx = Tx(conn, self.clock, self.cache)
@@ -423,7 +470,7 @@ def open_store(url: str | None, database_file: Path) -> Store:
     """
     if url is None:
         return SqliteStore(database_file)
-    if url.startswith("sqlite:///"):
+    if url.startswith("sqlite:///") and url != "sqlite:///":
         return SqliteStore(Path(url.removeprefix("sqlite:///")))
     if url.startswith(("postgresql://", "postgresql+asyncpg://", "postgres://")):
         try:
@@ -432,9 +479,15 @@ def open_store(url: str | None, database_file: Path) -> Store:
             raise StoreError(
                 "the Postgres driver is not installed", "Install shunter[server,postgres]."
             ) from exc
-        return PostgresStore(
-            url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url
-        )
+        try:
+            return PostgresStore(
+                url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url
+            )
+        except (ValueError, ArgumentError) as exc:  # not told in full: it may hold a password
+            raise StoreError(
+                "the database URL cannot be read: its port is no number, or a part is missing",
+                "Use postgresql://USER:PASSWORD@HOST:PORT/NAME.",
+            ) from exc
     raise StoreError(
         f"the database URL {url.split(':', 1)[0]}:... is of no kind that is known",
         "Use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME.",

@@ -7,10 +7,9 @@ from shunter_work_pools.storage.schema import metadata
 
 connection = context.config.attributes["connection"]
 if connection.dialect.name == "postgresql":
-    # Two servers that start at once must not both migrate.
-    connection.exec_driver_sql("SELECT pg_advisory_lock(5346726174)")
+    # Two servers that start at once must not both migrate; held until the commit, or the second would
+    # not see yet what the first made.
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(5346726174)")
 context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
 with context.begin_transaction():
     context.run_migrations()
-if connection.dialect.name == "postgresql":
-    connection.exec_driver_sql("SELECT pg_advisory_unlock(5346726174)")
