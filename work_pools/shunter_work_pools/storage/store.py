@@ -273,7 +273,11 @@ class SqliteStore:
                     try:
                         result = work(tx)
                     except BaseException as exc:
-                        savepoint.rollback()
+                        try:
+                            savepoint.rollback()
+                        except DatabaseError:
+                            # A full disk: SQLite has undone the whole transaction by itself.
+                            raise exc from None
                         outcomes.append((future, None, exc))
                     else:
                         savepoint.commit()
@@ -293,6 +297,7 @@ class SqliteStore:
             outcomes = [(future, None, failure) for _, future in group]
             merged = Changes()
             self.cache.clear()  # it may hold what was just undone
+            _undo(conn)
         # A loop that is gone has nobody left who waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, outcomes, merged)
@@ -309,6 +314,14 @@ class SqliteStore:
                 future.set_exception(_store_failure(exc))
             else:
                 future.set_result(result)
+
+
+def _undo(conn: Connection) -> None:
+    """A commit that failed leaves SQLite's transaction open, and none could be begun ever after."""
+    driver: Any = conn.connection.driver_connection
+    if driver.in_transaction:
+        with contextlib.suppress(sqlite3.Error):
+            driver.rollback()
 
 
 def _store_failure(exc: BaseException) -> BaseException:
