@@ -31,7 +31,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, overload
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -59,6 +59,7 @@ from shunter_work_pools.contracts.deployments import (
 )
 from shunter_work_pools.contracts.errors import (
     InvalidInput,
+    NotFound,
     ProtocolMismatch,
     Refused,
     ServerUnreachable,
@@ -511,7 +512,12 @@ class _Core(Endpoints):
             )
         if response.is_success:
             return
-        raise _refusal(response)
+        refusal = _refusal(response)
+        if isinstance(refusal, NotFound) and not self.api_url.endswith("/api"):
+            refusal.remedy = (
+                f"{refusal.remedy}\nSHUNTER_API_URL is {self.api_url}: it usually ends in /api.".strip()
+            )
+        raise refusal
 
     def _not_understood(self, response: httpx.Response, reason: str) -> ShunterError:
         return ShunterError(
@@ -544,15 +550,15 @@ def _refusal(response: httpx.Response) -> Refused:
 
 def _checked_url(text: str) -> str:
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as exc:
+        parts, url = urlsplit(text), httpx.URL(text)
+        reason = ""
+        if url.scheme not in ("http", "https") or not url.host or parts.port == 0:
+            reason = "it must begin with http:// or https:// and a host"
+    except (httpx.InvalidURL, ValueError) as exc:
+        reason = str(exc)
+    if reason:
         raise InvalidInput(
-            f"{text!r} is not the address of a server: {exc}",
-            "Set SHUNTER_API_URL to something like http://127.0.0.1:4400/api.",
-        ) from exc
-    if url.scheme not in ("http", "https") or not url.host:
-        raise InvalidInput(
-            f"{text!r} is not the address of a server: it must begin with http:// or https://",
+            f"{text!r} is not the address of a server: {reason}",
             "Set SHUNTER_API_URL to something like http://127.0.0.1:4400/api.",
         )
     return text.rstrip("/")

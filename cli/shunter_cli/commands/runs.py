@@ -119,7 +119,7 @@ def list_(
             [_row(run, now) for run in runs],
             keep=("ID", "STATE", "DUE", "TOOK"),
         )
-    if following and output_as is Output.TABLE:
+    if following and output_as is Output.TABLE and not quiet:
         faults.tell(f"There are more: --limit {limit} --cursor {following}")
 
 
