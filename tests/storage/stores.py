@@ -67,6 +67,7 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres_server: PostgresCluster) -> Iterator[str]:
     """URL of a database with the schema, shared by all tests that begin by emptying it."""
+
     async def make(url: str) -> None:
         store = PostgresStore(url)
         await store.open()

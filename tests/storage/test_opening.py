@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +17,13 @@ from shunter_work_pools.storage.schema import metadata
 from shunter_work_pools.storage.store import PostgresStore, SqliteStore, open_store
 
 from tests.engines.postgres import PostgresCluster
+
+
+def program(text: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A Python program of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
 
 
 def sqlite_tables(path: Path) -> set[str]:
@@ -178,12 +184,7 @@ asyncio.run(main())
 
 
 async def test_postgres_is_migrated_once_by_servers_that_start_together(postgres_database: str) -> None:
-    servers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _OPENER, postgres_database], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        for _ in range(4)
-    ]
+    servers = [program(_OPENER, postgres_database) for _ in range(4)]
     for server in servers:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
@@ -320,9 +321,7 @@ async def test_what_write_returned_for_survives_sigkill(
         if kind == "sqlite"
         else request.getfixturevalue("postgres_database")
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", _WRITER, url], stdout=subprocess.PIPE, env=os.environ
-    ) as process:
+    with program(_WRITER, url) as process:
         assert process.stdout is not None
         promised = 0
         while promised < 200:

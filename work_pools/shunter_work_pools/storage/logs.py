@@ -10,6 +10,14 @@ from uuid import UUID
 
 from shunter_work_pools.contracts.errors import Unavailable
 
+#: Of a disk, folder or process that is not as it should be; anything else is a bug.
+_UNWRITABLE = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE),
+        *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE),
+    }
+)
+
 
 class LogStore(Protocol):
     """Where the output of attempts is kept. All calls block: call them from a thread."""
@@ -69,7 +77,7 @@ class FileLogStore:
             finally:
                 os.close(handle)
         except OSError as exc:
-            if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            if exc.errno in _UNWRITABLE:
                 raise Unavailable(
                     f"the log folder {self.folder} cannot be written: {exc.strerror}",
                     "Free space there; agents keep their logs until then.",

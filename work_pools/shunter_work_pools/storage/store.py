@@ -394,7 +394,9 @@ def _postgres_refusal(exc: DBAPIError) -> Refused | None:
         return Conflict("another request made the same thing at this moment", "Look at it, or ask again.")
     # A NUL in a text, a number that is too large: fine in JSON, impossible in a column.
     if state.startswith("22") or isinstance(exc, DataError):
-        return BadRequest(f"a value cannot be kept: {exc.orig}", "Send text without NUL, and smaller numbers.")
+        return BadRequest(
+            f"a value cannot be kept: {exc.orig}", "Send text without NUL, and smaller numbers."
+        )
     return None
 
 
