@@ -156,7 +156,7 @@ def _inspector() -> Path:
     spec = find_spec("shunter")
     if spec is None or spec.origin is None:
         raise InvalidInput("the package shunter is not installed here", "Install it again.")
-    return Path(spec.origin).with_name("signature.py")
+    return Path(spec.origin).with_name("inspect_entrypoint.py")
 
 
 def _last_object(printed: bytes) -> dict[str, Any] | None:

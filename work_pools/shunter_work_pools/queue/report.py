@@ -163,6 +163,7 @@ def _after_the_end(tx: Tx, run_id: UUID, number: int, epoch: int, seq: int) -> R
 def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> ReportAck:
     state = AttemptState(lease.state)
     started_at, pid, message, seq = lease.started_at, lease.pid, lease.message, lease.seq
+    reached = lease.granted_at if started_at is None else started_at
     ended = False
     refused: str | None = None
     for item in batch:
@@ -171,7 +172,8 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         if ended:
             refused = "a report after the end"
             break
-        at = min(tx.now, max(lease.granted_at, tx.now - round(item.age * 1_000_000)))
+        # Batches travel for different times: no step may seem to come before the one it follows.
+        reached = at = min(tx.now, max(reached, tx.now - round(item.age * 1_000_000)))
         if item.state in ATTEMPT_ENDS:
             refused = _unfit_end(item)
             if refused is not None:
