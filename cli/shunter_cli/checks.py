@@ -17,6 +17,19 @@ from shunter_work_pools.contracts.errors import InvalidInput
 #: Seconds that the import of an entrypoint may take.
 IMPORT_TIMEOUT = 60.0
 _ELSEWHERE = "If it exists only where the agent runs, add --no-check."
+#: Lines of a traceback that an error shows.
+_FRAME_LINES = 6
+
+#: What to do, by the kind of the inspector's finding.
+_REMEDIES = {
+    "missing-file": f"Check the path: it is meant from this folder.\n{_ELSEWHERE}",
+    "missing-module": "Check its name, or choose the interpreter that has it with --python.",
+    "missing-function": "Check the function's name.",
+    "not-callable": "Name a function.",
+    "import-failed": "Mend it, or choose the interpreter that has what it needs with --python.",
+    "bad-entrypoint": "Write path.py:function, module:function or path.py.",
+    "unsupported-signature": "Give its parameters types that JSON can carry.",
+}
 
 
 def names(option: str, values: Iterable[str]) -> None:
@@ -146,9 +159,16 @@ def entrypoint(text: str, source: Path, python: str | None) -> dict[str, Any]:
             f"{text} cannot be looked at: {words[0]} ended with {done.returncode} and no answer", told
         )
     if answer.get("error"):
-        detail = str(answer.get("detail") or "").rstrip()
-        raise InvalidInput(str(answer["error"]), detail or "Check the path and the function's name.")
+        remedy = _REMEDIES.get(str(answer.get("kind")), "Check the path and the function's name.")
+        where = _frames(str(answer.get("detail") or ""))
+        raise InvalidInput(str(answer["error"]), f"{where}\n{remedy}".strip("\n"))
     return answer
+
+
+def _frames(trace: str) -> str:
+    """Where it happened: the innermost lines of a traceback, without its heading and the error itself."""
+    lines = [line for line in trace.rstrip().splitlines() if not line.startswith("Traceback")]
+    return "\n".join(lines[:-1][-_FRAME_LINES:])
 
 
 def _inspector() -> Path:

@@ -80,12 +80,12 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=False, emoji=False, markup=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, keep: Sequence[str] = ()) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, elastic: Sequence[str] = ()) -> None:
     """A table without lines that fits the terminal (80 columns if there is none).
 
     Args:
         columns: headings; a leading ``>`` aligns right.
-        keep: columns that are never shortened.
+        elastic: columns that are shortened if there is not room for all.
     """
     from rich.table import Table
     from rich.text import Text
@@ -100,7 +100,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, keep: Sequen
             justify="right" if heading != name else "left",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=width if name in keep else None,
+            min_width=None if name in elastic else width,
         )
     for row in cells:
         grid.add_row(*row)

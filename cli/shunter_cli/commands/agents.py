@@ -83,4 +83,5 @@ def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) ->
                 )
                 for agent in agents
             ],
+            elastic=("NAME", "POOLS", "TAGS", "HOST"),
         )

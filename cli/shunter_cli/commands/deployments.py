@@ -52,6 +52,7 @@ def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) ->
                 )
                 for one in deployments
             ],
+            elastic=("NAME", "POOL", "SCHEDULE", "TAGS"),
         )
 
 

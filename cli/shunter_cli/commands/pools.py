@@ -89,6 +89,7 @@ def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) ->
                 )
                 for pool in pools
             ],
+            elastic=("NAME", "AGENTS"),
         )
 
 

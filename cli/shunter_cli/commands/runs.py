@@ -117,7 +117,7 @@ def list_(
         output.table(
             ("ID", "DEPLOYMENT", "STATE", "CAUSE", "DUE", ">TOOK", "POOL", "TAGS"),
             [_row(run, now) for run in runs],
-            keep=("ID", "STATE", "DUE", "TOOK"),
+            elastic=("DEPLOYMENT", "CAUSE", "POOL", "TAGS"),
         )
     if following and output_as is Output.TABLE and not quiet:
         faults.tell(f"There are more: --limit {limit} --cursor {following}")
@@ -219,11 +219,11 @@ def events(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
                 event.kind,
                 str(event.attempt) if event.attempt else "-",
                 event.actor,
-                output.compact(event.data) if event.data else "",
+                " ".join(f"{key}={output.compact(value)}" for key, value in event.data.items()),
             )
             for event in found
         ],
-        keep=("TIME", "EVENT"),
+        elastic=("DATA",),
     )
 
 
