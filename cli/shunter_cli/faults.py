@@ -29,8 +29,8 @@ _OPTIONS = {
     "require": "--require",
     "match": "--match",
     "pass_env": "--pass-env",
-    "retries.count": "--retries",
-    "retries.delay": "--retry-delay",
+    "count": "--retries",
+    "delay": "--retry-delay",
     "scheduled_at": "--at",
     "seconds": "--interval",
 }

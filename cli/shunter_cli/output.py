@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -47,6 +47,8 @@ STYLES = {
 }
 #: Characters of an id's end that a table shows; the random part of a UUIDv7, good as an argument.
 SHORT = 8
+#: Blanks between the columns of a table; characters below which none is shortened.
+_GAP, _NARROWEST = 2, 4
 
 
 def say(text: str) -> None:
@@ -91,20 +93,27 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, elastic: Seq
     from rich.text import Text
 
     cells = [[Text(plain(cell), style=STYLES.get(cell.split(" ")[0], "")) for cell in row] for row in rows]
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for index, heading in enumerate(columns):
-        name = heading.removeprefix(">")
-        width = max([len(name), *(row[index].cell_len for row in cells)])
-        grid.add_column(
-            name,
-            justify="right" if heading != name else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if name in elastic else width,
-        )
+    names = [heading.removeprefix(">") for heading in columns]
+    widths = [max([len(name), *(row[index].cell_len for row in cells)]) for index, name in enumerate(names)]
+    terminal = console()
+    room = terminal.width - _GAP * (len(names) - 1)
+    _shorten(widths, [index for index, name in enumerate(names) if name in elastic], room)
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for heading, name, width in zip(columns, names, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if heading != name else "left"
+        grid.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
     for row in cells:
         grid.add_row(*row)
-    _print(grid)
+    _print(grid, terminal)
+
+
+def _shorten(widths: list[int], elastic: Sequence[int], room: int) -> None:
+    """Take from the widest elastic column, again and again, until all fit or none can give more."""
+    while sum(widths) > room:
+        widest = max(elastic, key=lambda index: widths[index], default=None)
+        if widest is None or widths[widest] <= _NARROWEST:
+            return
+        widths[widest] -= 1
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
@@ -117,11 +126,10 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         grid.add_row(name, Text(plain(value, lines=True), style=STYLES.get(value.split(" ")[0], "")))
-    _print(grid)
+    _print(grid, console())
 
 
-def _print(grid: Table) -> None:
-    terminal = console()
+def _print(grid: Table, terminal: Console) -> None:
     with terminal.capture() as captured:
         terminal.print(grid)
     for line in captured.get().splitlines():

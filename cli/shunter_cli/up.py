@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
@@ -95,7 +96,8 @@ class _Up:
         agent = await self._spawn(
             "agent", "agent", "start", "--pool", POOL, "--limit", str(plan.limit), *tags
         )
-        self._welcome()
+        if await self._serves(agent):
+            self._welcome()
         ended = await self._first(server, agent)
         if ended is None:
             return 0
@@ -126,6 +128,20 @@ class _Up:
                     return False
                 await asyncio.sleep(0.05)
         return False  # it has said itself why it ended
+
+    async def _serves(self, agent: asyncio.subprocess.Process) -> bool:
+        """Whether the agent has been heard of since it was started; False if it ended instead."""
+        from shunter_work_pools.client import AsyncClient
+
+        begun = datetime.now(UTC)
+        async with AsyncClient() as client:
+            while agent.returncode is None and not self.stopping.is_set():
+                with suppress(ShunterError):
+                    agents = (await client.list_agents()).agents
+                    if any(POOL in one.pools and one.last_seen_at >= begun for one in agents):
+                        return True
+                await asyncio.sleep(0.05)
+        return False
 
     async def _first(self, *children: asyncio.subprocess.Process) -> asyncio.subprocess.Process | None:
         """The child that ended first; None if we were told to stop before."""
