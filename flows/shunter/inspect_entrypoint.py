@@ -89,7 +89,13 @@ def parameter_schema(function: Callable[..., Any]) -> dict[str, Any]:
             schema = TypeAdapter[Any](stub).json_schema()  # type: ignore[arg-type]  # a function is one, too
     except PydanticUserError as exc:
         raise SourceError("unsupported-signature", _explain(stub, exc)) from None
-    return {"$schema": DIALECT, "type": "object", "properties": {}, "additionalProperties": False} | schema
+    # pydantic says nothing where any other keyword may be given.
+    schema.setdefault("additionalProperties", any(p.kind is p.VAR_KEYWORD for p in _parameters(stub)))
+    return {"$schema": DIALECT, "type": "object", "properties": {}} | schema
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
 
 
 def _keywords_only(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -219,8 +219,11 @@ def _interpreter(program: str) -> str | None:
             first = file.readline(1024)
     except OSError:
         return None
-    words = first[2:].strip(b" \t\n").split() if first.startswith(b"#!") else []
-    return repr(words[0].decode(errors="replace")) if words else None
+    if not first.startswith(b"#!"):
+        return None
+    # As the kernel splits it: by blanks and tabs alone, so that the \r of a foreign line end is part of it.
+    words = first[2:].replace(b"\t", b" ").strip(b" \n").split(b" ")
+    return repr(words[0].decode(errors="replace")) if words[0] else None
 
 
 def check_entrypoint(entrypoint: str, source: str) -> None:

@@ -17,6 +17,8 @@ from shunter_infrastructure.launcher import LauncherUnavailable
 _SCRIPT = Path(__file__).with_name("forker.py")
 #: A launch that was handed over this often without an answer is given up.
 _TRIES = 4
+#: Seconds without an answer after which a launch is handed over again: its keeper may have been killed.
+_PATIENCE = 5.0
 #: Seconds in which a new forker must have said that it is ready.
 _READY_WITHIN = 20.0
 # macOS has no SOCK_SEQPACKET for AF_UNIX; messages are lines there as here, and short.
@@ -36,6 +38,7 @@ class _Launch:
     folder: str
     answer: asyncio.Future[Answer]
     tries: int = 0
+    timer: asyncio.TimerHandle | None = None
 
 
 class ForkerClient:
@@ -94,7 +97,9 @@ class ForkerClient:
             self._hand_over(token, launch)
             return await launch.answer
         finally:
-            self._launches.pop(token, None)
+            del self._launches[token]
+            if launch.timer is not None:
+                launch.timer.cancel()
 
     async def close(self) -> None:
         """Let the forker end; keepers go on. Launches that wait for an answer are refused."""
@@ -191,9 +196,21 @@ class ForkerClient:
 
     def _hand_over(self, token: int, launch: _Launch) -> None:
         launch.tries += 1
+        if launch.timer is not None:
+            launch.timer.cancel()
+        loop = asyncio.get_running_loop()
+        launch.timer = loop.call_later(_PATIENCE, self._hand_over_again, token, launch)
         self._unsent.append(json.dumps([token, launch.folder]).encode() + b"\n")
         if len(self._unsent) == 1:
             self._send()
+
+    def _hand_over_again(self, token: int, launch: _Launch) -> None:
+        if launch.answer.done():
+            return
+        if launch.tries >= _TRIES or self._process is None:
+            _refuse(launch, f"no keeper answered within {launch.tries * _PATIENCE:.0f} s")
+        else:
+            self._hand_over(token, launch)
 
     def _send(self) -> None:
         assert self._socket is not None

@@ -73,18 +73,23 @@ def is_running(pid: int, start: int) -> bool:
     return True
 
 
+def newest_first() -> list[int]:
+    """Ids of all processes, the last made first as far as ids tell (they start over at their limit)."""
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    pids.sort(reverse=True)
+    return pids
+
+
 def table() -> dict[int, Process]:
     """All processes by id. Not one moment: processes come and go while it is read."""
     found: dict[int, Process] = {}
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return found
-    for name in names:
-        if name.isdigit():
-            process = look_up(int(name))
-            if process is not None:
-                found[process.pid] = process
+    for pid in newest_first():
+        process = look_up(pid)
+        if process is not None:
+            found[pid] = process
     return found
 
 
