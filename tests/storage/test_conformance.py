@@ -207,7 +207,7 @@ async def test_a_failed_commit_fails_all_of_its_group_and_nothing_is_told_or_kep
     def gather_behind_me(tx: Tx) -> None:
         loop.call_soon_threadsafe(blocked.set)
         assert release.wait(10)
-        tx.cache["made in the group"] = True
+        tx.remember("made in the group", True)
         # Checked at the commit only: the unit itself succeeds, the commit cannot.
         tx.conn.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
         tx.conn.execute(insert(queues).values(pool_id=404, name="x", priority=0, paused=False))

@@ -19,8 +19,6 @@ from shunter_work_pools.storage.schema import deployments, pools, queues, revisi
 from shunter_work_pools.storage.store import Tx
 
 DEFAULT_QUEUE = "default"
-#: Immutable revisions kept parsed; beyond it the cache starts anew.
-_CACHED_REVISIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -193,18 +191,15 @@ def deployment(tx: Tx, name: str) -> Placed:
 
 def revision_spec(tx: Tx, deployment_id: int, number: int) -> DeploymentSpec:
     """The spec of a revision; revisions never change, so they are kept parsed."""
-    key = (deployment_id, number)
-    spec: DeploymentSpec | None = tx.cache.get(key)
+    key = ("revision", deployment_id, number)
+    spec: DeploymentSpec | None = tx.recall(key)
     if spec is None:
         raw = tx.conn.execute(
             select(revisions.c.spec).where(
                 revisions.c.deployment_id == deployment_id, revisions.c.number == number
             )
         ).scalar_one()
-        spec = DeploymentSpec.model_validate(raw, extra="ignore")
-        if len(tx.cache) >= _CACHED_REVISIONS:
-            tx.cache.clear()
-        tx.cache[key] = spec
+        spec = tx.remember(key, DeploymentSpec.model_validate(raw, extra="ignore"))
     return spec
 
 

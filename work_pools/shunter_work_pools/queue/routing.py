@@ -33,8 +33,13 @@ def place(tx: Tx, spec: DeploymentSpec, tags: list[str]) -> tuple[int, int] | No
     names it. Several: the one with most match tags, then the highest priority, then by name.
     """
     if spec.pool is not None:
-        found = tx.conn.execute(_NAMED, {"pool": spec.pool, "queue": spec.queue or "default"}).one_or_none()
-        return (found.pool_id, found.queue_id) if found is not None else None
+        key = ("place", spec.pool, spec.queue or "default")
+        known: tuple[int, int] | None = tx.recall(key)
+        if known is None:
+            found = tx.conn.execute(_NAMED, {"pool": key[1], "queue": key[2]}).one_or_none()
+            if found is not None:
+                known = tx.remember(key, (found.pool_id, found.queue_id))
+        return known
     carried = set(tags)
     best: tuple[tuple[int, int], int] | None = None
     for pool in tx.conn.execute(select(pools).order_by(pools.c.name)):
@@ -58,6 +63,10 @@ def lane_of(tx: Tx, queue_id: int, priority: int, deployment_id: int, require: l
         "deployment_id": deployment_id,
         "require": " ".join(sorted(require)),
     }
+    cached = ("lane", *key.values())
+    lane_id: int | None = tx.recall(cached)
+    if lane_id is not None:
+        return lane_id
     lane_id = tx.conn.scalar(_LANE, key)
     if lane_id is None:
         if tx.postgres:
@@ -69,7 +78,7 @@ def lane_of(tx: Tx, queue_id: int, priority: int, deployment_id: int, require: l
         else:
             lane_id = tx.conn.scalar(insert(lanes).values(served_at=0, **key).returning(lanes.c.id))
     assert lane_id is not None
-    return int(lane_id)
+    return tx.remember(cached, int(lane_id))
 
 
 def place_unplaced(tx: Tx) -> None:

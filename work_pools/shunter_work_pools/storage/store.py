@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
@@ -80,20 +80,31 @@ class Tx:
 
     Attributes:
         conn: SQLAlchemy connection inside the transaction.
-        cache: of the store, for rows that never change once they are committed.
+        learned: what :meth:`remember` gathered; the store takes it over when it is committed.
         changes: told to the store's listener after the commit.
         postgres: whether row locks exist (and are needed).
     """
 
-    __slots__ = ("_clock", "_now", "cache", "changes", "conn", "postgres")
+    __slots__ = ("_cache", "_clock", "_now", "changes", "conn", "learned", "postgres")
 
     def __init__(self, conn: Connection, clock: Clock | None, cache: dict[Any, Any]) -> None:
         self.conn = conn
-        self.cache = cache
+        self._cache = cache
+        self.learned: dict[Any, Any] = {}
         self.changes = Changes()
         self.postgres = conn.dialect.name == "postgresql"
         self._clock = clock
         self._now: Micros | None = None
+
+    def recall(self, key: Any) -> Any:
+        """What was remembered under ``key``, in this or in a committed transaction; None if nothing."""
+        value = self.learned.get(key)
+        return self._cache.get(key) if value is None else value
+
+    def remember(self, key: Any, value: T) -> T:
+        """Keep a value made from rows that never change once they are committed."""
+        self.learned[key] = value
+        return value
 
     @property
     def now(self) -> Micros:
@@ -108,6 +119,17 @@ class Tx:
 
 
 Work = Callable[[Tx], T]
+
+
+#: Values a store keeps; beyond it the cache starts anew.
+_CACHE_LIMIT = 20_000
+
+
+def _learn(cache: dict[Any, Any], tx: Tx) -> None:
+    if tx.learned:
+        if len(cache) > _CACHE_LIMIT:
+            cache.clear()
+        cache.update(tx.learned)
 
 
 class Store(Protocol):
@@ -232,7 +254,10 @@ class SqliteStore:
     def _read(self, work: Work[T]) -> T:
         assert self._engine is not None
         with self._engine.connect() as conn:
-            return work(Tx(conn, self.clock, self.cache))
+            tx = Tx(conn, self.clock, self.cache)
+            result = work(tx)
+            _learn(self.cache, tx)
+            return result
 
     async def close(self) -> None:
         """See :class:`Store`."""
@@ -263,24 +288,28 @@ class SqliteStore:
         merged = Changes()
         try:
             with conn.begin():
+                # Past SQLAlchemy: two of these for every unit, and nothing to compile or to fetch.
+                savepoint = cast(sqlite3.Connection, conn.connection.dbapi_connection).execute
                 index = 0
                 while index < len(group):
                     work, future = group[index]
                     index += 1
                     tx = Tx(conn, self.clock, self.cache)
                     # A failed unit must not undo its neighbours.
-                    savepoint = conn.begin_nested()
+                    savepoint("SAVEPOINT unit")
                     try:
                         result = work(tx)
                     except BaseException as exc:
                         try:
-                            savepoint.rollback()
-                        except DatabaseError:
+                            savepoint("ROLLBACK TO unit")
+                            savepoint("RELEASE unit")
+                        except sqlite3.Error:
                             # A full disk: SQLite has undone the whole transaction by itself.
                             raise exc from None
                         outcomes.append((future, None, exc))
                     else:
-                        savepoint.commit()
+                        savepoint("RELEASE unit")
+                        _learn(self.cache, tx)
                         merged.merge(tx.changes)
                         outcomes.append((future, result, None))
                     if not stop and index == len(group) < self.GROUP:
@@ -443,6 +472,7 @@ class PostgresStore:
         """See :class:`Store`."""
         async with self._connect() as conn, conn.begin():
             tx, result = await conn.run_sync(self._run, work)
+        _learn(self.cache, tx)
         self.on_commit(tx.changes)
         return result  # type: ignore[no-any-return]
 
@@ -450,7 +480,8 @@ class PostgresStore:
         """See :class:`Store`."""
         async with self._connect() as conn:
             await conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-            _, result = await conn.run_sync(self._run, work)
+            tx, result = await conn.run_sync(self._run, work)
+        _learn(self.cache, tx)
         return result  # type: ignore[no-any-return]
 
     @contextlib.asynccontextmanager
