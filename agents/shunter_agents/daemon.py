@@ -265,8 +265,8 @@ class Agent:
         """One sync; None if it was interrupted, because there is something new to say."""
         self._holdings.look_at_disk()
         taking = not self._draining and not self._holdings.disk_full
-        if self._draining and not self._holdings.owed:
-            hold_for = 0.0
+        if not self._met or (self._draining and not self._holdings.owed):
+            hold_for = 0.0  # what follows from the answer should not wait
         else:
             hold_for = DISK if self._holdings.disk_full else HOLD_LIMIT
         request = SyncRequest.model_construct(

@@ -100,6 +100,9 @@ class Supervisor:
     async def close(self) -> None:
         """Watch no more. What runs goes on, and is found by the next life."""
         self._closing = True
+        for attempt in self._holdings.attempts.values():
+            if attempt.timer is not None:
+                attempt.timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
