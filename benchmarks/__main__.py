@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import starts
+from benchmarks import history, starts
 from benchmarks.report import Table
 
 BENCHMARKS = {
     "latency": ("Start latency", starts.latency),
     "burst": ("Burst", starts.burst),
     "idle": ("Idle", starts.idle),
+    "history": ("A million finished runs", history.history),
 }
 
 

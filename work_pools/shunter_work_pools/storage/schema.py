@@ -133,7 +133,7 @@ runs = Table(
     Index("ix_runs_state_id", "state", "id"),
     Index("ix_runs_deployment_id_id", "deployment_id", "id"),
     Index("ix_runs_pool_id_id", "pool_id", "id"),
-    Index("ix_runs_late", "id", postgresql_where=text("late"), sqlite_where=text("late")),
+    Index("ix_runs_late", "id", postgresql_where=text("late"), sqlite_where=text("late = 1")),
 )
 
 run_tags = Table(

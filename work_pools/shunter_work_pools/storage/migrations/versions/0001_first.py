@@ -248,7 +248,7 @@ def upgrade() -> None:
         ["id"],
         unique=False,
         postgresql_where=sa.text("late"),
-        sqlite_where=sa.text("late"),
+        sqlite_where=sa.text("late = 1"),
     )
     op.create_index("ix_runs_pool_id_id", "runs", ["pool_id", "id"], unique=False)
     op.create_index(op.f("ix_runs_scheduled_at"), "runs", ["scheduled_at"], unique=False)
