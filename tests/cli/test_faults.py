@@ -38,7 +38,7 @@ def test_a_name_unlike_all_others_gets_the_way_to_the_list() -> None:
     [
         (lambda: PoolSpec(name="a b"), "--name 'a b': it may have letters"),
         (lambda: PoolSpec(name="a", match=["x y"]), "--match 'x y': it is a word such as gpu"),
-        (lambda: RetryPolicy(count=-1), "--count -1: it must be greater than or equal to 0"),
+        (lambda: RetryPolicy(count=-1), "--retries -1: it must be greater than or equal to 0"),
         (
             lambda: DeploymentSpec.model_validate({"work": {"command": ["x"]}, "retries": {"count": 5000}}),
             "--retries 5000: it must be less than or equal to 1000",

@@ -232,6 +232,11 @@ def test_a_reader_that_has_seen_enough_is_no_error(shunter: Console) -> None:
     assert (done.code, done.err) == (0, "")
 
 
+def test_an_output_that_is_full_is_told(shunter: Console) -> None:
+    done = shunter.shell("shunter run list > /dev/full")
+    assert (done.code, done.err) == (1, "Error: the output cannot be written: No space left on device\n")
+
+
 def test_interrupt(shunter: Console) -> None:
     run = _start(shunter, "hello", "--at", "+1h")
     for words in (("run", "wait", run), ("run", "logs", "-f", run)):
