@@ -17,7 +17,7 @@ from shunter_infrastructure.process.environment import DEFAULT_PATH
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_work_pools.contracts.states import Cause
 
-from tests.launchers.attempts import Attempt, assignment, ended, output, shell
+from tests.launchers.attempts import Attempt, assignment, ended, output, shell, written
 
 Attempts = Callable[..., Attempt]
 Launchers = Callable[..., ProcessLauncher]
@@ -95,15 +95,17 @@ async def test_the_token_is_in_no_process(
 async def test_files_are_for_their_owner_only(attempts: Attempts, processes: ProcessLauncher) -> None:
     before = os.umask(0)
     try:
-        attempt = attempts(shell('umask; echo 1 > "$SHUNTER_RESULT"; chmod 600 "$SHUNTER_RESULT"'))
+        attempt = attempts(shell("echo up; exec sleep 1000"))
         handle = await attempt.start(processes)
+        await written(processes, handle, b"up")
         await processes.stop(handle, 5)
         await ended(processes, handle)
     finally:
         os.umask(before)
+    names = {path.name for path in attempt.folder.iterdir()}
+    assert names == {"launch.json", "output", "parameters.json", "record", "stop", "work"}
     for path in attempt.folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-    assert not [path.name for path in attempt.folder.iterdir() if path.name == "keeper.log"]
 
 
 async def test_parameters_lie_in_a_file(attempts: Attempts, processes: ProcessLauncher) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from shunter_infrastructure.launcher import Launcher
 from shunter_infrastructure.process import forker_client, procfs, record
+from shunter_infrastructure.process.environment import prepare
 from shunter_infrastructure.process.forker_client import ForkerClient
-from shunter_infrastructure.process.launcher import ProcessLauncher
+from shunter_infrastructure.process.launcher import ProcessLauncher, _write_inputs
 from shunter_work_pools.contracts.states import Cause
 
 from tests.launchers.attempts import SOON, Attempt, ended, is_gone, output, shell, until, written
@@ -141,6 +142,7 @@ async def test_a_late_order_is_void_once_it_was_denied(
     attempts: Attempts, processes: ProcessLauncher
 ) -> None:
     attempt = attempts(shell("echo never"))
+    _write_inputs(attempt.folder, attempt.assignment, prepare(attempt.assignment, attempt.folder, "a1", {}))
     assert await attempt.recover(processes) is None
     # The order of a predecessor reaches a keeper only now.
     answer = await processes._forker.launch(attempt.folder)
@@ -214,7 +216,8 @@ async def test_the_forker_is_killed_with_orders_under_way(
         await asyncio.sleep(0.005)
         if processes.forker_pid is not None:
             os.kill(processes.forker_pid, signal.SIGKILL)
-    ends = await asyncio.wait_for(asyncio.gather(*runs), SOON)
+    # Before anybody loses patience: the death itself is what is acted upon.
+    ends = await asyncio.wait_for(asyncio.gather(*runs), forker_client._PATIENCE - 0.5)
     assert [end.exit_code for end in ends] == list(range(30))
     assert [log.read_text() for log in logs] == ["begun\n"] * 30
 
