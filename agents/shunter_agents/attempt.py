@@ -40,6 +40,7 @@ class Attempt:
         dropped: no longer ours: nothing is reported.
         successor: granted anew while what is dropped still runs.
         launching: the supervisor may be interrupted: nothing of it is known to run.
+        in_start: a launch is under way at this moment.
         ended: its end is written down, nothing of it runs.
         end_acked: the server has the end.
         log_sent: bytes of output that the server has; None: to be asked.
@@ -54,6 +55,7 @@ class Attempt:
         "end_acked",
         "ended",
         "handle",
+        "in_start",
         "journal",
         "key",
         "kind",
@@ -98,6 +100,7 @@ class Attempt:
         self.dropped = False
         self.successor: Assignment | None = None
         self.launching = False
+        self.in_start = False
         self.ended = False
         self.end_acked = False
         self.log_sent: int | None = None if adopted else 0

@@ -144,7 +144,7 @@ class Supervisor:
                 raise
             task.uncancel()
         finally:
-            attempt.launching = False
+            attempt.launching = attempt.in_start = False
         # Interrupted while it was launched: whether anything runs, only the launcher can tell.
         handle = await self._until_available(
             attempt.launcher.recover, attempt.assignment, self._folder(attempt)
@@ -186,11 +186,13 @@ class Supervisor:
         told = False
         while True:
             try:
+                attempt.in_start = True
                 return await requested(
                     "after-launch-requested",
                     attempt.launcher.start(attempt.assignment, self._folder(attempt), self._agent),
                 )
             except LauncherUnavailable as exc:
+                attempt.in_start = False
                 if not told:
                     log.warning("a run waits for its engine", reason=exc.detail, **attempt.names)
                     told = True
@@ -311,7 +313,7 @@ class Supervisor:
         if attempt.handle is not None:
             self._spawn(self._stop(attempt, attempt.handle, grace), f"stop {attempt.key[0]}")
         elif attempt.launching:
-            quick = attempt.state is AttemptState.CLAIMED or attempt.stopped is Stop.START_TIMEOUT
+            quick = not attempt.in_start or attempt.stopped is Stop.START_TIMEOUT
             asyncio.get_running_loop().call_later(0 if quick else LAUNCH_PATIENCE, self._interrupt, attempt)
 
     def _interrupt(self, attempt: Attempt) -> None:

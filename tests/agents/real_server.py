@@ -1,0 +1,157 @@
+"""A real server and real agents as subprocesses, in a home of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from shunter_work_pools.client import Client
+from shunter_work_pools.contracts.errors import ServerUnreachable
+from shunter_work_pools.contracts.pools import PoolSpec
+from shunter_work_pools.contracts.runs import Run
+
+_SERVE = "from shunter_work_pools.server import serve; serve(port={port})"
+
+
+@dataclass
+class Site:
+    """A home, and the server in it.
+
+    Attributes:
+        env: environment of everything that belongs to it.
+        client: speaks to its server.
+    """
+
+    home: Path
+    env: dict[str, str]
+    port: int
+    client: Client
+    server: subprocess.Popen[bytes]
+
+    def start_server(self) -> None:
+        """Start the server (again), and wait until it answers."""
+        self.server = _spawn(
+            [sys.executable, "-c", _SERVE.format(port=self.port)], self.env, self.home / "server.log"
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.client.ready()
+                return
+            except ServerUnreachable:
+                assert self.server.poll() is None, (self.home / "server.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    def start_agent(
+        self, name: str, *, kill_at: str | None = None, limit: int = 8
+    ) -> subprocess.Popen[bytes]:
+        """Start an agent; one with ``kill_at`` dies by SIGKILL at that point."""
+        env = self.env | ({"SHUNTER_TEST_KILL_AT": kill_at} if kill_at else {})
+        words = [sys.executable, "-m", "shunter_agents", "--pool", "default", "--name", name]
+        return _spawn([*words, "--limit", str(limit)], env, self.home / f"{name}.log")
+
+    @contextlib.contextmanager
+    def agent(self, name: str, limit: int = 8) -> Iterator[subprocess.Popen[bytes]]:
+        """An agent that is drained at the end."""
+        log = self.home / f"{name}.log"
+        lives = self.log(name).count("agent starts") if log.exists() else 0
+        process = self.start_agent(name, limit=limit)
+        try:
+            while process.poll() is None and self.log(name).count("agent starts") == lives:
+                time.sleep(0.02)  # it hears no signals before
+            yield process
+            if process.poll() is None:
+                process.terminate()
+                assert process.wait(20) == 0, self.log(name)
+        finally:
+            process.kill()
+            process.wait()
+
+    def log(self, name: str) -> str:
+        """What an agent said."""
+        return (self.home / f"{name}.log").read_text()
+
+    def attempts(self, name: str) -> list[str]:
+        """Folders of attempts that an agent has."""
+        folder = self.home / "agents" / name / "attempts"
+        return [path.name for path in folder.iterdir()] if folder.exists() else []
+
+    def ended(self, run: object, seconds: float = 30.0) -> Run:
+        """The run, once it has ended."""
+        deadline = time.monotonic() + seconds
+        found = self.client.get_run(str(run))
+        while found.ended_at is None:
+            assert time.monotonic() < deadline, found
+            found = self.client.get_run(str(run), wait=2.0, seen=(found.state, found.attempt_count))
+        return found
+
+    def output(self, run: object, seconds: float = 20.0) -> bytes:
+        """All output of its last attempt."""
+        deadline = time.monotonic() + seconds
+        while True:
+            part = self.client.read_log(str(run), wait=1.0)
+            if part.complete:
+                return part.data
+            assert time.monotonic() < deadline, part
+            time.sleep(0.02)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything of this home that runs beside the server."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid != self.server.pid and process.environ().get("SHUNTER_HOME") == str(self.home):
+                    found.append(process)
+        return found
+
+    def left_over(self, seconds: float = 10.0) -> list[str]:
+        """What still runs of this home after a while."""
+        deadline = time.monotonic() + seconds
+        while (found := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [" ".join(process.cmdline()) for process in found]
+
+
+@contextlib.contextmanager
+def site(home: Path) -> Iterator[Site]:
+    """A server with a pool named default; nothing of it runs afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SHUNTER_", "PYTHON"))}
+    env |= {
+        "SHUNTER_HOME": str(home),
+        "SHUNTER_API_URL": url,
+        "SHUNTER_TOKEN": "a-token-of-the-tests",
+        "PYTHONPYCACHEPREFIX": str(home / "modules"),
+    }
+    home.mkdir(parents=True, exist_ok=True)
+    with Client(url, "a-token-of-the-tests") as client:
+        one = Site(home, env, port, client, server=None)  # type: ignore[arg-type]
+        try:
+            one.start_server()
+            client.create_pool(PoolSpec(name="default"))
+            yield one
+        finally:
+            for process in one.processes():
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            if one.server is not None:
+                one.server.send_signal(signal.SIGTERM)
+                one.server.wait(20)
+
+
+def _spawn(words: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
