@@ -1,6 +1,6 @@
 """The keeper: starts one attempt's command, owns all that comes of it, and writes down how it ended.
 
-It runs in a fork of the forker, in a session of its own, and outlives both forker and agent. It is the
+It runs in a fork of the forker, in a process group of its own, and outlives both forker and agent. It is the
 subreaper of its command: whatever daemonizes, changes session or clears its environment becomes its
 child in the end, so that nothing can get away and nothing foreign is ever touched.
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource  # noqa: F401  # os.wait4 wants it: loaded once by the forker, not by every keeper
 import sys
 import time
 
@@ -102,7 +103,9 @@ def keep(line: Line, token: int, folder: str) -> NoReturn:
     """
     code = 1
     try:
-        os.setsid()
+        # Out of reach of whoever signals the forker's group. A session of its own would be no better (the
+        # forker's has no terminal), and at times takes a millisecond to make: the scheduler groups by it.
+        os.setpgid(0, 0)
         signals.signal(signals.SIGCHLD, lambda *_: None)  # an ignored one would not be waited for
         _Keeper(line, token, folder).run()
         code = 0
@@ -239,10 +242,13 @@ class _Keeper:
             pass  # the whole folder was removed
 
     def _read_launch(self) -> dict[str, Any]:
-        with open(f"{self.folder}/launch.json", encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read()
+        parts = []
+        fd = os.open(f"{self.folder}/launch.json", os.O_RDONLY | os.O_CLOEXEC)
+        while part := os.read(fd, 65536):
+            parts.append(part)
+        os.close(fd)
         try:
-            value: dict[str, Any] = decode_json(text)
+            value: dict[str, Any] = decode_json(b"".join(parts).decode("ascii"))
         except ValueError as exc:
             raise Unstartable("launch", errno.EINVAL) from exc
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -43,7 +44,7 @@ class ProcessLauncher:
 
     def __init__(self, *, python: str | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._forker = ForkerClient(python or sys.executable)
-        self._environ = os.environ if environ is None else environ
+        self._environ = dict(os.environ if environ is None else environ)  # os.environ is slow to walk
         self._watches: dict[Path, KeeperWatch] = {}
         self._closed = False
 
@@ -257,13 +258,15 @@ def _handle(folder: Path, assignment: Assignment, found: Record) -> Handle:
 
 
 def _write_inputs(folder: Path, assignment: Assignment, launch: Launch) -> None:
-    (folder / "work").mkdir(mode=0o700, exist_ok=True)
-    _write(folder / "parameters.json", json.dumps(assignment.parameters).encode())
+    if assignment.work.working_dir is None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(launch.cwd, 0o700)
+    _write(f"{folder}/parameters.json", json.dumps(assignment.parameters).encode())
     # Last, and whole or not at all: it is what makes a launch valid.
-    _write(folder / LAUNCH, json.dumps(launch.to_json()).encode())
+    _write(f"{folder}/{LAUNCH}", json.dumps(launch.to_json()).encode())
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: str, data: bytes) -> None:
     draft = f"{path}.{os.getpid()}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
