@@ -23,7 +23,7 @@ from shunter_work_pools.contracts.agents import (
     SyncAnswer,
     SyncRequest,
 )
-from shunter_work_pools.contracts.errors import NotFound, ShunterError
+from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.states import Cause
 
@@ -450,7 +450,7 @@ class Agent:
 
 def _is_refusal(exc: Exception) -> bool:
     """Whether an error at the first contact will not pass by itself."""
-    return judge(exc) is Trouble.DENIED or isinstance(exc, NotFound)
+    return judge(exc) is Trouble.DENIED or isinstance(exc, NotFound | BadRequest)
 
 
 def _version() -> str:

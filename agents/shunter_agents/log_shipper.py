@@ -167,9 +167,7 @@ class LogShipper:
                     self._done(attempt)
                 continue
             before = attempt.log_sent
-            if size is None or (before is not None and data and size.size <= before):
-                if size is not None:
-                    attempt.log_sent = size.size
+            if size is None or (data and size.size == before):
                 log.error("output of a run does not arrive", offset=before, **attempt.names)
                 self._later(attempt)
                 continue

@@ -7,7 +7,6 @@ with every byte of its output, and nothing is left behind.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,9 @@ from shunter_agents.killpoints import POINTS
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunRequest
 
-from tests.agents.real_server import Site, site
+from tests.agents.real_server import Site
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site(tmp_path_factory.mktemp("kill")) as one:
-        yield one
 
 
 @pytest.mark.parametrize("point", POINTS)
