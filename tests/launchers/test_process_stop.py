@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from shunter_infrastructure.launcher import Handle
+from shunter_infrastructure.process import keeper, launcher
 from shunter_infrastructure.process.launcher import ProcessLauncher
 
 from tests.launchers.attempts import Attempt, ended, is_gone, output, shell, until, written
@@ -47,10 +50,10 @@ def pids(text: bytes) -> dict[str, int]:
     return {name: int(pid) for name, pid in (line.split() for line in text.decode().splitlines())}
 
 
-async def hidden(launcher: ProcessLauncher, attempt: Attempt) -> dict[str, int]:
-    handle = await attempt.start(launcher)
-    await until(lambda: _lines(launcher, handle, 3), "three children")
-    return pids(await output(launcher, handle))
+async def hidden(processes: ProcessLauncher, attempt: Attempt) -> dict[str, int]:
+    handle = await attempt.start(processes)
+    await until(lambda: _lines(processes, handle, 3), "three children")
+    return pids(await output(processes, handle))
 
 
 @pytest.mark.parametrize("grace", [0, 0.3])
@@ -143,8 +146,8 @@ async def test_processes_that_fork_while_they_are_killed(
     assert time.monotonic() - began < 15
 
 
-async def _lines(launcher: ProcessLauncher, handle: Handle, count: int) -> bool:
-    return (await output(launcher, handle)).count(b"\n") == count
+async def _lines(processes: ProcessLauncher, handle: Handle, count: int) -> bool:
+    return (await output(processes, handle)).count(b"\n") == count
 
 
 async def test_usage_is_of_the_whole_tree(attempts: Attempts, processes: ProcessLauncher) -> None:
@@ -168,3 +171,38 @@ while not os.path.exists("done"): time.sleep(0.01)
     assert end.max_rss_bytes is not None
     assert 0.6 < end.cpu_seconds < 3
     assert 80_000_000 < end.max_rss_bytes < 200_000_000
+
+
+async def test_a_full_disk_keeps_nobody_from_stopping(
+    attempts: Attempts, processes: ProcessLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    attempt = attempts(shell("trap '' TERM; echo up; while :; do sleep 1000; done"), grace=0.1)
+    handle = await attempt.start(processes)
+    await written(processes, handle, b"up")
+    monkeypatch.setattr(launcher, "_add_line", full)
+    await processes.stop(handle, 60)
+    assert (await ended(processes, handle)).signal == "SIGKILL"
+
+
+def test_a_full_disk_delays_the_record_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "_RETRY_WRITE", 0)
+    tries = iter([None, 7, None, 3, None])
+    real = os.write
+
+    def nearly_full(fd: int, data: bytes) -> int:
+        room = next(tries, len(data))
+        if room is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data[:room])
+
+    kept = keeper._Keeper(keeper.Line(-1), 1, str(tmp_path))
+    kept.record = os.open(tmp_path / "record", os.O_WRONLY | os.O_CREAT)
+    monkeypatch.setattr(os, "write", nearly_full)
+    kept._append('{"is":"ended","status":0}')
+    os.close(kept.record)
+    assert (tmp_path / "record").read_text() == '{"is":"ended","status":0}\n'

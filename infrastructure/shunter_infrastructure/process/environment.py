@@ -66,16 +66,17 @@ def prepare(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, 
         LaunchFailed: it cannot be executed; found before anything was done.
     """
     work = assignment.work
-    if work.source is not None and not os.path.isdir(work.source):
+    source = None if work.source is None else os.path.abspath(work.source)
+    if source is not None and not os.path.isdir(source):
         raise LaunchFailed(
             Cause.SOURCE,
-            f"the source folder {work.source} does not exist on the agent's machine",
+            f"the source folder {source} does not exist on the agent's machine",
             "Deploy from a folder that the agent can see, or correct the deployment's source.",
         )
     if work.working_dir is None:
         cwd = str(folder / "work")
     else:
-        cwd = os.path.join(work.source or "", work.working_dir)
+        cwd = os.path.abspath(os.path.join(source or "", work.working_dir))
         if not os.path.isdir(cwd):
             raise LaunchFailed(
                 Cause.START_FAILED,
@@ -85,16 +86,16 @@ def prepare(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, 
     env = environment(assignment, folder, agent, own)
     if work.command is not None:
         argv = list(work.command)
-        program = find_program(argv[0], env.get("PATH", DEFAULT_PATH), work.source, cwd)
+        program = find_program(argv[0], env.get("PATH", DEFAULT_PATH), source, cwd)
     else:
         assert work.entrypoint is not None  # the contract wants exactly one of the two
-        check_entrypoint(work.entrypoint, work.source or cwd)
+        check_entrypoint(work.entrypoint, source or cwd)
         env.setdefault("PYTHONUNBUFFERED", "1")
         env["SHUNTER_ENTRYPOINT"] = work.entrypoint
         env["SHUNTER_FAILURE"] = str(folder / "failure.json")
         python = work.python or sys.executable
         argv = [python, runner_path()]
-        program = find_program(python, env.get("PATH", DEFAULT_PATH), work.source, cwd)
+        program = find_program(python, env.get("PATH", DEFAULT_PATH), source, cwd)
     return Launch(program, argv, env, cwd, work.grace)
 
 
@@ -120,7 +121,7 @@ def environment(assignment: Assignment, folder: Path, agent: str, own: Mapping[s
         "SHUNTER_RESULT": str(folder / "result.json"),
     }
     if work.source is not None:
-        env["SHUNTER_SOURCE"] = work.source
+        env["SHUNTER_SOURCE"] = os.path.abspath(work.source)
     return env
 
 

@@ -132,15 +132,8 @@ class ProcessLauncher:
         found = record.read(handle.folder)
         if found is None or found.is_final or found.keeper is None or not found.is_of_this_boot:
             return
-        request = f"{Stamp.now().ticks:.6f} {grace:.6f}\n".encode()
-        try:
-            fd = os.open(handle.folder / STOP, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(fd, request)
-            finally:
-                os.close(fd)
-        except OSError as exc:
-            raise LauncherUnavailable(f"{handle.folder / STOP} cannot be written: {exc.strerror}") from exc
+        with contextlib.suppress(OSError):  # a full disk: the keeper then goes by the deployment's grace
+            _add_line(handle.folder / STOP, f"{Stamp.now().ticks:.6f} {grace:.6f}\n")
         watch = self._watch(handle.folder, found.keeper, found.keeper_start)
         watch.send(signal.SIGTERM)
         self._let_go(handle.folder, watch)
@@ -275,6 +268,14 @@ def _write(path: str, data: bytes) -> None:
     finally:
         os.close(fd)
     os.replace(draft, path)
+
+
+def _add_line(path: Path, line: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
 
 
 def _size(path: Path) -> int:
