@@ -42,7 +42,7 @@ format: $(INSTALLED) ## format and fix what can be fixed
 
 .PHONY: bench
 bench: $(INSTALLED) ## the figures of docs/benchmarks.md, measured here
-	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python -m benchmarks
 
 .PHONY: compare
 compare: $(INSTALLED) ## Shunter beside Prefect, both measured here
@@ -79,6 +79,6 @@ $(TOOL):
 
 $(INSTALLED): $(TOOL) pyproject.toml requirements.lock
 	@echo "installing requirements.lock into $(VENV)"
-	@$(UV) pip sync --quiet --require-hashes requirements.lock
+	@$(UV) pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	@$(UV) pip install --quiet --no-deps --editable .
 	@touch $@

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import history, starts
+from benchmarks import command_line, history, starts
 from benchmarks.report import Table
 
 BENCHMARKS = {
     "latency": ("Start latency", starts.latency),
     "burst": ("Burst", starts.burst),
     "idle": ("Idle", starts.idle),
+    "cli": ("Command line", command_line.command_line),
     "history": ("A million finished runs", history.history),
 }
 

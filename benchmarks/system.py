@@ -103,7 +103,9 @@ def running(*, database_url: str | None = None, home: Path | None = None) -> Ite
     """A server on a free port, stopped at the end with every agent that was started."""
     folder = home or Path(tempfile.mkdtemp(prefix="shunter-bench-"))
     port = free_port()
-    env = {key: value for key, value in os.environ.items() if not key.startswith("SHUNTER_")}
+    # Modules are compiled once, as in any installation.
+    left_out = ("SHUNTER_", "PYTHONDONTWRITEBYTECODE")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
     env |= {"SHUNTER_HOME": str(folder), "SHUNTER_API_URL": f"http://127.0.0.1:{port}/api"}
     command = [*SHUNTER, "server", "start", "--port", str(port)]
     if database_url:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
+
 from shunter_agents.daemon import run_agent
 
 
@@ -17,7 +19,15 @@ def main() -> int:
     parser.add_argument("--tag", action="append", default=[], dest="tags")
     parser.add_argument("--name")
     given = parser.parse_args()
-    return run_agent(given.pools, queues=given.queues, limit=given.limit, tags=given.tags, name=given.name)
+    try:
+        return run_agent(
+            given.pools, queues=given.queues, limit=given.limit, tags=given.tags, name=given.name
+        )
+    except ShunterError as error:
+        sys.stderr.write(f"Error: {error.detail}\n")
+        for line in error.remedy.splitlines():
+            sys.stderr.write(f"  {line}\n")
+        return 2 if isinstance(error, InvalidInput) else 1
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -42,19 +44,23 @@ def start(
             help="Its name, by default HOST-POOL; under it it finds its runs again.", metavar="NAME"
         ),
     ] = None,
-) -> int:
+) -> None:
     """Serve pools: take runs that are due, launch them, report back.
 
     Runs until it is told to stop: SIGTERM or Ctrl-C takes nothing new and lets runs finish, a second
     one cancels them. Killed, it finds its runs again at the next start under the same name.
     """
-    from shunter_agents.daemon import run_agent
-
     checks.names("--pool", pool)
     checks.names("--queue", queue or [])
     checks.names("--name", [name] if name is not None else [])
     checks.tags("--tag", tag or [])
-    return run_agent(pool, queues=queue or [], limit=limit, tags=tag or [], name=name)
+    words = ["--limit", str(limit)]
+    for option, values in (("--pool", pool), ("--queue", queue), ("--tag", tag)):
+        words += [word for value in values or [] for word in (option, value)]
+    if name is not None:
+        words += ["--name", name]
+    # The daemon lives for months: it leaves the command line's libraries behind, and keeps the pid.
+    os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])
 
 
 @group.command("list")
