@@ -27,7 +27,7 @@ from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
 from shunter_work_pools.hub import Hub
 from shunter_work_pools.queue import fire, reap
-from shunter_work_pools.queue.claim import Offer, claim, next_due
+from shunter_work_pools.queue.claim import MOST, Offer, claim, next_due
 from shunter_work_pools.queue.sync import Registered, difference, heartbeat, register
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
@@ -237,7 +237,8 @@ class Engine:
             )
             for entry in waiting
         ]
-        await self.store.write(lambda tx: claim(tx, offers))
+        if await self.store.write(lambda tx: claim(tx, offers)) >= MOST:
+            hub.claimable.set()  # there may be more for those that got nothing
         for entry, offer in zip(waiting, offers, strict=True):
             if offer.granted:
                 entry.wake(offer.granted)

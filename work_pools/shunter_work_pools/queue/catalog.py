@@ -6,11 +6,18 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import Row, and_, insert, select, update
 
 from shunter_work_pools import schedules as slots
 from shunter_work_pools.contracts.base import micros, moment
-from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec, Schedule
+from shunter_work_pools.contracts.deployments import (
+    CronSchedule,
+    DeploymentPatch,
+    DeploymentSpec,
+    IntervalSchedule,
+    Schedule,
+)
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
 from shunter_work_pools.queue.parameters import check_parameters, check_schema
@@ -19,6 +26,7 @@ from shunter_work_pools.storage.schema import deployments, pools, queues, revisi
 from shunter_work_pools.storage.store import Tx
 
 DEFAULT_QUEUE = "default"
+_WHEN: TypeAdapter[CronSchedule | IntervalSchedule] = TypeAdapter(CronSchedule | IntervalSchedule)
 
 
 @dataclass(frozen=True)
@@ -293,8 +301,22 @@ def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch) -> None:
         return
     tx.conn.execute(update(deployments).where(deployments.c.id == row.id).values(**changes))
     if changes.get("paused") is False:
+        if row.paused:
+            _skip_to_now(tx, row.id)
         tx.changes.schedules = True
         tx.changes.pools.update(tx.conn.scalars(select(pools.c.id)))
+
+
+def _skip_to_now(tx: Tx, deployment_id: int) -> None:
+    """The slots of the time in which a deployment was paused are not made up for."""
+    statement = select(schedules).where(
+        schedules.c.deployment_id == deployment_id, schedules.c.next_at <= tx.now
+    )
+    for row in tx.conn.execute(statement).all():
+        when = _WHEN.validate_python(row.when)
+        following = slots.next_slot(when, moment(tx.now), moment(row.anchor_at))
+        next_at = micros(following) if following is not None else None
+        tx.conn.execute(update(schedules).where(schedules.c.id == row.id).values(next_at=next_at))
 
 
 def schedules_of(tx: Tx, deployment_ids: list[int]) -> list[Row[Any]]:

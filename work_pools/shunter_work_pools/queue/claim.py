@@ -33,6 +33,9 @@ from shunter_work_pools.storage.schema import (
 )
 from shunter_work_pools.storage.store import Tx
 
+#: Runs that one transaction grants at the most: nobody waits long for it, and the ids fit a statement.
+MOST = 1000
+
 
 @dataclass
 class Offer:
@@ -133,7 +136,7 @@ _GRANT = insert(leases)
 
 
 def claim(tx: Tx, offers: list[Offer]) -> int:
-    """Grant waiting runs to the agents that offer to take them; how many were granted.
+    """Grant waiting runs to the agents that offer to take them; how many were granted, ``MOST`` at most.
 
     Args:
         offers: one per agent; ``granted`` is appended to and ``free`` lowered.
@@ -148,10 +151,13 @@ def claim(tx: Tx, offers: list[Offer]) -> int:
     taken: list[tuple[UUID, Row[Any], Offer, bool]] = []
     for _, level in groupby(heads, key=lambda head: (head.queue_priority, head.priority)):
         _take_in_turn(tx, list(level), offers, room, taken)
-        if not any(offer.free > 0 for offer in offers):
+        if len(taken) >= MOST or not any(offer.free > 0 for offer in offers):
             break
     if taken:
         _grant(tx, taken)
+        # In one order and after everything else: two claims that serve the same lanes never wait in a circle.
+        served = sorted({head.id for _, head, *_ in taken})
+        tx.conn.execute(_SERVED, [{"lane": lane_id, "at": tx.now} for lane_id in served])
     return len(taken)
 
 
@@ -164,16 +170,16 @@ def _take_in_turn(
 ) -> None:
     """Take runs from lanes of one priority: an equal share each, again while there is room."""
     while lanes_left:
-        free = sum(offer.free for offer in offers)
+        free = min(sum(offer.free for offer in offers), MOST - len(taken))
         if free <= 0:
             return
         share = max(1, free // len(lanes_left))
         gone: list[UUID] = []
-        served: list[dict[str, Any]] = []
         again = []
         for head in lanes_left:
             fitting = [offer for offer in offers if offer.fits(head)]
-            most = min(share, room.left(head), sum(offer.free for offer in fitting))
+            free = min(sum(offer.free for offer in fitting), MOST - len(taken))
+            most = min(share, room.left(head), free)
             if most <= 0:
                 continue
             rows = tx.conn.execute(_TAKE, {"lane": head.id, "now": tx.now, "most": most}).all()
@@ -184,13 +190,11 @@ def _take_in_turn(
                 gone.append(row.run_id)
             if rows:
                 room.use(head, len(rows))
-                served.append({"lane": head.id, "at": tx.now})
             if len(rows) == most:
                 again.append(head)
         if not gone:
             return
         tx.conn.execute(_UNREADY, {"taken": gone})
-        tx.conn.execute(_SERVED, served)
         lanes_left = again
 
 
@@ -213,7 +217,7 @@ class _Room:
             select(table.c.id, table.c.limit)
             .where(table.c.id.in_(ids))
             .order_by(table.c.id)
-            .with_for_update()
+            .with_for_update(key_share=True)  # other claims wait, rows that only refer to it do not
         ).all()
         counted = tx.conn.execute(select(column, func.count()).where(column.in_(ids)).group_by(column)).all()
         used = {row[0]: row[1] for row in counted}

@@ -10,7 +10,7 @@ from shunter_work_pools.contracts.errors import Conflict, NotFound
 from shunter_work_pools.contracts.states import RUN_ENDS, Actor, AttemptState, Cause, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
-from shunter_work_pools.queue.routing import lane_of
+from shunter_work_pools.queue.routing import lane_of, place
 from shunter_work_pools.storage.schema import leases, ready, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -22,7 +22,8 @@ def cancel(tx: Tx, run_id: UUID) -> None:
         NotFound: there is no such run.
         Conflict: it has ended otherwise.
     """
-    # Leases before runs, as reports and claims lock them: two of them cannot wait for each other.
+    # Ready, leases, runs, as claims and reports lock them: two of them cannot wait for each other.
+    tx.conn.execute(select(ready.c.run_id).where(ready.c.run_id == run_id).with_for_update())
     lease = tx.conn.execute(select(leases).where(leases.c.run_id == run_id).with_for_update()).one_or_none()
     run = tx.conn.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
     if run is None:
@@ -46,9 +47,11 @@ def cancel(tx: Tx, run_id: UUID) -> None:
         record(tx, [event_row(run_id, AttemptState.CANCELLING.value, Actor.USER, tx.now, lease.attempt)])
         tx.changes.agents.add(lease.agent_id)
         return
-    gone = tx.conn.execute(delete(ready).where(ready.c.run_id == run_id))
-    if gone.rowcount != 1:
+    # It came to wait between the two reads, and somebody claims it already.
+    mine = select(ready.c.run_id).where(ready.c.run_id == run_id).with_for_update(skip_locked=True)
+    if tx.conn.scalar(mine) is None:
         raise Conflict(f"run {run_id} is being claimed at this moment", "Ask again.")
+    tx.conn.execute(delete(ready).where(ready.c.run_id == run_id))
     tx.conn.execute(
         update(runs)
         .where(runs.c.id == run_id)
@@ -86,10 +89,14 @@ def retry(tx: Tx, run_id: UUID) -> None:
         )
     )
     lane_id = None
-    if run.queue_id is not None:
-        spec = revision_spec(tx, run.deployment_id, run.revision)
-        lane_id = lane_of(tx, run.queue_id, run.priority, run.deployment_id, spec.require)
-        tx.changes.pools.add(run.pool_id)
+    spec = revision_spec(tx, run.deployment_id, run.revision)
+    # A run that had no place when it ended may have one by now.
+    found = (run.pool_id, run.queue_id) if run.queue_id is not None else place(tx, spec, run.tags)
+    if found is not None:
+        pool_id, queue_id = found
+        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require)
+        tx.conn.execute(update(runs).where(runs.c.id == run_id).values(pool_id=pool_id, queue_id=queue_id))
+        tx.changes.pools.add(pool_id)
     tx.conn.execute(insert(ready).values(run_id=run_id, lane_id=lane_id, due_at=tx.now, late=run.late))
     record(tx, [event_row(run_id, RunState.SCHEDULED.value, Actor.USER, tx.now, retry=True)])
     tx.changes.runs.add(run_id)

@@ -14,7 +14,7 @@ from shunter_work_pools.contracts.states import Actor
 from shunter_work_pools.queue.catalog import Placed, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.submit import NewRun, make_runs
-from shunter_work_pools.storage.schema import deployments, schedules
+from shunter_work_pools.storage.schema import deployments, runs, schedules
 from shunter_work_pools.storage.store import Tx
 
 #: Schedules that one transaction serves at the most.
@@ -88,8 +88,16 @@ def _slots_of(tx: Tx, row: Row[Any], late_after: Micros) -> list[NewRun]:
     spec = revision_spec(tx, row.deployment_id, row.revision)
     target = Placed(row.deployment_id, row.deployment, row.revision, False, spec)
     made = []
-    for slot in found[-CATCH_UP_SLOTS:]:
-        at = micros(slot)
+    wanted = [micros(slot) for slot in found[-CATCH_UP_SLOTS:]]
+    # Times that were deployed anew while the clock was set back lead past slots that have been.
+    been = set(
+        tx.conn.scalars(
+            select(runs.c.slot_at).where(runs.c.schedule_id == row.id, runs.c.slot_at.in_(wanted))
+        )
+    )
+    for at in wanted:
+        if at in been:
+            continue
         made.append(
             NewRun(
                 deployment=target,

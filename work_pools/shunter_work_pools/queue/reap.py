@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, select, update
 
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.states import Actor, AttemptState
@@ -73,14 +77,24 @@ def mark_lost(tx: Tx, seen_before: Micros) -> int:
 
 def give_up(tx: Tx, seen_before: Micros) -> int:
     """Act by ``on_lost`` on leases of agents not heard of since ``seen_before``; how many ended."""
-    rows = tx.conn.execute(
-        select(leases, agents.c.name.label("agent"))
-        .join(agents, agents.c.id == leases.c.agent_id)
-        .where(leases.c.lost, agents.c.last_seen_at < seen_before)
-        .order_by(leases.c.run_id)
-        .limit(BATCH)
-        .with_for_update(of=leases, skip_locked=True)
-    ).all()
+    ended, after = 0, UUID(int=0)
+    while True:
+        rows = tx.conn.execute(
+            select(leases, agents.c.name.label("agent"))
+            .join(agents, agents.c.id == leases.c.agent_id)
+            .where(leases.c.lost, agents.c.last_seen_at < seen_before, leases.c.run_id > after)
+            .order_by(leases.c.run_id)
+            .limit(BATCH)
+            .with_for_update(of=leases, skip_locked=True)
+        ).all()
+        ended += _give_up(tx, rows)
+        # Those that wait for ever must not hide the others behind them.
+        if ended or len(rows) < BATCH:
+            return ended
+        after = rows[-1].run_id
+
+
+def _give_up(tx: Tx, rows: Sequence[Row[Any]]) -> int:
     ended = 0
     for lease in rows:
         on_lost = revision_spec(tx, lease.deployment_id, lease.revision).on_lost

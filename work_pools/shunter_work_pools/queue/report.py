@@ -186,13 +186,13 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
                     Actor.AGENT,
                     at,
                     cause=item.cause,
-                    message="; ".join(filter(None, (item.message or message, remark))) or None,
+                    message="; ".join(filter(None, (_text(item.message) or message, remark))) or None,
                     started_at=started_at,
                     pid=item.pid or pid,
                     seq=item.seq,
                     result=result,
                     exit_code=item.exit_code,
-                    signal=item.signal,
+                    signal=_text(item.signal),
                     max_rss_bytes=item.max_rss_bytes,
                     cpu_seconds=item.cpu_seconds,
                     log_size=item.log_size,
@@ -202,12 +202,14 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         else:
             if item.state is AttemptState.RUNNING:
                 started_at = started_at if started_at is not None else at
-            pid, message = item.pid or pid, item.message or message
+            pid, message = item.pid or pid, _text(item.message) or message
             if may_move_attempt(state, item.state, Actor.AGENT):
                 state = item.state
             elif state is not AttemptState.CANCELLING:  # there progress is noted, the state stays
+                # What comes after it counts all the same: an end must never be lost to a step before it.
                 refused = f"an attempt cannot go from {state.value} to {item.state.value}"
-                break
+                seq = item.seq
+                continue
             steps.events.append(event_row(lease.run_id, item.state.value, Actor.AGENT, at, lease.attempt))
         seq = item.seq
     if not ended and seq > lease.seq:
@@ -228,6 +230,11 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         # Acknowledged, or the agent would send it for ever; told, so that it is not silent.
         return ReportAck(run=lease.run_id, attempt=lease.attempt, seq=batch[-1].seq, detail=refused)
     return ReportAck(run=lease.run_id, attempt=lease.attempt, seq=seq)
+
+
+def _text(value: str | None) -> str | None:
+    """Without NUL, which Postgres does not keep: what an agent has to say must not hold up an end."""
+    return value and value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _unfit_end(item: Report) -> str | None:
@@ -318,7 +325,7 @@ def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retr
             ready_rows.append({"run_id": run.id, "lane_id": lane_id, "due_at": due, "late": run.late})
             event_rows.append(
                 event_row(
-                    run.id, RunState.RETRYING.value, Actor.QUEUE, tx.now, row["number"], delay=policy.delay
+                    run.id, RunState.RETRYING.value, end.actor, tx.now, row["number"], delay=policy.delay
                 )
             )
             if due > tx.now:

@@ -91,7 +91,7 @@ def place_unplaced(tx: Tx) -> None:
         .join(ready, ready.c.run_id == runs.c.id)
         .where(ready.c.lane_id.is_(None))
         .order_by(runs.c.id)
-        .with_for_update()
+        .with_for_update(of=ready)
     ).all()
     rows = []
     for run in waiting:

@@ -12,7 +12,7 @@ from shunter_work_pools.contracts.base import Micros, micros
 from shunter_work_pools.contracts.errors import Conflict
 from shunter_work_pools.contracts.runs import RunRequest
 from shunter_work_pools.contracts.states import Actor, RunState
-from shunter_work_pools.queue.catalog import Placed, deployment
+from shunter_work_pools.queue.catalog import Placed, deployment, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.ids import new_run_id, reverse
 from shunter_work_pools.queue.parameters import check_parameters
@@ -35,6 +35,11 @@ class NewRun:
     slot_at: Micros | None = None
     idempotency_key: str | None = None
 
+    @property
+    def all_tags(self) -> list[str]:
+        """The deployment's and its own, each once."""
+        return list(dict.fromkeys([*self.deployment.spec.tags, *self.tags]))
+
 
 def submit(tx: Tx, requests: list[RunRequest]) -> list[tuple[UUID, bool]]:
     """Make runs, all or none: their ids, and whether each was made now or by an earlier request.
@@ -54,12 +59,12 @@ def submit(tx: Tx, requests: list[RunRequest]) -> list[tuple[UUID, bool]]:
         if target is None:
             target = placed[request.deployment] = deployment(tx, request.deployment)
         where = f"run {index + 1} of {len(requests)}" if len(requests) > 1 else f"a run of {target.name!r}"
-        parameters = target.spec.parameters | request.parameters
-        check_parameters(target.spec, parameters, where)
         key = request.idempotency_key
         if key is not None and key in known:
-            outcome.append((_same(known[key], target, parameters, key), False))
+            outcome.append((_same(tx, known[key], target, request.parameters, key), False))
             continue
+        parameters = target.spec.parameters | request.parameters
+        check_parameters(target.spec, parameters, where)
         if key is not None and key in key_at:
             twin = new[key_at[key]]
             if twin.deployment.id != target.id or twin.parameters != parameters:
@@ -105,15 +110,19 @@ def _by_key(tx: Tx, keys: list[str]) -> dict[str, Any]:
         for key in sorted(set(keys)):
             tx.conn.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
     statement = (
-        select(runs.c.id, runs.c.deployment_id, runs.c.idempotency_key, payloads.c.parameters)
+        select(
+            runs.c.id, runs.c.deployment_id, runs.c.revision, runs.c.idempotency_key, payloads.c.parameters
+        )
         .join(payloads, payloads.c.run_id == runs.c.id)
         .where(runs.c.idempotency_key.in_(keys))
     )
     return {row.idempotency_key: row for row in tx.conn.execute(statement)}
 
 
-def _same(row: Any, target: Placed, parameters: dict[str, Any], key: str) -> UUID:
-    if row.deployment_id != target.id or row.parameters != parameters:
+def _same(tx: Tx, row: Any, target: Placed, parameters: dict[str, Any], key: str) -> UUID:
+    """The run of a request that comes again, maybe after the deployment has changed."""
+    defaults = revision_spec(tx, row.deployment_id, row.revision).parameters
+    if row.deployment_id != target.id or row.parameters != defaults | parameters:
         raise _conflict(key)
     run_id: UUID = row.id
     return run_id
@@ -130,25 +139,42 @@ _INSERT_RUNS, _INSERT_PAYLOADS = insert(runs), insert(payloads)
 _INSERT_TAGS, _INSERT_READY = insert(run_tags), insert(ready)
 
 
+_Key = tuple[int, int, tuple[str, ...]]
+_Place = tuple[int | None, int | None, int | None]
+
+
+def _key(run: NewRun) -> _Key:
+    """Runs of one key go to one place: deployment, priority, tags."""
+    priority = run.deployment.spec.priority if run.priority is None else run.priority
+    return run.deployment.id, priority, tuple(run.all_tags)
+
+
+def _places(tx: Tx, new: list[NewRun]) -> dict[_Key, _Place]:
+    """Pool, queue and lane of each key."""
+    specs = {_key(run): run.deployment.spec for run in new}
+    found = {key: place(tx, spec, list(key[2])) for key, spec in specs.items()}
+    places: dict[_Key, _Place] = dict.fromkeys(specs, (None, None, None))
+    # Lanes are made in one order: two batches that make the same ones cannot wait for each other.
+    ways = sorted((at[1], key[1], key[0], key[2], at[0]) for key, at in found.items() if at is not None)
+    for queue_id, priority, deployment_id, tags, pool_id in ways:
+        key = (deployment_id, priority, tags)
+        lane_id = lane_of(tx, queue_id, priority, deployment_id, specs[key].require)
+        places[key] = (pool_id, queue_id, lane_id)
+    return places
+
+
 def make_runs(tx: Tx, new: list[NewRun], actor: Actor) -> list[UUID]:
     """Write runs that were checked before; their ids, in order."""
     ids: list[UUID] = []
     run_rows, payload_rows, tag_rows, ready_rows, event_rows = [], [], [], [], []
-    places: dict[Any, tuple[int | None, int | None, int | None]] = {}
+    places = _places(tx, new)
     for index, run in enumerate(new):
         run_id = new_run_id(tx.now, index)
         ids.append(run_id)
         spec = run.deployment.spec
-        tags = list(dict.fromkeys([*spec.tags, *run.tags]))
+        tags = run.all_tags
         priority = spec.priority if run.priority is None else run.priority
-        key = (run.deployment.id, priority, tuple(tags))
-        if key not in places:
-            found = place(tx, spec, tags)
-            if found is None:
-                places[key] = (None, None, None)
-            else:
-                places[key] = (*found, lane_of(tx, found[1], priority, run.deployment.id, spec.require))
-        pool_id, queue_id, lane_id = places[key]
+        pool_id, queue_id, lane_id = places[_key(run)]
         run_rows.append(
             {
                 "id": run_id,

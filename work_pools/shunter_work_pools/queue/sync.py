@@ -215,7 +215,10 @@ def heartbeat(tx: Tx, seen: dict[int, float]) -> None:
     ]
     tx.conn.execute(statement, rows)
     lost = tx.conn.execute(
-        select(leases.c.run_id, leases.c.attempt).where(leases.c.lost, leases.c.agent_id.in_(list(seen)))
+        select(leases.c.run_id, leases.c.attempt)
+        .where(leases.c.lost, leases.c.agent_id.in_(list(seen)))
+        .order_by(leases.c.run_id)
+        .with_for_update()
     ).all()
     if lost:
         tx.conn.execute(
@@ -234,7 +237,7 @@ def release(tx: Tx, agent_id: int, request: ReleaseRequest) -> list[ReportAck]:
     from shunter_work_pools.queue.report import end_attempt
 
     acks = []
-    for held in request.attempts:
+    for held in sorted(request.attempts, key=lambda held: held.run):  # as reports lock them
         lease = tx.conn.execute(
             select(leases).where(leases.c.run_id == held.run).with_for_update()
         ).one_or_none()

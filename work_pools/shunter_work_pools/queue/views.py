@@ -15,7 +15,7 @@ from shunter_work_pools.contracts.deployments import Deployment, DeploymentSpec,
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import Pool, Queue
 from shunter_work_pools.contracts.runs import Attempt, Event, Run
-from shunter_work_pools.contracts.states import ATTEMPT_LIVE, RUN_ENDS, RunState
+from shunter_work_pools.contracts.states import ATTEMPT_LIVE, RUN_ENDS, Cause, RunState
 from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec, schedules_of
 from shunter_work_pools.queue.ids import lowest_id, reverse
 from shunter_work_pools.storage.schema import (
@@ -122,7 +122,7 @@ def _run(row: Row[Any], attempts_of: list[Attempt]) -> Run:
         parameters=row.parameters,
         priority=row.priority,
         state=state,
-        cause=row.cause if told else None,
+        cause=Cause(row.cause) if told and row.cause else None,
         message=row.message if told else None,
         late=row.late,
         lost=bool(row.lost),
@@ -160,7 +160,7 @@ def attempts_of(tx: Tx, run_id: UUID) -> list[Attempt]:
         Attempt.model_construct(
             number=row.number,
             state=row.state,
-            cause=row.cause,
+            cause=Cause(row.cause) if row.cause else None,
             message=row.message,
             agent=row.agent,
             epoch=row.epoch,
@@ -266,9 +266,9 @@ def _conditions(tx: Tx, wanted: RunFilter) -> list[ColumnElement[bool]]:
         conditions.append(runs.c.late if wanted.late else ~runs.c.late)
     # Ids sort by creation, so bounds of time are bounds of the primary key.
     if wanted.created_after is not None:
-        conditions.append(runs.c.id >= UUID(int=lowest_id(micros(wanted.created_after))))
+        conditions.append(runs.c.id >= UUID(int=lowest_id(max(0, micros(wanted.created_after)))))
     if wanted.created_before is not None:
-        conditions.append(runs.c.id < UUID(int=lowest_id(micros(wanted.created_before))))
+        conditions.append(runs.c.id < UUID(int=lowest_id(max(0, micros(wanted.created_before)))))
     if wanted.scheduled_after is not None:
         conditions.append(runs.c.scheduled_at >= micros(wanted.scheduled_after))
     if wanted.scheduled_before is not None:

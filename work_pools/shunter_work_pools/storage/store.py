@@ -355,6 +355,8 @@ def _undo(conn: Connection) -> None:
 
 def _store_failure(exc: BaseException) -> BaseException:
     """Full disks and the like are for the caller to hear of as 'unavailable', not as a bug."""
+    if isinstance(exc, OverflowError) and "SQLite" in str(exc):
+        return BadRequest(f"a value cannot be kept: {exc}", "Send smaller numbers.")
     if isinstance(exc, OperationalError):
         return Unavailable(
             f"the database cannot be written now: {exc.orig}", "Free space on its disk; nothing was changed."

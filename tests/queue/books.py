@@ -1,0 +1,159 @@
+"""The books of a queue: what must hold in its tables after every transaction, whatever happened."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+from uuid import UUID
+
+from shunter_work_pools.contracts.states import (
+    ATTEMPT_ENDS,
+    RUN_ENDS,
+    Actor,
+    AttemptState,
+    Cause,
+    RunState,
+    cause_fits,
+    may_move_attempt,
+    may_move_run,
+)
+from shunter_work_pools.storage.schema import attempts, events, lanes, leases, payloads, ready, runs
+from shunter_work_pools.storage.store import Tx
+from sqlalchemy import select
+
+_WAITING = {RunState.SCHEDULED, RunState.RETRYING}
+_ENDS = {state.value for state in ATTEMPT_ENDS}
+_ATTEMPT_STATES = {state.value for state in AttemptState}
+
+
+def audit(tx: Tx) -> None:
+    """Compare everything with everything; AssertionError if anything does not agree."""
+    run_rows = {row.id: row for row in tx.conn.execute(select(runs))}
+    ready_rows = {row.run_id: row for row in tx.conn.execute(select(ready))}
+    lease_rows = {row.run_id: row for row in tx.conn.execute(select(leases))}
+    lane_rows = {row.id: row for row in tx.conn.execute(select(lanes))}
+    payload_rows = {row.run_id: row for row in tx.conn.execute(select(payloads))}
+    attempt_rows: dict[UUID, list[Any]] = defaultdict(list)
+    for row in tx.conn.execute(select(attempts).order_by(attempts.c.run_id, attempts.c.number)):
+        attempt_rows[row.run_id].append(row)
+    event_rows: dict[UUID, list[Any]] = defaultdict(list)
+    for row in tx.conn.execute(select(events).where(events.c.run_id.is_not(None)).order_by(events.c.id)):
+        event_rows[row.run_id].append(row)
+
+    assert set(payload_rows) == set(run_rows)
+    assert set(ready_rows) | set(lease_rows) | set(attempt_rows) <= set(run_rows)
+    for run_id, run in run_rows.items():
+        state = RunState(run.state)
+        places = (run_id in ready_rows, run_id in lease_rows, state in RUN_ENDS)
+        assert sum(places) == 1, f"run {run_id} ({state}) is in ready, leases, ended: {places}"
+        assert places == (state in _WAITING, state is RunState.ACTIVE, state in RUN_ENDS)
+        assert (run.ended_at is not None) == (state in RUN_ENDS)
+        assert (run_id.version, run_id.variant) == (7, "specified in RFC 4122")
+        _audit_attempts(run, attempt_rows[run_id], lease_rows.get(run_id))
+        if run_id in ready_rows:
+            _audit_place(run, ready_rows[run_id], lane_rows)
+        if state in RUN_ENDS:
+            assert cause_fits(AttemptState(state.value), None if run.cause is None else Cause(run.cause))
+        _audit_events(run, lease_rows.get(run_id), event_rows[run_id])
+
+
+def _audit_attempts(run: Any, ended: list[Any], lease: Any) -> None:
+    """Numbered without holes, each under a higher epoch than the one before."""
+    assert [row.number for row in ended] == list(range(1, run.attempts + 1))
+    epochs = [row.epoch for row in ended]
+    for row in ended:
+        assert cause_fits(AttemptState(row.state), None if row.cause is None else Cause(row.cause))
+        assert row.claimed_at <= row.ended_at
+        assert row.started_at is None or row.claimed_at <= row.started_at <= row.ended_at
+    if lease is not None:
+        assert (lease.attempt, lease.epoch) == (run.attempts + 1, run.epoch)
+        assert lease.cancelling == (lease.state == AttemptState.CANCELLING.value)
+        epochs.append(lease.epoch)
+    assert epochs == sorted(set(epochs)), f"epochs of run {run.id}: {epochs}"
+    assert not epochs or epochs[-1] <= run.epoch
+
+
+def _audit_place(run: Any, waiting: Any, lane_rows: dict[int, Any]) -> None:
+    assert waiting.late == run.late
+    if waiting.lane_id is None:
+        assert run.queue_id is None
+        return
+    lane = lane_rows[waiting.lane_id]
+    assert (lane.queue_id, lane.priority, lane.deployment_id) == (
+        run.queue_id,
+        run.priority,
+        run.deployment_id,
+    )
+
+
+def _audit_events(run: Any, lease: Any, rows: list[Any]) -> None:
+    """The events alone tell where the run is, by allowed steps made by those who may make them."""
+    run_state: RunState | None = None
+    attempt_state: AttemptState | None = None
+    attempt, epoch = 0, 0
+    for at, row in enumerate(rows):
+        actor = Actor(row.actor)
+        said = f"event {at} of run {run.id}: {row.kind} by {row.actor}, from {run_state}/{attempt_state}"
+        if row.kind == RunState.SCHEDULED.value:
+            assert may_move_run(run_state, RunState.SCHEDULED, actor), said
+            run_state = RunState.SCHEDULED
+        elif row.kind == AttemptState.CLAIMED.value:
+            assert may_move_run(run_state, RunState.ACTIVE, actor), said
+            assert may_move_attempt(None, AttemptState.CLAIMED, actor), said
+            assert row.data["epoch"] > epoch, said
+            run_state, attempt_state = RunState.ACTIVE, AttemptState.CLAIMED
+            attempt, epoch = row.attempt, row.data["epoch"]
+        elif row.kind == RunState.RETRYING.value:
+            assert attempt_state in ATTEMPT_ENDS, said
+            assert may_move_run(RunState.ACTIVE, RunState.RETRYING, actor), said
+            run_state, attempt_state = RunState.RETRYING, None
+        elif row.kind in _ENDS:
+            run_state, attempt_state = _ended(row, actor, run_state, attempt_state, rows[at + 1 :], said)
+        elif row.kind in _ATTEMPT_STATES:
+            assert row.attempt == attempt, said
+            after = AttemptState(row.kind)
+            assert attempt_state is not None, said
+            if attempt_state is AttemptState.CANCELLING and actor is Actor.AGENT:
+                continue  # progress of an attempt that is being stopped is noted; it stays Cancelling
+            assert may_move_attempt(attempt_state, after, actor), said
+            attempt_state = after
+        elif row.kind == "released":
+            assert run_state is RunState.ACTIVE, said
+            again = {RunState.SCHEDULED, RunState.RETRYING}
+            assert all(may_move_run(RunState.ACTIVE, back, actor) for back in again), said
+            # Which of the two it was before is what the run says; the last event decides.
+            run_state = RunState.SCHEDULED if attempt == 1 else RunState.RETRYING
+            if at == len(rows) - 1 or rows[at + 1].kind != AttemptState.CLAIMED.value:
+                run_state = RunState(run.state) if RunState(run.state) in again else run_state
+            attempt_state = None
+        else:
+            assert row.kind in {"late", "lost", "found", "routed"}, said
+    assert run_state is not None
+    assert run_state.value == run.state, f"events of {run.id} lead to {run_state}, the run says {run.state}"
+    if lease is not None:
+        assert attempt_state is not None
+        assert attempt_state.value == lease.state
+
+
+def _ended(
+    row: Any,
+    actor: Actor,
+    run_state: RunState | None,
+    attempt_state: AttemptState | None,
+    following: list[Any],
+    said: str,
+) -> tuple[RunState, AttemptState | None]:
+    end = AttemptState(row.kind)
+    if run_state is not RunState.ACTIVE:
+        assert may_move_run(run_state, RunState(row.kind), actor), said
+        return RunState(row.kind), None
+    assert may_move_attempt(attempt_state, end, actor), said
+    if any(True for later in following[:1] if later.kind == RunState.RETRYING.value):
+        return RunState.ACTIVE, end
+    assert may_move_run(run_state, RunState(row.kind), actor), said
+    return RunState(row.kind), end
+
+
+def held_by(tx: Tx, column: Any) -> Counter[int]:
+    """Live leases counted by a column of ``leases``."""
+    return Counter(tx.conn.scalars(select(column)))

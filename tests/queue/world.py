@@ -1,0 +1,238 @@
+"""A queue as tests speak to it: pools, deployments, agents and runs by name, each call a transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+from shunter_work_pools.contracts.agents import (
+    Assignment,
+    Held,
+    ReleaseRequest,
+    Report,
+    ReportAck,
+    SyncRequest,
+)
+from shunter_work_pools.contracts.base import moment
+from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec, Work
+from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
+from shunter_work_pools.contracts.runs import Event, Run, RunRequest
+from shunter_work_pools.contracts.states import AttemptState, Cause
+from shunter_work_pools.queue import catalog, control, fire, reap, views
+from shunter_work_pools.queue.claim import Offer, claim
+from shunter_work_pools.queue.report import report
+from shunter_work_pools.queue.submit import submit
+from shunter_work_pools.queue.sync import Difference, Registered, difference, heartbeat, register, release
+from shunter_work_pools.storage.store import Changes
+
+from tests.storage.stores import AnyStore, Clock
+
+LOST_AFTER = 30.0
+GIVE_UP_AFTER = 300.0
+LATE_AFTER = 15.0
+TRUE = Work(command=["/bin/true"])
+S = AttemptState
+
+
+@dataclass
+class Agent:
+    """An agent that was registered, and what it was granted."""
+
+    world: World
+    known: Registered
+    request: SyncRequest
+    seqs: dict[tuple[UUID, int, int], int] = field(default_factory=dict)
+
+    @property
+    def id(self) -> int:
+        return self.known.id
+
+    def offer(self, free: int = 1) -> Offer:
+        """What it could take."""
+        return Offer(
+            agent_id=self.known.id,
+            session=self.known.session,
+            pools=frozenset(self.known.pools),
+            queues=self.known.queues,
+            tags=self.known.tags,
+            free=free,
+        )
+
+    async def claim(self, free: int = 1) -> list[Assignment]:
+        """What it is granted when it has room for ``free``."""
+        offer = self.offer(free)
+        await self.world.store.write(lambda tx: claim(tx, [offer]))
+        return offer.granted
+
+    def step(
+        self, granted: Assignment, state: AttemptState, seq: int | None = None, age: float = 0.0, **more: Any
+    ) -> Report:
+        """A report, numbered on from the last one unless ``seq`` says otherwise."""
+        key = (granted.run, granted.attempt, granted.epoch)
+        if seq is None:
+            seq = self.seqs.get(key, 0) + 1
+        self.seqs[key] = max(seq, self.seqs.get(key, 0))
+        if "cause" in more:
+            more["cause"] = Cause(more["cause"])
+        return Report(
+            run=granted.run,
+            attempt=granted.attempt,
+            epoch=granted.epoch,
+            seq=seq,
+            age=age,
+            state=state,
+            **more,
+        )
+
+    async def send(self, *reports: Report) -> list[ReportAck]:
+        """Send one batch."""
+        return await self.world.store.write(lambda tx: report(tx, self.id, list(reports)))
+
+    async def report(self, granted: Assignment, *states: AttemptState, **more: Any) -> ReportAck:
+        """Report states one after another in one batch; ``more`` but ``age`` belongs to the last."""
+        age = more.pop("age", 0.0)
+        steps = [self.step(granted, state, age=age) for state in states[:-1]]
+        (ack,) = await self.send(*steps, self.step(granted, states[-1], age=age, **more))
+        return ack
+
+    async def run_through(self, granted: Assignment, end: AttemptState = S.COMPLETED, **more: Any) -> None:
+        """Start it and let it end."""
+        if end is S.FAILED:
+            more.setdefault("cause", "exit_code")
+            more.setdefault("exit_code", 1)
+        if end is S.CRASHED:
+            more.setdefault("cause", "oom")
+        if end is S.TIMED_OUT:
+            more.setdefault("cause", "timeout")
+        if end is S.CANCELLED:
+            more.setdefault("cause", "cancelled")
+        more.setdefault("log_size", 0)
+        await self.report(granted, S.STARTING, S.RUNNING, end, **more)
+
+    async def release(self, *granted: Assignment) -> list[ReportAck]:
+        """Give attempts back."""
+        request = ReleaseRequest(session=self.known.session, attempts=[held(one) for one in granted])
+        return await self.world.store.write(lambda tx: release(tx, self.id, request))
+
+    async def difference(self, *holds: Held) -> Difference:
+        """What should be different on it."""
+        return await self.world.store.read(lambda tx: difference(tx, self.id, list(holds)))
+
+    async def beat(self, ago: float = 0.0) -> None:
+        """It was heard of so many seconds ago."""
+        await self.world.store.write(lambda tx: heartbeat(tx, {self.id: ago}))
+
+
+def held(granted: Assignment, stopping: bool = False) -> Held:
+    """An assignment as the agent says that it holds it."""
+    return Held(run=granted.run, attempt=granted.attempt, epoch=granted.epoch, stopping=stopping)
+
+
+class World:
+    """Everything a test does to a queue."""
+
+    def __init__(self, store: AnyStore, clock: Clock) -> None:
+        self.store = store
+        self.clock = clock
+        self.changes = Changes()
+        store.on_commit = self._committed
+        self._identities = count(1)
+
+    def _committed(self, changes: Changes) -> None:
+        self.changes.merge(changes)
+
+    def noticed(self) -> Changes:
+        """What commits told since the last call."""
+        told, self.changes = self.changes, Changes()
+        return told
+
+    # ---- catalog
+
+    async def pool(self, name: str = "main", **spec: Any) -> str:
+        await self.store.write(lambda tx: catalog.create_pool(tx, PoolSpec(name=name, **spec)))
+        return name
+
+    async def patch_pool(self, name: str, **changes: Any) -> None:
+        await self.store.write(lambda tx: catalog.patch_pool(tx, name, PoolPatch(**changes)))
+
+    async def queue(self, pool: str, name: str, **spec: Any) -> str:
+        await self.store.write(lambda tx: catalog.create_queue(tx, pool, QueueSpec(name=name, **spec)))
+        return name
+
+    async def patch_queue(self, pool: str, name: str, **changes: Any) -> None:
+        await self.store.write(lambda tx: catalog.patch_queue(tx, pool, name, QueuePatch(**changes)))
+
+    async def deploy(self, name: str = "job", **spec: Any) -> bool:
+        spec.setdefault("work", TRUE)
+        document = DeploymentSpec.model_validate(spec)
+        return await self.store.write(lambda tx: catalog.apply_deployment(tx, name, document))
+
+    async def pause_deployment(self, name: str = "job", paused: bool = True) -> None:
+        patch = DeploymentPatch(paused=paused)
+        await self.store.write(lambda tx: catalog.patch_deployment(tx, name, patch))
+
+    # ---- runs
+
+    async def submit_many(self, *requests: dict[str, Any] | str) -> list[tuple[UUID, bool]]:
+        batch = [
+            RunRequest(deployment=request) if isinstance(request, str) else RunRequest(**request)
+            for request in requests
+        ]
+        return await self.store.write(lambda tx: submit(tx, batch))
+
+    async def submit(self, deployment: str = "job", **request: Any) -> UUID:
+        ((run_id, _),) = await self.submit_many({"deployment": deployment, **request})
+        return run_id
+
+    async def run(self, run_id: UUID) -> Run:
+        return await self.store.read(lambda tx: views.run(tx, run_id))
+
+    async def state(self, run_id: UUID) -> str:
+        return (await self.run(run_id)).state
+
+    async def events(self, run_id: UUID) -> list[Event]:
+        return await self.store.read(lambda tx: views.events_of(tx, run_id))
+
+    async def story(self, run_id: UUID) -> list[str]:
+        """Its events as ``kind/actor``."""
+        return [f"{event.kind}/{event.actor}" for event in await self.events(run_id)]
+
+    async def cancel(self, run_id: UUID) -> None:
+        await self.store.write(lambda tx: control.cancel(tx, run_id))
+
+    async def retry(self, run_id: UUID) -> None:
+        await self.store.write(lambda tx: control.retry(tx, run_id))
+
+    # ---- agents and time
+
+    async def agent(self, name: str = "a1", *pools: str, limit: int = 100, **more: Any) -> Agent:
+        """An agent that serves ``pools`` (default: main) from now on."""
+        number = next(self._identities)
+        more.setdefault("session", UUID(int=number))
+        more.setdefault("identity", UUID(int=number))
+        request = SyncRequest(protocol=1, pools=list(pools or ("main",)), limit=limit, free=limit, **more)
+        known = await self.store.write(lambda tx: register(tx, name, request, LOST_AFTER))
+        return Agent(self, known, request)
+
+    async def reap(self) -> None:
+        """What the reaper's loop does at each turn."""
+        at = self.clock.now
+        await self.store.write(lambda tx: reap.mark_late(tx, at - round(LATE_AFTER * 1e6)))
+        await self.store.write(lambda tx: reap.mark_lost(tx, at - round(LOST_AFTER * 1e6)))
+        await self.store.write(lambda tx: reap.give_up(tx, at - round(GIVE_UP_AFTER * 1e6)))
+
+    async def fire(self) -> int:
+        """Make runs of the slots that are due; how many schedules were."""
+        return await self.store.write(lambda tx: fire.fire(tx, round(LATE_AFTER * 1e6)))
+
+    async def runs(self) -> list[Run]:
+        """All of them, oldest first."""
+        found, _ = await self.store.read(lambda tx: views.list_runs(tx, views.RunFilter(limit=500)))
+        return found[::-1]
+
+    def at(self, seconds: float = 0.0) -> datetime:
+        """The moment so many seconds from now."""
+        return moment(self.clock.now + round(seconds * 1e6))
