@@ -41,12 +41,12 @@ format: $(INSTALLED) ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: $(INSTALLED) ## the figures of docs/benchmarks.md, measured here
+bench: $(INSTALLED) ## the figures of docs/benchmarks.md, measured here (BENCH=latency for one)
 	@$(BIN)/python -m benchmarks
 
 .PHONY: compare
 compare: $(INSTALLED) ## Shunter beside Prefect, both measured here
-	@$(BIN)/python benchmarks/compare_prefect.py
+	@$(BIN)/python -m benchmarks.compare_prefect
 
 .PHONY: install
 install: $(INSTALLED) ## only make the environment

@@ -12,7 +12,7 @@ own; nothing here knows of Shunter. ``main`` runs them all and is what gets depl
 
     shunter deploy examples/co2/pipeline.py:main --name co2-report --pool default --interval 20s -p out=/tmp/co2
     shunter deploy examples/co2/pipeline.py:publish --name co2-publish --pool default \\
-        -p out=/tmp/co2 -p site=/tmp/co2-site --retries 20 --retry-delay 2s
+        -p out=/tmp/co2 -p site=/tmp/co2-site --retries 40 --retry-delay 3s
 
 The libraries are imported by the steps that need them, so ``publish`` starts at once.
 """
