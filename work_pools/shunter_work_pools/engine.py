@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -116,7 +117,8 @@ class Engine:
         except asyncio.CancelledError:
             raise
         except BaseException as exc:
-            log.exception("a loop of the server died", loop=name)
+            # Not exc_info: a log that shows the variables of each frame would show secrets.
+            log.error("a loop of the server died", loop=name, exception=traceback.format_exc())
             if not self.failure.done():
                 self.failure.set_exception(exc)
 
@@ -133,12 +135,16 @@ class Engine:
         Raises:
             ProtocolMismatch, NotFound, NameInUse: see :func:`~shunter_work_pools.queue.sync.register`.
         """
-        if request.protocol != PROTOCOL:
-            raise ProtocolMismatch(
-                f"agent {name!r} speaks protocol {request.protocol}, this server {PROTOCOL}",
-                "Install the agent's and the server's versions of Shunter alike.",
-            )
-        agent = await self._register(name, request)
+        try:
+            if request.protocol != PROTOCOL:
+                raise ProtocolMismatch(
+                    f"agent {name!r} speaks protocol {request.protocol}, this server {PROTOCOL}",
+                    "Install the agent's and the server's versions of Shunter alike.",
+                )
+            agent = await self._register(name, request)
+        except BaseException:
+            gone.close()
+            raise
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.hold_for
         hang_up = asyncio.create_task(gone)

@@ -7,6 +7,7 @@ page of another origin cannot send without asking first.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 from typing import Any
@@ -56,7 +57,31 @@ class Boundary:
         except Refused as refused:
             await refuse(refused, marked)
             return
-        await self.app(scope, _bounded(receive) if limit else receive, marked)
+        if limit:
+            await self._counting(scope, receive, marked)
+        else:
+            await self.app(scope, receive, marked)
+
+    async def _counting(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Let the application read what comes in, up to the limit; beyond it, its own answer is not sent."""
+        seen = 0
+
+        async def counted() -> Any:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > BODY_LIMIT:
+                raise too_large()
+            return message
+
+        async def unless_too_large(message: dict[str, Any]) -> None:
+            if seen <= BODY_LIMIT:
+                await send(message)
+
+        with contextlib.suppress(TooLarge):
+            await self.app(scope, counted, unless_too_large)
+        if seen > BODY_LIMIT:
+            await refuse(too_large(), send)
 
     def _check(self, scope: Scope) -> bool:
         """Whether the size of the body must be counted while it comes in."""
@@ -95,21 +120,6 @@ class Boundary:
 def too_large() -> TooLarge:
     """The refusal of a body over the limit."""
     return TooLarge(f"the body is larger than {BODY_LIMIT} bytes", "Send it in parts.")
-
-
-def _bounded(receive: Any) -> Any:
-    """Count what comes in where no length was announced."""
-    seen = 0
-
-    async def counted() -> Any:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > BODY_LIMIT:
-            raise too_large()
-        return message
-
-    return counted
 
 
 async def refuse(refused: Refused, send: Any) -> None:

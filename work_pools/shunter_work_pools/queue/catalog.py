@@ -20,7 +20,7 @@ from shunter_work_pools.contracts.deployments import (
 )
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
-from shunter_work_pools.queue.parameters import check_parameters, check_schema
+from shunter_work_pools.queue.parameters import check_json, check_parameters, check_schema
 from shunter_work_pools.queue.routing import place_unplaced
 from shunter_work_pools.storage.schema import deployments, pools, queues, revisions, schedules
 from shunter_work_pools.storage.store import Tx
@@ -88,6 +88,7 @@ def create_pool(tx: Tx, spec: PoolSpec) -> None:
     Raises:
         Conflict: the name is taken.
     """
+    check_json(spec.template, "template")
     if tx.conn.scalar(select(pools.c.id).where(pools.c.name == spec.name)) is not None:
         raise Conflict(
             f"there is a pool {spec.name!r} already", "Choose another name, or `shunter pool update`."
@@ -121,6 +122,7 @@ def patch_pool(tx: Tx, name: str, patch: PoolPatch) -> None:
     """
     pool = pool_row(tx, name)
     changes = _changes(patch, nullable={"limit"})
+    check_json(changes, "the change")
     if changes:
         tx.conn.execute(update(pools).where(pools.c.id == pool.id).values(**changes))
         tx.changes.pools.add(pool.id)

@@ -18,6 +18,7 @@ def check_schema(schema: dict[str, Any] | None) -> None:
     """
     if schema is None:
         return
+    check_json(schema, "parameter_schema")
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
@@ -25,6 +26,18 @@ def check_schema(schema: dict[str, Any] | None) -> None:
         Draft202012Validator.check_schema(schema)
     except SchemaError as exc:
         raise BadRequest(f"parameter_schema is not a JSON schema: {exc.message}") from exc
+
+
+def check_json(value: Any, place: str) -> None:
+    """Refuse what JSON does not have: NaN, infinities, lone surrogates.
+
+    Raises:
+        BadRequest: it names ``place``.
+    """
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as exc:
+        raise BadRequest(f"{place} is not JSON: {exc}") from exc
 
 
 @lru_cache(maxsize=1000)

@@ -16,6 +16,7 @@ from shunter_work_pools.contracts.states import (
     ATTEMPT_ENDS,
     Actor,
     AttemptState,
+    Cause,
     RunState,
     cause_fits,
     may_move_attempt,
@@ -175,18 +176,16 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         # Batches travel for different times: no step may seem to come before the one it follows.
         reached = at = min(tx.now, max(reached, tx.now - round(item.age * 1_000_000)))
         if item.state in ATTEMPT_ENDS:
-            refused = _unfit_end(item)
-            if refused is not None:
-                break
             result, remark = _result(item)
+            cause, doubt = _cause(item)
             steps.ends.append(
                 _End(
                     lease,
                     item.state,
                     Actor.AGENT,
                     at,
-                    cause=item.cause,
-                    message="; ".join(filter(None, (_text(item.message) or message, remark))) or None,
+                    cause=cause,
+                    message="; ".join(filter(None, (_text(item.message) or message, remark, doubt))) or None,
                     started_at=started_at,
                     pid=item.pid or pid,
                     seq=item.seq,
@@ -237,10 +236,22 @@ def _text(value: str | None) -> str | None:
     return value and value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _unfit_end(item: Report) -> str | None:
+#: What an end counts as whose reported cause does not fit it: it has ended, and that must be kept.
+_CAUSE_UNCLEAR: dict[AttemptState, Cause | None] = {
+    AttemptState.COMPLETED: None,
+    AttemptState.FAILED: Cause.EXIT_CODE,
+    AttemptState.CRASHED: Cause.KEEPER_LOST,
+    AttemptState.TIMED_OUT: Cause.TIMEOUT,
+    AttemptState.CANCELLED: Cause.CANCELLED,
+}
+
+
+def _cause(item: Report) -> tuple[Cause | None, str | None]:
+    """The cause to keep of an end, and a remark where it is not the reported one."""
     if cause_fits(item.state, item.cause):
-        return None
-    return f"an end of {item.state.value} cannot have the cause {item.cause.value if item.cause else 'none'}"
+        return item.cause, None
+    told = item.cause.value if item.cause else "none"
+    return _CAUSE_UNCLEAR[item.state], f"the agent gave a cause that does not fit: {told}"
 
 
 def _result(item: Report) -> tuple[Any, str | None]:

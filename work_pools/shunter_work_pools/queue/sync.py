@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, text, update
 
 from shunter_work_pools.contracts.agents import Assignment, Held, ReleaseRequest, ReportAck, SyncRequest
 from shunter_work_pools.contracts.errors import NameInUse, NotFound
@@ -85,6 +85,9 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
         "version": request.version[:64],
         "last_seen_at": tx.now,
     }
+    if tx.postgres:
+        # There is no row to lock yet at the first sync: two of one name wait for each other here.
+        tx.conn.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 1))"), {"name": name})
     row = tx.conn.execute(select(agents).where(agents.c.name == name).with_for_update()).one_or_none()
     if row is None:
         agent_id = tx.conn.execute(

@@ -297,8 +297,14 @@ def _of_states(states: tuple[str, ...]) -> Any:
 
 
 def events_of(tx: Tx, run_id: UUID) -> list[Event]:
-    """The events of a run, in the order of their moments."""
+    """The events of a run, oldest first.
+
+    Raises:
+        NotFound: there is no such run.
+    """
     rows = tx.conn.execute(select(events).where(events.c.run_id == run_id).order_by(events.c.id)).all()
+    if not rows and tx.conn.scalar(select(runs.c.id).where(runs.c.id == run_id)) is None:
+        raise NotFound(f"there is no run {run_id}", "See `shunter run list`.")
     return [
         Event.model_construct(
             at=moment(row.at), kind=row.kind, actor=row.actor, attempt=row.attempt, data=row.data or {}

@@ -1,0 +1,182 @@
+"""The server as a process: it starts, refuses to start, stops, and what it promised is still there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.api.serving import SOON, server_process, until
+from tests.storage.stores import KINDS
+
+BODY = {
+    "protocol": 1,
+    "session": str(UUID(int=100)),
+    "identity": str(UUID(int=7)),
+    "pools": ["main"],
+    "limit": 10,
+    "free": 10,
+    "hold_for": 10,
+}
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Where the server keeps its data: an SQLite file in its home, or an empty Postgres database."""
+    return "" if request.param == "sqlite" else str(request.getfixturevalue("postgres_database"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+async def test_asked_to_stop_it_answers_what_is_held_and_exits_0(tmp_path: Path, how: signal.Signals) -> None:
+    with server_process(tmp_path / "home") as server:
+        async with server.client() as http:
+            assert (await http.post("/pools", json={"name": "main"})).status_code == 201
+            syncing = asyncio.create_task(http.post("/agents/a1/sync", json=BODY))
+
+            async def known() -> bool:
+                return bool((await http.get("/agents")).json()["agents"])
+
+            await until(known)
+            await asyncio.sleep(0.1)  # it is held by now
+            began = time.monotonic()
+            stopping = asyncio.create_task(server.stop(how))
+            response = await asyncio.wait_for(syncing, SOON)
+            assert (response.status_code, response.json()["assignments"]) == (200, [])
+            assert await stopping == 0, server.output
+            assert time.monotonic() - began < SOON
+        assert "Traceback" not in server.output
+
+
+async def test_what_was_answered_survives_sigkill(tmp_path: Path, database_url: str) -> None:
+    home = tmp_path / "home"
+    with server_process(home, database_url) as server:
+        async with server.client() as http:
+            await http.post("/pools", json={"name": "main"})
+            await http.put("/deployments/job", json={"work": {"command": ["x"]}, "pool": "main"})
+            made = [(await http.post("/runs", json={"deployment": "job"})).json()["id"] for _ in range(20)]
+            granted = (await http.post("/agents/a1/sync", json=BODY | {"free": 3})).json()["assignments"]
+            assert len(granted) == 3
+            report = {"attempt": 1, "epoch": 1, "seq": 1, "age": 0, "state": "Completed", "log_size": 0}
+            reports = [report | {"run": one["run"]} for one in granted[:2]]
+            body = {"session": BODY["session"], "reports": reports}
+            assert (await http.post("/agents/a1/reports", json=body)).status_code == 200
+        assert await server.stop(signal.SIGKILL) == -signal.SIGKILL
+    with server_process(home, database_url) as server:
+        async with server.client() as http:
+            runs = {run["id"]: run["state"] for run in (await http.get("/runs?limit=100")).json()["runs"]}
+            assert set(runs) == set(made)
+            assert [runs[one["run"]] for one in granted] == ["Completed", "Completed", "Claimed"]
+            # A report sent again after the answer may have been lost is acknowledged, not stale.
+            await http.post("/agents/a1/sync", json=BODY | {"hold_for": 0, "taking": False})
+            acks = (await http.post("/agents/a1/reports", json=body)).json()["acks"]
+            assert [(ack["seq"], ack["stale"]) for ack in acks] == [(1, False)] * 2
+            again = (await http.post("/agents/a1/sync", json=BODY | {"taking": False})).json()
+            assert [one["run"] for one in again["assignments"]] == [granted[2]["run"]]
+        assert await server.stop() == 0
+
+
+async def test_the_token_and_the_data_are_for_the_user_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with server_process(home) as server:
+        assert (home / "token").stat().st_mode & 0o777 == 0o600
+        token = (home / "token").read_text()
+        assert home.stat().st_mode & 0o777 == 0o700
+        await server.stop()
+    with server_process(home) as server:
+        assert (home / "token").read_text() == token
+        assert token.strip() not in server.output
+        await server.stop()
+
+
+async def refuses(home: Path, *arguments: str) -> tuple[str, str]:
+    """The type and detail of the error with which a server does not start."""
+    program = (
+        "import sys\n"
+        "from shunter_work_pools.contracts.errors import ShunterError\n"
+        "from shunter_work_pools.server import serve\n"
+        "try:\n"
+        "    serve(port=int(sys.argv[1]), database_url=sys.argv[2] or None)\n"
+        "except ShunterError as exc:\n"
+        "    print(type(exc).__name__, exc.detail, exc.remedy, sep='\\n')\n"
+        "    sys.exit(3)\n"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program, *arguments],
+        env=os.environ | {"SHUNTER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    kind, detail, remedy = done.stdout.splitlines()[-3:]
+    assert remedy
+    return kind, detail
+
+
+async def test_a_port_in_use_is_told_and_nothing_is_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        kind, detail = await refuses(tmp_path / "home", str(port), "")
+    assert kind == "InvalidInput"
+    assert f"port {port}" in detail
+    assert not (tmp_path / "home").exists()
+
+
+async def test_a_database_that_is_none_is_told_and_left_as_it_was(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "shunter.db").write_bytes(b"recipes\n" * 1000)
+    kind, detail = await refuses(home, "0", "")
+    assert kind == "StoreError"
+    assert "shunter.db" in detail
+    assert (home / "shunter.db").read_bytes() == b"recipes\n" * 1000
+    assert not (home / "token").exists()
+
+
+async def test_a_second_server_on_one_home_is_told(tmp_path: Path) -> None:
+    with server_process(tmp_path / "home") as server:
+        kind, detail = await refuses(tmp_path / "home", "0", "")
+        assert (kind, "another server" in detail) == ("StoreError", True)
+        async with server.client() as http:
+            assert (await http.get("/server")).status_code == 200
+        assert await server.stop() == 0
+
+
+async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    kind, detail = await refuses(tmp_path / "file" / "home", "0", "")
+    assert kind == "StoreError"
+    assert "cannot be written" in detail
+
+
+async def test_a_server_waits_for_postgres_that_went_away(tmp_path: Path, postgres_database: str) -> None:
+    import asyncpg
+
+    with server_process(tmp_path / "home", postgres_database) as server:
+        async with server.client() as http:
+            assert (await http.post("/pools", json={"name": "main"})).status_code == 201
+            other = await asyncpg.connect(postgres_database.replace("+asyncpg", ""))
+            for _ in range(3):
+                await other.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                await asyncio.sleep(0.2)
+            await other.close()
+
+            async def back() -> bool:
+                return (await http.get("/pools")).status_code == 200
+
+            await until(back)
+            assert (await http.post("/pools", json={"name": "side"})).status_code == 201
+        assert await server.stop() == 0
