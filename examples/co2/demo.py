@@ -207,13 +207,14 @@ def rows(listing: Any) -> list[dict[str, Any]]:
 
 
 def processes_of(home: Path) -> list[int]:
-    """Processes that live in ``home``: those with it in their environment (Linux; elsewhere none is found)."""
-    needle = f"SHUNTER_HOME={home}\0".encode()
+    """Processes whose SHUNTER_HOME is ``home``, typed in full or not (Linux; elsewhere none is found)."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if needle in entry.read_bytes() + b"\0":
-                found.append(int(entry.parent.name))
+            variables = (process / "environ").read_bytes().split(b"\0")
+            named = [os.fsdecode(one[13:]) for one in variables if one.startswith(b"SHUNTER_HOME=")]
+            if named and (process / "cwd").readlink() / named[0] == home:
+                found.append(int(process.name))
         except OSError:  # it ended, or is another user's
             continue
     return [pid for pid in found if pid != os.getpid()]
