@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import json
 import os
@@ -136,4 +137,6 @@ def running(*, database_url: str | None = None, home: Path | None = None) -> Ite
                 process.kill()
                 process.wait()
         if home is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            # Not now: on ext4 making files is several times as slow for half a minute after many were
+            # removed nearby, and what is measured next would pay for it.
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)

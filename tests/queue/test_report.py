@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shunter_work_pools.contracts.agents import Assignment
-from shunter_work_pools.contracts.states import ATTEMPT_ENDS, CAUSES, AttemptState
+from shunter_work_pools.contracts.states import ATTEMPT_ENDS, CAUSES, AttemptState, cause_fits
 from shunter_work_pools.storage.store import SqliteStore
 
 from tests.queue.books import audit
@@ -109,12 +109,15 @@ async def test_every_end_with_every_cause_and_no_other(world: World, end: Attemp
         assert ack.detail is None
         run = await world.run(run_id)
         assert (run.state, run.cause) == (end.value, cause)
+    # An end is an end: with a cause that does not fit it is kept all the same, and the doubt is told.
     wrong = "exit_code" if end is not S.FAILED else "oom"
-    await world.submit()
+    run_id = await world.submit()
     (granted,) = await agent.claim()
-    ack = await agent.report(granted, end, cause=wrong, log_size=0)
-    assert ack.detail is not None
-    assert wrong in ack.detail
+    await agent.report(granted, end, cause=wrong, log_size=0)
+    run = await world.run(run_id)
+    assert run.state == end.value
+    assert cause_fits(end, run.cause)
+    assert f"does not fit: {wrong}" in run.message
 
 
 async def test_a_report_sent_twice_counts_once(world: World) -> None:
