@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from shunter_work_pools.queue.ids import new_run_id, reverse
-
 from benchmarks.report import Table, percentile
 from benchmarks.system import Connection, running
+from shunter_work_pools.queue.ids import new_run_id, reverse
 
 DEPLOYMENTS = 50
 #: One run in so many has failed, and carries the rare tag.

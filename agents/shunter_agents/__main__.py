@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
-
 from shunter_agents.daemon import run_agent
+from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
 
 
 def main() -> int:

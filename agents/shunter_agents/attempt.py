@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from shunter_agents.journal import END_SEQ, SEQ, Damaged, Journal, Record
+from shunter_agents.verdict import Stop
 from shunter_infrastructure.launcher import Handle, Launcher
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment, Held, Report
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS, AttemptState, Cause
-
-from shunter_agents.journal import END_SEQ, SEQ, Damaged, Journal, Record
-from shunter_agents.verdict import Stop
 
 Key = tuple[UUID, int]
 

@@ -12,6 +12,17 @@ from collections.abc import Callable, Coroutine
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
+from shunter_agents.attempt import Attempt, Key
+from shunter_agents.holdings import Holdings
+from shunter_agents.janitor import Janitor
+from shunter_agents.journal import Damaged, Journal, Record
+from shunter_agents.killpoints import reached
+from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
+from shunter_agents.log_shipper import LogShipper
+from shunter_agents.reporter import Reporter
+from shunter_agents.state_folder import StateFolder, check_name, default_name
+from shunter_agents.supervisor import Supervisor
+from shunter_agents.verdict import Stop
 from shunter_infrastructure.launcher import Launcher, LauncherUnavailable
 from shunter_infrastructure.stamp import Stamp, boot_id
 from shunter_work_pools.contracts import PROTOCOL
@@ -26,19 +37,7 @@ from shunter_work_pools.contracts.agents import (
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.states import Cause
-
-from shunter_agents.attempt import Attempt, Key
-from shunter_agents.console import configure, get_logger
-from shunter_agents.holdings import Holdings
-from shunter_agents.janitor import Janitor
-from shunter_agents.journal import Damaged, Journal, Record
-from shunter_agents.killpoints import reached
-from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
-from shunter_agents.log_shipper import LogShipper
-from shunter_agents.reporter import Reporter
-from shunter_agents.state_folder import StateFolder, check_name, default_name
-from shunter_agents.supervisor import Supervisor
-from shunter_agents.verdict import Stop
+from shunter_work_pools.daemon_log import configure, get_logger
 
 log = get_logger()
 T = TypeVar("T")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shunter_work_pools.contracts.agents import Held
-
 from shunter_agents.attempt import Attempt, Key
-from shunter_agents.console import get_logger
 from shunter_agents.state_folder import StateFolder
+from shunter_work_pools.contracts.agents import Held
+from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 

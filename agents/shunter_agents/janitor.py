@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shunter_agents.attempt import Attempt
-from shunter_agents.console import get_logger
 from shunter_agents.holdings import Holdings
 from shunter_agents.killpoints import reached
+from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 

@@ -8,6 +8,8 @@ import time
 from enum import Enum
 from typing import Protocol
 
+from tenacity import RetryCallState, Retrying, wait_random_exponential
+
 from shunter_work_pools.contracts.agents import (
     LogAnswer,
     ReleaseRequest,
@@ -28,9 +30,7 @@ from shunter_work_pools.contracts.errors import (
     Unauthenticated,
 )
 from shunter_work_pools.contracts.pools import Pool
-from tenacity import RetryCallState, Retrying, wait_random_exponential
-
-from shunter_agents.console import get_logger
+from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 

@@ -11,13 +11,12 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
+from shunter_agents.attempt import Attempt, Key
+from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
 from shunter_infrastructure.launcher import LauncherUnavailable
 from shunter_work_pools.contracts.agents import LogFrame, LogSize
 from shunter_work_pools.contracts.log_frames import encode_frames
-
-from shunter_agents.attempt import Attempt, Key
-from shunter_agents.console import get_logger
-from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
+from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 

@@ -15,15 +15,14 @@ import asyncio
 from collections.abc import Callable
 from uuid import UUID
 
-from shunter_work_pools.contracts.agents import REPORT_LIMIT, Report, ReportAck, ReportBatch
-from shunter_work_pools.contracts.states import AttemptState
-
 from shunter_agents.attempt import Attempt, Key
-from shunter_agents.console import get_logger
 from shunter_agents.holdings import Holdings
 from shunter_agents.journal import SEQ
 from shunter_agents.killpoints import reached
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
+from shunter_work_pools.contracts.agents import REPORT_LIMIT, Report, ReportAck, ReportBatch
+from shunter_work_pools.contracts.states import AttemptState
+from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 

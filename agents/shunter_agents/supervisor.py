@@ -13,13 +13,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed
-from shunter_infrastructure.stamp import Stamp
-from shunter_work_pools.contracts.deployments import RESULT_LIMIT
-from shunter_work_pools.contracts.states import AttemptState, Cause
-
 from shunter_agents.attempt import Attempt
-from shunter_agents.console import get_logger
 from shunter_agents.holdings import Holdings
 from shunter_agents.janitor import Janitor
 from shunter_agents.journal import END_SEQ
@@ -28,6 +22,11 @@ from shunter_agents.link import Backoff
 from shunter_agents.log_shipper import LogShipper
 from shunter_agents.reporter import Reporter
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
+from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.deployments import RESULT_LIMIT
+from shunter_work_pools.contracts.states import AttemptState, Cause
+from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 T = TypeVar("T")

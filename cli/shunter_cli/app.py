@@ -95,6 +95,7 @@ def _usage(exc: Any, args: Sequence[str]) -> int:
 def _known(exc: Exception) -> int:
     """Print an expected error; raise one that is not."""
     from pydantic import ValidationError
+
     from shunter_work_pools.contracts.errors import ShunterError
 
     if isinstance(exc, ShunterError):

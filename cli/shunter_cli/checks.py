@@ -38,9 +38,8 @@ def names(option: str, values: Iterable[str]) -> None:
     Raises:
         InvalidInput: one of them is no name; it says which.
     """
-    from shunter_work_pools.contracts.base import Name
-
     from shunter_cli.faults import NAME_RULE
+    from shunter_work_pools.contracts.base import Name
 
     _each(Name, option, values, f"cannot be a name: it {NAME_RULE}")
 
@@ -51,9 +50,8 @@ def tags(option: str, values: Iterable[str]) -> None:
     Raises:
         InvalidInput: one of them is no tag; it says which.
     """
-    from shunter_work_pools.contracts.base import Tag
-
     from shunter_cli.faults import TAG_RULE
+    from shunter_work_pools.contracts.base import Tag
 
     _each(Tag, option, values, f"cannot be a tag: it {TAG_RULE}")
 

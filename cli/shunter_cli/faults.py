@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pydantic import ValidationError
+
     from shunter_work_pools.contracts.errors import ShunterError
 
 #: What was asked for is wrong; it could not be done.

@@ -6,10 +6,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from shunter_work_pools.contracts.errors import NotFound, ServerUnreachable, Unavailable
-
 from shunter_cli.faults import tell
 from shunter_cli.waiting import AGAIN, HOLD, has_ended, next_state
+from shunter_work_pools.contracts.errors import NotFound, ServerUnreachable, Unavailable
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client, LogPart

@@ -12,11 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
-from shunter_work_pools.contracts.home import home_from_env
-
 from shunter_cli.faults import FAILED, tell
 from shunter_cli.output import say
+from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
+from shunter_work_pools.contracts.home import home_from_env
 
 POOL = "default"
 #: Seconds until the server must be ready, and in which it must have stopped.

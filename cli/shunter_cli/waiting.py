@@ -6,10 +6,9 @@ import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from shunter_cli.faults import tell
 from shunter_work_pools.contracts.errors import ServerUnreachable, Unavailable
 from shunter_work_pools.contracts.states import RUN_ENDS
-
-from shunter_cli.faults import tell
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client

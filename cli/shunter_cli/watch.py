@@ -9,15 +9,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
-from shunter_work_pools.contracts.errors import ServerUnreachable, Unavailable
-
 from shunter_cli import output
 from shunter_cli.durations import in_words
 from shunter_cli.faults import tell
 from shunter_cli.waiting import AGAIN, HOLD, exit_code, has_ended
+from shunter_work_pools.contracts.errors import ServerUnreachable, Unavailable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
     from shunter_work_pools.client import AsyncClient, LogPart
     from shunter_work_pools.contracts.runs import Run
 

@@ -35,11 +35,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shunter_work_pools.contracts.agents import Assignment
-from shunter_work_pools.contracts.states import Cause
-
 from shunter_infrastructure.launcher import Capabilities, Exit, Handle, LauncherUnavailable, LaunchFailed
 from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.states import Cause
 
 STATE = "fake.json"
 

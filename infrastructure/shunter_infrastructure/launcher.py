@@ -4,8 +4,8 @@ A launcher does not decide what an end *means*; it says what happened (exit code
 and error kept apart) and the agent turns that into a state and a cause.
 
 Every attempt has a folder of its own, made by the agent, that outlives the agent's process. The
-launcher keeps there whatever it needs to find its work again. The agent's own files in it are
-``assignment.json`` and ``reports.jsonl``; every other name is the launcher's.
+launcher keeps there whatever it needs to find its work again. The agent's own file in it is
+``journal.jsonl``; every other name is the launcher's.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.errors import ShunterError
 from shunter_work_pools.contracts.states import Cause
-
-from shunter_infrastructure.stamp import Stamp
 
 
 class LauncherUnavailable(ShunterError):

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from shunter_work_pools.contracts.errors import InvalidInput
-
 from shunter_infrastructure.launcher import Launcher
+from shunter_work_pools.contracts.errors import InvalidInput
 
 #: Pool type -> module and name of a callable that makes its launcher.
 _LAUNCHERS: dict[str, tuple[str, str]] = {

@@ -11,7 +11,6 @@ from shunter_agents.daemon import Agent
 from shunter_agents.state_folder import StateFolder
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.launcher import Launcher
-
 from tests.agents.fake_server import FakeServer
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from shunter_work_pools.client import Client
 from shunter_work_pools.contracts.errors import ServerUnreachable
 from shunter_work_pools.contracts.pools import PoolSpec

@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
 from shunter_agents import log_shipper
 from shunter_agents.daemon import BROKEN, OK, Fatal
 from shunter_agents.journal import Journal
@@ -27,7 +28,6 @@ from shunter_work_pools.contracts.errors import (
     Unauthenticated,
     Unavailable,
 )
-
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+
 from shunter_agents.attempt import Attempt
 from shunter_agents.journal import Damaged, Journal, Record
 from shunter_agents.state_folder import StateFolder, check_name, default_name, uuid7

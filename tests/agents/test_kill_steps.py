@@ -10,10 +10,10 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from shunter_agents.killpoints import POINTS
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunRequest
-
 from tests.agents.real_server import Site
 
 pytestmark = pytest.mark.timeout(120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from shunter_agents.verdict import MESSAGE_LIMIT, Stop, never_started, verdict
 from shunter_infrastructure.launcher import Exit
 from shunter_infrastructure.stamp import Stamp

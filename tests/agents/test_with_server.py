@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunBatch, RunRequest
-
 from tests.agents.real_server import Site
 
 pytestmark = pytest.mark.timeout(120)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shunter_work_pools.client import Client
 
+from shunter_work_pools.client import Client
 from tests.cli.console import SHUNTER, Console, Done, Live, free_port
 from tests.cli.test_client import answering
 

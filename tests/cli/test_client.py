@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
 from shunter_work_pools.client import AsyncClient, Client, endpoint
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER
 from shunter_work_pools.contracts.deployments import DeploymentPatch
@@ -22,7 +23,6 @@ from shunter_work_pools.contracts.errors import (
     ShunterError,
 )
 from shunter_work_pools.contracts.pools import PoolPatch
-
 from tests.cli.console import Console, free_port
 
 OURS = {PROTOCOL_HEADER: str(PROTOCOL), "Content-Type": "application/json"}

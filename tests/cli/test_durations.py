@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shunter_cli import durations
 from shunter_work_pools.contracts.errors import InvalidInput
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+
 from shunter_cli import faults
 from shunter_work_pools.contracts import errors
 from shunter_work_pools.contracts.deployments import DeploymentSpec, RetryPolicy, Work
 from shunter_work_pools.contracts.pools import PoolSpec
-
 from tests.cli.console import Console
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shunter_cli import parameters
 from shunter_work_pools.contracts.errors import InvalidInput
 

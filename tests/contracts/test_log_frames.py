@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shunter_work_pools.contracts.agents import LogFrame
 from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.contracts.log_frames import HEADER_LIMIT, decode_frames, encode_frames

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from shunter_infrastructure.launcher import Launcher
 from shunter_infrastructure.process import procfs, record
 from shunter_infrastructure.process.launcher import ProcessLauncher
-
 from tests.launchers.attempts import Attempt, Engine, FakeEngine, ProcessEngine, assignment, processes_in
 
 

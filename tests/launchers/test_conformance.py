@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from shunter_infrastructure.launcher import Launcher, LauncherUnavailable, LaunchFailed
 from shunter_work_pools.contracts.states import Cause
-
 from tests.launchers.attempts import SOON, Attempt, Engine, ended, output, written
 
 Attempts = Callable[..., Attempt]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.launcher import LauncherUnavailable, LaunchFailed
 from shunter_work_pools.contracts.states import Cause
-
 from tests.launchers.attempts import Attempt
 
 Attempts = Callable[..., Attempt]

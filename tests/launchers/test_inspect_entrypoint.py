@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from shunter_infrastructure.process.environment import runner_path
 
 INSPECTOR = Path(runner_path()).with_name("inspect_entrypoint.py")

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
-
 from tests.launchers.attempts import Attempt, ended, output, shell
 
 Attempts = Callable[..., Attempt]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shunter_infrastructure.launcher import LauncherUnavailable, LaunchFailed
 from shunter_infrastructure.process.environment import DEFAULT_PATH
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_work_pools.contracts.states import Cause
-
 from tests.launchers.attempts import Attempt, assignment, ended, output, shell, written
 
 Attempts = Callable[..., Attempt]

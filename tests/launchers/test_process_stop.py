@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from shunter_infrastructure.launcher import Handle
 from shunter_infrastructure.process import keeper, launcher
 from shunter_infrastructure.process.launcher import ProcessLauncher
-
 from tests.launchers.attempts import Attempt, ended, is_gone, output, shell, until, written
 
 Attempts = Callable[..., Attempt]

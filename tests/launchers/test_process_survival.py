@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from shunter_infrastructure.launcher import Launcher
 from shunter_infrastructure.process import forker_client, procfs, record
 from shunter_infrastructure.process.environment import prepare
 from shunter_infrastructure.process.forker_client import ForkerClient
 from shunter_infrastructure.process.launcher import ProcessLauncher, _write_inputs
 from shunter_work_pools.contracts.states import Cause
-
 from tests.launchers.attempts import SOON, Attempt, ended, is_gone, output, shell, until, written
 
 Attempts = Callable[..., Attempt]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_infrastructure.registry import launcher_for

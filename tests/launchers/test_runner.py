@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shunter_infrastructure.launcher import Exit
 from shunter_infrastructure.process.environment import runner_path
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_work_pools.contracts.states import Cause
-
 from tests.launchers.attempts import Attempt, ended, output
 
 Run = Callable[..., Any]

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import select
+
 from shunter_work_pools.contracts.states import (
     ATTEMPT_ENDS,
     RUN_ENDS,
@@ -19,7 +21,6 @@ from shunter_work_pools.contracts.states import (
 )
 from shunter_work_pools.storage.schema import attempts, events, lanes, leases, payloads, ready, runs
 from shunter_work_pools.storage.store import Tx
-from sqlalchemy import select
 
 _WAITING = {RunState.SCHEDULED, RunState.RETRYING}
 _ENDS = {state.value for state in ATTEMPT_ENDS}

@@ -7,12 +7,12 @@ import itertools
 from uuid import UUID
 
 import pytest
+from sqlalchemy import func, select
+
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.queue.claim import MOST, claim, next_due
 from shunter_work_pools.storage.schema import leases
 from shunter_work_pools.storage.store import PostgresStore
-from sqlalchemy import func, select
-
 from tests.queue.world import Agent, S, World
 
 

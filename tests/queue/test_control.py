@@ -6,9 +6,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+
 from shunter_work_pools.contracts.errors import Conflict, NameInUse, NotFound
 from shunter_work_pools.contracts.states import AttemptState
-
 from tests.queue.test_report import granted_one
 from tests.queue.world import LOST_AFTER, S, World, held
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from shunter_work_pools.queue import fire, views
-from shunter_work_pools.storage.schema import events
 from sqlalchemy import select
 
+from shunter_work_pools.queue import fire, views
+from shunter_work_pools.storage.schema import events
 from tests.queue.world import World
 
 

@@ -27,6 +27,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import select
+
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.base import micros
 from shunter_work_pools.contracts.errors import Conflict
@@ -34,8 +36,6 @@ from shunter_work_pools.contracts.states import CAUSES, Cause
 from shunter_work_pools.queue.sync import difference
 from shunter_work_pools.storage.schema import leases, runs
 from shunter_work_pools.storage.store import PostgresStore, SqliteStore
-from sqlalchemy import select
-
 from tests.queue.books import audit
 from tests.queue.world import GIVE_UP_AFTER, LOST_AFTER, Agent, S, World, held
 from tests.storage.stores import AnyStore, Clock, empty

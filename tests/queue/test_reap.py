@@ -5,8 +5,8 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from shunter_work_pools.queue import reap
 
+from shunter_work_pools.queue import reap
 from tests.queue.test_report import granted_one
 from tests.queue.world import GIVE_UP_AFTER, LATE_AFTER, LOST_AFTER, S, World
 

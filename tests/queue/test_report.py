@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS, CAUSES, AttemptState, cause_fits
 from shunter_work_pools.storage.store import SqliteStore
-
 from tests.queue.books import audit
 from tests.queue.world import Agent, S, World
 from tests.storage.stores import Clock

@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from shunter_work_pools.contracts.base import micros
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound, TooLarge
 from shunter_work_pools.queue.ids import new_run_id
-
 from tests.queue.world import S, World
 
 SCHEMA = {

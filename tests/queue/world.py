@@ -27,7 +27,6 @@ from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.queue.sync import Difference, Registered, difference, heartbeat, register, release
 from shunter_work_pools.storage.store import Changes
-
 from tests.storage.stores import AnyStore, Clock
 
 LOST_AFTER = 30.0

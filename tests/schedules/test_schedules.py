@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule
 from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.schedules import When, check, next_slot, slots_between

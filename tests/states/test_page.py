@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from shunter_work_pools.contracts.states import (
     ATTEMPT_ENDS,
     ATTEMPT_TRANSITIONS,

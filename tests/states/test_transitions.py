@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shunter_work_pools.contracts.states import (
     ATTEMPT_ENDS,
     ATTEMPT_LIVE,

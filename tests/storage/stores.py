@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+
 from shunter_work_pools.contracts.base import Micros, micros
 from shunter_work_pools.storage.schema import metadata
 from shunter_work_pools.storage.store import PostgresStore, SqliteStore
-from sqlalchemy import text
-
 from tests.engines.postgres import PostgresCluster
 
 AnyStore = SqliteStore | PostgresStore

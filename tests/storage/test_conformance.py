@@ -8,14 +8,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy.exc import IntegrityError
+
 from shunter_work_pools.contracts.base import micros, moment
 from shunter_work_pools.contracts.errors import Refused, Unavailable
 from shunter_work_pools.storage.partitions import AHEAD_DAYS, make_partitions
 from shunter_work_pools.storage.schema import metadata, payloads, queues, run_tags
 from shunter_work_pools.storage.store import Changes, PostgresStore, SqliteStore, Tx
-from sqlalchemy import Connection, func, insert, select, text
-from sqlalchemy.exc import IntegrityError
-
 from tests.storage.stores import AnyStore, Clock
 
 

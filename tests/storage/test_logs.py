@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shunter_work_pools.contracts.errors import Unavailable
 from shunter_work_pools.storage.logs import FileLogStore
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from shunter_work_pools.contracts.errors import InvalidInput, StoreError, Unavailable
 from shunter_work_pools.storage.migrate import HEAD, REVISIONS
 from shunter_work_pools.storage.schema import metadata
 from shunter_work_pools.storage.store import PostgresStore, SqliteStore, open_store
-
 from tests.engines.postgres import PostgresCluster
 
 
@@ -313,8 +313,9 @@ asyncio.run(main())
 async def test_what_write_returned_for_survives_sigkill(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    from shunter_work_pools.storage.schema import payloads
     from sqlalchemy import select
+
+    from shunter_work_pools.storage.schema import payloads
 
     url = (
         f"sqlite:///{tmp_path / 'shunter.db'}"

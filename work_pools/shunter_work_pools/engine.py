@@ -20,12 +20,11 @@ from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-import structlog
-
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import Assignment, Held, SyncAnswer, SyncRequest
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
+from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.hub import Hub
 from shunter_work_pools.queue import fire, reap
 from shunter_work_pools.queue.claim import MOST, Offer, claim, next_due
@@ -36,7 +35,7 @@ from shunter_work_pools.storage.partitions import make_partitions
 from shunter_work_pools.storage.store import Store, system_clock
 
 T = TypeVar("T")
-log = structlog.get_logger("shunter.server")
+log = get_logger()
 
 _SECOND: Micros = 1_000_000
 #: Seconds to wait after the store failed before a loop tries again.

@@ -10,19 +10,19 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 import uvicorn
 
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.home import ensure_token, home_from_env
+from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
 from shunter_work_pools.storage.store import open_store
 
-log = structlog.get_logger("shunter.server")
+log = get_logger()
 
 #: Seconds that requests under way are given when the server stops.
 STOP_GRACE = 10
@@ -47,6 +47,7 @@ def serve(
     Raises:
         ShunterError: the port is in use, the database cannot be used, the folder not be written.
     """
+    configure()
     listening = _listen(host, port)
     with contextlib.closing(listening), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(listening, host, database_url, allowed_hosts or [], settings))

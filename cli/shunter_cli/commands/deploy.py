@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
-from shunter_work_pools.contracts.errors import InvalidInput
 
 from shunter_cli import checks, durations, faults, output, parameters
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.output import Output, OutputOption
+from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
     from shunter_work_pools.contracts.deployments import Applied, Schedule

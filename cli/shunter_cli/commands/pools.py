@@ -6,12 +6,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from shunter_work_pools.contracts.errors import InvalidInput
 
 from shunter_cli import checks, faults, output
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.durations import ago
 from shunter_cli.output import Output, OutputOption, QuietOption
+from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
     from shunter_work_pools.contracts.pools import Pool, PoolPatch

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from shunter_work_pools.contracts.errors import InvalidInput
 
 from shunter_cli import checks, faults, output
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.output import Output, OutputOption, QuietOption
+from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client

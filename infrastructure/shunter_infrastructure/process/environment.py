@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shunter_infrastructure.launcher import LaunchFailed
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
-
-from shunter_infrastructure.launcher import LaunchFailed
 
 #: Variables taken from the agent's own environment; everything else must be asked for by ``pass_env``.
 PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")

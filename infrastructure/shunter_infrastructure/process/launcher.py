@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shunter_work_pools.contracts.agents import Assignment
-from shunter_work_pools.contracts.states import Cause
-
 from shunter_infrastructure.launcher import Capabilities, Exit, Handle, LauncherUnavailable, LaunchFailed
 from shunter_infrastructure.process import outcome, record, remains
 from shunter_infrastructure.process.environment import Launch, exec_failure, prepare
@@ -22,6 +19,8 @@ from shunter_infrastructure.process.forker_client import ForkerClient
 from shunter_infrastructure.process.keeper_watch import KeeperWatch
 from shunter_infrastructure.process.record import Ended, Record
 from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.states import Cause
 
 HANDLE_VERSION = 1
 LAUNCH = "launch.json"

@@ -6,7 +6,6 @@ import math
 import traceback
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -17,10 +16,11 @@ from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import ServerInfo
 from shunter_work_pools.contracts.base import moment
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused, Unavailable
+from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.version import version
 
-log = structlog.get_logger("shunter.server")
+log = get_logger()
 
 
 def build_app(engine: Engine) -> FastAPI:

@@ -1,4 +1,4 @@
-"""Log lines of the daemon on stderr: readable on a terminal, one JSON object a line otherwise.
+"""Log lines of a daemon (agent, server) on stderr: readable on a terminal, one JSON object a line otherwise.
 
 ``SHUNTER_LOG_FORMAT`` (``console`` or ``json``) decides where that guess is wrong, ``SHUNTER_LOG_LEVEL``
 (``debug``, ``info``, ``warning``, ``error``; default ``info``) how much is said.
@@ -81,5 +81,5 @@ def configure() -> None:
 
 
 def get_logger() -> Any:
-    """The daemon's logger; give ``run`` and ``attempt`` with what concerns one."""
+    """The process's logger; give ``run`` and ``attempt`` with what concerns one."""
     return structlog.get_logger()
