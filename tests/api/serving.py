@@ -198,8 +198,13 @@ async def served(store: Store, logs: Path, settings: Settings | None = None) -> 
     finally:
         engine.release_waiters()
         await client.aclose()
-        await asyncio.sleep(0.005)  # the connections are seen to be gone
-        await server.shutdown(sockets=[listening])
+        # As uvicorn's own shutdown, which sleeps a while in any case.
+        for one in server.servers:
+            one.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await until(lambda: not server.server_state.connections)
+        listening.close()
         await engine.stop()
 
 
