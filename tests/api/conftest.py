@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from shunter_work_pools.storage.store import PostgresStore, SqliteStore
 
+from shunter_work_pools.storage.store import PostgresStore, SqliteStore
 from tests.api.serving import Served, served
 from tests.storage.stores import AnyStore, empty, kind, migrated_postgres, migrated_sqlite
 

@@ -20,6 +20,7 @@ from uuid import UUID
 
 import httpx
 import uvicorn
+
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
 from shunter_work_pools.engine import Engine

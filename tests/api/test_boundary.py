@@ -11,10 +11,10 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
+
 from shunter_work_pools.api import agents, deployments, pools, runs
 from shunter_work_pools.api.boundary import BODY_LIMIT
 from shunter_work_pools.contracts.errors import from_problem
-
 from tests.api.serving import NO_TLS, TOKEN, Served
 
 PREFIX = "urn:shunter:problem:"

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from shunter_work_pools.api.runs import LOG_CHUNK
 
+from shunter_work_pools.api.runs import LOG_CHUNK
 from tests.api.serving import SOON, Served, until
 
 
