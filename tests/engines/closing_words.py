@@ -14,18 +14,16 @@ from _pytest.terminal import TerminalReporter
 
 #: Seconds that a suite may take on two cores. Raise one only with a reason.
 BUDGETS = {
-    "agents": 90,
-    "benchmarks": 30,
+    "agents": 150,
+    "api": 90,
     "cli": 120,
     "contracts": 20,
     "demo": 150,
     "engines": 20,
-    "flows": 30,
     "launchers": 180,
     "queue": 120,
-    "repository": 20,
     "schedules": 20,
-    "server": 120,
+    "states": 20,
     "storage": 120,
 }
 DEFAULT_BUDGET = 60
