@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shunter_infrastructure.launcher import LauncherUnavailable, LaunchFailed
-from shunter_infrastructure.process.environment import DEFAULT_PATH
+from shunter_infrastructure.process.environment import DEFAULT_PATH, NO_PARAMETERS
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_work_pools.contracts.states import Cause
 from tests.launchers.attempts import Attempt, assignment, ended, output, shell, written
@@ -73,7 +73,7 @@ async def test_the_environment_is_chosen(
         "SHUNTER_AGENT": "a1",
         "SHUNTER_SCHEDULED_AT": "2026-11-22T06:00:00Z",
         "SHUNTER_TAGS": '["demo", "region=eu"]',
-        "SHUNTER_PARAMETERS": f"{folder}/parameters.json",
+        "SHUNTER_PARAMETERS": NO_PARAMETERS,
         "SHUNTER_RESULT": f"{folder}/result.json",
         "SHUNTER_SOURCE": str(tmp_path),
     }
@@ -103,7 +103,7 @@ async def test_files_are_for_their_owner_only(attempts: Attempts, processes: Pro
     finally:
         os.umask(before)
     names = {path.name for path in attempt.folder.iterdir()}
-    assert names == {"launch.json", "output", "parameters.json", "record", "stop", "work"}
+    assert names == {"launch.json", "output", "record", "stop", "work"}
     for path in attempt.folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 

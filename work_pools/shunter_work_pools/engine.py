@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refu
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.hub import Hub
 from shunter_work_pools.queue import fire, reap
-from shunter_work_pools.queue.claim import MOST, Offer, claim, next_due
+from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in
 from shunter_work_pools.queue.sync import Registered, difference, heartbeat, register
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
@@ -75,6 +76,7 @@ class Engine:
         self.store.on_commit = self.hub.committed
         self._up_since = asyncio.get_running_loop().time()
         await self.store.write(make_partitions)
+        await self._look_ahead()
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "dispatch": self._dispatch,
             "schedule": self._schedule,
@@ -220,14 +222,13 @@ class Engine:
 
     async def _dispatch(self) -> None:
         hub = self.hub
-        timeout = None if hub.next_due is None else max(0.0, (hub.next_due - system_clock()) / _SECOND)
+        loop = asyncio.get_running_loop()
+        timeout = None if hub.next_due == math.inf else max(0.0, hub.next_due - loop.time())
         try:
             await asyncio.wait_for(hub.claimable.wait(), timeout)
         except TimeoutError:
-            hub.next_due = None
+            await self._look_ahead()
         hub.claimable.clear()
-        if hub.next_due is None:
-            hub.next_due = await self.store.read(next_due)
         waiting = [entry for entry in hub.agents.values() if entry.free > 0 and not entry.answer.done()]
         if not waiting:
             return
@@ -247,6 +248,13 @@ class Engine:
         for entry, offer in zip(waiting, offers, strict=True):
             if offer.granted:
                 entry.wake(offer.granted)
+
+    async def _look_ahead(self) -> None:
+        """Find out when the next waiting run becomes due; from then on commits tell of earlier ones."""
+        self.hub.next_due = math.inf
+        seconds = await self.store.read(due_in)
+        if seconds is not None:
+            self.hub.next_due = min(self.hub.next_due, asyncio.get_running_loop().time() + seconds)
 
     async def _schedule(self) -> None:
         hub = self.hub

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from shunter_work_pools.contracts.agents import Assignment
-from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.queue.sync import Registered
 from shunter_work_pools.storage.store import Changes
 
@@ -55,7 +55,8 @@ class Hub:
         self.agents: dict[int, Waiting] = {}
         self.claimable = asyncio.Event()
         self.schedules = asyncio.Event()
-        self.next_due: Micros | None = None
+        #: When the next waiting run becomes due, by the event loop's clock; infinity: none is known to.
+        self.next_due = math.inf
         self.stopping = False
         self._runs: dict[UUID, set[asyncio.Event]] = {}
 
@@ -72,9 +73,11 @@ class Hub:
                 waiting.wake()
         if changes.pools:
             self.claimable.set()
-        if changes.due is not None and (self.next_due is None or changes.due < self.next_due):
-            self.next_due = changes.due
-            self.claimable.set()
+        if changes.due_in is not None:
+            due = asyncio.get_running_loop().time() + changes.due_in
+            if due < self.next_due:
+                self.next_due = due
+                self.claimable.set()
         if changes.schedules:
             self.schedules.set()
         for run_id in changes.runs:

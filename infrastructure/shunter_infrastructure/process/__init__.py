@@ -20,7 +20,7 @@ Files in an attempt's folder, all mode 0600:
 ``record``         JSON lines, appended by the keeper alone: who it is, what it started, how that ended
 ``output``         stdout and stderr of the command, in the order written
 ``stop``           requests to stop, one line each: moment (boot-time clock) and grace, in seconds
-``parameters.json``, ``result.json``, ``failure.json``   what goes into and comes out of the run
+``parameters.json``, ``result.json``, ``failure.json``   what goes into and comes out of the run, if anything
 ``work/``          the working folder, unless the deployment names one
 ``keeper.log``     only if the keeper itself failed: its traceback
 =================  ====================================================================================

@@ -98,6 +98,11 @@ def prepare(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, 
     return Launch(program, argv, env, cwd, work.grace)
 
 
+#: What ``SHUNTER_PARAMETERS`` names for a run without any: making a file is among the dearest things that
+#: happen at a start.
+NO_PARAMETERS = str(Path(__file__).with_name("no_parameters.json"))
+
+
 def environment(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, str]) -> dict[str, str]:
     """The environment of a run: chosen, not inherited."""
     work = assignment.work
@@ -116,7 +121,7 @@ def environment(assignment: Assignment, folder: Path, agent: str, own: Mapping[s
         "SHUNTER_AGENT": agent,
         "SHUNTER_SCHEDULED_AT": assignment.scheduled_at.isoformat().replace("+00:00", "Z"),
         "SHUNTER_TAGS": json.dumps(assignment.tags),
-        "SHUNTER_PARAMETERS": str(folder / "parameters.json"),
+        "SHUNTER_PARAMETERS": str(folder / "parameters.json") if assignment.parameters else NO_PARAMETERS,
         "SHUNTER_RESULT": str(folder / "result.json"),
     }
     if work.source is not None:

@@ -253,7 +253,8 @@ def _write_inputs(folder: Path, assignment: Assignment, launch: Launch) -> None:
     if assignment.work.working_dir is None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(launch.cwd, 0o700)
-    _write(f"{folder}/parameters.json", json.dumps(assignment.parameters).encode())
+    if assignment.parameters:
+        _write(f"{folder}/parameters.json", json.dumps(assignment.parameters).encode())
     # Last, and whole or not at all: it is what makes a launch valid.
     _write(f"{folder}/{LAUNCH}", json.dumps(launch.to_json()).encode())
 

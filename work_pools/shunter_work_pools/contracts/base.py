@@ -9,7 +9,10 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Strin
 
 
 def _to_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as exc:  # the first or last day of the calendar, in a zone
+        raise ValueError("the moment is outside of the calendar") from exc
 
 
 #: A moment, aware, always in UTC; RFC 3339 on the wire.

@@ -298,7 +298,7 @@ def assignment(
     )
 
 
-def next_due(tx: Tx) -> Micros | None:
-    """When the next waiting run becomes due, if any is due later than now."""
+def due_in(tx: Tx) -> float | None:
+    """Seconds until the next waiting run becomes due, by the store's clock, if any is due later than now."""
     due: Micros | None = tx.conn.scalar(select(func.min(ready.c.due_at)).where(ready.c.due_at > tx.now))
-    return due
+    return None if due is None else (due - tx.now) / 1_000_000

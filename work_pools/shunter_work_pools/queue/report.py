@@ -340,7 +340,7 @@ def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retr
                 )
             )
             if due > tx.now:
-                tx.changes.wait_until(due)
+                tx.changes.becomes_due((due - tx.now) / 1_000_000)
         elif end.result is not None:
             results.append({"run": run.id, "new_result": end.result})
     tx.conn.execute(_DROP, {"wanted": wanted})

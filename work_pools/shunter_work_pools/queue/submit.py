@@ -204,7 +204,7 @@ def make_runs(tx: Tx, new: list[NewRun], actor: Actor) -> list[UUID]:
         if run.late:
             event_rows.append(event_row(run_id, "late", actor, tx.now))
         if run.due_at > tx.now:
-            tx.changes.wait_until(run.due_at)
+            tx.changes.becomes_due((run.due_at - tx.now) / 1_000_000)
         elif pool_id is not None:
             tx.changes.pools.add(pool_id)
     if run_rows:

@@ -48,7 +48,7 @@ class Changes:
         agents: agents that must be told something.
         freed: agent -> runs of which it gave back an attempt, ended or unstarted.
         runs: runs whose shown state changed.
-        due: earliest due time of runs that wait for a moment in the future.
+        due_in: seconds until the first of the runs becomes due that wait for a moment in the future.
         schedules: a schedule was made, changed or resumed.
     """
 
@@ -56,12 +56,12 @@ class Changes:
     agents: set[int] = field(default_factory=set)
     freed: dict[int, set[UUID]] = field(default_factory=dict)
     runs: set[UUID] = field(default_factory=set)
-    due: Micros | None = None
+    due_in: float | None = None
     schedules: bool = False
 
-    def wait_until(self, due: Micros) -> None:
-        """Note that something becomes due at ``due``."""
-        self.due = due if self.due is None else min(self.due, due)
+    def becomes_due(self, seconds: float) -> None:
+        """Note that something becomes due in ``seconds``."""
+        self.due_in = seconds if self.due_in is None else min(self.due_in, seconds)
 
     def merge(self, other: Changes) -> None:
         """Take in the changes of a later transaction."""
@@ -70,8 +70,8 @@ class Changes:
         self.runs |= other.runs
         for agent, runs in other.freed.items():
             self.freed.setdefault(agent, set()).update(runs)
-        if other.due is not None:
-            self.wait_until(other.due)
+        if other.due_in is not None:
+            self.becomes_due(other.due_in)
         self.schedules |= other.schedules
 
 
@@ -243,6 +243,8 @@ class SqliteStore:
 
     async def write(self, work: Work[T]) -> T:
         """See :class:`Store`."""
+        if self._writer is None:
+            raise Unavailable("the store is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._inbox.put((work, future))
         return await future
