@@ -23,6 +23,19 @@ import psutil
 SHUNTER = [sys.executable, "-m", "shunter_cli.main"]
 
 
+def new_home() -> Path:
+    """A folder on the disk of this repository; removed when the benchmarks end.
+
+    Not in /tmp, and not removed at once: on ext4 making a file takes many times as long for minutes after
+    many were removed nearby, and what is measured next would pay for it.
+    """
+    homes = Path(__file__).parent.parent / ".bench"
+    homes.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="home-", dir=homes))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def free_port() -> int:
     """A port that nobody listens on at this moment."""
     with socket.socket() as probe:
@@ -102,7 +115,7 @@ class Connection:
 @contextmanager
 def running(*, database_url: str | None = None, home: Path | None = None) -> Iterator[System]:
     """A server on a free port, stopped at the end with every agent that was started."""
-    folder = home or Path(tempfile.mkdtemp(prefix="shunter-bench-"))
+    folder = home or new_home()
     port = free_port()
     # Modules are compiled once, as in any installation.
     left_out = ("SHUNTER_", "PYTHONDONTWRITEBYTECODE")
@@ -136,7 +149,3 @@ def running(*, database_url: str | None = None, home: Path | None = None) -> Ite
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if home is None:
-            # Not now: on ext4 making files is several times as slow for half a minute after many were
-            # removed nearby, and what is measured next would pay for it.
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)

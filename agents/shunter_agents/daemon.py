@@ -350,7 +350,7 @@ class Agent:
         record = Record(granted, kind, Stamp.now())
         journal = Journal(self._folder.attempts / f"{granted.run}.{granted.attempt}")
         try:
-            journal.folder.mkdir(mode=0o700, exist_ok=True)
+            self._folder.make(journal.folder)
             journal.write_record(record)
         except OSError as exc:
             self._holdings.trouble_writing(exc, run=str(granted.run), attempt=granted.attempt)

@@ -1,7 +1,7 @@
 """One task that removes what is settled: the engine's remains, then the folder.
 
-The folder is renamed at once and emptied when there is nothing better to do: removing files waits for
-other people's fsyncs, and runs do not have to.
+The folder is renamed at once, then made ready for another attempt, or emptied when there is nothing
+better to do: making and removing files waits for other people's fsyncs, and runs do not have to.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shunter_agents.attempt import Attempt
 from shunter_agents.holdings import Holdings
+from shunter_agents.journal import Journal
 from shunter_agents.killpoints import reached
 from shunter_work_pools.daemon_log import get_logger
 
@@ -70,10 +71,21 @@ class Janitor:
             await attempt.launcher.cleanup(attempt.handle)
         reached("before-folder-removed")
         # Out of sight in one step: a crash half-way leaves nothing that looks like an attempt.
-        self._heap.append(self._holdings.folder.discard(attempt.journal.folder))
+        folder = self._holdings.folder.discard(attempt.journal.folder)
         reached("after-folder-renamed")
+        if not self._recycle(attempt, folder):
+            self._heap.append(folder)
         self._holdings.remove(attempt)
         self.on_removed(attempt)
+
+    def _recycle(self, attempt: Attempt, folder: Path) -> bool:
+        try:
+            if attempt.dropped or not attempt.launcher.recycle(folder):
+                return False
+            Journal(folder).clear()
+        except OSError:
+            return False
+        return self._holdings.folder.keep_for_reuse(folder)
 
     async def _empty_one(self) -> None:
         folder = self._heap.popleft()

@@ -87,6 +87,21 @@ class Journal:
         """
         self._append(json.dumps(line).encode() + b"\n")
 
+    def clear(self) -> None:
+        """Forget everything, for another attempt in the same folder.
+
+        A blank line stays: ext4 writes out at once what was emptied and closed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        handle = os.open(os.path.join(self.folder, _FILE), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(handle, b"\n", 0)
+            os.ftruncate(handle, 1)
+        finally:
+            os.close(handle)
+
     def read(self) -> tuple[Record | None, list[dict[str, Any]]]:
         """What is owned, and the other lines. None: the attempt was never owned.
 

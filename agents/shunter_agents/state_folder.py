@@ -61,6 +61,10 @@ def uuid7(after: UUID | None = None) -> UUID:
     return UUID(int=value)
 
 
+#: Folders kept to be used again.
+SPARE = 256
+
+
 class StateFolder:
     """The state folder of one agent, held by this process until :meth:`close`.
 
@@ -81,6 +85,7 @@ class StateFolder:
         self.attempts = self.path / "attempts"
         self.trash = self.path / "trash"
         self.damaged = self.path / "damaged"
+        self._spare: list[Path] = []  # in the trash still: what a life does not use, the next one removes
         try:
             agents.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.path.mkdir(exist_ok=True, mode=0o700)
@@ -122,6 +127,28 @@ class StateFolder:
         goal = self.trash / f"{folder.name}.{secrets.token_hex(4)}"
         folder.rename(goal)
         return goal
+
+    def keep_for_reuse(self, folder: Path) -> bool:
+        """Keep a discarded folder that is as good as new for :meth:`make`; False if there are enough."""
+        if len(self._spare) >= SPARE:
+            return False
+        self._spare.append(folder)
+        return True
+
+    def make(self, folder: Path) -> None:
+        """Make the folder of an attempt, of a spare one where there is one: on a busy disk making files
+        and folders is the dearest thing that an agent does.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        while self._spare:
+            try:
+                os.rename(self._spare.pop(), folder)
+                return
+            except OSError:
+                continue
+        folder.mkdir(mode=0o700, exist_ok=True)
 
     def empty_trash(self) -> None:
         """Remove all that was discarded; what cannot be removed stays for the next time."""

@@ -283,6 +283,10 @@ class FakeLauncher:
         self.calls.append(("cleanup", handle.folder.name))
         self._refused.pop(handle.folder, None)
 
+    def recycle(self, folder: Path) -> bool:
+        """See :meth:`Launcher.recycle`."""
+        return False
+
     async def close(self) -> None:
         """See :meth:`Launcher.close`."""
         self.calls.append(("close", ""))

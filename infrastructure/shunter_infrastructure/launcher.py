@@ -152,5 +152,12 @@ class Launcher(Protocol):
     async def cleanup(self, handle: Handle) -> None:
         """Remove what the engine keeps of an ended attempt. The agent removes the folder itself."""
 
+    def recycle(self, folder: Path) -> bool:
+        """Make the folder of an ended attempt as good as new for another one; quick, no waiting.
+
+        Only what this launcher keeps there is its business; ``journal.jsonl`` is the agent's. False: it
+        cannot be used again (something unknown is in it, for example), and is to be removed.
+        """
+
     async def close(self) -> None:
         """Let go of the engine. What runs goes on."""

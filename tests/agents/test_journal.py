@@ -177,3 +177,15 @@ def test_names() -> None:
     assert check_name(default_name("gpu"))
     with pytest.raises(InvalidInput, match="cannot be the name"):
         check_name("../up")
+
+
+def test_a_cleared_journal_is_one_that_was_never_begun(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write_record(record())
+    journal.append({"seq": 1})
+    journal.clear()
+    assert Journal(tmp_path).read() == (None, [])
+    journal.write_record(record())
+    found, lines = Journal(tmp_path).read()
+    assert found is not None
+    assert lines == []

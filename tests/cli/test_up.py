@@ -45,7 +45,7 @@ def test_if_one_dies_the_other_is_stopped(alone: Console, which: str) -> None:
     process = _up(alone)
     try:
         children = psutil.Process(process.pid).children()
-        (victim,) = [child for child in children if which in child.cmdline()]
+        (victim,) = [child for child in children if which in " ".join(child.cmdline()[1:])]
         victim.kill()
         out, _ = process.communicate(timeout=40)
         assert process.returncode == 1

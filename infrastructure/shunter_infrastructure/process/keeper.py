@@ -24,7 +24,7 @@ import sys
 import time
 
 from shunter_infrastructure.process import procfs
-from shunter_infrastructure.process.lean import decode_json, quote, signals, subreaper
+from shunter_infrastructure.process.lean import USED, decode_json, quote, signals, subreaper
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost a megabyte
 if TYPE_CHECKING:
@@ -186,9 +186,16 @@ class _Keeper:
             f'"boot":{quote(self.line.boot)},"subreaper":{"true" if subreaper() else "false"}}}'
         )
         draft = f"{self.path}.{own}"
-        self.record = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:  # noqa: SIM105
+            os.rename(self.path + USED, draft)  # of a recycled folder; only one keeper can have it
+        except FileNotFoundError:
+            pass
+        # Cut to its length and not emptied first: ext4 writes out at once what was emptied and closed.
+        self.record = os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.write(self.record, first.encode() + b"\n")
+            begin = first.encode() + b"\n"
+            os.write(self.record, begin)
+            os.ftruncate(self.record, len(begin))
             while True:
                 try:
                     os.link(draft, self.path)

@@ -17,7 +17,8 @@ from shunter_infrastructure.process import outcome, record, remains
 from shunter_infrastructure.process.environment import Launch, exec_failure, prepare
 from shunter_infrastructure.process.forker_client import ForkerClient
 from shunter_infrastructure.process.keeper_watch import KeeperWatch
-from shunter_infrastructure.process.record import Ended, Record
+from shunter_infrastructure.process.lean import USED
+from shunter_infrastructure.process.record import RECORD, Ended, Record
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
@@ -25,6 +26,8 @@ from shunter_work_pools.contracts.states import Cause
 HANDLE_VERSION = 1
 LAUNCH = "launch.json"
 OUTPUT = "output"
+#: What may be in a folder that is used again; anything else speaks of an attempt out of the ordinary.
+_RECYCLED = {"journal.jsonl", "work", OUTPUT, LAUNCH, RECORD, LAUNCH + USED, RECORD + USED}
 STOP = "stop"
 #: Launches may take each other back when two agents recover and start the same attempt at once.
 _START_TRIES = 20
@@ -151,6 +154,25 @@ class ProcessLauncher:
     async def cleanup(self, handle: Handle) -> None:
         """Nothing is kept outside of the attempt's folder."""
 
+    def recycle(self, folder: Path) -> bool:
+        """See :meth:`Launcher.recycle`: only a folder in which a run left nothing but its output."""
+        try:
+            with os.scandir(folder) as entries:
+                names = {entry.name for entry in entries}
+            if not names <= _RECYCLED:
+                return False
+            for name in names & {LAUNCH, RECORD}:
+                os.rename(f"{folder}/{name}", f"{folder}/{name}{USED}")
+            if "work" in names:
+                with os.scandir(f"{folder}/work") as left:
+                    if next(left, None) is not None:
+                        return False
+            if OUTPUT in names and os.path.getsize(f"{folder}/{OUTPUT}"):
+                os.truncate(f"{folder}/{OUTPUT}", 0)
+        except OSError:
+            return False
+        return True
+
     async def close(self) -> None:
         """See :meth:`Launcher.close`."""
         self._closed = True
@@ -261,10 +283,14 @@ def _write_inputs(folder: Path, assignment: Assignment, launch: Launch) -> None:
 
 def _write(path: str, data: bytes) -> None:
     draft = f"{path}.{os.getpid()}"
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path + USED, draft)  # of a recycled folder: its name is new, its inode is not
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        size = len(data)
         while data:
             data = data[os.write(fd, data) :]
+        os.ftruncate(fd, size)
     finally:
         os.close(fd)
     os.replace(draft, path)

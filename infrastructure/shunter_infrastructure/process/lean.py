@@ -19,7 +19,7 @@ else:
     except ImportError:
         import signal as signals
 
-__all__ = ["decode_json", "quote", "signals", "subreaper"]
+__all__ = ["USED", "decode_json", "quote", "signals", "subreaper"]
 
 
 class _Plain:
@@ -55,6 +55,10 @@ except ImportError:  # an interpreter without the C accelerator
 
     quote = json.dumps
     decode_json = json.loads  # type: ignore[assignment]  # takes more than is asked of it
+
+
+#: Ending of files of an earlier attempt that wait in a recycled folder to be written anew.
+USED = ".used"
 
 
 def _find_prctl() -> Any:

@@ -1,0 +1,94 @@
+"""Folders that serve a second attempt: nothing of the first may be seen in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shunter_infrastructure.process import record
+from shunter_infrastructure.process.launcher import ProcessLauncher
+from tests.launchers.attempts import Attempt, output, shell
+
+Attempts = Callable[..., Attempt]
+
+
+def _inodes(folder: Path) -> dict[str, int]:
+    return {path.name.removesuffix(".used"): path.stat().st_ino for path in folder.iterdir()}
+
+
+async def _used(attempts: Attempts, processes: ProcessLauncher, *command: str) -> Attempt:
+    """An attempt that has ended, with a long record and a long launch."""
+    first = attempts(shell("; ".join(["echo of the first", *command])), env={"LONG": "x" * 5000})
+    assert (await first.run(processes)).exit_code == 0
+    return first
+
+
+async def _move(first: Attempt, second: Attempt) -> None:
+    second.folder.rmdir()
+    os.rename(first.folder, second.folder)
+
+
+async def test_a_recycled_folder_is_as_good_as_new(attempts: Attempts, processes: ProcessLauncher) -> None:
+    first = await _used(attempts, processes)
+    before = _inodes(first.folder)
+    assert processes.recycle(first.folder)
+    second = attempts(shell('echo "$LONG"; pwd; exit 3'))
+    await _move(first, second)
+    assert record.read(second.folder) is None
+    assert await second.recover(processes) is None
+    handle = await second.start(processes)
+    end = await processes.wait(handle)
+    assert (end.exit_code, end.message) == (3, None)
+    assert await output(processes, handle) == f"\n{second.folder}/work\n".encode()
+    assert end.log_size == len(await output(processes, handle))
+    found = second.record
+    assert (found.pid, found.ended is not None and found.ended.exit_code) == (handle.pid, 3)
+    lines = (second.folder / "record").read_text().splitlines()
+    assert [json.loads(line)["is"] for line in lines] == ["keeper", "started", "ended"]
+    assert "x" * 100 not in (second.folder / "launch.json").read_text()
+    assert _inodes(second.folder) == before, "files were made although there were some"
+
+
+async def test_two_launches_at_once_in_a_recycled_folder_are_one_process(
+    attempts: Attempts, process_launchers: Callable[..., ProcessLauncher]
+) -> None:
+    one, other = process_launchers(), process_launchers()
+    first = await _used(attempts, one)
+    assert one.recycle(first.folder)
+    second = attempts(shell("echo $$; exec sleep 1000"))
+    await _move(first, second)
+    handles = await asyncio.gather(second.start(one), second.start(other))
+    assert handles[0].pid == handles[1].pid
+    await one.stop(handles[0], 0)
+    end = await one.wait(handles[0])
+    assert end.signal == "SIGKILL"
+    assert await output(one, handles[0]) == f"{handles[0].pid}\n".encode()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["touch left-behind", "mkdir -p deep/er", 'echo 1 > "$SHUNTER_RESULT"'],
+    ids=["a file", "folders", "a result"],
+)
+async def test_a_folder_in_which_a_run_left_something_is_not_used_again(
+    attempts: Attempts, processes: ProcessLauncher, command: str
+) -> None:
+    first = await _used(attempts, processes, command)
+    assert not processes.recycle(first.folder)
+
+
+async def test_a_folder_is_recycled_again_and_again(attempts: Attempts, processes: ProcessLauncher) -> None:
+    last = await _used(attempts, processes)
+    for index in range(5):
+        assert processes.recycle(last.folder)
+        following = attempts(shell(f"echo {index}"), parameters={})
+        await _move(last, following)
+        handle = await following.start(processes)
+        assert (await processes.wait(handle)).exit_code == 0
+        assert await output(processes, handle) == f"{index}\n".encode()
+        last = following
