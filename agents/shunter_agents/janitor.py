@@ -80,7 +80,7 @@ class Janitor:
 
     def _recycle(self, attempt: Attempt, folder: Path) -> bool:
         try:
-            if attempt.dropped or not attempt.launcher.recycle(folder):
+            if not attempt.launcher.recycle(folder):
                 return False
             Journal(folder).clear()
         except OSError:

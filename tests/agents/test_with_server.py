@@ -116,3 +116,20 @@ def test_an_idle_agent_is_small(here: Site) -> None:
 def _one(here: Site) -> object:
     deploy(here, "one", "true")
     return here.client.create_run(RunRequest(deployment="one")).id
+
+
+def test_runs_one_after_another_share_one_folder(here: Site) -> None:
+    deploy(here, "serial", "echo $SHUNTER_RUN_ID; stat -c %i ../journal.jsonl")
+    with here.agent("serial"):
+        inodes = set()
+        for _ in range(4):
+            run = here.client.create_run(RunRequest(deployment="serial")).id
+            assert here.ended(run).state == "Completed"
+            said, inode = here.output(run).decode().split()
+            assert said == str(run)
+            inodes.add(inode)
+            deadline = time.monotonic() + 10
+            while here.attempts("serial"):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert len(inodes) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from shunter_infrastructure.process import record
 from shunter_infrastructure.process.launcher import ProcessLauncher
-from tests.launchers.attempts import Attempt, output, shell
+from tests.launchers.attempts import Attempt, ended, output, shell
 
 Attempts = Callable[..., Attempt]
 
@@ -79,6 +80,18 @@ async def test_a_folder_in_which_a_run_left_something_is_not_used_again(
     attempts: Attempts, processes: ProcessLauncher, command: str
 ) -> None:
     first = await _used(attempts, processes, command)
+    assert not processes.recycle(first.folder)
+
+
+async def test_a_folder_whose_keeper_was_lost_is_not_used_again(
+    attempts: Attempts, processes: ProcessLauncher
+) -> None:
+    first = attempts(shell("exec sleep 1000"))
+    handle = await first.start(processes)
+    keeper = first.record.keeper
+    assert keeper is not None
+    os.kill(keeper, signal.SIGKILL)
+    await ended(processes, handle)
     assert not processes.recycle(first.folder)
 
 

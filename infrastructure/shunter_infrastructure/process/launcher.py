@@ -155,7 +155,13 @@ class ProcessLauncher:
         """Nothing is kept outside of the attempt's folder."""
 
     def recycle(self, folder: Path) -> bool:
-        """See :meth:`Launcher.recycle`: only a folder in which a run left nothing but its output."""
+        """See :meth:`Launcher.recycle`: only a folder in which a run left nothing but its output.
+
+        And only if its keeper saw the end of everything: nobody writes to that output any more.
+        """
+        found = record.read(folder)
+        if found is None or found.ended is None or found.ended.left_alive:
+            return False
         try:
             with os.scandir(folder) as entries:
                 names = {entry.name for entry in entries}
