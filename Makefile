@@ -42,7 +42,7 @@ format: $(INSTALLED) ## format and fix what can be fixed
 
 .PHONY: bench
 bench: $(INSTALLED) ## the figures of docs/benchmarks.md, measured here (BENCH=latency for one)
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(or $(BENCH),--page docs/benchmarks.md)
 
 .PHONY: compare
 compare: $(INSTALLED) ## Shunter beside Prefect, both measured here

@@ -1,9 +1,14 @@
-"""Run benchmarks by name, or all: ``python -m benchmarks [NAME...]``."""
+"""Run benchmarks by name, or all: ``python -m benchmarks [NAME...] [--page FILE]``."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import sqlite3
 import sys
+import time
+from pathlib import Path
 
 from benchmarks import command_line, history, starts
 from benchmarks.report import Table
@@ -16,19 +21,40 @@ BENCHMARKS = {
     "history": ("A million finished runs", history.history),
 }
 
+_HEAD = """# Benchmarks
+
+Written by `make bench`, on {when}: {cores} cores, Linux {kernel}, Python {python}, SQLite {sqlite}. Server, agent, runs
+and what measures them share these cores. Machines are noisy: ratios and medians say more than single numbers.
+`make compare` sets Shunter beside Prefect.
+"""
+
+
+def _head() -> str:
+    return _HEAD.format(
+        when=time.strftime("%Y-%m-%d"),
+        cores=os.cpu_count(),
+        kernel=platform.release().split("-")[0],
+        python=platform.python_version(),
+        sqlite=sqlite3.sqlite_version,
+    )
+
 
 def main() -> int:
     """Print each table as it is found; 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="default: all")
-    names = parser.parse_args().names or list(BENCHMARKS)
+    parser.add_argument("--page", type=Path, help="write the page there")
+    given = parser.parse_args()
     tables = []
-    for name in names:
+    for name in given.names or BENCHMARKS:
         title, measure = BENCHMARKS[name]
         table = Table(title)
         measure(table)
         tables.append(table)
-    print("\n" + "\n".join(table.markdown() for table in tables))
+    page = "\n".join([_head(), *(table.markdown() for table in tables)])
+    if given.page:
+        given.page.write_text(page)
+    print("\n" + page)
     return 1 if any(table.missed for table in tables) else 0
 
 

@@ -1,7 +1,8 @@
 """What a million finished runs cost: claims and filtered pages, on both stores.
 
 The history is written past the queue, straight into the tables, with the rows that real runs leave:
-one run, payload, tag, attempt and five events each. What is measured goes over HTTP to a real server.
+one run, payload, tag, attempt and five events each. Pages are asked for over HTTP from a real server; claims are
+transactions of the store, as the server makes them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 import json
 import sqlite3
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +18,17 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from benchmarks.report import Table, percentile
-from benchmarks.system import Connection, running
+from benchmarks.system import new_home, running
+from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import Report, SyncRequest
+from shunter_work_pools.contracts.runs import RunRequest
+from shunter_work_pools.contracts.states import AttemptState
+from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.queue.ids import new_run_id, reverse
+from shunter_work_pools.queue.report import report
+from shunter_work_pools.queue.submit import submit
+from shunter_work_pools.queue.sync import register
+from shunter_work_pools.storage.store import open_store
 
 DEPLOYMENTS = 50
 #: One run in so many has failed, and carries the rare tag.
@@ -205,67 +214,43 @@ def _milliseconds(call: Any, times: int) -> list[float]:
     return found
 
 
-class _Claimer:
-    """A bare agent: claims over HTTP, and reports each attempt's end at once."""
-
-    def __init__(self, way: Connection, name: str) -> None:
-        self.way = way
-        self.name = name
-        self.session = str(new_run_id(time.time_ns() // 1000))
-        self.identity = str(uuid4())
-
-    def claim(self, free: int = 1) -> list[dict[str, Any]]:
-        """One sync that is not held long; the assignments."""
-        answer = self.way.post(
-            f"/agents/{self.name}/sync",
-            {
-                "protocol": 1,
-                "session": self.session,
-                "identity": self.identity,
-                "pools": ["default"],
-                "limit": 100,
-                "free": free,
-                "holds": [],
-                "hold_for": 5,
-            },
+async def _claims(database_url: str | None, home: Path, times: int, name: str) -> list[float]:
+    """Milliseconds of claims of one run each, in a transaction of its own, past HTTP."""
+    store = open_store(database_url, home / "shunter.db")
+    await store.open()
+    try:
+        request = SyncRequest(
+            protocol=PROTOCOL,
+            session=new_run_id(time.time_ns() // 1000),
+            identity=uuid4(),
+            pools=["default"],
+            limit=1000,
+            free=1,
         )
-        assignments: list[dict[str, Any]] = answer["assignments"]
-        return assignments
-
-    def finish(self, assignments: list[dict[str, Any]]) -> None:
-        """Report them Completed."""
-        reports = [
-            {
-                "run": a["run"],
-                "attempt": a["attempt"],
-                "epoch": a["epoch"],
-                "seq": 1,
-                "age": 0,
-                "state": "Completed",
-                "exit_code": 0,
-                "log_size": 0,
-            }
-            for a in assignments
-        ]
-        self.way.post(f"/agents/{self.name}/reports", {"session": self.session, "reports": reports})
-
-
-def _claims(way: Connection, times: int, name: str) -> list[float]:
-    claimer = _Claimer(way, name)
-    way.post(
-        "/runs/batch", {"runs": [{"deployment": f"d{index % DEPLOYMENTS}"} for index in range(times + 5)]}
-    )
-    found = []
-    for index in range(times + 5):
-        before = time.perf_counter()
-        assignments = claimer.claim()
-        took = (time.perf_counter() - before) * 1e3
-        if len(assignments) != 1:
-            raise RuntimeError(f"a claim brought {len(assignments)} attempts")
-        claimer.finish(assignments)
-        if index >= 5:
-            found.append(took)
-    return found
+        agent = await store.write(lambda tx: register(tx, name, request, 0))
+        wanted = [RunRequest(deployment=f"d{index % DEPLOYMENTS}") for index in range(times + 5)]
+        await store.write(lambda tx: submit(tx, wanted))
+        found = []
+        for _ in range(times + 5):
+            offer = Offer(agent.id, agent.session, frozenset(agent.pools), agent.queues, agent.tags, free=1)
+            before = time.perf_counter()
+            await store.write(lambda tx, offer=offer: claim(tx, [offer]))
+            found.append((time.perf_counter() - before) * 1e3)
+            (granted,) = offer.granted
+            end = Report(
+                run=granted.run,
+                attempt=granted.attempt,
+                epoch=granted.epoch,
+                seq=1,
+                age=0,
+                state=AttemptState.COMPLETED,
+                exit_code=0,
+                log_size=0,
+            )
+            await store.write(lambda tx, end=end: report(tx, agent.id, [end]))
+        return found[5:]
+    finally:
+        await store.close()
 
 
 def _measure(table: Table, store: str, database_url: str | None, home: Path, fill: Any, count: int) -> None:
@@ -274,39 +259,32 @@ def _measure(table: Table, store: str, database_url: str | None, home: Path, fil
             system.connect().request(
                 "PUT", f"/deployments/d{index}", {"work": {"command": ["/bin/true"]}, "pool": "default"}
             )
-        empty = _claims(system.connect(), 200, "before")
+    empty = asyncio.run(_claims(database_url, home, 300, "before"))
     before = time.perf_counter()
     fill()
     took = time.perf_counter() - before
+    full = asyncio.run(_claims(database_url, home, 300, "after"))
     with running(database_url=database_url, home=home) as system:
         way = system.connect()
-        full = _claims(way, 200, "after")
         middle = time.time() - count * 0.1 / 2
         stamps = {
             "middle": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(middle)),
             "later": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(middle + 3600)),
         }
-        slowest = 0.0
         for name, query in PAGES.items():
             path = f"/runs?limit=20&{query.format(**stamps)}"
             times = _milliseconds(lambda path=path: way.get(path), 15)
-            slowest = max(slowest, statistics.median(times))
             table.row(f"{store}: page, {name}, median", statistics.median(times), "ms", 50)
-    table.row(f"{store}: claim by a sync over HTTP, p95", percentile(full, 95), "ms", 10)
-    table.row(
-        f"{store}: claim with history over claim without, medians",
-        statistics.median(full) / statistics.median(empty),
-        "x",
-        1.5,
-    )
+    table.row(f"{store}: claim of one run, p95", percentile(full, 95), "ms", 10)
+    growth = statistics.median(full) / statistics.median(empty)
+    table.row(f"{store}: claim with history over claim without, medians", growth, "x", 1.5)
     table.note(f"{store}: {count:,} runs written in {took:.0f} s.")
 
 
 def history(table: Table, count: int = 1_000_000) -> None:
     """Claims and filtered first pages with a long history."""
-    with tempfile.TemporaryDirectory(prefix="shunter-bench-") as folder:
-        home = Path(folder)
-        _measure(table, "SQLite", None, home, lambda: _fill_sqlite(home / "shunter.db", count), count)
+    home = new_home()
+    _measure(table, "SQLite", None, home, lambda: _fill_sqlite(home / "shunter.db", count), count)
     from tests.engines.postgres import PostgresCluster, find_binaries
 
     binaries = find_binaries()
@@ -316,9 +294,9 @@ def history(table: Table, count: int = 1_000_000) -> None:
     cluster = PostgresCluster(binaries)
     try:
         cluster.start()
-        with cluster.database() as url, tempfile.TemporaryDirectory(prefix="shunter-bench-") as folder:
+        with cluster.database() as url:
             _measure(
-                table, "Postgres", url, Path(folder), lambda: asyncio.run(_fill_postgres(url, count)), count
+                table, "Postgres", url, new_home(), lambda: asyncio.run(_fill_postgres(url, count)), count
             )
     finally:
         cluster.stop()
