@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import time
-
-import pytest
 
 from tests.cli.console import Console
 
@@ -54,14 +51,3 @@ def test_the_client_leaves_the_command_line_of_httpx_alone(alone: Console) -> No
 
 def test_version(alone: Console) -> None:
     assert alone.ok("--version").text == f"shunter {importlib.metadata.version('shunter')}\n"
-
-
-@pytest.mark.parametrize(("words", "limit"), [(["--version"], 0.150)])
-def test_it_answers_in_time(alone: Console, words: list[str], limit: float) -> None:
-    alone.ok(*words)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        alone.ok(*words)
-        times.append(time.perf_counter() - start)
-    assert min(times) <= limit  # what else the machine does is no property of the product

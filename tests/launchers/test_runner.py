@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 
 from shunter_infrastructure.launcher import Exit
-from shunter_infrastructure.process.environment import runner_path
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_work_pools.contracts.states import Cause
 from tests.launchers.attempts import Attempt, ended, output
@@ -281,22 +278,3 @@ async def test_another_interpreter(run: Run, tmp_path: Path) -> None:
     end, text = await run("flow.py:main", "def main(): return 1", python=str(wrapper))
     assert end.result == 1
     assert text == "wrapped\n"
-
-
-def test_the_users_first_line_comes_soon(tmp_path: Path) -> None:
-    """At most 40 ms after a bare interpreter's; the best of ten each, so that a busy machine does not count."""
-    (tmp_path / "flow.py").write_text("import time; print(time.clock_gettime(time.CLOCK_MONOTONIC))\n")
-
-    def first_line(*command: str) -> float:
-        began = time.clock_gettime(time.CLOCK_MONOTONIC)
-        done = subprocess.run(
-            [sys.executable, *command],
-            env={"SHUNTER_SOURCE": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return float(done.stdout) - began
-
-    bare = min(first_line(str(tmp_path / "flow.py")) for _ in range(10))
-    assert min(first_line(runner_path(), "flow.py") for _ in range(10)) - bare < 0.040
