@@ -108,8 +108,10 @@ class StateFolder:
             raise
 
     def close(self) -> None:
-        """Let another agent have the folder."""
-        os.close(self._lock)
+        """Let another agent have the folder. Twice is harmless: the descriptor may be another's by then."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def can_write(self) -> bool:
         """Whether there is room for some more (tried with 64 KiB)."""

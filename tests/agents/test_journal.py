@@ -189,3 +189,14 @@ def test_a_cleared_journal_is_one_that_was_never_begun(tmp_path: Path) -> None:
     found, lines = Journal(tmp_path).read()
     assert found is not None
     assert lines == []
+
+
+def test_a_folder_closed_twice_closes_nothing_else(tmp_path: Path) -> None:
+    first = StateFolder(tmp_path, "a1")
+    first.close()
+    second = StateFolder(tmp_path, "a2")  # gets the descriptor that the first one had
+    first.close()
+    assert second.can_write()
+    with pytest.raises(InvalidInput, match="running already"):
+        StateFolder(tmp_path, "a2")
+    second.close()
