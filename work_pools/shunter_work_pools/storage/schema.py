@@ -120,7 +120,7 @@ runs = Table(
     Column("message", Text),
     Column("late", Boolean(), nullable=False),
     Column("created_at", Time, nullable=False),
-    Column("scheduled_at", Time, nullable=False, index=True),
+    Column("scheduled_at", Time, nullable=False),
     Column("started_at", Time),
     Column("ended_at", Time),
     Column("attempts", Integer, nullable=False),  # ended ones
@@ -133,6 +133,7 @@ runs = Table(
     Index("ix_runs_state_id", "state", "id"),
     Index("ix_runs_deployment_id_id", "deployment_id", "id"),
     Index("ix_runs_pool_id_id", "pool_id", "id"),
+    Index("ix_runs_scheduled_at_id", "scheduled_at", "id"),  # with the id: a page sorts by it
     Index("ix_runs_late", "id", postgresql_where=text("late"), sqlite_where=text("late = 1")),
 )
 

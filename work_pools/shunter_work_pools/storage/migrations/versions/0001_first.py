@@ -251,7 +251,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("late = 1"),
     )
     op.create_index("ix_runs_pool_id_id", "runs", ["pool_id", "id"], unique=False)
-    op.create_index(op.f("ix_runs_scheduled_at"), "runs", ["scheduled_at"], unique=False)
+    op.create_index("ix_runs_scheduled_at_id", "runs", ["scheduled_at", "id"], unique=False)
     op.create_index("ix_runs_state_id", "runs", ["state", "id"], unique=False)
     op.create_table(
         "ready",
