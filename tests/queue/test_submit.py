@@ -10,6 +10,7 @@ import pytest
 
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound, TooLarge
 from shunter_work_pools.queue.ids import new_run_id
+from shunter_work_pools.queue.views import RunFilter, list_runs
 from tests.queue.world import S, World
 
 SCHEMA = {
@@ -448,3 +449,27 @@ async def test_claimed_runs_count_as_active_and_waiting_ones_as_waiting(world: W
         ("fast", 2, 0),
         ("default", 1, 1),
     ]
+
+
+async def test_pages_by_slot_come_in_the_order_of_slots_without_doubles_or_holes(world: World) -> None:
+    await world.pool()
+    await world.deploy(pool="main")
+    due = [*(world.at(seconds) for seconds in (50, -20, 30, 30, 30, 10, -40, 60)), world.at(-(10**11) // 60)]
+    for moment in due:
+        await world.submit(scheduled_at=moment)
+    seen: list[Any] = []
+    cursor: str | None = None
+    while True:
+        wanted = RunFilter(scheduled_before=world.at(60), limit=2, cursor=cursor)
+        found, cursor = await world.store.read(lambda tx, wanted=wanted: list_runs(tx, wanted))
+        seen += found
+        if cursor is None:
+            break
+    assert [run.scheduled_at for run in seen] == sorted((at for at in due if at < world.at(60)), reverse=True)
+    assert len({run.id for run in seen}) == len(due) - 1
+    _, cursor = await world.store.read(lambda tx: list_runs(tx, RunFilter(limit=2)))
+    assert cursor is not None
+    with pytest.raises(BadRequest, match="cursor"):
+        await world.store.read(
+            lambda tx: list_runs(tx, RunFilter(cursor=cursor, scheduled_before=world.at(60)))
+        )

@@ -72,7 +72,7 @@ async def list_runs(
     cursor: str | None = None,
     limit: int = 50,
 ) -> Response:
-    """One page of runs, newest first."""
+    """One page of runs, newest first: by creation, or with a bound of scheduled time by that."""
     if queue is not None and pool is None:
         raise BadRequest("queue needs pool", "Name the pool whose queue it is.")
     wanted = views.RunFilter(
