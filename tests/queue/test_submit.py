@@ -473,3 +473,34 @@ async def test_pages_by_slot_come_in_the_order_of_slots_without_doubles_or_holes
         await world.store.read(
             lambda tx: list_runs(tx, RunFilter(cursor=cursor, scheduled_before=world.at(60)))
         )
+
+
+@pytest.mark.parametrize("levels", [101, 300, 900])
+async def test_what_is_nested_too_deeply_is_refused(world: World, levels: int) -> None:
+    await world.pool()
+    await world.deploy(pool="main")
+    deep: Any = 1
+    for _ in range(levels - 1):
+        deep = [deep]
+    with pytest.raises(BadRequest, match="nested deeper than 100"):
+        await world.submit(parameters={"x": deep})
+    assert await world.runs() == []
+    for _ in range(levels - 99):
+        deep = deep[0] if isinstance(deep, list) else deep
+    await world.submit(parameters={"x": deep})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"properties": {"x": {"$ref": "#/$defs/m"}}}, {"$ref": "#"}, {"$ref": "http://127.0.0.1:9/schema"}],
+    ids=["missing", "endless", "elsewhere"],
+)
+async def test_a_schema_that_leads_nowhere_is_told(world: World, schema: dict[str, Any]) -> None:
+    await world.pool()
+
+    async def deploy_and_start() -> None:
+        await world.deploy(pool="main", parameter_schema=schema)
+        await world.submit(parameters={"x": 1})
+
+    with pytest.raises(BadRequest, match="cannot be followed"):
+        await deploy_and_start()

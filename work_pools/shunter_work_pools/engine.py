@@ -33,7 +33,7 @@ from shunter_work_pools.queue.sync import Registered, difference, heartbeat, reg
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
 from shunter_work_pools.storage.partitions import make_partitions
-from shunter_work_pools.storage.store import Store, system_clock
+from shunter_work_pools.storage.store import Store
 
 T = TypeVar("T")
 log = get_logger()
@@ -41,6 +41,8 @@ log = get_logger()
 _SECOND: Micros = 1_000_000
 #: Seconds to wait after the store failed before a loop tries again.
 _PAUSE = 1.0
+#: Seconds by which clocks may drift apart between two looks before it counts as a step.
+_CLOCK_STEP = 5.0
 
 
 class Engine:
@@ -62,7 +64,8 @@ class Engine:
         self._registered: dict[str, tuple[SyncRequest, Registered]] = {}
         self._seen: dict[int, float] = {}  # agent id -> monotonic time
         self._tasks: list[asyncio.Task[None]] = []
-        self._up_since = asyncio.get_running_loop().time()
+        self._hearing_since = asyncio.get_running_loop().time()
+        self._last_look: tuple[Micros, float] | None = None
 
     # ---- life
 
@@ -74,7 +77,7 @@ class Engine:
         """
         await self.store.open()
         self.store.on_commit = self.hub.committed
-        self._up_since = asyncio.get_running_loop().time()
+        self._hearing_since = asyncio.get_running_loop().time()
         await self.store.write(make_partitions)
         await self._look_ahead()
         loops: dict[str, Callable[[], Awaitable[None]]] = {
@@ -114,6 +117,7 @@ class Engine:
                     await body()
                 except Unavailable as exc:
                     log.warning("the store cannot be used now", loop=name, reason=exc.detail)
+                    self._hearing_since = asyncio.get_running_loop().time()
                     await asyncio.sleep(_PAUSE)
         except asyncio.CancelledError:
             raise
@@ -243,16 +247,28 @@ class Engine:
             )
             for entry in waiting
         ]
-        if await self.store.write(lambda tx: claim(tx, offers)) >= MOST:
+        try:
+            granted = await self.store.write(lambda tx: claim(tx, offers))
+        except Unavailable:
+            hub.claimable.set()  # it is still to be claimed
+            raise
+        if granted >= MOST:
             hub.claimable.set()  # there may be more for those that got nothing
         for entry, offer in zip(waiting, offers, strict=True):
             if offer.granted:
                 entry.wake(offer.granted)
+                current = hub.agents.get(entry.agent.id)
+                if current is not None and current is not entry:
+                    current.wake()  # a newer sync of the agent: it has to find what was granted to the older
 
     async def _look_ahead(self) -> None:
         """Find out when the next waiting run becomes due; from then on commits tell of earlier ones."""
         self.hub.next_due = math.inf
-        seconds = await self.store.read(due_in)
+        try:
+            seconds = await self.store.read(due_in)
+        except Unavailable:
+            self.hub.next_due = asyncio.get_running_loop().time()  # look again
+            raise
         if seconds is not None:
             self.hub.next_due = min(self.hub.next_due, asyncio.get_running_loop().time() + seconds)
 
@@ -262,9 +278,9 @@ class Engine:
         late_after = round(self.settings.late_after * _SECOND)
         while await self.store.write(lambda tx: fire.fire(tx, late_after)) == fire.BATCH:
             pass
-        upcoming = await self.store.read(fire.next_slot_at)
+        upcoming = await self.store.read(fire.next_slot_in)
         # A clock that was set forward is noticed within a minute.
-        pause = 60.0 if upcoming is None else min(60.0, max(0.0, (upcoming - system_clock()) / _SECOND))
+        pause = 60.0 if upcoming is None else min(60.0, max(0.0, upcoming))
         if pause > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(hub.schedules.wait(), pause)
@@ -272,24 +288,36 @@ class Engine:
     async def _reap(self) -> None:
         await asyncio.sleep(self.settings.reap_every)
         settings = self.settings
-        if await self.store.read(
-            lambda tx: reap.late_waits(tx, tx.now - round(settings.late_after * _SECOND))
-        ):
+        now, late = await self.store.read(
+            lambda tx: (tx.now, reap.late_waits(tx, tx.now - round(settings.late_after * _SECOND)))
+        )
+        self._mind_the_clock(now)
+        if late:
             await self.store.write(
                 lambda tx: reap.mark_late(tx, tx.now - round(settings.late_after * _SECOND))
             )
-        # Time without a server is not an agent's silence.
-        uptime = asyncio.get_running_loop().time() - self._up_since
-        if uptime > settings.lost_after and await self.store.read(
+        # Time in which no heartbeat could be heard is not an agent's silence.
+        hearing = asyncio.get_running_loop().time() - self._hearing_since
+        if hearing > settings.lost_after and await self.store.read(
             lambda tx: reap.silent_holds(tx, tx.now - round(settings.lost_after * _SECOND))
         ):
             await self.store.write(
                 lambda tx: reap.mark_lost(tx, tx.now - round(settings.lost_after * _SECOND))
             )
-            if uptime > settings.give_up_after:
+            if hearing > settings.give_up_after:
                 await self.store.write(
                     lambda tx: reap.give_up(tx, tx.now - round(settings.give_up_after * _SECOND))
                 )
+
+    def _mind_the_clock(self, now: Micros) -> None:
+        """Notice that the store's clock was set, or that this machine slept: then silence starts anew."""
+        monotonic = asyncio.get_running_loop().time()
+        if self._last_look is not None:
+            then, at = self._last_look
+            if abs((now - then) / _SECOND - (monotonic - at)) > _CLOCK_STEP:
+                log.warning("the clock was set, or this machine slept; agents have time to speak up")
+                self._hearing_since = monotonic
+        self._last_look = now, monotonic
 
     async def _heartbeat(self) -> None:
         await asyncio.sleep(self.settings.heartbeat_every)

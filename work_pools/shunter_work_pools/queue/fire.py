@@ -111,11 +111,11 @@ def _slots_of(tx: Tx, row: Row[Any], late_after: Micros) -> list[NewRun]:
     return made
 
 
-def next_slot_at(tx: Tx) -> Micros | None:
-    """When the next slot of any schedule that is not paused is due."""
+def next_slot_in(tx: Tx) -> float | None:
+    """Seconds until the next slot of any schedule that is not paused, by the store's clock."""
     found: Micros | None = tx.conn.scalar(
         select(func.min(schedules.c.next_at))
         .join(deployments, deployments.c.id == schedules.c.deployment_id)
         .where(deployments.c.paused.is_(False))
     )
-    return found
+    return None if found is None else (found - tx.now) / 1_000_000

@@ -28,14 +28,40 @@ def check_schema(schema: dict[str, Any] | None) -> None:
         raise BadRequest(f"parameter_schema is not a JSON schema: {exc.message}") from exc
 
 
+#: Levels of lists and objects in each other. Readers of JSON give up somewhere above: what is kept must
+#: be readable for everybody it is sent to.
+DEPTH_LIMIT = 100
+
+
+def json_size(value: Any) -> int:
+    """Bytes of ``value`` as JSON.
+
+    Raises:
+        ValueError: NaN, infinities, lone surrogates, or nested too deeply.
+    """
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > DEPTH_LIMIT:
+            raise ValueError(f"lists and objects are nested deeper than {DEPTH_LIMIT} levels")
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        level = [one for one in inner if isinstance(one, dict | list)]
+    return len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+
+
 def check_json(value: Any, place: str) -> None:
-    """Refuse what JSON does not have: NaN, infinities, lone surrogates.
+    """Refuse what JSON does not have, and what cannot be read back everywhere.
 
     Raises:
         BadRequest: it names ``place``.
     """
     try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        json_size(value)
     except ValueError as exc:
         raise BadRequest(f"{place} is not JSON: {exc}") from exc
 
@@ -43,8 +69,23 @@ def check_json(value: Any, place: str) -> None:
 @lru_cache(maxsize=1000)
 def _validator(schema: str) -> Any:
     from jsonschema import Draft202012Validator
+    from referencing import Registry
 
-    return Draft202012Validator(json.loads(schema))
+    # An empty registry: a schema that refers to an address is not fetched from there.
+    return Draft202012Validator(json.loads(schema), registry=Registry())
+
+
+def _faults(spec: DeploymentSpec, parameters: dict[str, Any]) -> list[Any]:
+    from referencing.exceptions import Unresolvable
+
+    validator = _validator(json.dumps(spec.parameter_schema, sort_keys=True))
+    try:
+        return sorted(validator.iter_errors(parameters), key=lambda error: list(map(str, error.path)))
+    except (Unresolvable, RecursionError) as exc:
+        raise BadRequest(
+            f"the deployment's parameter_schema cannot be followed: {type(exc).__name__}: {exc}",
+            "Deploy it with a schema whose references lead somewhere within it.",
+        ) from exc
 
 
 def check_parameters(
@@ -64,8 +105,8 @@ def check_parameters(
     """
     if parameters:
         try:
-            size = len(json.dumps(parameters, allow_nan=False, ensure_ascii=False).encode())
-        except ValueError as exc:  # NaN, infinities, lone surrogates
+            size = json_size(parameters)
+        except ValueError as exc:
             raise BadRequest(f"the parameters of {place} are not JSON: {exc}") from exc
         if size > PARAMETERS_LIMIT:
             raise TooLarge(
@@ -74,9 +115,8 @@ def check_parameters(
             )
     if spec.parameter_schema is None:
         return
-    validator = _validator(json.dumps(spec.parameter_schema, sort_keys=True))
     faults = []
-    for error in sorted(validator.iter_errors(parameters), key=lambda error: list(map(str, error.path))):
+    for error in _faults(spec, parameters):
         if partial and error.validator == "required" and not error.path:
             continue
         where = ".".join(str(step) for step in error.path)

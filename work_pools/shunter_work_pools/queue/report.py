@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from typing import Any, Literal
 from uuid import UUID
@@ -23,6 +22,7 @@ from shunter_work_pools.contracts.states import (
 )
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.parameters import json_size
 from shunter_work_pools.queue.routing import lane_of
 from shunter_work_pools.storage.schema import agents, attempts, leases, payloads, ready, runs
 from shunter_work_pools.storage.store import Tx
@@ -258,7 +258,7 @@ def _result(item: Report) -> tuple[Any, str | None]:
     if item.result is None:
         return None, None
     try:
-        size = len(json.dumps(item.result, allow_nan=False, ensure_ascii=False).encode())
+        size = json_size(item.result)
     except ValueError as exc:
         return None, f"the result was not kept: it is not JSON ({exc})"
     if size > RESULT_LIMIT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -102,13 +103,19 @@ def submit(tx: Tx, requests: list[RunRequest]) -> list[tuple[UUID, bool]]:
     return answer
 
 
+#: Advisory locks that idempotency keys share.
+_KEY_BUCKETS = 256
+_LOCK_KEYS = text("SELECT pg_advisory_xact_lock(1936225906, :bucket)")
+
+
 def _by_key(tx: Tx, keys: list[str]) -> dict[str, Any]:
     if not keys:
         return {}
     if tx.postgres:
         # Two requests with one key at once: the second waits here, then finds the first's run.
-        for key in sorted(set(keys)):
-            tx.conn.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+        # By buckets: thousands of keys in one batch would use up the locks of the whole cluster.
+        for bucket in sorted({zlib.crc32(key.encode()) % _KEY_BUCKETS for key in keys}):
+            tx.conn.execute(_LOCK_KEYS, {"bucket": bucket})
     statement = (
         select(
             runs.c.id, runs.c.deployment_id, runs.c.revision, runs.c.idempotency_key, payloads.c.parameters

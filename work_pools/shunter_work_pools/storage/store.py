@@ -216,6 +216,7 @@ class SqliteStore:
             f"sqlite:///{self.path}",
             poolclass=QueuePool,
             pool_size=6,
+            hide_parameters=True,  # errors are logged, parameters may be secrets
             connect_args={"check_same_thread": False},
         )
         event.listen(engine, "connect", _configure_sqlite)
@@ -255,11 +256,14 @@ class SqliteStore:
 
     def _read(self, work: Work[T]) -> T:
         assert self._engine is not None
-        with self._engine.connect() as conn:
-            tx = Tx(conn, self.clock, self.cache)
-            result = work(tx)
-            _learn(self.cache, tx)
-            return result
+        try:
+            with self._engine.connect() as conn:
+                tx = Tx(conn, self.clock, self.cache)
+                result = work(tx)
+                _learn(self.cache, tx)
+                return result
+        except OperationalError as exc:
+            raise _store_failure(exc) from exc
 
     async def close(self) -> None:
         """See :class:`Store`."""
@@ -415,7 +419,7 @@ def _unusable_file(path: Path, exc: DatabaseError) -> StoreError:
 
 #: SQLSTATEs after which the same work may well succeed: the connection broke, the server is starting or
 #: stopping, it is short of disk, memory or connections, or two transactions waited for each other.
-_PASSING = ("08", "53", "57P", "40001", "40P01")
+_PASSING = ("08", "53", "57P", "57014", "55P03", "25006", "40001", "40P01")
 
 
 def _postgres_refusal(exc: DBAPIError) -> Refused | None:
@@ -457,7 +461,9 @@ class PostgresStore:
         """See :class:`Store`."""
         from sqlalchemy.ext.asyncio import create_async_engine
 
-        self._engine = create_async_engine(self.url, pool_size=self.connections, max_overflow=0)
+        self._engine = create_async_engine(
+            self.url, hide_parameters=True, pool_size=self.connections, max_overflow=0
+        )
         where = self.url.render_as_string(hide_password=True)
         try:
             async with self._engine.connect() as conn:

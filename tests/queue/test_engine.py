@@ -1,0 +1,162 @@
+"""The server's loops: what they take for silence, and wake-ups that must not be missed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import Held, SyncAnswer, SyncRequest
+from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
+from shunter_work_pools.contracts.errors import Unavailable
+from shunter_work_pools.contracts.pools import PoolSpec
+from shunter_work_pools.contracts.runs import RunRequest
+from shunter_work_pools.engine import Engine
+from shunter_work_pools.queue import catalog, views
+from shunter_work_pools.queue.ids import new_run_id
+from shunter_work_pools.queue.submit import submit
+from shunter_work_pools.settings import Settings
+from shunter_work_pools.storage.logs import FileLogStore
+from shunter_work_pools.storage.store import SqliteStore
+
+SOON = 5.0
+
+
+class Clock:
+    """The wall clock, which somebody may set."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+
+    def __call__(self) -> int:
+        return round((time.time() + self.offset) * 1e6)
+
+
+class Agent:
+    """Syncs as an agent does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.session, self.identity = new_run_id(time.time_ns() // 1000), uuid4()
+        self.holds: list[Held] = []
+
+    async def sync(self, hold_for: float = 0.0, free: int = 1) -> SyncAnswer:
+        request = SyncRequest(
+            protocol=PROTOCOL,
+            session=self.session,
+            identity=self.identity,
+            pools=["main"],
+            limit=8,
+            free=free,
+            holds=self.holds,
+            hold_for=hold_for,
+        )
+        answer = await self.engine.sync("a1", request, asyncio.sleep(3600))
+        self.holds += [Held(run=a.run, attempt=a.attempt, epoch=a.epoch) for a in answer.assignments]
+        return answer
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest_asyncio.fixture
+async def engine(tmp_path: Path, clock: Clock) -> AsyncIterator[Engine]:
+    settings = Settings(lost_after=0.3, give_up_after=0.6, reap_every=0.02, heartbeat_every=0.02)
+    engine = Engine(SqliteStore(tmp_path / "shunter.db", clock), FileLogStore(tmp_path / "logs"), settings)
+    await engine.start()
+    spec = DeploymentSpec(work=Work(command=["true"]), pool="main")
+    await engine.store.write(lambda tx: catalog.create_pool(tx, PoolSpec(name="main")))
+    await engine.store.write(lambda tx: catalog.apply_deployment(tx, "job", spec))
+    yield engine
+    await engine.stop()
+    assert not engine.failure.done()
+
+
+async def _submit(engine: Engine) -> UUID:
+    ((run_id, _),) = await engine.store.write(lambda tx: submit(tx, [RunRequest(deployment="job")]))
+    return run_id
+
+
+async def _state(engine: Engine, run_id: UUID) -> str:
+    return (await engine.store.read(lambda tx: views.run(tx, run_id))).state
+
+
+async def test_a_clock_that_is_set_is_not_an_agent_that_is_silent(engine: Engine, clock: Clock) -> None:
+    agent = Agent(engine)
+    run_id = await _submit(engine)
+    await agent.sync(SOON)
+    until = time.monotonic() + 0.8  # longer than give_up_after: the server may act from then on
+    while time.monotonic() < until:
+        await agent.sync(0.05, free=0)
+    for step in (3600.0, -3600.0):
+        clock.offset += step
+        await agent.sync(0.2, free=0)
+        assert await _state(engine, run_id) == "Claimed"
+    async with asyncio.timeout(SOON):  # and one that is really silent is given up
+        with engine.hub.watching(run_id) as changed:
+            while await _state(engine, run_id) != "Crashed":
+                changed.clear()
+                await changed.wait()
+
+
+async def test_a_grant_to_a_sync_that_was_replaced_is_found_at_once(engine: Engine) -> None:
+    agent = Agent(engine)
+    write, claiming, go_on = engine.store.write, asyncio.Event(), asyncio.Event()
+
+    async def slow(work):  # type: ignore[no-untyped-def]
+        result = await write(work)
+        if isinstance(result, int) and not isinstance(result, bool) and result == 1 and not claiming.is_set():
+            claiming.set()
+            await go_on.wait()
+        return result
+
+    older = asyncio.create_task(agent.sync(SOON))
+    await asyncio.sleep(0.1)
+    engine.store.write = slow  # type: ignore[method-assign]
+    run_id = await _submit(engine)
+    await asyncio.wait_for(claiming.wait(), SOON)
+    # Its books are compared on a snapshot without the grant.
+    read = engine.store.read
+    engine.store.read = lambda work: _nothing(read, work)  # type: ignore[method-assign]
+    newer = asyncio.create_task(agent.sync(SOON))
+    await asyncio.wait_for(older, SOON)
+    await asyncio.sleep(0.05)
+    engine.store.read = read  # type: ignore[method-assign]
+    go_on.set()
+    answer = await asyncio.wait_for(newer, 2.0)
+    assert [a.run for a in answer.assignments] == [run_id]
+
+
+async def _nothing(read, work):  # type: ignore[no-untyped-def]
+    found = await read(work)
+    if hasattr(found, "assignments"):
+        found.assignments.clear()
+    return found
+
+
+async def test_a_claim_that_met_a_store_that_was_away_is_made_again(engine: Engine) -> None:
+    agent = Agent(engine)
+    held = asyncio.create_task(agent.sync(SOON))
+    await asyncio.sleep(0.1)
+    write, failed = engine.store.write, 0
+
+    async def away(work):  # type: ignore[no-untyped-def]
+        nonlocal failed
+        if "claim" in work.__code__.co_names and failed < 1:
+            failed += 1
+            raise Unavailable("away")
+        return await write(work)
+
+    engine.store.write = away  # type: ignore[method-assign]
+    run_id = await _submit(engine)
+    answer = await asyncio.wait_for(held, 3.0)
+    assert failed == 1
+    assert [a.run for a in answer.assignments] == [run_id]
