@@ -97,8 +97,10 @@ async def test_a_clock_that_is_set_is_not_an_agent_that_is_silent(engine: Engine
     while time.monotonic() < until:
         await agent.sync(0.05, free=0)
     for step in (3600.0, -3600.0):
+        held = asyncio.create_task(agent.sync(0.25, free=0))
+        await asyncio.sleep(0.1)  # its heartbeat is written
         clock.offset += step
-        await agent.sync(0.2, free=0)
+        await held
         assert await _state(engine, run_id) == "Claimed"
     async with asyncio.timeout(SOON):  # and one that is really silent is given up
         with engine.hub.watching(run_id) as changed:
