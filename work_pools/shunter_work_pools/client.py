@@ -39,6 +39,7 @@ from pydantic import ValidationError
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER
 from shunter_work_pools.contracts.agents import (
     LOG_MEDIA_TYPE,
+    Agent,
     AgentList,
     LogAnswer,
     ReleaseRequest,
@@ -51,11 +52,22 @@ from shunter_work_pools.contracts.agents import (
 from shunter_work_pools.contracts.base import Contract
 from shunter_work_pools.contracts.deployments import (
     Applied,
+    ApplyAnswer,
+    ApplyRequest,
+    BackfillAnswer,
+    BackfillRequest,
     Deployment,
     DeploymentPage,
     DeploymentPatch,
     DeploymentSpec,
+    Preview,
+    PreviewRequest,
     RevisionList,
+    RollbackRequest,
+    SchedulePage,
+    SchedulePatch,
+    ScheduleView,
+    Skipped,
 )
 from shunter_work_pools.contracts.errors import (
     InvalidInput,
@@ -78,6 +90,7 @@ from shunter_work_pools.contracts.pools import (
 )
 from shunter_work_pools.contracts.runs import (
     EventList,
+    ExportPage,
     Run,
     RunBatch,
     RunCreated,
@@ -85,6 +98,7 @@ from shunter_work_pools.contracts.runs import (
     RunRequest,
     RunsCreated,
 )
+from shunter_work_pools.contracts.status import Status
 
 # httpx brings its own command line along if rich and pygments happen to be installed: 60 ms and 10 MB
 # that no agent has any use for. Told that it is not there, it goes on without.
@@ -196,6 +210,10 @@ class endpoint(Generic[P, T]):
         return method
 
 
+def _nothing(response: httpx.Response) -> None:
+    """Reads an answer that says no more than that it was done."""
+
+
 def _answer(model: type[M]) -> Callable[[httpx.Response], M]:
     return lambda response: model.from_answer(response.content)
 
@@ -234,6 +252,11 @@ class Endpoints:
         """True if the server serves requests; needs no token. Raises ``Unavailable`` if it is not."""
         return Call("GET", "/readyz", lambda response: True)
 
+    @endpoint
+    def status(self, *, since: datetime | None = None) -> Call[Status]:
+        """What runs, what is late, what failed since a moment (default: a day ago), which agents there are."""
+        return _call("GET", "status", to=Status, query={"since": since})
+
     # -- pools and queues
 
     @endpoint
@@ -266,7 +289,80 @@ class Endpoints:
         """Change the fields that are set in ``patch``."""
         return _call("PATCH", "pools", pool, "queues", queue, to=Queue, body=patch, patch=True)
 
+    @endpoint
+    def delete_pool(self, name: str) -> Call[None]:
+        """Delete a pool that nobody needs: no run waits or is active in it, no deployment names it."""
+        return Call("DELETE", _path("pools", name), _nothing)
+
+    @endpoint
+    def delete_queue(self, pool: str, queue: str) -> Call[None]:
+        """Delete a queue that nobody needs; not ``default``."""
+        return Call("DELETE", _path("pools", pool, "queues", queue), _nothing)
+
     # -- deployments
+
+    @endpoint
+    def apply(self, request: ApplyRequest) -> Call[ApplyAnswer]:
+        """Make or change several deployments, all or none; with ``dry_run`` only say what would change."""
+        return _call("POST", "deployments", to=ApplyAnswer, body=request)
+
+    @endpoint
+    def rollback_deployment(self, name: str, request: RollbackRequest) -> Call[Applied]:
+        """Make an earlier revision the current one, as a new revision."""
+        return _call("POST", "deployments", name, "rollback", to=Applied, body=request)
+
+    @endpoint
+    def delete_deployment(self, name: str) -> Call[None]:
+        """Delete a deployment none of whose runs is active; those that wait are cancelled, its history goes."""
+        return Call("DELETE", _path("deployments", name), _nothing)
+
+    @endpoint
+    def backfill(self, name: str, request: BackfillRequest) -> Call[BackfillAnswer]:
+        """Make runs of past slots, up to ``limit`` of them; go on with ``after`` set to the answer's ``next``."""
+        return _call("POST", "deployments", name, "backfill", to=BackfillAnswer, body=request)
+
+    @endpoint
+    def flush_late(self, name: str) -> Call[Skipped]:
+        """End late runs of a deployment that wait, as skipped; ask again while there are ``more``."""
+        return _call("POST", "deployments", name, "flush-late", to=Skipped)
+
+    @endpoint
+    def list_deployment_events(self, name: str) -> Call[EventList]:
+        """What happened to a deployment apart from its runs, oldest first, e.g. slots that were not made up for."""
+        return _call("GET", "deployments", name, "events", to=EventList)
+
+    # -- schedules
+
+    @endpoint
+    def list_schedules(
+        self, *, deployment: str | None = None, cursor: str | None = None, limit: int | None = None
+    ) -> Call[SchedulePage]:
+        """One page of schedules, by deployment and name."""
+        query = {"deployment": deployment, "cursor": cursor, "limit": limit}
+        return _call("GET", "schedules", to=SchedulePage, query=query)
+
+    @endpoint
+    def preview_schedule(
+        self, deployment: str, schedule: str, *, after: datetime | None = None, count: int | None = None
+    ) -> Call[Preview]:
+        """The next slots of a schedule."""
+        query = {"after": after, "count": count}
+        return _call(
+            "GET", "deployments", deployment, "schedules", schedule, "preview", to=Preview, query=query
+        )
+
+    @endpoint
+    def preview(self, request: PreviewRequest) -> Call[Preview]:
+        """The next slots of a schedule that need not be deployed."""
+        return _call("POST", "schedules", "preview", to=Preview, body=request)
+
+    @endpoint
+    def update_schedule(self, deployment: str, schedule: str, patch: SchedulePatch) -> Call[ScheduleView]:
+        """Pause or resume a schedule."""
+        path = ("deployments", deployment, "schedules", schedule)
+        return _call("PATCH", *path, to=ScheduleView, body=patch, patch=True)
+
+    # -- deployments, one by one
 
     @endpoint
     def deploy(self, name: str, spec: DeploymentSpec) -> Call[Applied]:
@@ -367,6 +463,48 @@ class Endpoints:
         return _call("POST", "runs", run, "retry", to=Run)
 
     @endpoint
+    def skip_run(self, run: str | UUID) -> Call[Run]:
+        """End a run that waits, as skipped."""
+        return _call("POST", "runs", run, "skip", to=Run)
+
+    @endpoint
+    def delete_run(self, run: str | UUID) -> Call[None]:
+        """Delete a run that has ended, with its log and events."""
+        return Call("DELETE", _path("runs", run), _nothing)
+
+    @endpoint
+    def export_runs(
+        self,
+        *,
+        states: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        pool: str | None = None,
+        deployment: str | None = None,
+        late: bool | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        scheduled_after: datetime | None = None,
+        scheduled_before: datetime | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> Call[ExportPage]:
+        """One page of runs with attempts and events; filters and order as :meth:`list_runs`."""
+        query = {
+            "state": list(states),
+            "tag": list(tags),
+            "pool": pool,
+            "deployment": deployment,
+            "late": late,
+            "created_after": created_after,
+            "created_before": created_before,
+            "scheduled_after": scheduled_after,
+            "scheduled_before": scheduled_before,
+            "cursor": cursor,
+            "limit": limit,
+        }
+        return _call("GET", "runs", "export", to=ExportPage, query=query)
+
+    @endpoint
     def read_log(
         self,
         run: str | UUID,
@@ -397,6 +535,16 @@ class Endpoints:
     def list_agents(self) -> Call[AgentList]:
         """All agents, by name."""
         return _call("GET", "agents", to=AgentList)
+
+    @endpoint
+    def get_agent(self, name: str) -> Call[Agent]:
+        """One agent."""
+        return _call("GET", "agents", name, to=Agent)
+
+    @endpoint
+    def remove_agent(self, name: str) -> Call[None]:
+        """Forget an agent that is gone: it holds nothing and has not been heard of for ``lost_after``."""
+        return Call("DELETE", _path("agents", name), _nothing)
 
     @endpoint
     def sync(self, name: str, request: SyncRequest) -> Call[SyncAnswer]:

@@ -66,6 +66,8 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._hearing_since = asyncio.get_running_loop().time()
         self._last_look: tuple[Micros, float] | None = None
+        #: Slots have been fired without a break since this moment, by the store's clock.
+        self.firing_since: Micros = 0
 
     # ---- life
 
@@ -79,6 +81,7 @@ class Engine:
         self.store.on_commit = self.hub.committed
         self._hearing_since = asyncio.get_running_loop().time()
         await self.store.write(make_partitions)
+        self.firing_since = await self.store.read(lambda tx: tx.now)
         await self._look_ahead()
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "dispatch": self._dispatch,
@@ -276,7 +279,7 @@ class Engine:
         hub = self.hub
         hub.schedules.clear()
         late_after = round(self.settings.late_after * _SECOND)
-        while await self.store.write(lambda tx: fire.fire(tx, late_after)) == fire.BATCH:
+        while await self.store.write(lambda tx: fire.fire(tx, late_after, self.firing_since)) == fire.BATCH:
             pass
         upcoming = await self.store.read(fire.next_slot_in)
         # A clock that was set forward is noticed within a minute.

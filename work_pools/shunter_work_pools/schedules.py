@@ -21,8 +21,11 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
+import itertools
 import math
 import zoneinfo
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,11 +34,9 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from shunter_work_pools.contracts.base import micros, moment
-from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule
+from shunter_work_pools.contracts.base import Micros, micros, moment
+from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule, Schedule, When
 from shunter_work_pools.contracts.errors import BadRequest
-
-When = CronSchedule | IntervalSchedule
 
 #: Shortest interval, in seconds.
 SHORTEST_INTERVAL = 1.0
@@ -64,35 +65,36 @@ _LARGEST_CHANGE = timedelta(days=2)
 _TICK = timedelta(microseconds=1)
 
 
-def check(when: When) -> None:
+def check(schedule: Schedule) -> None:
     """Refuse a schedule that can never work.
 
     Raises:
         BadRequest: the detail names the field and the part of it that is wrong.
     """
+    when = schedule.when
     _check_zone(when.timezone)
     if isinstance(when, IntervalSchedule):
         _check_interval(when.seconds)
-    else:
+    elif isinstance(when, CronSchedule):
         _check_cron(when.cron)
 
 
-def next_slot(when: When, after: datetime, anchor: datetime) -> datetime | None:
+def next_slot(schedule: Schedule, after: datetime, anchor: datetime) -> datetime | None:
     """The first slot strictly after a moment.
 
     Args:
-        when: a schedule that :func:`check` accepts.
+        schedule: one that :func:`check` accepts.
         after: aware.
         anchor: aware; where an interval without an anchor of its own is counted from.
 
     Returns:
-        The slot in UTC; None if the calendar ends (year 9999) before there is one.
+        The slot in UTC; None if there is none: past the schedule's end or the calendar's (year 9999).
     """
-    return next(_slots(when, after, anchor), None)
+    return next(_slots(schedule, after, anchor), None)
 
 
 def slots_between(
-    when: When, after: datetime, until: datetime, anchor: datetime, limit: int
+    schedule: Schedule, after: datetime, until: datetime, anchor: datetime, limit: int
 ) -> tuple[list[datetime], bool]:
     """The slots after ``after`` up to and including ``until``, oldest first.
 
@@ -100,7 +102,7 @@ def slots_between(
         At most ``limit`` slots in UTC, and whether there are more; go on from the last one.
     """
     found: list[datetime] = []
-    for slot in _slots(when, after, anchor):
+    for slot in _slots(schedule, after, anchor):
         if slot > until:
             break
         if len(found) == limit:
@@ -109,10 +111,46 @@ def slots_between(
     return found, False
 
 
-def _slots(when: When, after: datetime, anchor: datetime) -> Iterator[datetime]:
+def latest_between(
+    schedule: Schedule, after: datetime, until: datetime, anchor: datetime, limit: int
+) -> list[datetime]:
+    """The newest ``limit`` slots after ``after`` up to and including ``until``, oldest first."""
+    newest: deque[datetime] = deque(maxlen=limit)
+    for slot in _slots(schedule, after, anchor):
+        if slot > until:
+            break
+        newest.append(slot)
+    return list(newest)
+
+
+def jitter_of(schedule: Schedule, schedule_id: int, slot: Micros) -> Micros:
+    """By how much a run starts after its slot: spread over the jitter, the same whenever it is asked."""
+    if not schedule.jitter:
+        return 0
+    digest = hashlib.blake2b(f"{schedule_id}:{slot}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) % round(schedule.jitter * 1_000_000)
+
+
+def in_words(when: When) -> str:
+    """What a schedule means, e.g. ``every weekday at 06:00 in Berlin``."""
+    return str(when)
+
+
+def _slots(schedule: Schedule, after: datetime, anchor: datetime) -> Iterator[datetime]:
+    when = schedule.when
+    after = after.astimezone(UTC)
+    if schedule.start is not None:
+        after = max(after, schedule.start - _TICK)
     if isinstance(when, IntervalSchedule):
-        return _interval_slots(when, after.astimezone(UTC), when.anchor or anchor)
-    return _cron_slots(_parsed(when.cron), ZoneInfo(when.timezone), after.astimezone(UTC))
+        found = _interval_slots(when, after, when.anchor or anchor)
+    elif isinstance(when, CronSchedule):
+        found = _cron_slots(_parsed(when.cron), ZoneInfo(when.timezone), after)
+    else:
+        raise NotImplementedError
+    if schedule.end is None:
+        return found
+    end = schedule.end
+    return itertools.takewhile(lambda slot: slot <= end, found)
 
 
 # --- intervals -----------------------------------------------------------------------------------

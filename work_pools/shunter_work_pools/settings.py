@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from shunter_work_pools.contracts.deployments import Keep
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,8 @@ class Settings:
         give_up_after: after so long ``on_lost`` of a run's deployment acts.
         reap_every: how often late and lost are looked for.
         heartbeat_every: heartbeats of all agents are written together so often.
+        retain_every: how often what need not be kept is looked for.
+        keep: what is kept of runs that have ended, where a deployment does not say; None: everything.
     """
 
     late_after: float = 15.0
@@ -22,3 +26,5 @@ class Settings:
     give_up_after: float = 300.0
     reap_every: float = 1.0
     heartbeat_every: float = 1.0
+    retain_every: float = 60.0
+    keep: Keep = field(default_factory=Keep)

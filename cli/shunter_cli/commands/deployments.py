@@ -121,7 +121,7 @@ def timing(schedule: ScheduleView) -> str:
     """A schedule in a few words."""
     if schedule.when.kind == "interval":
         return f"every {exactly(schedule.when.seconds)}"
-    return f"{schedule.when.cron} {schedule.when.timezone}"
+    return schedule.words
 
 
 def next_slot(deployment: Deployment) -> datetime | None:

@@ -241,9 +241,18 @@ class AgentList(Contract):
 
 
 class ServerInfo(Contract):
-    """What a server says of itself."""
+    """What a server says of itself.
+
+    Attributes:
+        store: ``sqlite`` or ``postgres``.
+        schema_version: of the database.
+        database_bytes: its size.
+    """
 
     version: str
     protocol: int
     server_time: Instant
     store: str
+    started_at: Instant | None = None
+    schema_version: str = ""
+    database_bytes: int | None = None

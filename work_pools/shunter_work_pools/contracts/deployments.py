@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -68,11 +69,18 @@ class RetryPolicy(Contract):
 
 
 class CronSchedule(Contract):
-    """Slots by a cron expression, in local time of ``timezone`` (an IANA name)."""
+    """Slots by a cron expression, in local time of ``timezone`` (an IANA name).
+
+    Attributes:
+        cron: 5 fields, 6 (the first are seconds), or a nickname such as ``@daily``.
+        day: where both the day of the month and the day of the week are restricted: ``or`` takes days
+            that match either (as cron(8) does), ``and`` days that match both.
+    """
 
     kind: Literal["cron"] = "cron"
-    cron: str
+    cron: Annotated[str, StringConstraints(max_length=1000)]
     timezone: str = "UTC"
+    day: Literal["or", "and"] = "or"
 
 
 class IntervalSchedule(Contract):
@@ -84,13 +92,72 @@ class IntervalSchedule(Contract):
     timezone: str = "UTC"
 
 
+class RRuleSchedule(Contract):
+    """Slots by a recurrence rule of RFC 5545, in local time of ``timezone``.
+
+    Attributes:
+        rrule: ``FREQ=...``, or the lines ``DTSTART:``, ``RRULE:``, ``RDATE:`` and ``EXDATE:``. Without
+            DTSTART it begins at the first deploy.
+    """
+
+    kind: Literal["rrule"] = "rrule"
+    rrule: Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+    timezone: str = "UTC"
+
+
+#: When slots are.
+When = Annotated[CronSchedule | IntervalSchedule | RRuleSchedule, Field(discriminator="kind")]
+
+#: What becomes of slots that passed while none could be made into runs.
+CatchUp = Literal["all", "latest", "none"]
+
+
 class Schedule(Contract):
-    """A named schedule of a deployment."""
+    """A named schedule of a deployment.
+
+    Attributes:
+        parameters: over the deployment's.
+        paused: makes no slots. `schedule pause` and `resume` change it without a new revision; a deploy
+            does only if what it says differs from the revision before.
+        jitter: seconds within which a run starts after its slot; how many is fixed for each slot.
+        start, end: slots before ``start`` and after ``end`` are none.
+        catch_up: what becomes of missed slots: all are made up for, the latest one, or none.
+        catch_up_age: seconds; older ones are not made up for.
+        catch_up_slots: of those missed at once so many of the newest are made up for.
+    """
 
     name: Name = "default"
-    when: Annotated[CronSchedule | IntervalSchedule, Field(discriminator="kind")]
+    when: When
     parameters: dict[str, Json] = {}
     paused: bool = False
+    jitter: Seconds = 0.0
+    start: Instant | None = None
+    end: Instant | None = None
+    catch_up: CatchUp = "all"
+    catch_up_age: PositiveSeconds = 86_400.0
+    catch_up_slots: int = Field(default=100, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise ValueError("end must be after start")
+        return self
+
+
+class Keep(Contract):
+    """What is kept of runs that have ended; None: what the server's settings say.
+
+    Attributes:
+        runs, logs, events: of so many of the newest runs.
+        runs_for, logs_for, events_for: seconds since the run's end.
+    """
+
+    runs: int | None = Field(default=None, ge=0, le=100_000_000)
+    runs_for: PositiveSeconds | None = None
+    logs: int | None = Field(default=None, ge=0, le=100_000_000)
+    logs_for: PositiveSeconds | None = None
+    events: int | None = Field(default=None, ge=0, le=100_000_000)
+    events_for: PositiveSeconds | None = None
 
 
 OnLost = Literal["wait", "retry", "crash"]
@@ -111,6 +178,7 @@ class DeploymentSpec(Contract):
         schedules: when runs are made.
         retries: the retry policy.
         on_lost: what happens after ``give_up_after`` of silence of the agent.
+        keep: how long its runs, their logs and events are kept.
         description: free text.
     """
 
@@ -125,12 +193,13 @@ class DeploymentSpec(Contract):
     schedules: list[Schedule] = Field(default=[], max_length=1000)
     retries: RetryPolicy = RetryPolicy()
     on_lost: OnLost = "crash"
+    keep: Keep = Keep()
     description: str = Field(default="", max_length=10_000)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [schedule.name for schedule in self.schedules]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        named = Counter(schedule.name for schedule in self.schedules)
+        twice = sorted(name for name, count in named.items() if count > 1)
         if twice:
             raise ValueError(f"two schedules of one deployment are named {', '.join(twice)}")
         if self.queue is not None and self.pool is None:
@@ -140,18 +209,64 @@ class DeploymentSpec(Contract):
         return self
 
 
-class ScheduleView(Contract):
+class ScheduleView(Schedule):
     """A schedule as the server keeps it.
 
     Attributes:
-        next_at: the next slot; None when paused or exhausted.
+        deployment: whose it is.
+        words: what it means, e.g. ``every weekday at 06:00 in Berlin``.
+        next_at: the next slot; None when it or its deployment is paused, or it is exhausted.
     """
 
-    name: str
-    when: Annotated[CronSchedule | IntervalSchedule, Field(discriminator="kind")]
-    parameters: dict[str, Json] = {}
-    paused: bool = False
+    deployment: str = ""
+    words: str = ""
     next_at: Instant | None = None
+
+
+class SchedulePage(Contract):
+    """One page of schedules, by deployment and name; ``next`` is the cursor of the next page."""
+
+    schedules: list[ScheduleView]
+    next: str | None = None
+
+
+class SchedulePatch(Contract):
+    """Changes of a schedule that are not a new revision."""
+
+    paused: bool | None = None
+
+
+class SlotPreview(Contract):
+    """A slot to come.
+
+    Attributes:
+        utc: the moment.
+        local: the same in the schedule's zone, RFC 3339 with its offset.
+        remark: what a change of the clock does to it; None: nothing.
+    """
+
+    utc: Instant
+    local: str
+    remark: str | None = None
+
+
+class Preview(Contract):
+    """The next slots of a schedule; fewer than asked for if it is exhausted."""
+
+    words: str
+    slots: list[SlotPreview]
+
+
+class PreviewRequest(Contract):
+    """Asks for the next slots of a schedule that need not be deployed.
+
+    Attributes:
+        after: slots from this moment on, inclusive; None: now.
+    """
+
+    schedule: Schedule
+    after: Instant | None = None
+    count: int = Field(default=10, ge=1, le=1000)
 
 
 class Deployment(Contract):
@@ -205,3 +320,105 @@ class DeploymentPatch(Contract):
     """Changes that are not a new revision."""
 
     paused: bool | None = None
+
+
+class Named(Contract):
+    """A deployment to be made: its name and all of it."""
+
+    name: Name
+    spec: DeploymentSpec
+
+
+class ApplyRequest(Contract):
+    """Asks to make or change several deployments, all or none.
+
+    Attributes:
+        dry_run: only say what would change.
+    """
+
+    deployments: list[Named] = Field(min_length=1, max_length=1000)
+    dry_run: bool = False
+
+
+class Change(Contract):
+    """What an apply does to one deployment.
+
+    Attributes:
+        change: ``created``, ``changed`` or ``unchanged``.
+        revision: its number afterwards.
+        before: the spec it had.
+        next_at: its next slot afterwards; None with ``dry_run``.
+    """
+
+    name: str
+    change: Literal["created", "changed", "unchanged"]
+    revision: int
+    before: DeploymentSpec | None = None
+    warnings: list[str] = []
+    next_at: Instant | None = None
+
+
+class ApplyAnswer(Contract):
+    """What was, or would be, changed, in the order of the request.
+
+    A refusal carries ``faults``, all that were found: objects with ``deployment`` (its place in the
+    request), ``loc`` (path into its spec), ``detail`` and ``remedy``.
+    """
+
+    deployments: list[Change]
+
+
+class RollbackRequest(Contract):
+    """Asks to make an earlier revision the current one, as a new revision.
+
+    Attributes:
+        to: number of the revision; None: the one before the current one.
+    """
+
+    to: int | None = Field(default=None, ge=1)
+
+
+class BackfillRequest(Contract):
+    """Asks to make runs of the slots of a schedule from ``start`` up to, not including, ``end``.
+
+    Slots that have a run already are left alone, so the same request again goes on where it stopped.
+
+    Attributes:
+        schedule: its name; None: the deployment's only one.
+        concurrency: of the backfill's runs, so many are active at once; None: no limit of its own.
+        after: go on after this slot (``next`` of the answer before).
+        limit: slots that are looked at.
+        dry_run: only count.
+    """
+
+    start: Instant
+    end: Instant
+    schedule: Name | None = None
+    concurrency: int | None = Field(default=None, ge=1, le=100_000)
+    after: Instant | None = None
+    limit: int = Field(default=500, ge=1, le=1000)
+    dry_run: bool = False
+
+
+class BackfillAnswer(Contract):
+    """What a backfill did.
+
+    Attributes:
+        backfill: number of the backfill; its runs carry it. None with ``dry_run``.
+        slots: how many were looked at; with ``dry_run`` all that there are.
+        made: runs that were made, or would be.
+        next: to go on after; None at the end.
+    """
+
+    schedule: str
+    backfill: int | None = None
+    slots: int
+    made: int
+    next: Instant | None = None
+
+
+class Skipped(Contract):
+    """How many waiting runs were ended as skipped; ``more``: there are others, ask again."""
+
+    runs: int
+    more: bool = False

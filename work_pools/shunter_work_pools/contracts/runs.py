@@ -79,9 +79,11 @@ class Run(Contract):
         state: a ``RunState``; while the run is Active, the state of its live attempt.
         pool, queue: None while no pool matches.
         late: it was still waiting ``late_after`` past the time it was due.
-        scheduled_at: when it is or was due (a retry moves ``due_at``, not this).
-        due_at: when a waiting run may start next; None when it is not waiting.
+        scheduled_at: its slot, or the time it was asked for.
+        due_at: when a waiting run may start next (a retry's delay and a schedule's jitter come on top of
+            ``scheduled_at``); None when it is not waiting.
         slot: the due time of the schedule that made it; None if a person or program did.
+        backfill: number of the backfill that made it, if one did.
         attempts: oldest first; in lists it is left empty.
     """
 
@@ -105,6 +107,7 @@ class Run(Contract):
     ended_at: Instant | None = None
     schedule: str | None = None
     slot: Instant | None = None
+    backfill: int | None = None
     result: Json = None
     attempt_count: int = 0
     attempts: list[Attempt] = []
@@ -143,7 +146,7 @@ class Event(Contract):
 
     Attributes:
         kind: the state it came into (``Claimed``, ``Running``, ...) or a mark (``late``, ``lost``,
-            ``released``, ``cancel_requested``, ``catch_up_skipped``).
+            ``released``, ``catch_up_skipped``).
         actor: who made it: user, scheduler, queue, agent, reaper.
     """
 
@@ -158,3 +161,16 @@ class EventList(Contract):
     """The events of one run, oldest first."""
 
     events: list[Event]
+
+
+class ExportedRun(Run):
+    """A run with everything that is known of it."""
+
+    events: list[Event] = []
+
+
+class ExportPage(Contract):
+    """One page of an export, in the order of the list; ``next`` is the cursor of the next page."""
+
+    runs: list[ExportedRun]
+    next: str | None = None

@@ -6,27 +6,19 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
-from sqlalchemy import Row, and_, insert, select, update
+from sqlalchemy import Row, insert, select, update
 
 from shunter_work_pools import schedules as slots
-from shunter_work_pools.contracts.base import micros, moment
-from shunter_work_pools.contracts.deployments import (
-    CronSchedule,
-    DeploymentPatch,
-    DeploymentSpec,
-    IntervalSchedule,
-    Schedule,
-)
+from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
+from shunter_work_pools.queue import timetable
 from shunter_work_pools.queue.parameters import check_json, check_parameters, check_schema
 from shunter_work_pools.queue.routing import place_unplaced
-from shunter_work_pools.storage.schema import deployments, pools, queues, revisions, schedules
+from shunter_work_pools.storage.schema import deployments, pools, queues, revisions
 from shunter_work_pools.storage.store import Tx
 
 DEFAULT_QUEUE = "default"
-_WHEN: TypeAdapter[CronSchedule | IntervalSchedule] = TypeAdapter(CronSchedule | IntervalSchedule)
 
 
 @dataclass(frozen=True)
@@ -222,7 +214,7 @@ def apply_deployment(tx: Tx, name: str, spec: DeploymentSpec) -> bool:
     """
     check_schema(spec.parameter_schema)
     for schedule in spec.schedules:
-        slots.check(schedule.when)
+        slots.check(schedule)
         check_parameters(spec, spec.parameters | schedule.parameters, f"schedule {schedule.name!r}")
     # Without a schedule a required parameter may be left to the run; what is given must fit now.
     check_parameters(spec, spec.parameters, "the deployment", partial=True)
@@ -230,6 +222,7 @@ def apply_deployment(tx: Tx, name: str, spec: DeploymentSpec) -> bool:
         queue_row(tx, spec.pool, spec.queue or DEFAULT_QUEUE)
 
     document = spec.model_dump(mode="json")
+    before: DeploymentSpec | None = None
     statement = select(deployments).where(deployments.c.name == name).with_for_update()
     row = tx.conn.execute(statement).one_or_none()
     if row is None:
@@ -241,12 +234,8 @@ def apply_deployment(tx: Tx, name: str, spec: DeploymentSpec) -> bool:
         ).scalar_one()
     else:
         deployment_id = row.id
-        current = tx.conn.execute(
-            select(revisions.c.spec).where(
-                revisions.c.deployment_id == row.id, revisions.c.number == row.revision
-            )
-        ).scalar_one()
-        if current == document:
+        before = revision_spec(tx, row.id, row.revision)
+        if before == spec:
             return False
         number = row.revision + 1
         tx.conn.execute(
@@ -255,40 +244,8 @@ def apply_deployment(tx: Tx, name: str, spec: DeploymentSpec) -> bool:
     tx.conn.execute(
         insert(revisions).values(deployment_id=deployment_id, number=number, spec=document, created_at=tx.now)
     )
-    _apply_schedules(tx, deployment_id, spec.schedules)
+    timetable.apply_schedules(tx, deployment_id, row is not None and row.paused, before, spec)
     return True
-
-
-def _apply_schedules(tx: Tx, deployment_id: int, wanted: list[Schedule]) -> None:
-    """Bring the schedules in line; one whose times did not change keeps its place in time."""
-    rows = tx.conn.execute(select(schedules).where(schedules.c.deployment_id == deployment_id)).all()
-    present = {row.name: row for row in rows}
-    for schedule in wanted:
-        when = schedule.when.model_dump(mode="json")
-        row = present.pop(schedule.name, None)
-        same_times = row is not None and row.when == when
-        anchor = row.anchor_at if same_times and row is not None else tx.now
-        next_at = row.next_at if same_times and row is not None and not row.paused else None
-        if next_at is None and not schedule.paused:
-            following = slots.next_slot(schedule.when, moment(tx.now), moment(anchor))
-            next_at = micros(following) if following is not None else None
-        values = {
-            "when": when,
-            "parameters": schedule.parameters,
-            "paused": schedule.paused,
-            "anchor_at": anchor,
-            "next_at": None if schedule.paused else next_at,
-        }
-        if row is None:
-            tx.conn.execute(
-                insert(schedules).values(deployment_id=deployment_id, name=schedule.name, **values)
-            )
-        else:
-            tx.conn.execute(update(schedules).where(schedules.c.id == row.id).values(**values))
-    for row in present.values():
-        # Runs refer to it: it stays, without a next slot.
-        tx.conn.execute(update(schedules).where(schedules.c.id == row.id).values(paused=True, next_at=None))
-    tx.changes.schedules = True
 
 
 def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch) -> None:
@@ -302,41 +259,8 @@ def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch) -> None:
     if not changes:
         return
     tx.conn.execute(update(deployments).where(deployments.c.id == row.id).values(**changes))
-    if changes.get("paused") is False:
-        if row.paused:
-            _skip_to_now(tx, row.id)
-        tx.changes.schedules = True
-        tx.changes.pools.update(tx.conn.scalars(select(pools.c.id)))
-
-
-def _skip_to_now(tx: Tx, deployment_id: int) -> None:
-    """The slots of the time in which a deployment was paused are not made up for."""
-    statement = select(schedules).where(
-        schedules.c.deployment_id == deployment_id, schedules.c.next_at <= tx.now
-    )
-    for row in tx.conn.execute(statement).all():
-        when = _WHEN.validate_python(row.when)
-        following = slots.next_slot(when, moment(tx.now), moment(row.anchor_at))
-        next_at = micros(following) if following is not None else None
-        tx.conn.execute(update(schedules).where(schedules.c.id == row.id).values(next_at=next_at))
-
-
-def schedules_of(tx: Tx, deployment_ids: list[int]) -> list[Row[Any]]:
-    """The live schedules of deployments: those their current revision names."""
-    if not deployment_ids:
-        return []
-    statement = (
-        select(schedules, revisions.c.spec)
-        .join(deployments, deployments.c.id == schedules.c.deployment_id)
-        .join(
-            revisions,
-            and_(revisions.c.deployment_id == deployments.c.id, revisions.c.number == deployments.c.revision),
-        )
-        .where(schedules.c.deployment_id.in_(deployment_ids))
-        .order_by(schedules.c.id)
-    )
-    return [
-        row
-        for row in tx.conn.execute(statement)
-        if any(wanted["name"] == row.name for wanted in row.spec["schedules"])
-    ]
+    paused = changes.get("paused")
+    if paused is not None and paused is not row.paused:
+        timetable.pause_deployment(tx, row, revision_spec(tx, row.id, row.revision), paused)
+        if not paused:
+            tx.changes.pools.update(tx.conn.scalars(select(pools.c.id)))

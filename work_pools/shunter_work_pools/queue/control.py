@@ -94,7 +94,7 @@ def retry(tx: Tx, run_id: UUID) -> None:
     found = (run.pool_id, run.queue_id) if run.queue_id is not None else place(tx, spec, run.tags)
     if found is not None:
         pool_id, queue_id = found
-        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require)
+        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
         tx.conn.execute(update(runs).where(runs.c.id == run_id).values(pool_id=pool_id, queue_id=queue_id))
         tx.changes.pools.add(pool_id)
     tx.conn.execute(insert(ready).values(run_id=run_id, lane_id=lane_id, due_at=tx.now, late=run.late))

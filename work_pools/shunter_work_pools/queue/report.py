@@ -332,7 +332,9 @@ def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retr
         if again:
             due = row["ended_at"] + round(policy.delay * 1_000_000)
             spec = revision_spec(tx, run.deployment_id, run.revision)
-            lane_id = lane_of(tx, end.lease.queue_id, run.priority, run.deployment_id, spec.require)
+            lane_id = lane_of(
+                tx, end.lease.queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id
+            )
             ready_rows.append({"run_id": run.id, "lane_id": lane_id, "due_at": due, "late": run.late})
             event_rows.append(
                 event_row(

@@ -23,6 +23,7 @@ _LANE = select(lanes.c.id).where(
     lanes.c.priority == bindparam("priority"),
     lanes.c.deployment_id == bindparam("deployment_id"),
     lanes.c.require == bindparam("require"),
+    lanes.c.backfill_id == bindparam("backfill_id"),
 )
 
 
@@ -55,13 +56,21 @@ def place(tx: Tx, spec: DeploymentSpec, tags: list[str]) -> tuple[int, int] | No
     return best[1], queue_id
 
 
-def lane_of(tx: Tx, queue_id: int, priority: int, deployment_id: int, require: list[str]) -> int:
+def lane_of(
+    tx: Tx,
+    queue_id: int,
+    priority: int,
+    deployment_id: int,
+    require: list[str],
+    backfill_id: int | None,
+) -> int:
     """The lane of runs that are equal in all but their due time; made at the first of them."""
     key: dict[str, Any] = {
         "queue_id": queue_id,
         "priority": priority,
         "deployment_id": deployment_id,
         "require": " ".join(sorted(require)),
+        "backfill_id": backfill_id or 0,
     }
     cached = ("lane", *key.values())
     lane_id: int | None = tx.recall(cached)
@@ -87,7 +96,14 @@ def place_unplaced(tx: Tx) -> None:
     from shunter_work_pools.queue.events import event_row, record
 
     waiting = tx.conn.execute(
-        select(runs.c.id, runs.c.deployment_id, runs.c.revision, runs.c.priority, runs.c.tags)
+        select(
+            runs.c.id,
+            runs.c.deployment_id,
+            runs.c.revision,
+            runs.c.priority,
+            runs.c.tags,
+            runs.c.backfill_id,
+        )
         .join(ready, ready.c.run_id == runs.c.id)
         .where(ready.c.lane_id.is_(None))
         .order_by(runs.c.id)
@@ -100,7 +116,7 @@ def place_unplaced(tx: Tx) -> None:
         if found is None:
             continue
         pool_id, queue_id = found
-        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require)
+        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
         tx.conn.execute(update(runs).where(runs.c.id == run.id).values(pool_id=pool_id, queue_id=queue_id))
         tx.conn.execute(update(ready).where(ready.c.run_id == run.id).values(lane_id=lane_id))
         tx.changes.pools.add(pool_id)

@@ -34,6 +34,7 @@ class NewRun:
     late: bool = False
     schedule_id: int | None = None
     slot_at: Micros | None = None
+    backfill_id: int | None = None
     idempotency_key: str | None = None
 
     @property
@@ -146,14 +147,14 @@ _INSERT_RUNS, _INSERT_PAYLOADS = insert(runs), insert(payloads)
 _INSERT_TAGS, _INSERT_READY = insert(run_tags), insert(ready)
 
 
-_Key = tuple[int, int, tuple[str, ...]]
+_Key = tuple[int, int, tuple[str, ...], int]
 _Place = tuple[int | None, int | None, int | None]
 
 
 def _key(run: NewRun) -> _Key:
-    """Runs of one key go to one place: deployment, priority, tags."""
+    """Runs of one key go to one place: deployment, priority, tags, backfill."""
     priority = run.deployment.spec.priority if run.priority is None else run.priority
-    return run.deployment.id, priority, tuple(run.all_tags)
+    return run.deployment.id, priority, tuple(run.all_tags), run.backfill_id or 0
 
 
 def _places(tx: Tx, new: list[NewRun]) -> dict[_Key, _Place]:
@@ -162,10 +163,10 @@ def _places(tx: Tx, new: list[NewRun]) -> dict[_Key, _Place]:
     found = {key: place(tx, spec, list(key[2])) for key, spec in specs.items()}
     places: dict[_Key, _Place] = dict.fromkeys(specs, (None, None, None))
     # Lanes are made in one order: two batches that make the same ones cannot wait for each other.
-    ways = sorted((at[1], key[1], key[0], key[2], at[0]) for key, at in found.items() if at is not None)
-    for queue_id, priority, deployment_id, tags, pool_id in ways:
-        key = (deployment_id, priority, tags)
-        lane_id = lane_of(tx, queue_id, priority, deployment_id, specs[key].require)
+    ways = sorted((at[1], key[1], key[0], *key[2:], at[0]) for key, at in found.items() if at is not None)
+    for queue_id, priority, deployment_id, tags, backfill_id, pool_id in ways:
+        key = (deployment_id, priority, tags, backfill_id)
+        lane_id = lane_of(tx, queue_id, priority, deployment_id, specs[key].require, backfill_id)
         places[key] = (pool_id, queue_id, lane_id)
     return places
 
@@ -195,12 +196,13 @@ def make_runs(tx: Tx, new: list[NewRun], actor: Actor) -> list[UUID]:
                 "state": RunState.SCHEDULED.value,
                 "late": run.late,
                 "created_at": tx.now,
-                "scheduled_at": run.due_at,
+                "scheduled_at": run.due_at if run.slot_at is None else run.slot_at,
                 "attempts": 0,
                 "attempts_forgiven": 0,
                 "epoch": 0,
                 "schedule_id": run.schedule_id,
                 "slot_at": run.slot_at,
+                "backfill_id": run.backfill_id,
                 "idempotency_key": run.idempotency_key,
             }
         )

@@ -282,7 +282,7 @@ def put_back(tx: Tx, lease: Row[Any], actor: Actor) -> None:
         .where(runs.c.id == lease.run_id, runs.c.state == RunState.ACTIVE.value)
         .values(state=state.value)
     )
-    lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, spec.require)
+    lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
     tx.conn.execute(
         insert(ready).values(run_id=run.id, lane_id=lane_id, due_at=run.scheduled_at, late=run.late)
     )

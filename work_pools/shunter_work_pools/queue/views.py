@@ -11,12 +11,13 @@ from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select, tupl
 
 from shunter_work_pools.contracts.agents import Agent
 from shunter_work_pools.contracts.base import Micros, micros, moment
-from shunter_work_pools.contracts.deployments import Deployment, DeploymentSpec, Revision, ScheduleView
+from shunter_work_pools.contracts.deployments import Deployment, DeploymentSpec, Revision
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import Pool, Queue
 from shunter_work_pools.contracts.runs import Attempt, Event, Run
 from shunter_work_pools.contracts.states import ATTEMPT_LIVE, RUN_ENDS, Cause, RunState
-from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec, schedules_of
+from shunter_work_pools.queue import timetable
+from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec
 from shunter_work_pools.queue.ids import lowest_id, reverse
 from shunter_work_pools.storage.schema import (
     agents,
@@ -133,6 +134,7 @@ def _run(row: Row[Any], attempts_of: list[Attempt]) -> Run:
         ended_at=maybe(row.ended_at),
         schedule=row.schedule,
         slot=maybe(row.slot_at),
+        backfill=row.backfill_id,
         result=row.result,
         attempt_count=row.attempts + (1 if row.live_attempt is not None else 0),
         attempts=attempts_of,
@@ -436,29 +438,27 @@ def list_agents(tx: Tx, lost_after: float) -> list[Agent]:
 
 
 def _deployments(tx: Tx, rows: list[Row[Any]]) -> list[Deployment]:
-    schedule_rows = schedules_of(tx, [row.id for row in rows])
-    return [
-        Deployment(
-            name=row.name,
-            revision=row.revision,
-            paused=row.paused,
-            created_at=moment(row.created_at),
-            updated_at=moment(row.updated_at),
-            spec=revision_spec(tx, row.id, row.revision),
-            schedules=[
-                ScheduleView(
-                    name=schedule.name,
-                    when=schedule.when,
-                    parameters=schedule.parameters,
-                    paused=schedule.paused,
-                    next_at=maybe(schedule.next_at),
-                )
-                for schedule in schedule_rows
-                if schedule.deployment_id == row.id
-            ],
+    timetables = timetable.live_rows(tx, [row.id for row in rows])
+    found = []
+    for row in rows:
+        spec = revision_spec(tx, row.id, row.revision)
+        by_name = timetable.named(tx, row.id, row.revision, spec)
+        found.append(
+            Deployment.model_construct(
+                name=row.name,
+                revision=row.revision,
+                paused=row.paused,
+                created_at=moment(row.created_at),
+                updated_at=moment(row.updated_at),
+                spec=spec,
+                schedules=[
+                    timetable.view(row.name, by_name[one.name], one)
+                    for one in timetables
+                    if one.deployment_id == row.id
+                ],
+            )
         )
-        for row in rows
-    ]
+    return found
 
 
 def deployment_view(tx: Tx, name: str) -> Deployment:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 
 from shunter_work_pools.contracts.errors import StoreError
 
 #: Revisions of the schema, oldest first; the last one is this version's.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 HEAD = REVISIONS[-1]
 SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -51,5 +54,23 @@ def _upgrade(conn: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS))
     config.attributes["connection"] = conn
-    command.upgrade(config, "head")
-    conn.commit()
+    with _rebuilding_tables(conn):
+        command.upgrade(config, "head")
+        conn.commit()
+
+
+@contextmanager
+def _rebuilding_tables(conn: Connection) -> Iterator[None]:
+    """SQLite changes a constraint by making the table anew: what refers to it must not mind meanwhile.
+
+    See https://www.sqlite.org/lang_altertable.html, section 7. No effect on Postgres.
+    """
+    if conn.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = conn.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys=OFF")  # ignored inside a transaction, so before it
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")

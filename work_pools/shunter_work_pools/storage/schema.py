@@ -55,6 +55,7 @@ pools = Table(
     Column("template", Document, nullable=False),
     Column("paused", Boolean(), nullable=False),
     Column("created_at", Time, nullable=False),
+    Column("deleted_at", Time),  # then its name has a ~ and its id behind it, and is free for another
 )
 
 queues = Table(
@@ -66,6 +67,7 @@ queues = Table(
     Column("priority", Integer, nullable=False),
     Column("limit", Integer),
     Column("paused", Boolean(), nullable=False),
+    Column("deleted_at", Time),
     UniqueConstraint("pool_id", "name"),
 )
 
@@ -78,6 +80,9 @@ deployments = Table(
     Column("paused", Boolean(), nullable=False),
     Column("created_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
+    Column("deleted_at", Time),  # its runs go in small batches, then it does
+    Column("logs_kept_after", Uuid()),  # of runs up to this one logs, or events, were deleted already
+    Column("events_kept_after", Uuid()),
 )
 
 revisions = Table(
@@ -89,18 +94,33 @@ revisions = Table(
     Column("created_at", Time, nullable=False),
 )
 
+#: What a schedule says is in its deployment's current revision; here is how far it has come.
 schedules = Table(
     "schedules",
     metadata,
     Column("id", Serial, primary_key=True),
     Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
     Column("name", Label, nullable=False),
-    Column("when", Document, nullable=False),
-    Column("parameters", Document, nullable=False),
     Column("paused", Boolean(), nullable=False),
+    Column("removed", Boolean(), nullable=False),  # no longer in the deployment; runs refer to it
     Column("anchor_at", Time, nullable=False),
-    Column("next_at", Time, index=True),  # NULL: paused, removed or exhausted
+    Column("done_until", Time, nullable=False),  # every slot up to this moment was dealt with
+    # The first slot after it; NULL: it or its deployment is paused, it is removed or exhausted.
+    Column("next_at", Time, index=True),
     UniqueConstraint("deployment_id", "name"),
+)
+
+#: Runs of past slots that were asked for together, and how many of them may be active at once.
+backfills = Table(
+    "backfills",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("schedule_id", ForeignKey("schedules.id"), nullable=False),
+    Column("start_at", Time, nullable=False),
+    Column("end_at", Time, nullable=False),
+    Column("concurrency", Integer),
+    Column("created_at", Time, nullable=False),
+    UniqueConstraint("schedule_id", "start_at", "end_at"),
 )
 
 runs = Table(
@@ -128,6 +148,7 @@ runs = Table(
     Column("epoch", Integer, nullable=False),  # of the last grant
     Column("schedule_id", ForeignKey("schedules.id")),
     Column("slot_at", Time),
+    Column("backfill_id", Serial),
     Column("idempotency_key", String(200), unique=True),
     UniqueConstraint("schedule_id", "slot_at"),
     Index("ix_runs_state_id", "state", "id"),
@@ -161,8 +182,9 @@ lanes = Table(
     Column("priority", Integer, nullable=False),
     Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
     Column("require", Text, nullable=False),  # demands on the agent, sorted, joined by spaces
+    Column("backfill_id", Serial, nullable=False),  # 0: none; its concurrency limits the lane
     Column("served_at", Time, nullable=False),  # deployments of one priority are served in turn
-    UniqueConstraint("queue_id", "priority", "deployment_id", "require"),
+    UniqueConstraint("queue_id", "priority", "deployment_id", "require", "backfill_id"),
 )
 
 ready = Table(
@@ -171,7 +193,7 @@ ready = Table(
     Column("run_id", Uuid(), primary_key=True),
     Column("lane_id", ForeignKey("lanes.id")),  # NULL: no pool matches yet
     Column("due_at", Time, nullable=False, index=True),
-    Column("late", Boolean(), nullable=False),
+    Column("late", Boolean(), nullable=False),  # it is marked, or never to be (a backfill)
     Index("ix_ready_lane_id_due_at_run_id", "lane_id", "due_at", "run_id"),
     Index("ix_ready_late_due_at", "late", "due_at"),
 )
@@ -206,6 +228,7 @@ leases = Table(
     Column("queue_id", ForeignKey("queues.id"), nullable=False, index=True),
     Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("backfill_id", Serial, index=True),
     Column("state", State, nullable=False),
     Column("seq", Integer, nullable=False),  # of the last report
     Column("granted_at", Time, nullable=False),
@@ -251,4 +274,11 @@ events = Table(
     Column("actor", String(16), nullable=False),
     Column("data", Document),
     Index("ix_events_run_id_id", "run_id", "id"),
+    Index(
+        "ix_events_deployment_id_id",
+        "deployment_id",
+        "id",
+        postgresql_where=text("run_id IS NULL"),
+        sqlite_where=text("run_id IS NULL"),
+    ),
 )
