@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,9 @@ Attempts = Callable[..., Attempt]
 
 
 def _inodes(folder: Path) -> dict[str, int]:
-    return {path.name.removesuffix(".used"): path.stat().st_ino for path in folder.iterdir()}
+    return {
+        path.name.removesuffix(".used"): path.stat().st_ino for path in folder.iterdir() if path.is_file()
+    }
 
 
 async def _used(attempts: Attempts, processes: ProcessLauncher, *command: str) -> Attempt:
@@ -105,3 +109,75 @@ async def test_a_folder_is_recycled_again_and_again(attempts: Attempts, processe
         assert (await processes.wait(handle)).exit_code == 0
         assert await output(processes, handle) == f"{index}\n".encode()
         last = following
+
+
+async def test_a_folder_whose_output_a_stranger_can_write_is_not_used_again(
+    attempts: Attempts, processes: ProcessLauncher, tmp_path: Path
+) -> None:
+    """A run may hand its output to what is no child of it: systemd-run --pipe, ssh's ControlMaster."""
+    door = str(tmp_path / "door")
+    give = (
+        "import socket; s = socket.socket(socket.AF_UNIX); "
+        f"s.connect({door!r}); socket.send_fds(s, [b'.'], [1]); print('given')"
+    )
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(door)
+        listening.listen()
+        first = attempts([sys.executable, "-c", give])
+        assert (await first.run(processes)).exit_code == 0
+        with listening.accept()[0] as caller:
+            (held,) = socket.recv_fds(caller, 1, 1)[1]
+    try:
+        assert not processes.recycle(first.folder)
+    finally:
+        os.close(held)
+    assert processes.recycle(first.folder), "nobody holds it any more"
+
+
+async def test_output_that_is_only_read_elsewhere_keeps_no_folder(
+    attempts: Attempts, processes: ProcessLauncher
+) -> None:
+    first = await _used(attempts, processes)
+    with (first.folder / "output").open("rb"):
+        assert processes.recycle(first.folder)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ln ../output {kept}",
+        "cp ../output {kept}; ln -sf {kept} ../output",
+        "rm ../output; mkfifo ../output",
+        "cd ..; rmdir work; mkdir {kept}; ln -s {kept} work",
+        "chmod 400 ../output",
+        "chmod 755 ..",
+    ],
+    ids=["linked", "a link", "a pipe", "work is a link", "output closed", "folder opened"],
+)
+async def test_a_folder_that_a_run_has_changed_is_not_used_again(
+    attempts: Attempts, processes: ProcessLauncher, tmp_path: Path, command: str
+) -> None:
+    kept = tmp_path / "kept"
+    first = await _used(attempts, processes, command.format(kept=kept))
+    assert not processes.recycle(first.folder)
+    if kept.is_file():
+        assert kept.read_text() == "of the first\n", "what a run keeps elsewhere is its own"
+
+
+async def test_whoever_is_still_in_the_working_folder_is_not_in_the_next_one(
+    attempts: Attempts, processes: ProcessLauncher
+) -> None:
+    """What is no child of the run (a container, a terminal multiplexer) may have it mounted or entered."""
+    first = await _used(attempts, processes, "chmod 500 .")
+    inside = os.open(first.folder / "work", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert processes.recycle(first.folder)
+        second = attempts(shell("ls -A; touch mine; stat -c %a ."))
+        await _move(first, second)
+        handle = await second.start(processes)
+        with pytest.raises(FileNotFoundError):
+            os.open("of-a-stranger", os.O_WRONLY | os.O_CREAT, dir_fd=inside)
+        assert (await processes.wait(handle)).exit_code == 0
+        assert await output(processes, handle) == b"700\n"
+    finally:
+        os.close(inside)

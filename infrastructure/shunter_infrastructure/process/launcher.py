@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +28,9 @@ from shunter_work_pools.contracts.states import Cause
 HANDLE_VERSION = 1
 LAUNCH = "launch.json"
 OUTPUT = "output"
+WORK = "work"
 #: What may be in a folder that is used again; anything else speaks of an attempt out of the ordinary.
-_RECYCLED = {"journal.jsonl", "work", OUTPUT, LAUNCH, RECORD, LAUNCH + USED, RECORD + USED}
+_RECYCLED = {"journal.jsonl", WORK, OUTPUT, LAUNCH, RECORD, LAUNCH + USED, RECORD + USED}
 STOP = "stop"
 #: Launches may take each other back when two agents recover and start the same attempt at once.
 _START_TRIES = 20
@@ -157,22 +160,21 @@ class ProcessLauncher:
     def recycle(self, folder: Path) -> bool:
         """See :meth:`Launcher.recycle`: only a folder in which a run left nothing but its output.
 
-        And only if its keeper saw the end of everything: nobody writes to that output any more.
+        And only if its keeper saw the end of everything, and nobody else can write to that output. The
+        working folder is a new one each time: what is no child of the run (a container that has it
+        mounted, a terminal multiplexer) may still be in the old one.
         """
         found = record.read(folder)
         if found is None or found.ended is None or found.ended.left_alive:
             return False
         try:
-            with os.scandir(folder) as entries:
-                names = {entry.name for entry in entries}
-            if not names <= _RECYCLED:
+            names = _untouched(folder)
+            if not names <= _RECYCLED or (OUTPUT in names and _has_writer(f"{folder}/{OUTPUT}")):
                 return False
+            if WORK in names:
+                os.rmdir(f"{folder}/{WORK}")  # fails if anything is in it
             for name in names & {LAUNCH, RECORD}:
                 os.rename(f"{folder}/{name}", f"{folder}/{name}{USED}")
-            if "work" in names:
-                with os.scandir(f"{folder}/work") as left:
-                    if next(left, None) is not None:
-                        return False
             if OUTPUT in names and os.path.getsize(f"{folder}/{OUTPUT}"):
                 os.truncate(f"{folder}/{OUTPUT}", 0)
         except OSError:
@@ -308,6 +310,51 @@ def _add_line(path: Path, line: str) -> None:
         os.write(fd, line.encode())
     finally:
         os.close(fd)
+
+
+def _untouched(folder: Path) -> set[str]:
+    """Names of what is in a folder; of its files all are as they were made.
+
+    Raises:
+        OSError: a run has changed one, or the folder itself: put a link or a pipe in its place, linked it
+            from elsewhere, or closed it to its own user.
+    """
+    _demand(os.lstat(folder), stat.S_IFDIR | 0o700)
+    names = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name != WORK:
+                found = entry.stat(follow_symlinks=False)
+                _demand(found, stat.S_IFREG | 0o600)
+                if found.st_nlink != 1:
+                    raise FileExistsError(entry.path)
+            names.add(entry.name)
+    return names
+
+
+def _demand(found: os.stat_result, mode: int) -> None:
+    inherited = stat.S_ISGID  # by folders, of the one they are in
+    if found.st_mode & ~inherited != mode or found.st_uid != os.geteuid():
+        raise PermissionError
+
+
+def _has_writer(path: str) -> bool:
+    """Whether somebody may have the file open for writing.
+
+    A command can hand its output to what is no child of it (``systemd-run --pipe``, the ControlMaster of
+    ssh), which its keeper knows nothing of. The kernel does: it refuses a read lease then (F_SETLEASE in
+    fcntl(2)). Without leases (macOS, some network file systems) it cannot be known.
+    """
+    if sys.platform != "linux":
+        return True
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # until it is closed
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _size(path: Path) -> int:
