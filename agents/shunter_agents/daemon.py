@@ -351,6 +351,7 @@ class Agent:
         journal = Journal(self._folder.attempts / f"{granted.run}.{granted.attempt}")
         try:
             self._folder.make(journal.folder)
+            reached("after-folder-made")
             journal.write_record(record)
         except OSError as exc:
             self._holdings.trouble_writing(exc, run=str(granted.run), attempt=granted.attempt)

@@ -75,6 +75,7 @@ class Janitor:
         reached("after-folder-renamed")
         if not self._recycle(attempt, folder):
             self._heap.append(folder)
+        reached("after-folder-recycled")
         self._holdings.remove(attempt)
         self.on_removed(attempt)
 
@@ -82,6 +83,7 @@ class Janitor:
         try:
             if not attempt.launcher.recycle(folder):
                 return False
+            reached("before-journal-cleared")
             Journal(folder).clear()
         except OSError:
             return False

@@ -1,12 +1,13 @@
 """Named instants at which a test may kill the daemon with SIGKILL.
 
-Set ``SHUNTER_TEST_KILL_AT`` to one of :data:`POINTS`. Unset, as everywhere outside tests, a point is a
+Set ``SHUNTER_TEST_KILL_AT`` to one of :data:`POINTS`, or to ``POINT#N`` for the N-th time there. Unset, as everywhere outside tests, a point is a
 call of an empty function.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import Coroutine
@@ -17,6 +18,7 @@ T = TypeVar("T")
 #: In the order in which a run passes them.
 POINTS = (
     "after-sync-answer",
+    "after-folder-made",
     "after-assignment-written",
     "after-starting-journaled",
     "after-launch-requested",
@@ -28,6 +30,8 @@ POINTS = (
     "after-end-reported",
     "before-folder-removed",
     "after-folder-renamed",
+    "before-journal-cleared",
+    "after-folder-recycled",
 )
 
 _AT = os.environ.get("SHUNTER_TEST_KILL_AT")
@@ -42,17 +46,19 @@ if _AT is None:
         return await work
 
 else:
-    if _AT not in POINTS:
+    _POINT, _, _time = _AT.partition("#")
+    _times = itertools.count(1 - int(_time or 1))
+    if _POINT not in POINTS:
         raise ValueError(f"SHUNTER_TEST_KILL_AT={_AT} is not one of {', '.join(POINTS)}")
 
     def reached(point: str) -> None:
-        """Die if ``point`` is the one to die at."""
-        if point == _AT:
+        """Die if ``point`` is the one to die at, and the time has come."""
+        if point == _POINT and next(_times) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def requested(point: str, work: Coroutine[Any, Any, T]) -> T:
         """Die while ``work`` is under way, if ``point`` is the one to die at."""
-        if point != _AT:
+        if point != _POINT:
             return await work
         task = asyncio.ensure_future(work)
         await asyncio.wait({task}, timeout=0.002)

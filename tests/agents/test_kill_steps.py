@@ -7,6 +7,7 @@ with every byte of its output, and nothing is left behind.
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,43 @@ def test_killed(here: Site, tmp_path: Path, point: str) -> None:
         assert second.poll() is None
     assert here.attempts(point) == []
     assert list((here.home / "agents" / point / "trash").iterdir()) == []
+    assert here.left_over() == []
+
+
+@pytest.mark.parametrize("point", POINTS[1:])  # each is passed once by every run
+def test_killed_in_a_folder_that_is_used_again(here: Site, tmp_path: Path, point: str) -> None:
+    """The second run has the folder of the first, and the agent dies there: nothing of the first is seen."""
+    name = f"used-{point}"
+    effects = tmp_path / "effects"
+    script = (
+        f"echo $SHUNTER_RUN_ID >> {effects}; if [ $(wc -l < {effects}) = 1 ]; then seq 2000; exit 3; fi; "
+        "sleep 0.2; echo $(ls -A .) done; exit 7"
+    )
+    here.client.deploy(name, DeploymentSpec(work=Work(command=["sh", "-c", script]), pool="default"))
+    life = here.start_agent(name, kill_at=f"{point}#2")
+    folder = here.home / "agents" / name
+    try:
+        first = here.client.create_run(RunRequest(deployment=name)).id
+        here.ended(first)
+        while here.attempts(name):
+            time.sleep(0.01)
+        (ready,) = (folder / "trash").iterdir()
+        second = here.client.create_run(RunRequest(deployment=name)).id
+        assert life.wait(30) == -signal.SIGKILL, here.log(name)
+    finally:
+        life.kill()
+        life.wait()
+    assert not ready.exists(), "the folder was not used again"
+
+    with here.agent(name):
+        ends = [here.ended(run) for run in (first, second)]
+        assert [(end.state, end.cause) for end in ends] == [("Failed", "exit_code")] * 2, here.log(name)
+        assert [[one.exit_code for one in end.attempts] for end in ends] == [[3], [7]]
+        assert here.output(first).split() == [str(number).encode() for number in range(1, 2001)]
+        assert here.output(second) == b"done\n"
+        assert effects.read_text() == f"{first}\n{second}\n"
+    assert here.attempts(name) == []
+    assert list((folder / "trash").iterdir()) == []
     assert here.left_over() == []
 
 

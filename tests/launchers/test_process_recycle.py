@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 
 from shunter_infrastructure.process import record
-from shunter_infrastructure.process.launcher import ProcessLauncher
-from tests.launchers.attempts import Attempt, ended, output, shell
+from shunter_infrastructure.process.environment import prepare
+from shunter_infrastructure.process.launcher import ProcessLauncher, _write_inputs
+from shunter_work_pools.contracts.states import Cause
+from tests.launchers.attempts import AGENT, Attempt, ended, output, shell
+
+DYING_KEEPER = Path(__file__).with_name("dying_keeper.py")
 
 Attempts = Callable[..., Attempt]
 
@@ -181,3 +185,36 @@ async def test_whoever_is_still_in_the_working_folder_is_not_in_the_next_one(
         assert await output(processes, handle) == b"700\n"
     finally:
         os.close(inside)
+
+
+@pytest.mark.parametrize(
+    "step", ["rename 1", "open 2", "write 1", "ftruncate 1", "link 1", "unlink 1", "open 3"]
+)
+async def test_a_keeper_killed_as_it_takes_a_used_folder_in_hand(
+    attempts: Attempts, processes: ProcessLauncher, tmp_path: Path, step: str
+) -> None:
+    """Before its record is in place nothing has happened; from then on the end cannot be known."""
+    first = await _used(attempts, processes)
+    assert processes.recycle(first.folder)
+    effects = tmp_path / "effects"
+    second = attempts(shell(f"echo once >> {effects}; echo of the second; exit 3"))
+    await _move(first, second)
+    launch = prepare(second.assignment, second.folder, AGENT, os.environ)
+    _write_inputs(second.folder, second.assignment, launch)
+    roots = Path(record.__file__).parents[2]
+    words = [sys.executable, "-I", "-S", str(DYING_KEEPER), str(roots), str(second.folder), *step.split()]
+    killed = await asyncio.create_subprocess_exec(*words)
+    assert await killed.wait() == -signal.SIGKILL
+
+    handle = await second.start(processes)
+    end = await ended(processes, handle)
+    if step in ("unlink 1", "open 3"):
+        assert (end.error, await output(processes, handle)) == (Cause.KEEPER_LOST, b"")
+        assert not effects.exists()
+    else:
+        assert (end.exit_code, await output(processes, handle)) == (3, b"of the second\n")
+        assert effects.read_text() == "once\n"
+        lines = (second.folder / "record").read_text().splitlines()
+        assert [json.loads(line)["is"] for line in lines] == ["keeper", "started", "ended"]
+    nothing_unknown = step == "rename 1"
+    assert processes.recycle(second.folder) is nothing_unknown, "a draft was left, or the end is not known"
