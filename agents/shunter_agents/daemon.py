@@ -422,7 +422,7 @@ class Agent:
 
     def _discard_draft(self, journal: Journal) -> None:
         try:
-            self._folder.discard(journal.folder)
+            self._janitor.throw_away(self._folder.discard(journal.folder))
         except OSError as exc:
             log.warning(
                 "a folder that was not used stays behind", folder=str(journal.folder), reason=str(exc)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from shunter_agents.attempt import Attempt
 from shunter_agents.holdings import Holdings
 from shunter_agents.journal import Journal
 from shunter_agents.killpoints import reached
+from shunter_agents.state_folder import remove
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
@@ -43,6 +43,10 @@ class Janitor:
     def take(self, attempt: Attempt) -> None:
         """Its end and all its output are with the server, or nobody wants them."""
         self._settled.put_nowait(attempt)
+
+    def throw_away(self, folder: Path) -> None:
+        """Discarded already, and never an attempt."""
+        self._heap.append(folder)
 
     async def run(self) -> None:
         """Remove for ever, beginning with what a former life left half removed."""
@@ -92,7 +96,7 @@ class Janitor:
     async def _empty_one(self) -> None:
         folder = self._heap.popleft()
         if not _unlink_small(folder):
-            await asyncio.to_thread(shutil.rmtree, folder, True)
+            await asyncio.to_thread(remove, folder)
         else:
             await asyncio.sleep(0)
 

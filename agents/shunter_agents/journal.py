@@ -13,7 +13,7 @@ never owned.
 
 One file, since making files is the dear part of a short run (on ext4 it waits for other people's fsyncs).
 Nothing is fsynced: what a killed process wrote is safe in the kernel. After a loss of power the boot id
-differs, and nothing is guessed. A line torn by a full disk is passed over.
+differs, and nothing is guessed. A line torn by a full disk, and a blank one, is passed over.
 
 The number of a report is fixed by its state (:data:`SEQ`). A report that could not be written down, was
 sent, and is made again by the agent's next life has the same number then, and the server knows it.
@@ -77,7 +77,8 @@ class Journal:
             OSError: it cannot be written; what was there before still is.
         """
         about = json.dumps({"launcher": record.launcher, "received": record.received.to_json()})
-        self._append(f'{{"assignment": {record.assignment.model_dump_json()}, {about[1:]}\n'.encode())
+        # On a line of its own also where a full disk tore what a journal of the same folder began with.
+        self._append(f'\n{{"assignment": {record.assignment.model_dump_json()}, {about[1:]}\n'.encode())
 
     def append(self, line: dict[str, Any]) -> None:
         """Add one line.

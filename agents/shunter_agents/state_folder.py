@@ -14,6 +14,7 @@ Everything else in it belongs to the launchers.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -59,6 +60,24 @@ def uuid7(after: UUID | None = None) -> UUID:
     rand = secrets.randbits(74)
     value = (millis & (2**48 - 1)) << 80 | 7 << 76 | (rand >> 62) << 64 | 2 << 62 | rand & (2**62 - 1)
     return UUID(int=value)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it; what cannot be removed stays for the next time."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():
+        with contextlib.suppress(OSError):
+            _open_up(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_up(folder: Path) -> None:
+    """Give the folders in it back to their owner: some tools write what they keep read-only."""
+    folder.chmod(0o700)
+    for root, names, _ in os.walk(folder):
+        for path in (Path(root, name) for name in names):
+            if not path.is_symlink():
+                path.chmod(0o700)  # before os.walk goes on into it
 
 
 #: Folders kept to be used again.
@@ -146,16 +165,20 @@ class StateFolder:
         """
         while self._spare:
             try:
-                os.rename(self._spare.pop(), folder)
-                return
-            except OSError:
+                os.rename(self._spare[-1], folder)
+            except FileNotFoundError:
+                self._spare.pop()
                 continue
+            except OSError:
+                break  # a full disk, or a folder that stayed behind: the spare ones are as good as before
+            self._spare.pop()
+            return
         folder.mkdir(mode=0o700, exist_ok=True)
 
     def empty_trash(self) -> None:
         """Remove all that was discarded; what cannot be removed stays for the next time."""
         for entry in self.trash.iterdir():
-            shutil.rmtree(entry, ignore_errors=True)
+            remove(entry)
 
     def set_aside(self, folder: Path) -> None:
         """Keep a folder that cannot be understood, out of the way."""

@@ -628,6 +628,9 @@ async def test_a_full_disk_takes_nothing_new_and_loses_nothing(
         await server.ended(taken)
         assert outcome(server, taken) == ("Completed", None)
         assert f"{refused[0]}.1" not in starts(launcher)
+        async with asyncio.timeout(10):
+            while list(one.folder.trash.iterdir()):
+                await asyncio.sleep(0.02)
 
 
 # -- output

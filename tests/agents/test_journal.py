@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -200,3 +203,56 @@ def test_a_folder_closed_twice_closes_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="running already"):
         StateFolder(tmp_path, "a2")
     second.close()
+
+
+def test_a_record_torn_by_a_full_disk_does_not_spoil_the_next_one(tmp_path: Path) -> None:
+    """The folder may have stayed behind: on a full disk it cannot always be moved away either."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match=r"No space left|too large"):
+            Journal(tmp_path).write_record(record())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "journal.jsonl").stat().st_size == 100
+    written = record(epoch=2)
+    Journal(tmp_path).write_record(written)
+    assert Journal(tmp_path).read() == (written, [])
+
+
+def test_spare_folders_outlive_a_folder_that_cannot_be_made_of_one(tmp_path: Path) -> None:
+    home = StateFolder(tmp_path, "a1")
+    for name in ("one", "two"):
+        (home.trash / name).mkdir()
+        assert home.keep_for_reuse(home.trash / name)
+    stayed = home.attempts / "stayed-behind"
+    stayed.mkdir()
+    (stayed / "journal.jsonl").write_text("torn")
+    home.make(stayed)
+    assert (stayed / "journal.jsonl").exists()
+    (home.trash / "two").rmdir()
+    home.make(home.attempts / "next")
+    assert list(home.trash.iterdir()) == []
+    home.make(home.attempts / "last")
+    home.close()
+
+
+def test_what_a_run_closed_to_itself_is_removed_all_the_same(tmp_path: Path) -> None:
+    """Module caches are written read-only by some tools; only root could remove them as they are."""
+    home = StateFolder(tmp_path, "a1")
+    deep = home.trash / "run.1.abcd" / "work" / "cache" / "module"
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("x")
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o500)
+    (deep / "link").symlink_to(outside)
+    for folder in (deep, deep.parent, deep.parent.parent):
+        folder.chmod(0o400)
+    script = "import sys; from pathlib import Path; from shunter_agents.state_folder import remove; "
+    words = [sys.executable, "-c", script + "remove(Path(sys.argv[1]))", str(home.trash / "run.1.abcd")]
+    if os.geteuid() == 0:
+        words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *words]
+    subprocess.run(words, check=True)
+    assert list(home.trash.iterdir()) == []
+    assert outside.stat().st_mode & 0o777 == 0o500
+    home.close()
