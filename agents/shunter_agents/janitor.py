@@ -74,14 +74,18 @@ class Janitor:
         if attempt.handle is not None:
             await attempt.launcher.cleanup(attempt.handle)
         reached("before-folder-removed")
+        if os.path.lexists(attempt.journal.folder):  # a run can remove even that
+            self._put_away(attempt)
+        self._holdings.remove(attempt)
+        self.on_removed(attempt)
+
+    def _put_away(self, attempt: Attempt) -> None:
         # Out of sight in one step: a crash half-way leaves nothing that looks like an attempt.
         folder = self._holdings.folder.discard(attempt.journal.folder)
         reached("after-folder-renamed")
         if not self._recycle(attempt, folder):
             self._heap.append(folder)
         reached("after-folder-recycled")
-        self._holdings.remove(attempt)
-        self.on_removed(attempt)
 
     def _recycle(self, attempt: Attempt, folder: Path) -> bool:
         try:

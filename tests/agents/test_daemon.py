@@ -18,6 +18,7 @@ from shunter_agents import log_shipper
 from shunter_agents.daemon import BROKEN, OK, Fatal
 from shunter_agents.journal import Journal
 from shunter_infrastructure.fake import FakeLauncher
+from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.errors import (
@@ -631,6 +632,19 @@ async def test_a_full_disk_takes_nothing_new_and_loses_nothing(
         async with asyncio.timeout(10):
             while list(one.folder.trash.iterdir()):
                 await asyncio.sleep(0.02)
+
+
+async def test_a_run_that_removes_its_own_folder_is_settled_like_any_other(tmp_path: Path) -> None:
+    server = FakeServer()
+    script = 'sleep 0.3; rm -rf "$(dirname "$PWD")"; exit 0'
+    async with life(server, tmp_path, ProcessLauncher()) as one:
+        key = server.add()
+        server.waiting[-1] = server.waiting[-1].model_copy(
+            update={"work": Work(command=["sh", "-c", script])}
+        )
+        await server.ended(key)
+        assert outcome(server, key) == ("Crashed", "keeper_lost")
+        assert await one.drained() == 0
 
 
 # -- output
