@@ -170,7 +170,8 @@ def test_a_limit_leaves_a_rest_to_go_on_with() -> None:
     [
         ("", '"" has 0 of the 5 or 6 fields'),
         ("* * *", '"* * *" has 3 of the'),
-        ("@often", '"@often" has 1 of the'),
+        ("@often", "is not a nickname"),
+        ("@every 5m", "is not a nickname"),
         ("61 * * * *", '"61" in "61 * * * *" does not fit the minute'),
         ("1,2,99 * * * *", '"99" in'),
         ("0 25 * * *", "does not fit the hour"),
