@@ -375,7 +375,8 @@ class Agent:
         its answer was lost, for an assignment is written down before anything else is done with it.
         But what was written in a former boot may have gone with it (nothing is fsynced per run); and
         a session that this folder does not know belongs to another one that had the agent's name
-        (removed, restored from a copy, on another machine): what that one began is not known here.
+        (removed, restored from a copy, on another machine): what that one began is not known here. Nor is
+        what an attempt did whose journal was set aside.
         Nothing is guessed: such an attempt ends as Crashed, and a retry policy decides.
         """
         if granted.session == self._folder.session:
@@ -388,6 +389,11 @@ class Agent:
             )
         if boot != boot_id():
             return Cause.NODE_LOST, "the machine was restarted; whether it began cannot be known"
+        if self._folder.was_set_aside(f"{granted.run}.{granted.attempt}"):
+            return Cause.AGENT_LOST, (
+                "what the agent had written down about it cannot be read (it is kept in the folder damaged); "
+                "whether it began, and whether it still runs, cannot be known"
+            )
         return None
 
     def _take_again(self, known: Attempt, granted: Assignment) -> bool:

@@ -185,6 +185,10 @@ class StateFolder:
         self.damaged.mkdir(exist_ok=True, mode=0o700)
         folder.rename(self.damaged / f"{folder.name}.{secrets.token_hex(4)}")
 
+    def was_set_aside(self, name: str) -> bool:
+        """Whether a folder of this name is kept that could not be understood."""
+        return any(self.damaged.glob(f"{name}.*"))
+
     def _take_lock(self, name: str) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

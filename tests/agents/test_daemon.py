@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -511,6 +512,27 @@ async def test_a_damaged_journal_is_set_aside_and_a_half_made_one_dropped(tmp_pa
         assert len(list(one.folder.damaged.iterdir())) == 1
 
 
+async def test_what_was_set_aside_is_not_started_a_second_time(tmp_path: Path) -> None:
+    server = FakeServer()
+    effects = tmp_path / "effects"
+    async with life(server, tmp_path, ProcessLauncher()) as first:
+        key = server.add()
+        command = ["sh", "-c", f"echo $$ >> {effects}; exec sleep 1000"]
+        server.waiting[-1] = server.waiting[-1].model_copy(update={"work": Work(command=command)})
+        await server.until(lambda: key in server.leases and len(server.leases[key].steps) == 2)
+        (folder,) = first.folder.attempts.iterdir()
+        await first.die()
+    (folder / "journal.jsonl").write_text('{"assignment": {}}\n')
+    try:
+        async with life(server, tmp_path, ProcessLauncher()):
+            await server.ended(key)
+        assert outcome(server, key) == ("Crashed", "agent_lost")
+        assert len(effects.read_text().split()) == 1
+    finally:
+        for pid in effects.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
 # -- draining
 
 
@@ -630,7 +652,7 @@ async def test_a_full_disk_takes_nothing_new_and_loses_nothing(
         assert outcome(server, taken) == ("Completed", None)
         assert f"{refused[0]}.1" not in starts(launcher)
         async with asyncio.timeout(10):
-            while list(one.folder.trash.iterdir()):
+            while list(one.folder.trash.iterdir()):  # noqa: ASYNC110 - the folder is the truth
                 await asyncio.sleep(0.02)
 
 
