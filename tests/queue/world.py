@@ -223,9 +223,14 @@ class World:
         await self.store.write(lambda tx: reap.mark_lost(tx, at - round(LOST_AFTER * 1e6)))
         await self.store.write(lambda tx: reap.give_up(tx, at - round(GIVE_UP_AFTER * 1e6)))
 
-    async def fire(self) -> int:
-        """Make runs of the slots that are due; how many schedules were."""
-        return await self.store.write(lambda tx: fire.fire(tx, round(LATE_AFTER * 1e6)))
+    async def fire(self, since: float = 0.0) -> int:
+        """Make runs of the slots that are due; how many schedules were.
+
+        Args:
+            since: seconds from now at which the server began to fire; by default it has just been started.
+        """
+        began = self.clock.now + round(since * 1e6)
+        return await self.store.write(lambda tx: fire.fire(tx, round(LATE_AFTER * 1e6), began))
 
     async def runs(self) -> list[Run]:
         """All of them, oldest first."""
