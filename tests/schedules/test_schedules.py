@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,37 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule, Schedule
+from shunter_work_pools.contracts.deployments import IntervalSchedule, Schedule
 from shunter_work_pools.contracts.errors import BadRequest
-from shunter_work_pools.schedules import check, next_slot, slots_between
-
-ANCHOR = datetime(2026, 1, 1, 12, 0, 0, 250_000, tzinfo=UTC)
-BERLIN = "Europe/Berlin"
-SPRING, AUTUMN = date(2026, 3, 29), date(2026, 10, 25)  # 02:00 -> 03:00 and 03:00 -> 02:00 in Berlin
-
-
-def cron(expression: str, timezone: str = "UTC", **more: Any) -> Schedule:
-    return Schedule(when=CronSchedule(cron=expression, timezone=timezone), **more)
-
-
-def every(seconds: float, **more: Any) -> Schedule:
-    return Schedule(when=IntervalSchedule(seconds=seconds, **more))
-
-
-def local_day(expression: str, day: date, zone: str = BERLIN) -> list[str]:
-    """The slots of one local day, as local times with their offset."""
-    tz = ZoneInfo(zone)
-    start = datetime(day.year, day.month, day.day, tzinfo=tz)
-    end = start + timedelta(days=1)
-    slots, more = slots_between(
-        cron(expression, zone),
-        start.astimezone(UTC) - timedelta(microseconds=1),
-        end.astimezone(UTC) - timedelta(microseconds=1),
-        ANCHOR,
-        10_000,
-    )
-    assert not more
-    return [slot.astimezone(tz).strftime("%H:%M%z")[:8] for slot in slots]
+from shunter_work_pools.schedules import check, jitter_of, latest_between, next_slot, slots, slots_between
+from tests.schedules.written import ANCHOR, AUTUMN, BERLIN, SPRING, TICK, cron, every, local_day, rule
 
 
 def test_a_daily_time_happens_once_on_every_day_of_years_with_changes() -> None:
@@ -74,12 +48,12 @@ def test_a_daily_time_happens_once_on_every_day_of_years_with_changes() -> None:
     ],
 )
 def test_what_happens_when_the_clock_changes(expression: str, day: date, times: list[str]) -> None:
-    assert local_day(expression, day) == times
+    assert local_day(cron(expression, BERLIN), day) == times
 
 
 @pytest.mark.parametrize("expression", ["0 * * * *", "0 0-23 * * *", "@hourly"])
 def test_hourly_is_every_hour_of_23_24_or_25(expression: str) -> None:
-    counts = [len(local_day(expression, day)) for day in (SPRING, date(2026, 6, 1), AUTUMN)]
+    counts = [len(local_day(cron(expression, BERLIN), day)) for day in (SPRING, date(2026, 6, 1), AUTUMN)]
     assert counts == [23, 24, 25]
 
 
@@ -115,7 +89,7 @@ def test_a_rhythm_is_each_instant_at_which_the_wall_shows_it(
 
 
 def test_a_missing_midnight_still_has_its_daily_run() -> None:
-    assert local_day("0 0 * * *", date(2018, 11, 4), "America/Sao_Paulo") == ["01:00-02"]
+    assert local_day(cron("0 0 * * *", "America/Sao_Paulo"), date(2018, 11, 4)) == ["01:00-02"]
 
 
 def test_going_on_from_within_the_repeated_hour_does_not_go_back() -> None:
@@ -221,6 +195,128 @@ def test_an_interval_that_cannot_be_kept_is_refused(seconds: float) -> None:
     )
     with pytest.raises(BadRequest, match="interval: "):
         check(schedule)
+
+
+def test_a_day_of_both_kinds_matches_either_or_both() -> None:
+    after, until = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
+
+    def days(expression: str, day: str) -> list[str]:
+        found, _ = slots_between(cron(expression, day=day), after, until, ANCHOR, 100)
+        return [f"{slot:%m-%d}" for slot in found]
+
+    assert days("0 0 13 * FRI", "and") == ["02-13", "03-13"]
+    either = days("0 0 13 * FRI", "or")
+    assert len(either) == 14
+    assert {"01-13", "02-13", "03-13", "01-02"} < set(either)
+    # a field that begins with a star: cron(8) wants both, however `day` is set
+    fridays = days("0 0 * * FRI", "or")
+    both = [day for day in fridays if int(day[3:]) % 10 == 1]
+    assert days("0 0 */10 * FRI", "or") == days("0 0 */10 * FRI", "and") == both
+
+
+def test_a_day_that_no_month_has_is_found_out_with_and_too() -> None:
+    check(cron("0 0 30 2 1"))  # Mondays in February
+    with pytest.raises(BadRequest, match="never fires"):
+        check(cron("0 0 30 2 1", day="and"))
+    check(cron("0 0 29 2 1", day="and"))  # 2044
+
+
+def test_slots_begin_and_end_with_the_schedule_both_inclusive() -> None:
+    start, end = datetime(2026, 5, 1, 10, tzinfo=UTC), datetime(2026, 5, 1, 12, tzinfo=UTC)
+    long_ago, later = datetime(2020, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
+    for schedule in (
+        cron("0 * * * *", start=start, end=end),
+        every(3600, anchor=start, start=start, end=end),
+        rule("FREQ=HOURLY;BYMINUTE=0;BYSECOND=0", start=start, end=end),
+    ):
+        found, _ = slots_between(schedule, long_ago, later, ANCHOR, 100)
+        assert found == [start + timedelta(hours=hour) for hour in range(3)]
+        assert next_slot(schedule, end, ANCHOR) is None
+
+
+def test_jitter_is_spread_evenly_and_stays_the_same() -> None:
+    schedule = every(60, jitter=10)
+    drawn = [jitter_of(schedule, number, slot) for number in range(100) for slot in range(100)]
+    assert drawn == [jitter_of(schedule, number, slot) for number in range(100) for slot in range(100)]
+    assert min(drawn) >= 0
+    assert max(drawn) < 10_000_000
+    tenths = [sum(tenth * 10**6 <= one < (tenth + 1) * 10**6 for one in drawn) for tenth in range(10)]
+    assert all(850 < count < 1150 for count in tenths)  # 5 standard deviations
+    assert jitter_of(schedule, 3, 1_767_268_800_000_000) == 5_762_308  # whatever the version
+    assert jitter_of(every(60), 1, 2) == jitter_of(every(60, jitter=1e-7), 1, 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        (every(60, jitter=60), "60 seconds is not shorter than the shortest time between two slots, 60"),
+        (every(60, jitter=61), "jitter: 61 seconds"),
+        (cron("0,1 0 1 * *", jitter=61), "two slots, 60 seconds"),
+        (cron("0 0 * * *", jitter=86_400), "two slots, 86400 seconds"),
+        (rule("FREQ=MINUTELY;INTERVAL=5", jitter=300), "two slots, 300 seconds"),
+        (rule("FREQ=DAILY;BYHOUR=9,10", BERLIN, jitter=3600), "two slots, 3600 seconds"),
+    ],
+)
+def test_a_jitter_as_long_as_the_gap_between_slots_is_refused(schedule: Schedule, told: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        check(schedule)
+    assert refused.value.detail.startswith("jitter: ")
+    assert told in refused.value.detail
+    check(schedule.model_copy(update={"jitter": schedule.jitter - 2}))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        cron("0 0 29 2 *", start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2027, 1, 1, tzinfo=UTC)),
+        every(86_400, anchor=ANCHOR, start=ANCHOR + TICK, end=ANCHOR + timedelta(hours=5)),
+        rule("DTSTART:20300101T000000 RRULE:FREQ=DAILY", end=ANCHOR),
+        rule("RDATE:20260101T000000", start=ANCHOR, end=ANCHOR + timedelta(days=9)),
+    ],
+)
+def test_a_start_and_end_without_a_slot_between_are_refused(schedule: Schedule) -> None:
+    with pytest.raises(BadRequest, match=r"^end: there is no slot"):
+        check(schedule)
+    check(schedule.model_copy(update={"end": None}))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        every(1),
+        cron("* * * * * *"),
+        cron("* * 3 * * *"),
+        cron("* * * 1 * *", BERLIN),
+        cron("*/5 * * * *", BERLIN),
+        rule("FREQ=SECONDLY;BYHOUR=3"),
+    ],
+)
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_the_newest_slots_cost_no_walk_through_all(
+    schedule: Schedule, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until = datetime(2026, 3, 1, 5, tzinfo=UTC)
+    after = until - timedelta(hours=30)
+    everything, _ = slots_between(schedule, after, until, ANCHOR, 200_000)
+    seen, original = 0, slots.slots
+
+    def counted(*args: Any) -> Iterator[datetime]:
+        nonlocal seen
+        for slot in original(*args):
+            seen += 1
+            yield slot
+
+    monkeypatch.setattr(slots, "slots", counted)
+    assert latest_between(schedule, after, until, ANCHOR, limit) == everything[-limit:]
+    assert seen < 60 * (limit + 1)
+
+
+def test_the_newest_of_few_slots_are_all() -> None:
+    after = datetime(2026, 3, 1, tzinfo=UTC)
+    until = after + timedelta(days=3)
+    assert len(latest_between(cron("0 6 * * *"), after, until, ANCHOR, 100)) == 3
+    assert latest_between(cron("0 6 1 1 *"), after, until, ANCHOR, 1) == []
+    assert latest_between(cron("0 6 * * *"), after, until, ANCHOR, 0) == []
 
 
 # --- properties ----------------------------------------------------------------------------------
