@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
+from shunter_work_pools.contracts.errors import BadRequest, NotFound
 from shunter_work_pools.queue import fire, views
-from shunter_work_pools.storage.schema import events
-from tests.queue.world import World
+from shunter_work_pools.storage.schema import events, runs
+from tests.queue.world import LATE_AFTER, World
 
 
 def every(seconds: float, **more: Any) -> dict[str, Any]:
@@ -102,33 +104,232 @@ async def test_several_schedules_of_one_deployment_each_make_their_runs(world: W
     assert sorted(run.schedule or "" for run in await world.runs()) == ["a", "b"]
 
 
-async def test_a_paused_schedule_makes_nothing_and_nothing_of_that_time_when_resumed(world: World) -> None:
-    await world.deploy(schedules=[every(60, catch_up="none")])
-    await world.deploy(schedules=[every(60, catch_up="none", paused=True)])
+POLICIES = {"all": [-480, -360, -240, -120, 0], "latest": [0], "none": []}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("way", ["schedule", "deployment", "deploy"])
+async def test_what_was_missed_in_a_pause_its_policy_decides(world: World, way: str, policy: str) -> None:
+    async def pause(paused: bool) -> None:
+        if way == "schedule":
+            await world.pause_schedule(paused=paused, since=-10_000)
+        elif way == "deployment":
+            await world.pause_deployment(paused=paused, since=-10_000)
+        else:
+            await world.deploy(schedules=[every(120, catch_up=policy, paused=paused)])
+
+    await world.deploy(schedules=[every(120, catch_up=policy)])
+    await pause(True)
     assert await world.store.read(fire.next_slot_in) is None
     world.clock.advance(600)
     assert await world.fire() == 0
-    await world.deploy(schedules=[every(60, catch_up="none")])
-    await world.fire()
-    world.clock.advance(60)
-    await world.fire(since=-60)
-    assert await slots(world) == [0]
-
-
-async def test_a_paused_deployment_makes_nothing_and_nothing_of_that_time_when_resumed(world: World) -> None:
-    await world.deploy(schedules=[every(60, catch_up="none")])
-    await world.pause_deployment()
-    world.clock.advance(600)
-    assert await world.fire() == 0
-    assert await world.store.read(fire.next_slot_in) is None
     world.noticed()
-    await world.pause_deployment(paused=False)
+    await pause(False)
     assert world.noticed().schedules
+    await world.fire(since=-10_000)
+    assert await slots(world) == POLICIES[policy]
+    told = [event.data for event in await skipped(world)]
+    if policy == "all":
+        assert told == []
+    else:
+        last = world.at(0 if policy == "none" else -120).isoformat()
+        assert told == [
+            {
+                "schedule": "default",
+                "policy": policy,
+                "reason": "catch_up",
+                "since": world.at(-480).isoformat(),
+                "until": last,
+                "slots": 5 if policy == "none" else 4,
+            }
+        ]
+    world.clock.advance(120)
+    await world.fire(since=-10_000)
+    assert (await slots(world))[-1] == 0
+
+
+@pytest.mark.parametrize("way", ["schedule", "deployment"])
+async def test_a_slot_that_was_due_before_a_pause_is_made_before_it(world: World, way: str) -> None:
+    await world.deploy(schedules=[every(60, catch_up="none")])
+    world.clock.advance(60)
+    pause = world.pause_schedule if way == "schedule" else world.pause_deployment
+    await pause(since=-100)
+    assert await slots(world) == [0]
+    world.clock.advance(60)
+    await pause(since=-100)  # twice changes nothing
+    await pause(paused=False, since=-100)
+    await world.fire(since=-100)
+    assert await slots(world) == [-60]
+
+
+async def test_a_schedule_resumed_in_a_paused_deployment_waits_for_it(world: World) -> None:
+    await world.deploy(schedules=[every(60)])
+    await world.pause_schedule()
+    await world.pause_deployment()
+    world.clock.advance(60)
+    await world.pause_schedule(paused=False)
+    assert await world.fire() == 0
+    world.clock.advance(60)
+    await world.pause_deployment(paused=False)
     await world.fire()
-    assert await world.runs() == []
+    assert await slots(world) == [-60, 0]
+
+
+async def test_a_pause_survives_deploys_that_do_not_speak_of_it(world: World) -> None:
+    await world.deploy(schedules=[every(60)])
+    await world.pause_schedule()
+    await world.deploy(description="new", schedules=[every(60)])
+    await world.deploy(description="newer", schedules=[every(90)])
+    assert await world.store.read(fire.next_slot_in) is None
+    await world.deploy(schedules=[every(90, paused=True)])
+    await world.deploy(schedules=[every(90, paused=False)])
+    assert await world.store.read(fire.next_slot_in) == 90
+    await world.deploy(schedules=[every(90, paused=True)])
+    await world.pause_schedule(paused=False)
+    await world.deploy(description="again", schedules=[every(90, paused=True)])
+    assert await world.store.read(fire.next_slot_in) == 90
+
+
+@pytest.mark.parametrize("way", ["edited", "removed"])
+async def test_slots_of_old_times_in_a_pause_are_dropped_and_told(world: World, way: str) -> None:
+    await world.deploy(schedules=[every(60)])
+    await world.pause_schedule()
+    world.clock.advance(150)
+    await world.deploy(schedules=[every(100)] if way == "edited" else [every(100, name="other")])
+    (event,) = await skipped(world)
+    assert (event.data["reason"], event.data["slots"]) == (way, 2)
+    assert event.data["since"] == world.at(-90).isoformat()
+    if way == "edited":
+        await world.pause_schedule(paused=False)
+    world.clock.advance(100)
+    await world.fire()
+    assert await slots(world) == [0]
+
+
+async def test_a_schedule_that_comes_again_begins_anew(world: World) -> None:
+    await world.deploy(schedules=[every(60, name="a")])
+    world.clock.advance(30)
+    await world.deploy(schedules=[])
+    world.clock.advance(3600)
+    await world.deploy(schedules=[every(60, name="a")])
+    assert await world.store.read(fire.next_slot_in) == 60
+    assert await world.fire() == 0
+    assert await skipped(world) == []
+
+
+async def test_bad_pauses_change_nothing(world: World) -> None:
+    await world.deploy(schedules=[every(60, name="often")])
+    with pytest.raises(NotFound, match="no schedule 'ofen'") as caught:
+        await world.pause_schedule("ofen")
+    assert caught.value.remedy == "Did you mean 'often'?"
+    with pytest.raises(NotFound, match="no deployment"):
+        await world.pause_schedule("often", "nob")
+    with pytest.raises(BadRequest, match="null"):
+        await world.pause_schedule("often", paused=None)  # type: ignore[arg-type]
+    assert await world.store.read(fire.next_slot_in) == 60
+
+
+# ---- in time
+
+
+@pytest.mark.parametrize("policy", ["all", "latest", "none"])
+async def test_slots_in_time_are_all_made_however_late_their_turn_comes(world: World, policy: str) -> None:
+    await world.deploy(schedules=[every(60, catch_up=policy, catch_up_age=1, catch_up_slots=1)])
+    world.clock.advance(600)
+    await world.fire(since=-600)
+    assert len(await slots(world)) == 10
+    assert not await skipped(world)
+
+
+@pytest.mark.parametrize(("policy", "made"), [("all", 6), ("latest", 5), ("none", 4)])
+async def test_slots_before_and_after_the_server_was_there_again(
+    world: World, policy: str, made: int
+) -> None:
+    """Missed two, then in time four; the slot of the very moment at which it began counts as missed."""
+    await world.deploy(schedules=[every(60, catch_up=policy)])
+    world.clock.advance(360)
+    await world.fire(since=-240)
+    assert await slots(world) == [-300 + 60 * (6 - made) + 60 * number for number in range(made)]
+
+
+async def test_more_slots_than_a_transaction_makes_are_made_by_the_next(world: World) -> None:
+    await world.deploy(schedules=[every(1, catch_up_slots=700)])
+    world.clock.advance(1000)
+    assert await world.fire(since=-100) == 1
+    assert len(await slots(world)) == fire.MOST
+    assert await world.store.read(fire.next_slot_in) < 0
+    while await world.fire(since=-100):
+        pass
+    found = await world.store.read(lambda tx: list(tx.conn.scalars(select(runs.c.slot_at))))
+    wanted = range(world.clock.now - 799 * 1_000_000, world.clock.now + 1, 1_000_000)
+    assert sorted(found) == list(wanted)
+    (event,) = await skipped(world)
+    assert event.data["slots"] == 200
+    assert await world.fire() == 0
+
+
+async def test_an_age_bounds_what_is_made_up_for(world: World) -> None:
+    await world.deploy(schedules=[every(60, catch_up_age=120)])
+    world.clock.advance(600)
+    await world.fire()
+    assert await slots(world) == [-120, -60, 0]
+    (event,) = await skipped(world)
+    assert (event.data["slots"], event.data["until"]) == (7, world.at(-180).isoformat())
+
+
+async def test_the_latest_is_made_up_for_though_it_is_the_only_one(world: World) -> None:
+    await world.deploy(schedules=[every(3600, catch_up="latest")])
+    world.clock.advance(3600 + 5)
+    await world.fire()
+    assert await slots(world) == [-5]
+    assert not await skipped(world)
+
+
+async def test_very_many_slots_are_passed_over_at_no_cost(world: World) -> None:
+    await world.deploy(
+        schedules=[
+            every(1, name="interval", catch_up="latest"),
+            cron("* * * * * *", name="c", catch_up="none"),
+        ]
+    )
+    world.clock.advance(365 * 86_400)
+    await world.fire()
+    assert await slots(world) == [0]
+    told = {event.data["schedule"]: event.data.get("slots") for event in await skipped(world)}
+    assert told == {"interval": 365 * 86_400 - 1, "c": None}
+
+
+# ---- jitter
+
+
+async def test_a_jittered_run_is_made_at_its_slot_and_due_later(world: World) -> None:
+    await world.pool()
+    agent = await world.agent()
+    await world.deploy(pool="main", schedules=[every(60, jitter=30)])
     world.clock.advance(60)
     await world.fire(since=-60)
-    assert await slots(world) == [0]
+    (run,) = await world.runs()
+    assert run.slot == run.scheduled_at == world.at()
+    assert run.due_at is not None
+    wait = (run.due_at - world.at()).total_seconds()
+    assert 0 < wait < 30
+    assert world.noticed().due_in == wait
+    assert await agent.claim() == []
+    world.clock.advance(wait + LATE_AFTER - 0.001)
+    await world.reap()
+    assert not (await world.run(run.id)).late
+    world.clock.advance(0.002)
+    await world.reap()
+    assert (await world.run(run.id)).late
+    assert len(await agent.claim()) == 1
+
+
+async def test_a_jittered_slot_made_up_for_is_late_by_when_it_was_due(world: World) -> None:
+    await world.deploy(schedules=[every(1, jitter=0.9)])
+    world.clock.advance(30)
+    await world.fire()
+    for run in await world.runs():
+        assert run.late == (run.due_at < world.at(-LATE_AFTER))
 
 
 async def test_deploying_again_with_the_same_times_keeps_its_place_in_time(world: World) -> None:
@@ -198,10 +399,13 @@ async def test_slots_are_made_once_though_the_clock_is_set_back(world: World) ->
 
 async def test_many_schedules_at_once_are_all_served(world: World) -> None:
     await world.deploy("a", schedules=[every(60, name=f"s{number}") for number in range(fire.BATCH + 50)])
-    world.clock.advance(3600)
-    assert await world.fire() == fire.BATCH
-    assert await world.fire() == 50
-    assert await world.fire() == 0
+    world.clock.advance(60)
+    served = []
+    while served[-1:] != [0]:
+        served.append(await world.fire())
+    assert max(served) <= fire.BATCH
+    assert len(await slots(world)) == fire.BATCH + 50
+    assert await world.store.read(fire.next_slot_in) == 60
 
 
 async def test_a_slot_goes_to_the_revision_of_its_moment(world: World) -> None:

@@ -17,11 +17,11 @@ from shunter_work_pools.contracts.agents import (
     SyncRequest,
 )
 from shunter_work_pools.contracts.base import moment
-from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec, Work
+from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec, SchedulePatch, Work
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
 from shunter_work_pools.contracts.runs import Event, Run, RunRequest
 from shunter_work_pools.contracts.states import AttemptState, Cause
-from shunter_work_pools.queue import catalog, control, fire, reap, views
+from shunter_work_pools.queue import catalog, control, fire, pausing, reap, views
 from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
@@ -169,9 +169,19 @@ class World:
         document = DeploymentSpec.model_validate(spec)
         return await self.store.write(lambda tx: catalog.apply_deployment(tx, name, document))
 
-    async def pause_deployment(self, name: str = "job", paused: bool = True) -> None:
-        patch = DeploymentPatch(paused=paused)
-        await self.store.write(lambda tx: catalog.patch_deployment(tx, name, patch))
+    async def pause_deployment(self, name: str = "job", paused: bool = True, since: float = 0.0) -> None:
+        patch, began = DeploymentPatch(paused=paused), self._began(since)
+        await self.store.write(
+            lambda tx: catalog.patch_deployment(tx, name, patch, round(LATE_AFTER * 1e6), began)
+        )
+
+    async def pause_schedule(
+        self, name: str = "default", deployment: str = "job", paused: bool = True, since: float = 0.0
+    ) -> None:
+        patch, began = SchedulePatch(paused=paused), self._began(since)
+        await self.store.write(
+            lambda tx: pausing.patch_schedule(tx, deployment, name, patch, round(LATE_AFTER * 1e6), began)
+        )
 
     # ---- runs
 
@@ -229,8 +239,11 @@ class World:
         Args:
             since: seconds from now at which the server began to fire; by default it has just been started.
         """
-        began = self.clock.now + round(since * 1e6)
+        began = self._began(since)
         return await self.store.write(lambda tx: fire.fire(tx, round(LATE_AFTER * 1e6), began))
+
+    def _began(self, since: float) -> int:
+        return self.clock.now + round(since * 1e6)
 
     async def runs(self) -> list[Run]:
         """All of them, oldest first."""

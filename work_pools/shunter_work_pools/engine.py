@@ -41,6 +41,12 @@ log = get_logger()
 _SECOND: Micros = 1_000_000
 #: Seconds to wait after the store failed before a loop tries again.
 _PAUSE = 1.0
+#: Longest sleep of the schedule loop, seconds.
+_LONGEST_SLEEP = 60.0
+#: Slots are fired without a break as long as the schedule loop is never later than this, seconds.
+_BREAK = 30.0
+#: Seconds to wait when others (another server, a deploy) hold the schedules that are due.
+_HELD = 0.05
 #: Seconds by which clocks may drift apart between two looks before it counts as a step.
 _CLOCK_STEP = 5.0
 
@@ -66,8 +72,10 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._hearing_since = asyncio.get_running_loop().time()
         self._last_look: tuple[Micros, float] | None = None
-        #: Slots have been fired without a break since this moment, by the store's clock.
+        #: As of the last look of the schedule loop, by the store's clock; see :meth:`fires_since`.
         self.firing_since: Micros = 0
+        #: When the schedule loop is to look again at the latest, by the store's clock.
+        self._next_look: Micros = 0
 
     # ---- life
 
@@ -81,7 +89,7 @@ class Engine:
         self.store.on_commit = self.hub.committed
         self._hearing_since = asyncio.get_running_loop().time()
         await self.store.write(make_partitions)
-        self.firing_since = await self.store.read(lambda tx: tx.now)
+        self.firing_since = self._next_look = await self.store.read(lambda tx: tx.now)
         await self._look_ahead()
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "dispatch": self._dispatch,
@@ -275,30 +283,45 @@ class Engine:
         if seconds is not None:
             self.hub.next_due = min(self.hub.next_due, asyncio.get_running_loop().time() + seconds)
 
+    @property
+    def late_after(self) -> Micros:
+        """Microseconds after which a run that still waits is late."""
+        return round(self.settings.late_after * _SECOND)
+
+    def fires_since(self, now: Micros) -> Micros:
+        """The moment from which slots have been fired without a break.
+
+        Args:
+            now: by the store's clock.
+        """
+        # The machine slept, the clock was set, the store was away: what passed meanwhile was missed.
+        return now if now - self._next_look > _BREAK * _SECOND else self.firing_since
+
     async def _schedule(self) -> None:
+        """Make runs of what is due, a batch at a time; nothing is due: sleep until something is."""
         hub = self.hub
         hub.schedules.clear()
-        late_after = round(self.settings.late_after * _SECOND)
-        while await self.store.write(lambda tx: fire.fire(tx, late_after, self.firing_since)) == fire.BATCH:
-            pass
-        upcoming = await self.store.read(fire.next_slot_in)
+        now, upcoming = await self.store.read(lambda tx: (tx.now, fire.next_slot_in(tx)))
+        self.firing_since = self.fires_since(now)
+        self._next_look = now
+        if upcoming is not None and upcoming <= 0:
+            served = await self.store.write(lambda tx: fire.fire(tx, self.late_after, self.firing_since))
+            if not served:
+                await asyncio.sleep(_HELD)
+            return
         # A clock that was set forward is noticed within a minute.
-        pause = 60.0 if upcoming is None else min(60.0, max(0.0, upcoming))
-        if pause > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(hub.schedules.wait(), pause)
+        pause = _LONGEST_SLEEP if upcoming is None else min(_LONGEST_SLEEP, upcoming)
+        self._next_look = now + round(pause * _SECOND)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hub.schedules.wait(), pause)
 
     async def _reap(self) -> None:
         await asyncio.sleep(self.settings.reap_every)
         settings = self.settings
-        now, late = await self.store.read(
-            lambda tx: (tx.now, reap.late_waits(tx, tx.now - round(settings.late_after * _SECOND)))
-        )
+        now, late = await self.store.read(lambda tx: (tx.now, reap.late_waits(tx, tx.now - self.late_after)))
         self._mind_the_clock(now)
         if late:
-            await self.store.write(
-                lambda tx: reap.mark_late(tx, tx.now - round(settings.late_after * _SECOND))
-            )
+            await self.store.write(lambda tx: reap.mark_late(tx, tx.now - self.late_after))
         # Time in which no heartbeat could be heard is not an agent's silence.
         hearing = asyncio.get_running_loop().time() - self._hearing_since
         if hearing > settings.lost_after and await self.store.read(

@@ -64,7 +64,9 @@ async def get_deployment(name: str, engine: TheEngine) -> Deployment:
 @router.patch("/{name}")
 async def patch_deployment(name: str, patch: DeploymentPatch, engine: TheEngine) -> Deployment:
     """Pause or resume it."""
-    await engine.store.write(lambda tx: catalog.patch_deployment(tx, name, patch))
+    await engine.store.write(
+        lambda tx: catalog.patch_deployment(tx, name, patch, engine.late_after, engine.fires_since(tx.now))
+    )
     return await engine.store.read(lambda tx: views.deployment_view(tx, name))
 
 

@@ -6,9 +6,10 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, and_, insert, select, update
 
 from shunter_work_pools import schedules as slots
+from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
@@ -205,6 +206,24 @@ def revision_spec(tx: Tx, deployment_id: int, number: int) -> DeploymentSpec:
     return spec
 
 
+def current(tx: Tx, deployment_ids: list[int]) -> dict[int, Placed]:
+    """Deployments by id with their current revisions; those that are not kept yet are read at once."""
+    rows = tx.conn.execute(select(deployments).where(deployments.c.id.in_(deployment_ids))).all()
+    unread = [row.id for row in rows if tx.recall(("revision", row.id, row.revision)) is None]
+    if unread:
+        statement = select(revisions.c.deployment_id, revisions.c.number, revisions.c.spec).join(
+            deployments,
+            and_(deployments.c.id == revisions.c.deployment_id, deployments.c.revision == revisions.c.number),
+        )
+        for row in tx.conn.execute(statement.where(deployments.c.id.in_(unread))):
+            spec = DeploymentSpec.model_validate(row.spec, extra="ignore")
+            tx.remember(("revision", row.deployment_id, row.number), spec)
+    return {
+        row.id: Placed(row.id, row.name, row.revision, row.paused, revision_spec(tx, row.id, row.revision))
+        for row in rows
+    }
+
+
 def apply_deployment(tx: Tx, name: str, spec: DeploymentSpec) -> bool:
     """Make a deployment, or a new revision of it if its spec differs; True if anything changed.
 
@@ -248,8 +267,11 @@ def apply_deployment(tx: Tx, name: str, spec: DeploymentSpec) -> bool:
     return True
 
 
-def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch) -> None:
+def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch, late_after: Micros, since: Micros) -> None:
     """Pause or resume a deployment: paused, it makes no slots and its waiting runs wait.
+
+    Args:
+        late_after, since: as for :func:`~shunter_work_pools.queue.fire.fire`.
 
     Raises:
         NotFound: there is no such deployment.
@@ -261,6 +283,8 @@ def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch) -> None:
     tx.conn.execute(update(deployments).where(deployments.c.id == row.id).values(**changes))
     paused = changes.get("paused")
     if paused is not None and paused is not row.paused:
-        timetable.pause_deployment(tx, row, revision_spec(tx, row.id, row.revision), paused)
+        from shunter_work_pools.queue.pausing import pause_deployment  # it fires, which needs this module
+
+        pause_deployment(tx, row.id, paused, late_after, since)
         if not paused:
             tx.changes.pools.update(tx.conn.scalars(select(pools.c.id)))

@@ -1,128 +1,194 @@
 """Fire: slots that are due become runs, each exactly once; slots that were missed are made up for.
 
-Missed are the slots that passed while no run could be made of them: the server was down, the schedule or
-its deployment paused. The schedule's ``catch_up`` says what becomes of them.
+A schedule's row says up to which moment its slots were dealt with (``done_until``). Firing goes on from
+there, in two steps.
+
+1. *Missed* are the slots up to ``since``, the moment from which slots have been fired without a break: the
+   server was down, the machine slept, or the schedule was paused (then ``since`` is the moment at which it is
+   resumed). The schedule's ``catch_up`` says which of them are made up for: always the newest ones without a
+   gap, so ``done_until`` moves to just before them. Those that it passes over are told by one event of the
+   deployment (``catch_up_skipped``).
+2. Every slot after ``done_until`` up to now becomes a run, oldest first. One transaction makes up to ``MOST``
+   runs; then ``done_until`` is the last slot that was made, and the next transaction goes on. Slots that
+   passed after ``since`` are in time, however many there are and however late their transaction comes: no
+   policy drops them.
+
+Between the two steps and between two transactions nothing needs to be remembered: the first step, done again
+with the same ``since``, decides the same. After a crash ``since`` is later, and what was still to be made up
+for is missed together with what came after it.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, bindparam, func, select, tuple_, update
 
 from shunter_work_pools import schedules as slots
-from shunter_work_pools.contracts.base import Micros, micros, moment
+from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.deployments import Schedule
 from shunter_work_pools.contracts.states import Actor
 from shunter_work_pools.queue import timetable
-from shunter_work_pools.queue.catalog import Placed, revision_spec
-from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.catalog import Placed, current
 from shunter_work_pools.queue.submit import NewRun, make_runs
-from shunter_work_pools.storage.schema import deployments, runs, schedules
+from shunter_work_pools.storage.schema import runs, schedules
 from shunter_work_pools.storage.store import Tx
 
 #: Schedules that one transaction serves at the most.
 BATCH = 200
-#: Slots of one schedule that passed in time and are made into runs at once at the most.
-IN_TIME = 1000
+#: Runs that one transaction makes at the most: claims wait for it on SQLite.
+MOST = 250
+#: Seconds after which a transaction takes no further schedule: some take long to reckon.
+BUDGET = 0.05
 
-_DUE = select(
-    schedules,
-    deployments.c.name.label("deployment"),
-    deployments.c.revision,
-).join(deployments, deployments.c.id == schedules.c.deployment_id)
+_DUE = (
+    select(schedules)
+    .where(schedules.c.next_at <= bindparam("now"))
+    .order_by(schedules.c.next_at)
+    .limit(BATCH)
+    .with_for_update(skip_locked=True, key_share=True)
+)
+_DONE = (
+    update(schedules)
+    .where(schedules.c.id == bindparam("row"))
+    .values(done_until=bindparam("new_done_until"), next_at=bindparam("new_next_at"))
+)
+_BEEN = select(runs.c.schedule_id, runs.c.slot_at).where(
+    tuple_(runs.c.schedule_id, runs.c.slot_at).in_(bindparam("wanted", expanding=True))
+)
+
+
+@dataclass
+class _Turn:
+    """What one schedule does in one transaction: the slots to make, and how far it has come then."""
+
+    row: Row[Any]
+    schedule: Schedule
+    wanted: list[Micros]
+    done_until: Micros
+    next_at: Micros | None
+    passed_over: dict[str, Any] | None
 
 
 def fire(tx: Tx, late_after: Micros, since: Micros) -> int:
-    """Make runs of all slots that are due, of up to ``BATCH`` schedules; how many schedules were due.
+    """Make runs of slots that are due, as many as one transaction may; how many schedules were served.
+
+    Slots may be left that are due, see :func:`next_slot_in`. On Postgres none is served while others hold the
+    schedules that are due.
 
     Args:
-        late_after: a slot that passed longer ago makes a run that is late from the start.
+        late_after: a run that should have started longer ago is late from the start.
         since: slots have been fired without a break since this moment; what passed before was missed.
     """
-    statement = (
-        _DUE.where(schedules.c.next_at <= tx.now)
-        .order_by(schedules.c.next_at)
-        .limit(BATCH)
-        .with_for_update(of=schedules, skip_locked=True)
-    )
-    return _fire(tx, tx.conn.execute(statement).all(), late_after, since)
+    due = tx.conn.execute(_DUE, {"now": tx.now}).all()
+    return _fire(tx, due, late_after, since, MOST, BUDGET)
 
 
 def fire_deployment(tx: Tx, deployment_id: int, late_after: Micros, since: Micros) -> None:
-    """Make runs of all slots of one deployment that are due: before it is changed, or after it was resumed."""
-    statement = (
-        _DUE.where(schedules.c.deployment_id == deployment_id, schedules.c.next_at <= tx.now)
-        .order_by(schedules.c.id)
-        .with_for_update(of=schedules)
-    )
-    _fire(tx, tx.conn.execute(statement).all(), late_after, since)
+    """Make runs of all slots of one deployment that are due, under its current revision.
+
+    Called before it is changed or paused, so that the change does not concern what was due before it.
+
+    Args:
+        late_after, since: as for :func:`fire`.
+    """
+    due = [
+        row
+        for row in timetable.locked_rows(tx, deployment_id)
+        if row.next_at is not None and row.next_at <= tx.now
+    ]
+    _fire(tx, due, late_after, since, None, None)
 
 
-def _fire(tx: Tx, due: Any, late_after: Micros, since: Micros) -> int:
-    new: list[NewRun] = []
-    for row in due:
-        new += _slots_of(tx, row, late_after, since)
-    make_runs(tx, new, Actor.SCHEDULER)
-    return len(due)
-
-
-def _slots_of(tx: Tx, row: Row[Any], late_after: Micros, since: Micros) -> list[NewRun]:
-    spec = revision_spec(tx, row.deployment_id, row.revision)
-    schedule = timetable.named(tx, row.deployment_id, row.revision, spec)[row.name]
-    wanted = _wanted(tx, row, schedule, since)
+def _fire(
+    tx: Tx,
+    due: Sequence[Row[Any]],
+    late_after: Micros,
+    since: Micros,
+    most: int | None,
+    budget: float | None,
+) -> int:
+    if not due:
+        return 0
+    # Only now that the rows are locked: a deploy cannot come between.
+    targets = current(tx, sorted({row.deployment_id for row in due}))
+    turns = _turns(due, targets, tx.now, since, most, budget)
+    _make(tx, turns, targets, late_after)
     tx.conn.execute(
-        update(schedules)
-        .where(schedules.c.id == row.id)
-        .values(done_until=tx.now, next_at=timetable.next_after(schedule, tx.now, row.anchor_at))
+        _DONE,
+        [
+            {"row": turn.row.id, "new_done_until": turn.done_until, "new_next_at": turn.next_at}
+            for turn in turns
+        ],
     )
+    timetable.tell(tx, [turn.passed_over for turn in turns])
+    return len(turns)
+
+
+def _turns(
+    due: Iterable[Row[Any]],
+    targets: dict[int, Placed],
+    now: Micros,
+    since: Micros,
+    most: int | None,
+    budget: float | None,
+) -> list[_Turn]:
+    """The turns of those that one transaction can serve; at least one."""
+    by_name = {deployment_id: timetable.named(target.spec) for deployment_id, target in targets.items()}
+    turns: list[_Turn] = []
+    started = time.perf_counter()
+    for row in due:
+        if turns and (most == 0 or (budget is not None and time.perf_counter() - started > budget)):
+            break
+        turn = _turn(row, by_name[row.deployment_id][row.name], now, since, most)
+        turns.append(turn)
+        if most is not None:
+            most -= len(turn.wanted)
+    return turns
+
+
+def _turn(row: Row[Any], schedule: Schedule, now: Micros, since: Micros, most: int | None) -> _Turn:
+    done_until, passed_over = timetable.settle(row, schedule, min(since, now))
+    turn = _Turn(row, schedule, [], now, None, passed_over)
+    for at in timetable.upcoming(schedule, done_until, row.anchor_at):
+        if at > now or len(turn.wanted) == most:
+            turn.next_at = at
+            break
+        turn.wanted.append(at)
+    if turn.next_at is not None and turn.next_at <= now:
+        turn.done_until = turn.wanted[-1]
+    return turn
+
+
+def _make(tx: Tx, turns: list[_Turn], targets: dict[int, Placed], late_after: Micros) -> None:
+    wanted = sorted((at, turn.row.id, index) for index, turn in enumerate(turns) for at in turn.wanted)
+    if not wanted:
+        return
     # A backfill may have been there; times deployed anew while the clock was set back lead past slots, too.
-    been = set(
-        tx.conn.scalars(
-            select(runs.c.slot_at).where(runs.c.schedule_id == row.id, runs.c.slot_at.in_(wanted))
-        )
-    )
-    target = Placed(row.deployment_id, row.deployment, row.revision, False, spec)
-    made = []
-    for at in wanted:
-        if at in been:
+    been = {
+        (row.schedule_id, row.slot_at)
+        for row in tx.conn.execute(_BEEN, {"wanted": [(schedule_id, at) for at, schedule_id, _ in wanted]})
+    }
+    new = []
+    for at, schedule_id, index in wanted:
+        if (schedule_id, at) in been:
             continue
-        due_at = at + slots.jitter_of(schedule, row.id, at)
-        made.append(
+        schedule, target = turns[index].schedule, targets[turns[index].row.deployment_id]
+        due_at = at + slots.jitter_of(schedule, schedule_id, at)
+        new.append(
             NewRun(
                 deployment=target,
-                parameters=spec.parameters | schedule.parameters,
+                parameters=target.spec.parameters | schedule.parameters,
                 due_at=due_at,
                 late=tx.now - due_at > late_after,
-                schedule_id=row.id,
+                schedule_id=schedule_id,
                 slot_at=at,
             )
         )
-    return made
-
-
-def _wanted(tx: Tx, row: Row[Any], schedule: Schedule, since: Micros) -> list[Micros]:
-    """The slots that are due, less those that are not made up for; these are recorded as one event."""
-    anchor, now = moment(row.anchor_at), tx.now
-    missed: list[datetime] = []
-    until = min(since, now)
-    oldest = max(row.done_until, now - round(schedule.catch_up_age * 1_000_000) - 1)
-    if schedule.catch_up != "none" and oldest < until:
-        limit = schedule.catch_up_slots if schedule.catch_up == "all" else 1
-        missed = slots.latest_between(schedule, moment(oldest), moment(until), anchor, limit)
-    in_time, _ = slots.slots_between(
-        schedule, moment(max(row.done_until, until)), moment(now), anchor, IN_TIME
-    )
-    wanted = [micros(slot) for slot in missed + in_time]
-    first = wanted[0] if wanted else tx.now + 1
-    if row.next_at < first:
-        data = {"schedule": row.name, "since": moment(row.next_at).isoformat(), "policy": schedule.catch_up}
-        event = event_row(
-            None, "catch_up_skipped", Actor.SCHEDULER, tx.now, deployment_id=row.deployment_id, **data
-        )
-        record(tx, [event])
-    return wanted
+    make_runs(tx, new, Actor.SCHEDULER)
 
 
 def next_slot_in(tx: Tx) -> float | None:

@@ -442,7 +442,7 @@ def _deployments(tx: Tx, rows: list[Row[Any]]) -> list[Deployment]:
     found = []
     for row in rows:
         spec = revision_spec(tx, row.id, row.revision)
-        by_name = timetable.named(tx, row.id, row.revision, spec)
+        by_name = timetable.named(spec)
         found.append(
             Deployment.model_construct(
                 name=row.name,
