@@ -52,6 +52,14 @@ def value(text: str, schema: Schema | None) -> Any:
     return parsed if kind != "string" and ({kind} | wider) & allowed else text
 
 
+def scalar(text: str, schema: Schema | None, key: str) -> Any:
+    """The value of one parameter, typed by its schema where that wants neither text, list nor object."""
+    if schema is None:
+        return text
+    found = value(text, _property(schema, key) or {"type": "string"})
+    return text if isinstance(found, list | dict) else found
+
+
 def from_file(path: str) -> dict[str, Any]:
     """The JSON object in a file, or on stdin for ``-``.
 

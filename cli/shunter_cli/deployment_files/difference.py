@@ -1,0 +1,175 @@
+"""What a deploy changes, field by field, in the words of a deployment file.
+
+``+ hello (new)``, ``~ etl (revision 3 -> 4)`` and ``= hi (unchanged)``; below, a line for each field that is
+other than before. Fields that are as nobody said anything are left out of what is new.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shunter_cli import durations, output
+from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
+
+#: Fields, by the last step of their name, that are seconds.
+_DURATIONS = frozenset(
+    "timeout start_timeout grace delay interval jitter catch_up_age runs_for logs_for events_for".split()
+)
+_MARKS = {"created": ("+", "green"), "changed": ("~", "yellow"), "unchanged": ("=", "bright_black")}
+_INDENT = "    "
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field that is other than before; None: it has no value."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+def fields(before: DeploymentSpec | None, after: DeploymentSpec) -> list[Field]:
+    """What is other in ``after``; without ``before``, what is other than if nobody had said anything."""
+    old, new = _flat(before) if before is not None else {}, _flat(after)
+    names = [*new, *(name for name in old if name not in new)]
+    if before is None:
+        unsaid = _flat(DeploymentSpec.model_validate({"work": {"command": ["-"]}}))
+        names = [name for name in names if name == "command" or new[name] != unsaid.get(name)]
+        names = [name for name in names if not _is_usual(name, new)]
+    found = [Field(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+    if before is not None and not found and before != after:  # the same schedules in another order
+        order = [[one.name for one in spec.schedules] for spec in (before, after)]
+        found.append(Field("schedules", *order))
+    return found
+
+
+def data(named: Sequence[Named], changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """The changes for programs: values of JSON, durations in seconds."""
+    return [
+        change.model_dump(mode="json", exclude={"before"})
+        | {
+            "fields": [
+                {"field": field.name, "before": field.before, "after": field.after}
+                for field in fields(change.before, one.spec)
+            ]
+        }
+        for one, change in zip(named, changes, strict=True)
+    ]
+
+
+def show(named: Sequence[Named], changes: Sequence[Change]) -> None:
+    """Print the changes for people, as wide as the terminal, in colours if it has them."""
+    from rich.text import Text
+
+    terminal = output.console()
+    with terminal.capture() as captured:
+        for one, change in zip(named, changes, strict=True):
+            mark, colour = _MARKS[change.change]
+            terminal.print(Text(f"{mark} {change.name} ({_in_words(change)})", colour), soft_wrap=True)
+            for field in fields(change.before, one.spec):
+                for line in _lines(field, change.before is None, terminal.width):
+                    terminal.print(line, soft_wrap=True)
+    output.say(captured.get().rstrip("\n"))
+
+
+def _in_words(change: Change) -> str:
+    if change.change == "created":
+        return "new"
+    if change.change == "unchanged":
+        return "unchanged"
+    return f"revision {change.revision - 1} -> {change.revision}"
+
+
+# ---- specs as flat fields
+
+
+def _flat(spec: DeploymentSpec) -> dict[str, Any]:
+    """Field by name, as a file calls them; fields without a value are left out."""
+    found = spec.model_dump(mode="json")
+    top = found.pop("work") | found
+    schedules = top.pop("schedules")
+    rows = {
+        name: value for name, value in top.items() if name not in ("parameters", "env", "keep", "retries")
+    }
+    for name in ("retries", "env", "keep", "parameters"):
+        rows |= dict(_spread(name, top[name]))
+    rows["parameter_schema"] = rows.pop("parameter_schema")
+    for one in schedules:
+        rows |= dict(_schedule(f"schedules.{one.pop('name')}", one))
+    return {name: value for name, value in rows.items() if value not in (None, [], {}, "")}
+
+
+def _schedule(path: str, one: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    when = one.pop("when")
+    kind = when.pop("kind")
+    yield f"{path}.{kind}", when.pop("seconds" if kind == "interval" else kind)
+    for name, value in when.items():
+        yield f"{path}.{name}", value
+    yield from _spread(f"{path}.parameters", one.pop("parameters"))
+    for name, value in one.items():
+        yield f"{path}.{name}", value
+
+
+def _spread(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A mapping as one field for each of its values."""
+    if not isinstance(value, dict) or not value:
+        yield path, value
+        return
+    for key, one in value.items():
+        yield from _spread(f"{path}.{key}", one)
+
+
+def _is_usual(name: str, new: dict[str, Any]) -> bool:
+    """Whether a field of a new schedule is as nobody said anything."""
+    usual = {
+        "timezone": "UTC",
+        "day": "or",
+        "paused": False,
+        "jitter": 0.0,
+        "catch_up": "all",
+        "catch_up_age": 86_400.0,
+        "catch_up_slots": 100,
+    }
+    path, _, last = name.rpartition(".")
+    return path.startswith("schedules.") and ".parameters" not in path and usual.get(last) == new[name]
+
+
+# ---- lines
+
+
+def _lines(field: Field, is_new: bool, width: int) -> Iterator[Any]:
+    """``name: before -> after``, on several lines if that is too wide."""
+    from rich.text import Text
+
+    name = output.plain(field.name)
+    before, after = _value(field.name, field.before), _value(field.name, field.after)
+    line = f"{_INDENT}{name}: {after}" if is_new else f"{_INDENT}{name}: {before} -> {after}"
+    if len(line) <= width:
+        yield Text(line)
+        return
+    yield Text(f"{_INDENT}{name}:")
+    signs = (("+", after, "green"),) if is_new else (("-", before, "red"), ("+", after, "green"))
+    for sign, text, colour in signs:
+        for at, part in enumerate(_wrapped(text, width - len(_INDENT) - 4)):
+            yield Text(f"{_INDENT}  {sign if at == 0 else ' '} {part}", "" if is_new else colour)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    width = max(width, 20)
+    return [text[at : at + width] for at in range(0, len(text), width)] or [""]
+
+
+def _value(name: str, value: Any) -> str:
+    if value is None:
+        return "(none)"
+    last = name.rpartition(".")[2]
+    spoken = not name.startswith(("env.", "parameters.")) and ".parameters." not in name
+    if spoken and last in _DURATIONS and isinstance(value, float):
+        return durations.exactly(value)
+    if name == "command":
+        value = shlex.join(value)
+        return output.plain(value)
+    return output.plain(output.compact(value))

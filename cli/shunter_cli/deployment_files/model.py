@@ -1,0 +1,285 @@
+"""What may stand in a deployment file. The JSON schema for editors is made of these models.
+
+Each value is read strictly: a number is not taken for a text, nor a text for a number, unless a variable
+made that text. What a field means is in :mod:`shunter_work_pools.contracts.deployments`; here are the short
+forms that people write.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from shunter_cli import durations
+from shunter_cli.deployment_files.places import Written
+from shunter_cli.deployment_files.yaml_tree import scalar
+from shunter_work_pools.contracts.base import Json, Name, Tag
+from shunter_work_pools.contracts.deployments import CatchUp, EnvName, OnLost
+from shunter_work_pools.contracts.errors import InvalidInput
+
+#: Deployments that one file may have, schedules that one deployment may have.
+DEPLOYMENTS_LIMIT, SCHEDULES_LIMIT = 1000, 1000
+_LONGEST = 10 * 365 * 86_400
+_DURATION = r"^((\d+(\.\d+)?|\.\d+)(ms|d|h|m|s))+$|^(\d+(\.\d+)?|\.\d+)$"
+
+
+def wrong(detail: str, remedy: str = "") -> PydanticCustomError:
+    """A complaint with its remedy, for the validators of this module."""
+    return PydanticCustomError("said", "{detail}", {"detail": detail, "remedy": remedy})
+
+
+def _number(value: Any) -> Any:
+    """A number or switch for a text that a variable made."""
+    if isinstance(value, Written):
+        try:
+            return scalar(str(value))
+        except ValueError:
+            return value
+    return value
+
+
+def _seconds(least: float, *, zero: bool) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise wrong("must be a duration", "Write it like 5m, 1h30m or a number of seconds.")
+        try:
+            found = durations.seconds(value, "", zero=zero) if isinstance(value, str) else _plain(value, zero)
+        except InvalidInput as exc:
+            raise wrong(exc.detail.strip(), exc.remedy) from exc
+        if found < least:
+            raise wrong(f"{value!r} is shorter than one second", "Use 1s or more.")
+        return found
+
+    return read
+
+
+def _plain(value: float, zero: bool) -> float:
+    """A number of seconds, within the bounds that durations in text have."""
+    if value < 0 or value > _LONGEST:
+        durations.seconds(f"{value:.0f}s", "", zero=zero)  # says which of the two
+    if value == 0 and not zero:
+        raise wrong("0 is zero: it must be longer", "Write it like 5m, 1h30m or a number of seconds.")
+    return float(value)
+
+
+def _in_schema(**bound: float) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": "number", **bound}, {"type": "string", "pattern": _DURATION}]})
+
+
+def _words(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return shlex.split(value)
+    except ValueError as exc:
+        detail = f"cannot be split as a shell would: {str(exc).lower()}"
+        raise wrong(detail, "Mend its quotes, or write it as a list.") from exc
+
+
+def _retries(value: Any) -> Any:
+    value = _number(value)
+    return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _moment(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value.strip())
+        except ValueError:
+            pass
+    raise wrong(
+        f"{value!r} is not a time" if isinstance(value, str) else "must be a time",
+        "Write it like 2027-03-28T06:00:00+02:00, or 2027-03-28 06:00 for the schedule's zone.",
+    )
+
+
+Span = Annotated[float, BeforeValidator(_seconds(0, zero=True)), _in_schema(minimum=0)]
+PositiveSpan = Annotated[float, BeforeValidator(_seconds(0, zero=False)), _in_schema(exclusiveMinimum=0)]
+Interval = Annotated[float, BeforeValidator(_seconds(1, zero=False)), _in_schema(minimum=1)]
+_LIKE_A_TIME = {"type": "string", "examples": ["2027-03-28", "2027-03-28T06:00:00+02:00"]}
+Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema(_LIKE_A_TIME)]
+Switch = Annotated[bool, BeforeValidator(_number)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Amount = Annotated[int, Field(ge=0, le=100_000_000), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=0, le=1000), BeforeValidator(_number)]
+Slots = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_number)]
+Priority = Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(_number)]
+_EITHER = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    ]
+}
+Command = Annotated[
+    Annotated[list[str], Field(min_length=1)], BeforeValidator(_words), WithJsonSchema(_EITHER)
+]
+
+
+class Part(BaseModel):
+    """Base: strict, and nothing that is not known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class ScheduleEntry(Part):
+    """When runs are made: exactly one of cron, interval and rrule."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": [one]} for one in ("cron", "interval", "rrule")]}
+    )
+
+    name: Name = "default"
+    """Its name; needed where a deployment has several."""
+    cron: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    """Five fields (minute, hour, day of month, month, day of week), six with seconds first, or @daily."""
+    interval: Interval | None = None
+    """Physical time between two slots, at least one second: 90, 5m, 1h30m."""
+    rrule: Annotated[str, StringConstraints(min_length=1, max_length=10_000)] | None = None
+    """Recurrence rule of RFC 5545: FREQ=..., or lines DTSTART, RRULE, RDATE, EXDATE."""
+    timezone: str = "UTC"
+    """IANA zone whose local time is meant, such as Europe/Berlin."""
+    day: Literal["or", "and"] | None = None
+    """With cron: whether day of month and day of week must match either (or, the default) or both (and)."""
+    anchor: Moment | None = None
+    """With interval: a moment that is a slot; default: the first deploy."""
+    parameters: dict[str, Json] = {}
+    """Over the deployment's parameters."""
+    jitter: Span = 0.0
+    """Runs start within this time after their slot."""
+    start: Moment | None = None
+    """No slots before. Without an offset it is local time of the zone."""
+    end: Moment | None = None
+    """No slots after. Without an offset it is local time of the zone."""
+    paused: Switch = False
+    """Makes no slots."""
+    catch_up: CatchUp = "all"
+    """What becomes of slots that were missed: all are made up for, the latest one, or none."""
+    catch_up_age: PositiveSpan = 86_400.0
+    """Slots older than this are not made up for."""
+    catch_up_slots: Slots = 100
+    """Of slots missed at once, so many of the newest are made up for."""
+
+
+class RetriesEntry(Part):
+    """How an attempt that did not complete is tried again."""
+
+    count: Count = 0
+    """Further attempts after the first."""
+    delay: Span = 0.0
+    """Time between two attempts."""
+
+
+class KeepEntry(Part):
+    """What is kept of ended runs; what is not given here is by the server's settings."""
+
+    runs: Amount | None = None
+    """Of so many of the newest runs."""
+    runs_for: PositiveSpan | None = None
+    """So long after the run's end."""
+    logs: Amount | None = None
+    """Logs of so many of the newest runs."""
+    logs_for: PositiveSpan | None = None
+    """Logs so long after the run's end."""
+    events: Amount | None = None
+    """Events of so many of the newest runs."""
+    events_for: PositiveSpan | None = None
+    """Events so long after the run's end."""
+
+
+_RETRIES_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": 1000},
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "count": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": 1000,
+                    "description": "Further attempts.",
+                },
+                "delay": {
+                    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DURATION}],
+                    "description": "Time between two attempts.",
+                },
+            },
+        },
+    ]
+}
+
+
+class Defaults(Part):
+    """What the deployments of a file share; each may say otherwise. env, parameters and keep are merged."""
+
+    parameters: dict[str, Json] = {}
+    """Parameters of its runs; a schedule's and a run's own go over them."""
+    tags: Annotated[list[Tag], Field(max_length=50)] = []
+    """Labels of the deployment and its runs; without a pool they choose one."""
+    require: Annotated[list[Tag], Field(max_length=50)] = []
+    """Tags that the agent must have."""
+    pool: Name | None = None
+    """Work pool where it runs; by its tags if none is named."""
+    queue: Name | None = None
+    """The pool's work queue; by default the one named default."""
+    priority: Priority = 0
+    """Within the queue, higher first."""
+    retries: Annotated[RetriesEntry, BeforeValidator(_retries), WithJsonSchema(_RETRIES_SCHEMA)] = (
+        RetriesEntry()
+    )
+    """Further attempts if one does not complete: a number, or count and delay."""
+    timeout: PositiveSpan | None = None
+    """Longest time of an attempt."""
+    start_timeout: PositiveSpan = 300.0
+    """Longest time until an attempt has started."""
+    grace: Span = 10.0
+    """Time between SIGTERM and SIGKILL."""
+    env: dict[EnvName, str] = {}
+    """Variables of the run."""
+    pass_env: list[EnvName] = []
+    """Names of variables that are taken over from the agent."""
+    working_dir: Text | None = None
+    """Where it starts, from this file's folder; by default a folder of its own."""
+    python: Text | None = None
+    """Interpreter of an entrypoint; by default the agent's."""
+    source: Text = "."
+    """Folder that entrypoint and command are found from; by default this file's."""
+    on_lost: OnLost = "crash"
+    """What to do with a run whose agent stays silent."""
+    keep: KeepEntry = KeepEntry()
+    """How long its ended runs, their logs and events are kept."""
+
+
+class DeploymentEntry(Defaults):
+    """A named, runnable thing: exactly one of entrypoint and command."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["entrypoint"]}, {"required": ["command"]}]}
+    )
+
+    name: Name
+    """Its name, unique on the server."""
+    description: Annotated[str, StringConstraints(max_length=10_000)] = ""
+    """For people; by default an entrypoint's docstring."""
+    entrypoint: Text | None = None
+    """path.py:function, module:function or path.py, found from source."""
+    command: Command | None = None
+    """Program and arguments: a list, or a text that is split as a shell would."""
+    schedules: Annotated[list[ScheduleEntry], Field(max_length=SCHEDULES_LIMIT)] = []
+    """When runs are made."""
+
+
+class File(Part):
+    """Deployments of Shunter."""
+
+    model_config = ConfigDict(title="Shunter deployment file")
+
+    defaults: Defaults = Defaults()
+    """What the deployments of this file share."""
+    deployments: Annotated[list[DeploymentEntry], Field(min_length=1, max_length=DEPLOYMENTS_LIMIT)]
+    """The deployments, each with a name of its own."""
