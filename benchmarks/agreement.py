@@ -27,6 +27,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterBadDateError, croniter
+from cronsim import CronSimError
 
 from shunter_work_pools.contracts.deployments import CronSchedule, Schedule
 from shunter_work_pools.schedules import next_slot
@@ -96,8 +97,8 @@ def compare(cases: int, seed: int, tell: bool = False) -> Outcome:
 
 def draw(chance: random.Random) -> Case:
     """A case by chance: any zone, any time since 1970, an expression of any form both know."""
-    zone = chance.choice(_zones())
-    changes = _changes(zone)
+    zone = chance.choice(zones())
+    changes = changes_of(zone)
     if changes and chance.random() < NEAR_A_CHANGE:
         change = chance.choice(changes)
         after = change + timedelta(seconds=chance.randint(-2 * 86_400, 86_400))
@@ -158,18 +159,20 @@ def _day_of_week(chance: random.Random) -> str:
 
 
 @lru_cache(maxsize=1)
-def _zones() -> list[str]:
+def zones() -> list[str]:
     return sorted(zoneinfo.available_timezones())
 
 
 @lru_cache(maxsize=1024)
-def _changes(name: str) -> list[datetime]:
-    """When the zone's clock was changed."""
-    zone, found, at = ZoneInfo(name), [], START
+def changes_of(name: str) -> list[datetime]:
+    """When the zone's clock was changed; none are less than a week apart."""
+    zone, found, step = ZoneInfo(name), [], 6 * _DAY
+    at, before = START, _offset(zone, START)
     while at < END:
-        if at.astimezone(zone).utcoffset() != (at + 6 * _DAY).astimezone(zone).utcoffset():
-            found.append(_pin(zone, at, at + 6 * _DAY))
-        at += 6 * _DAY
+        at += step
+        if (offset := _offset(zone, at)) != before:
+            found.append(_pin(zone, at - step, at))
+            before = offset
     return found
 
 
@@ -197,7 +200,10 @@ class Both:
 
     def ours(self, zone: str) -> datetime | None:
         schedule = Schedule(when=CronSchedule(cron=self.case.expression, timezone=zone))
-        return next_slot(schedule, self.case.after, self.case.after)
+        try:
+            return next_slot(schedule, self.case.after, self.case.after)
+        except CronSimError:  # a day that no month has: `check` refuses it
+            return None
 
     def theirs(self, zone: str) -> datetime | None:
         walk = walk_of(self.case.expression, star_rule=True) if self.rule == STAR_DAY else self._walk
@@ -269,7 +275,7 @@ def _reason(case: Case, ours: datetime | None, theirs: datetime | None) -> str:
         return UNEXPLAINED
     zone = ZoneInfo(case.zone)
     last = max(ours, theirs)
-    between = [at for at in _changes(case.zone) if case.after - _DAY <= at <= last + _DAY]
+    between = [at for at in changes_of(case.zone) if case.after - _DAY <= at <= last + _DAY]
     if not between or ours != _by_the_book(case):
         return UNEXPLAINED
     nearest = min(between, key=lambda at: min(abs(ours - at), abs(theirs - at)))
@@ -317,7 +323,7 @@ def _near(case: Case) -> list[datetime]:
 
 
 def _changes_within(name: str, start: datetime, end: datetime) -> list[datetime]:
-    return [at for at in _changes(name) if start <= at <= end]
+    return [at for at in changes_of(name) if start <= at <= end]
 
 
 def _walls(case: Case, start: datetime) -> Iterator[datetime]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zoneinfo
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -11,32 +9,24 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from benchmarks.agreement import changes_of, zones
 from shunter_work_pools.contracts.deployments import Schedule
 from shunter_work_pools.schedules import next_slot, slots_between
-from shunter_work_pools.schedules.wall import LARGEST_CHANGE, Jump, changes
+from shunter_work_pools.schedules.wall import LARGEST_CHANGE, Jump, change
 from tests.schedules.written import ANCHOR, TICK, cron, local_day, rule
 
 DAY = timedelta(days=1)
-FROM, UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(2038, 1, 1, tzinfo=UTC)
 
 
 @lru_cache(maxsize=1)
 def jumps_of_all_zones() -> dict[str, tuple[Jump, ...]]:
     """One name of each zone that differs from the others."""
     found: dict[tuple[Jump, ...], str] = {}
-    for name in sorted(zoneinfo.available_timezones(), reverse=True):
-        found[tuple(_jumps(ZoneInfo(name)))] = name
+    for name in reversed(zones()):
+        second, zone = timedelta(seconds=1), ZoneInfo(name)
+        jumps = (change(zone, at - second, at) for at in changes_of(name))
+        found[tuple(jump for jump in jumps if jump is not None)] = name
     return {name: jumps for jumps, name in sorted(found.items(), key=lambda item: item[1])}
-
-
-def _jumps(zone: ZoneInfo) -> Iterator[Jump]:
-    """Looks first where changes are: by weeks; a test below holds that none are nearer to each other."""
-    at = FROM
-    while at < UNTIL:
-        following = at + timedelta(days=6)
-        if at.astimezone(zone).utcoffset() != following.astimezone(zone).utcoffset():
-            yield from changes(zone, at, following)
-        at = following
 
 
 def days_of(zone: ZoneInfo, around: date) -> list[date]:

@@ -243,7 +243,20 @@ class Recurrence:
     rule: Rule | None
     until: datetime | None
     added: tuple[datetime, ...]
+    added_walls: tuple[datetime, ...]
     taken: frozenset[datetime]
+
+    @property
+    def fixed(self) -> bool:
+        return self.rule is None or self.rule.fixed
+
+    def next_wall(self, wall: datetime) -> datetime | None:
+        """As a walk: the times as they are meant, before the zone is looked at."""
+        place = bisect.bisect_right(self.added_walls, wall)
+        found = [self.added_walls[place]] if place < len(self.added_walls) else []
+        if self.rule is not None and (of_rule := self.rule.next_wall(wall)) is not None:
+            found.append(of_rule)
+        return min(found, default=None)
 
     def slots(self, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
         """All instants strictly after a moment, in UTC."""
@@ -279,18 +292,19 @@ def recurrence(text: str, timezone: str, anchor: datetime) -> Recurrence:
     added = list(said.added)
     if said.parts is None and said.begin is not None:
         added.append(said.begin)  # without a rule DTSTART is the first of the dates (RFC 5545, 3.8.5.2)
-    moments = set()
+    moments, added_walls = set(), set()
     for stamp in added:
         wall = _on_wall(stamp, zone)
         at = stamp.wall.replace(tzinfo=UTC) if stamp.utc else walls.instant(wall, zone)
         if at is not None and at not in taken and wall not in taken_walls and wall.date() not in taken_days:
             moments.add(at)
+            added_walls.add(wall)
     rule = None
     if said.parts is not None:
         rule = _rule(said.parts, begin, taken_walls, taken_days)
     until = said.parts.until if said.parts is not None else None
     ends = until.wall.replace(tzinfo=UTC) if until is not None and until.utc else None
-    return Recurrence(rule, ends, tuple(sorted(moments)), taken)
+    return Recurrence(rule, ends, tuple(sorted(moments)), tuple(sorted(added_walls)), taken)
 
 
 def check_recurrence(text: str, timezone: str, anchor: datetime) -> None:
@@ -309,7 +323,7 @@ def check_recurrence(text: str, timezone: str, anchor: datetime) -> None:
     rule = found.rule
     if said.begin is None and rule is not None:  # which of its periods count is not known yet
         rule = replace(rule, interval=1, last=None)
-        found = Recurrence(rule, None, (), found.taken)
+        found = replace(found, rule=rule, until=None)
     start = rule.begin.replace(tzinfo=UTC) - walls.LARGEST_CHANGE if rule is not None else anchor
     if next(found.slots(ZoneInfo(timezone), start), None) is None:
         raise BadRequest(
@@ -439,7 +453,8 @@ def _lines(text: str) -> list[str]:
     """One property each. What follows white space and begins no property goes on with the one before."""
     lines: list[str] = []
     for piece in text.split():
-        if not lines or _PROPERTY.match(piece):
+        bare_rule = piece.upper().startswith("FREQ=")
+        if not lines or _PROPERTY.match(piece) or bare_rule:
             lines.append(piece)
         else:
             lines[-1] += piece

@@ -46,7 +46,7 @@ def _walk(schedule: Schedule, anchor: datetime) -> wall.Walk | None:
         return parsed(when.cron, when.day)
     if isinstance(when, IntervalSchedule):
         return None
-    return recurrence(when.rrule, when.timezone, anchor).rule
+    return recurrence(when.rrule, when.timezone, anchor)
 
 
 def _remark(walk: wall.Walk | None, zone: ZoneInfo, slot: datetime, since: datetime) -> str | None:
