@@ -319,6 +319,32 @@ def test_the_newest_of_few_slots_are_all() -> None:
     assert latest_between(cron("0 6 * * *"), after, until, ANCHOR, 0) == []
 
 
+@pytest.mark.parametrize(
+    ("nickname", "remedy"),
+    [
+        ("@dayly", "Did you mean @daily?"),
+        ("@reboot", "There are @annually, @daily"),
+        ("@every 5m", "Use an interval"),
+    ],
+)
+def test_an_unknown_nickname_is_told_the_nearest(nickname: str, remedy: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        check(cron(nickname))
+    assert refused.value.remedy.startswith(remedy)
+
+
+@given(
+    st.text(max_size=40)
+    | st.lists(st.sampled_from([*"0123456789*/,-#L W", "MON", "JAN", " * * ", "@"]), max_size=15).map("".join)
+)
+def test_any_expression_is_accepted_or_refused_in_words(text: str) -> None:
+    try:
+        check(cron(text))
+    except BadRequest as refused:
+        told = refused.detail
+        assert told.startswith("cron: ")
+
+
 # --- properties ----------------------------------------------------------------------------------
 
 _zones = st.sampled_from(

@@ -92,8 +92,10 @@ def _explain(cron: str) -> None:
     fields = cron.split()
     names = _FIELDS.get(len(fields))
     if cron.strip().startswith("@"):
-        known = difflib.get_close_matches(cron.strip().lower()[:20], NICKNAMES, n=1, cutoff=0.5)
+        known = difflib.get_close_matches(cron.strip().lower()[:20], NICKNAMES, n=1, cutoff=0.7)
         hint = f"Did you mean {known[0]}?" if known else f"There are {', '.join(sorted(NICKNAMES))}."
+        if cron.strip().lower().startswith("@every"):
+            hint = "Use an interval: it has no cron expression."
         raise BadRequest(f'cron: "{cron}" is not a nickname', hint)
     if names is None:
         raise BadRequest(f'cron: "{cron}" has {len(fields)} of the 5 or 6 fields', _REMEDY)
