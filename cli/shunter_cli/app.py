@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from shunter_cli import faults
+from shunter_cli.command_names import Group, meant
 
 #: Exceptions of the command line library, whichever package it takes them from.
 _USAGE: Any = typer.BadParameter.__mro__[1]
@@ -28,7 +29,10 @@ _MODULES = {
     "queue": "commands.queues",
     "deploy": "commands.deploy",
     "deployment": "commands.deployments",
+    "schedule": "commands.schedules",
     "run": "commands.runs",
+    "status": "commands.status",
+    "completion": "commands.completion",
 }
 
 
@@ -36,6 +40,7 @@ def build(only: str | None = None) -> typer.Typer:
     """The command line, with all commands or those of one module."""
     app = typer.Typer(
         name="shunter",
+        cls=Group,
         help="Agents and work pools: scheduled runs, launched where they belong, once.",
         no_args_is_help=True,
         add_completion=False,
@@ -56,14 +61,18 @@ def build(only: str | None = None) -> typer.Typer:
     chosen = [_MODULES[only]] if only in _MODULES else list(dict.fromkeys(_MODULES.values()))
     for module in chosen:
         import_module(f"shunter_cli.{module}").attach(app)
+    for group in app.registered_groups:
+        group.cls = Group
     return app
 
 
 def run(args: Sequence[str]) -> int:
     """Execute one command and return its exit code; expected errors become messages."""
     words = list(args)
-    command = typer.main.get_command(build(words[0] if words else None))
     try:
+        if words and (name := meant(words[0], _MODULES)):
+            words[0] = name
+        command = typer.main.get_command(build(words[0] if words else None))
         answer = command.main(args=words, prog_name="shunter", standalone_mode=False)
     except typer.Abort:
         return 130

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from shunter_work_pools.contracts.errors import InvalidInput
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
 
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|d|h|m|s)")
@@ -48,7 +54,7 @@ def _parse(word: str) -> float | None:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def moment(text: str, option: str, now: datetime | None = None) -> datetime:
+def moment(text: str, option: str, present: datetime | None = None) -> datetime:
     """The moment of an RFC 3339 time, a local time without zone, or ``+10m`` from now; in UTC.
 
     Raises:
@@ -57,15 +63,45 @@ def moment(text: str, option: str, now: datetime | None = None) -> datetime:
     word = text.strip()
     if word.startswith("+"):
         ahead = seconds(word[1:], option)
-        return (now or datetime.now(UTC)) + timedelta(seconds=ahead)
+        return (present or now()) + timedelta(seconds=ahead)
+    looks = "Write it like 2027-03-28T06:00:00+02:00, 2027-03-28T06:00 (local time) or +10m."
+    return _parsed(text, option, None, looks)
+
+
+def past(text: str, option: str) -> datetime:
+    """The moment of an RFC 3339 time, a local time or date without zone, ``2h`` (ago) or ``+2h``; in UTC.
+
+    Raises:
+        InvalidInput: it is none of these.
+    """
+    if text.strip().startswith("+"):
+        return moment(text, option)
+    if _parse(text.strip()) is not None:
+        return now() - timedelta(seconds=seconds(text, option))
+    looks = "Write it like 2026-11-22, 2026-11-22T06:00 (local time), 2026-11-22T06:00:00Z or 2h (ago)."
+    return _parsed(text, option, None, looks)
+
+
+def on_the_wall(text: str, option: str, zone: tzinfo) -> datetime:
+    """The moment of an RFC 3339 time, or of a date or time without zone as the clocks of ``zone`` show it.
+
+    A date means its first moment, also where the clocks skip midnight.
+
+    Raises:
+        InvalidInput: it is none of these.
+    """
+    return _parsed(text, option, zone, "Write it like 2026-11-01, 2026-11-01T06:00 or 2026-11-01T06:00:00Z.")
+
+
+def _parsed(text: str, option: str, zone: tzinfo | None, looks: str) -> datetime:
+    """A moment; without a zone of its own in ``zone``, or in this machine's."""
     try:
-        parsed = datetime.fromisoformat(word)
-        return parsed.astimezone(UTC)  # without a zone: this machine's
+        parsed = datetime.fromisoformat(text.strip())
+        if parsed.tzinfo is None and zone is not None:
+            parsed = parsed.replace(tzinfo=zone)
+        return parsed.astimezone(UTC)
     except (ValueError, OverflowError) as exc:
-        raise InvalidInput(
-            f"{option} {text!r} is not a time",
-            "Write it like 2027-03-28T06:00:00+02:00, 2027-03-28T06:00 (local time) or +10m.",
-        ) from exc
+        raise InvalidInput(f"{option} {text!r} is not a time", looks) from exc
 
 
 def in_words(value: float) -> str:
@@ -96,15 +132,15 @@ def exactly(value: float) -> str:
     return "60s" if text == "1m" else text
 
 
-def ago(when: datetime | None, now: datetime | None = None) -> str:
+def ago(when: datetime | None, present: datetime | None = None) -> str:
     """``12s ago``, ``in 3m``, ``now``; a dash for None."""
     if when is None:
         return "-"
-    past = ((now or datetime.now(UTC)) - when).total_seconds()
-    if abs(past) < 1:
+    since = ((present or now()) - when).total_seconds()
+    if abs(since) < 1:
         return "now"
-    text = in_words(float(round(abs(past))) if abs(past) < 9.95 else abs(past)).replace(".0s", "s")
-    return f"{text} ago" if past > 0 else f"in {text}"
+    text = in_words(float(round(abs(since))) if abs(since) < 9.95 else abs(since)).replace(".0s", "s")
+    return f"{text} ago" if since > 0 else f"in {text}"
 
 
 def local(when: datetime | None, *, fine: bool = False) -> str:

@@ -65,6 +65,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {' or '.join(names)}?" if names else ""
 
 
+def either(names: Iterable[str], most: int = 5) -> str:
+    """``hello, help or helium``; what is more than ``most`` only counted."""
+    all_of = list(names)
+    shown = all_of if len(all_of) <= most else [*all_of[: most - 1], f"{len(all_of) - most + 1} others"]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
 @contextmanager
 def suggesting(word: str, known: Callable[[], Iterable[str]], otherwise: str) -> Iterator[None]:
     """Give a ``NotFound`` from inside a remedy: the nearest of the names there are, else ``otherwise``.

@@ -1,11 +1,14 @@
-"""What commands print on stdout: tables for people, JSON for programs, ids for pipes."""
+"""What commands print on stdout: tables for people, JSON and YAML for programs, ids for pipes."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
+from io import StringIO
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -21,12 +24,15 @@ class Output(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 OutputOption = Annotated[
-    Output, typer.Option("--output", "-o", help="For people, or JSON for programs.", show_default=True)
+    Output, typer.Option("--output", "-o", help="For people, or for programs.", show_default=True)
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids or names only, one a line.")]
+WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until Ctrl-C.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 #: Colours of states.
 STYLES = {
@@ -51,60 +57,120 @@ SHORT = 8
 _GAP, _NARROWEST = 2, 4
 
 
+#: Strings that every reader of YAML, of 1.1 too, takes for strings without quotes.
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./@-]*")
+_NOT_BARE = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+
+#: What is printed is kept here, while something keeps it.
+_kept: StringIO | None = None
+
+
+@contextmanager
+def kept() -> Iterator[StringIO]:
+    """Keep what is printed on stdout meanwhile, as it would have been printed there."""
+    global _kept
+    before, _kept = _kept, StringIO()
+    try:
+        yield _kept
+    finally:
+        _kept = before
+
+
 def say(text: str) -> None:
     """One line on stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    _write(text + "\n")
 
 
-def show_json(value: Any) -> None:
-    """A value of JSON, indented, in UTF-8 whatever the locale."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+def show_object(message: BaseModel, form: Output = Output.JSON) -> None:
+    """One message as the contract's JSON, or the same as YAML."""
+    show_data(message.model_dump(mode="json"), form)
+
+
+def show_objects(messages: Iterable[BaseModel], form: Output = Output.JSON) -> None:
+    """Messages as an array."""
+    show_data([message.model_dump(mode="json") for message in messages], form)
+
+
+def show_data(value: Any, form: Output = Output.JSON) -> None:
+    """A value of JSON, as JSON or YAML, in UTF-8 whatever the locale."""
+    text = _yaml(value) if form is Output.YAML else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    if _kept is not None:
+        _kept.write(text)
+        return
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
     sys.stdout.buffer.flush()
 
 
-def show_object(message: BaseModel) -> None:
-    """One message as the contract's JSON."""
-    show_json(message.model_dump(mode="json"))
+def _yaml(value: Any) -> str:
+    from ruamel.yaml import YAML
+
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.width = 1_000_000
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.representer.add_representer(str, _yaml_text)
+    yaml.representer.add_representer(float, _yaml_float)
+    text = StringIO()
+    yaml.dump(value, text)
+    return text.getvalue()
 
 
-def show_objects(messages: Iterable[BaseModel]) -> None:
-    """Messages as a JSON array."""
-    show_json([message.model_dump(mode="json") for message in messages])
+def _yaml_text(representer: Any, value: str) -> Any:
+    bare = _BARE.fullmatch(value) and value.lower() not in _NOT_BARE
+    return representer.represent_scalar("tag:yaml.org,2002:str", value, style=None if bare else '"')
 
 
-def console() -> Console:
+def _yaml_float(representer: Any, value: float) -> Any:
+    mantissa, e, exponent = repr(value).partition("e")
+    if e and "." not in mantissa:  # YAML 1.1 takes 1e22 for a string
+        return representer.represent_scalar("tag:yaml.org,2002:float", f"{mantissa}.0e{exponent}")
+    return representer.represent_float(value)
+
+
+def console(*, stderr: bool = False) -> Console:
     """The terminal; without colour if it is none, or NO_COLOR is set."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False, emoji=False, markup=False)
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, emoji=False, markup=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, elastic: Sequence[str] = ()) -> None:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    elastic: Sequence[str] = (),
+    wrapped: str = "",
+    header: bool = True,
+    indent: int = 0,
+) -> None:
     """A table without lines that fits the terminal (80 columns if there is none).
 
     Args:
         columns: headings; a leading ``>`` aligns right.
         elastic: columns that are shortened if there is not room for all.
+        wrapped: the one of them that goes on below itself instead.
+        header: whether the headings are shown.
+        indent: blanks before each row.
     """
     from rich.table import Table
     from rich.text import Text
 
     cells = [[Text(plain(cell), style=STYLES.get(cell.split(" ")[0], "")) for cell in row] for row in rows]
     names = [heading.removeprefix(">") for heading in columns]
-    widths = [max([len(name), *(row[index].cell_len for row in cells)]) for index, name in enumerate(names)]
+    heads = [len(name) if header else 0 for name in names]
+    widths = [max([heads[index], *(row[index].cell_len for row in cells)]) for index in range(len(names))]
     terminal = console()
-    room = terminal.width - _GAP * (len(names) - 1)
+    room = terminal.width - indent - _GAP * (len(names) - 1)
     _shorten(widths, [index for index, name in enumerate(names) if name in elastic], room)
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0), show_header=header)
     for heading, name, width in zip(columns, names, widths, strict=True):
         justify: Literal["left", "right"] = "right" if heading != name else "left"
-        grid.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
+        grid.add_column(name, justify=justify, no_wrap=name != wrapped, overflow="ellipsis", width=width)
     for row in cells:
         grid.add_row(*row)
-    _print(grid, terminal)
+    _print(grid, terminal, indent)
 
 
 def _shorten(widths: list[int], elastic: Sequence[int], room: int) -> None:
@@ -129,11 +195,28 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     _print(grid, console())
 
 
-def _print(grid: Table, terminal: Console) -> None:
+def _print(grid: Table, terminal: Console, indent: int = 0) -> None:
     with terminal.capture() as captured:
         terminal.print(grid)
-    for line in captured.get().splitlines():
-        sys.stdout.write(line.rstrip() + "\n")  # columns are padded, the last one to no purpose
+    # Columns are padded, the last one to no purpose.
+    _write("".join(" " * indent + line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+def heading(text: str) -> None:
+    """A line that stands out in a terminal."""
+    from rich.text import Text
+
+    terminal = console()
+    with terminal.capture() as captured:
+        terminal.print(Text(plain(text), style="bold"), soft_wrap=True)
+    _write(captured.get())
+
+
+def _write(text: str) -> None:
+    if _kept is not None:
+        _kept.write(text)
+        return
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
@@ -155,6 +238,34 @@ def words(items: Iterable[str]) -> str:
     return ", ".join(items) or "-"
 
 
+def number(value: int | None) -> str:
+    """A number; a dash for None."""
+    return "-" if value is None else str(value)
+
+
 def compact(value: Any) -> str:
     """A value as JSON on one line."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def counted(count: int, one: str, *, most: int | None = None) -> str:
+    """``1 run``, ``12 runs``; ``more than 500 runs`` if only so many were counted."""
+    if most is not None and count > most:
+        return f"more than {most:,} {one}s"
+    return f"{count:,} {one}" if count == 1 else f"{count:,} {one}s"
+
+
+def size(count: int) -> str:
+    """Bytes in a unit that fits: ``512 B``, ``1.5 MiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def clipped(text: str) -> str:
+    """As much of a line as the terminal is wide."""
+    width = console().width
+    return text if len(text) <= width else text[: width - 1] + "…"

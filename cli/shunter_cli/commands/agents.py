@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import checks, output
+from shunter_cli import checks, confirm, live, naming, output
+from shunter_cli.completing import agents
 from shunter_cli.connection import connect
-from shunter_cli.durations import ago
-from shunter_cli.output import Output, OutputOption, QuietOption
+from shunter_cli.durations import ago, local
+from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+
+if TYPE_CHECKING:
+    from shunter_work_pools.contracts.agents import Agent
 
 group = typer.Typer(no_args_is_help=True, help="Agents: the daemons that take runs and launch them.")
+
+NameArgument = Annotated[str, typer.Argument(help="The agent's name.", metavar="NAME", autocompletion=agents)]
 
 #: Attempts an agent holds at once if it is not told.
 DEFAULT_LIMIT = 8
@@ -64,15 +71,30 @@ def start(
 
 
 @group.command("list")
-def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) -> None:
+def list_(
+    watch: WatchOption = False, output_as: OutputOption = Output.TABLE, quiet: QuietOption = False
+) -> None:
     """Show all agents."""
     with connect() as client:
-        agents = client.list_agents().agents
+        live.show(
+            lambda: client.list_agents().agents,
+            lambda found: _list(found, output_as, quiet),
+            watch=watch,
+            what=unseen,
+        )
+
+
+def unseen(found: Sequence[Agent]) -> list[Agent]:
+    """The agents without when they were seen last, which changes every second."""
+    return [agent.model_copy(update={"last_seen_at": agent.first_seen_at}) for agent in found]
+
+
+def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
     if quiet:
-        for agent in agents:
+        for agent in found:
             output.say(agent.name)
-    elif output_as is Output.JSON:
-        output.show_objects(agents)
+    elif output_as is not Output.TABLE:
+        output.show_objects(found, output_as)
     else:
         output.table(
             ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", "TAGS", "HOST"),
@@ -87,7 +109,44 @@ def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) ->
                     output.words(agent.tags),
                     agent.host or "-",
                 )
-                for agent in agents
+                for agent in found
             ],
             elastic=("NAME", "POOLS", "TAGS", "HOST"),
         )
+
+
+@group.command("inspect")
+def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """Show one agent."""
+    with connect() as client:
+        agent = naming.found(client, naming.AGENT, name, client.get_agent)
+    if output_as is not Output.TABLE:
+        output.show_object(agent, output_as)
+        return
+    output.facts(
+        [
+            ("name", agent.name),
+            ("state", "lost" if agent.lost else "ready"),
+            ("pools", output.words(agent.pools)),
+            ("queues", output.words(agent.queues) if agent.queues else "all of its pools"),
+            ("tags", output.words(agent.tags)),
+            ("active", f"{agent.active} of {agent.limit}"),
+            ("host", agent.host or "-"),
+            ("version", agent.version or "-"),
+            ("first seen", f"{local(agent.first_seen_at)} ({ago(agent.first_seen_at)})"),
+            ("last seen", f"{local(agent.last_seen_at)} ({ago(agent.last_seen_at)})"),
+        ]
+    )
+
+
+@group.command("remove")
+def remove(name: NameArgument, yes: YesOption = False, output_as: OutputOption = Output.TABLE) -> None:
+    """Forget an agent that is gone; one that still runs is not forgotten."""
+    with connect() as client:
+        agent = naming.whole(client, naming.AGENT, name, client.get_agent)
+        confirm.removal(f"agent {agent.name}, seen {ago(agent.last_seen_at)}", yes=yes)
+        client.remove_agent(agent.name)
+    if output_as is not Output.TABLE:
+        output.show_object(agent, output_as)
+    else:
+        output.say(f"agent {agent.name} removed")

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import faults, output
-from shunter_cli.connection import connect, deployment_names
+from shunter_cli import confirm, faults, live, naming, output
+from shunter_cli.completing import deployments
+from shunter_cli.connection import connect
 from shunter_cli.durations import ago, exactly, local
-from shunter_cli.output import Output, OutputOption, QuietOption
+from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from shunter_work_pools.contracts.deployments import Deployment, ScheduleView
+    from shunter_cli.backfilling import Filled
+    from shunter_work_pools.client import Client
+    from shunter_work_pools.contracts.deployments import Deployment, Revision, ScheduleView
 
 group = typer.Typer(no_args_is_help=True, help="Deployments: named, runnable things.")
 
-NameArgument = Annotated[str, typer.Argument(help="The deployment's name.", metavar="NAME")]
+NameArgument = Annotated[
+    str, typer.Argument(help="The deployment's name.", metavar="NAME", autocompletion=deployments)
+]
+
+#: Waiting runs of a deployment that are counted before it is deleted.
+_COUNTED = 500
 
 
 def attach(app: typer.Typer) -> None:
@@ -28,15 +37,22 @@ def attach(app: typer.Typer) -> None:
 
 
 @group.command("list")
-def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) -> None:
+def list_(
+    watch: WatchOption = False, output_as: OutputOption = Output.TABLE, quiet: QuietOption = False
+) -> None:
     """Show all deployments."""
     with connect() as client:
-        deployments = list(client.each_deployment())
+        live.show(
+            lambda: list(client.each_deployment()), lambda found: _list(found, output_as, quiet), watch=watch
+        )
+
+
+def _list(found: Sequence[Deployment], output_as: Output, quiet: bool) -> None:
     if quiet:
-        for deployment in deployments:
-            output.say(deployment.name)
-    elif output_as is Output.JSON:
-        output.show_objects(deployments)
+        for one in found:
+            output.say(one.name)
+    elif output_as is not Output.TABLE:
+        output.show_objects(found, output_as)
     else:
         output.table(
             ("NAME", ">REV", "STATE", "POOL", "SCHEDULE", "NEXT", "TAGS"),
@@ -50,7 +66,7 @@ def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) ->
                     ago(next_slot(one)),
                     output.words(one.spec.tags),
                 )
-                for one in deployments
+                for one in found
             ],
             elastic=("NAME", "POOL", "SCHEDULE", "TAGS"),
         )
@@ -59,10 +75,10 @@ def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) ->
 @group.command("inspect")
 def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     """Show one deployment with its current revision."""
-    with connect() as client, faults.suggesting(name, lambda: deployment_names(client), LIST):
-        found = client.get_deployment(name)
-    if output_as is Output.JSON:
-        output.show_object(found)
+    with connect() as client:
+        found = naming.found(client, naming.DEPLOYMENT, name, client.get_deployment)
+    if output_as is not Output.TABLE:
+        output.show_object(found, output_as)
         return
     spec, work = found.spec, found.spec.work
     pairs = [
@@ -94,6 +110,62 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     output.facts([(key, value) for key, value in pairs if value])
 
 
+@group.command("history")
+def history(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """Show the revisions of a deployment and what each changed."""
+    from shunter_cli.revisions import changes
+
+    with connect() as client:
+        found = naming.found(client, naming.DEPLOYMENT, name, client.list_revisions).revisions
+    if output_as is not Output.TABLE:
+        output.show_objects(found, output_as)
+        return
+    before: list[Revision | None] = [*found[1:], None]
+    output.table(
+        (">REV", "", "MADE", "AGE", "CHANGED"),
+        [
+            (
+                str(one.number),
+                "current" if one is found[0] else "",
+                local(one.created_at),
+                ago(one.created_at),
+                changes(earlier.spec, one.spec) if earlier else "made",
+            )
+            for one, earlier in zip(found, before, strict=True)
+        ],
+        elastic=("CHANGED",),
+    )
+
+
+@group.command("rollback")
+def rollback(
+    name: NameArgument,
+    to: Annotated[
+        int | None, typer.Option(help="The revision, by default the one before.", min=1, metavar="N")
+    ] = None,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Make an earlier revision the current one, as a new revision."""
+    from shunter_work_pools.contracts.deployments import RollbackRequest
+
+    request = RollbackRequest(to=to)
+    with connect() as client:
+        applied = naming.found(
+            client, naming.DEPLOYMENT, name, lambda one: client.rollback_deployment(one, request)
+        )
+    for warning in applied.warnings:
+        faults.tell(f"Warning: {warning}")
+    if output_as is not Output.TABLE:
+        output.show_object(applied, output_as)
+        return
+    one = applied.deployment
+    which = f"revision {to}" if to is not None else "the revision before"
+    if applied.changed:
+        output.say(f"{one.name} is as in {which} again (revision {one.revision})")
+    else:
+        output.say(f"{one.name} is unchanged: it is as in {which} already (revision {one.revision})")
+
+
 @group.command("pause")
 def pause(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     """Make no more runs by its schedules, and start none that wait."""
@@ -109,12 +181,122 @@ def resume(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
 def _set_paused(name: str, paused: bool, output_as: Output) -> None:
     from shunter_work_pools.contracts.deployments import DeploymentPatch
 
-    with connect() as client, faults.suggesting(name, lambda: deployment_names(client), LIST):
-        found = client.update_deployment(name, DeploymentPatch(paused=paused))
-    if output_as is Output.JSON:
-        output.show_object(found)
+    patch = DeploymentPatch(paused=paused)
+    with connect() as client:
+        found = naming.found(
+            client, naming.DEPLOYMENT, name, lambda one: client.update_deployment(one, patch)
+        )
+    if output_as is not Output.TABLE:
+        output.show_object(found, output_as)
     else:
         output.say(f"deployment {found.name} {'paused' if found.paused else 'resumed'}")
+
+
+@group.command("delete")
+def delete(name: NameArgument, yes: YesOption = False, output_as: OutputOption = Output.TABLE) -> None:
+    """Delete a deployment with its schedules, runs and history.
+
+    Its runs that wait are cancelled first; while one is active nothing is deleted.
+    `shunter run export --deployment NAME` keeps what is known of them.
+    """
+    with connect() as client:
+        found = naming.whole(client, naming.DEPLOYMENT, name, client.get_deployment)
+        confirm.removal(_all_of(client, found), yes=yes)
+        client.delete_deployment(found.name)
+    if output_as is not Output.TABLE:
+        output.show_object(found, output_as)
+    else:
+        output.say(f"deployment {found.name} deleted")
+
+
+def _all_of(client: Client, one: Deployment) -> str:
+    runs = len(client.list_runs(deployment=one.name, limit=_COUNTED).runs)
+    counted = f"{runs} or more runs" if runs == _COUNTED else output.counted(runs, "run")
+    parts = [output.counted(one.revision, "revision"), output.counted(len(one.schedules), "schedule")]
+    return f"deployment {one.name} with {', '.join(parts)} and {counted}"
+
+
+@group.command("flush-late")
+def flush_late(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """End the late runs of a deployment that still wait, as skipped.
+
+    `shunter run retry` brings one back.
+    """
+    from shunter_cli.progress import progress
+    from shunter_work_pools.contracts.deployments import Skipped
+
+    total, whole_name = 0, name
+
+    def first(one: str) -> Skipped:
+        nonlocal whole_name
+        whole_name = one
+        return client.flush_late(one)
+
+    with connect() as client, progress("skipping late runs", None) as step:
+        answer = naming.found(client, naming.DEPLOYMENT, name, first)
+        while True:
+            total += answer.runs
+            step(answer.runs)
+            if not answer.more:
+                break
+            answer = client.flush_late(whole_name)
+    if output_as is not Output.TABLE:
+        output.show_object(Skipped(runs=total), output_as)
+    else:
+        output.say(f"{output.counted(total, 'late run')} of {whole_name} skipped")
+
+
+@group.command("backfill")
+def backfill(
+    name: NameArgument,
+    start: Annotated[
+        str, typer.Option("--from", help="First day or moment, in the schedule's zone.", metavar="TIME")
+    ],
+    end: Annotated[str, typer.Option("--to", help="Day or moment before which it ends.", metavar="TIME")],
+    schedule: Annotated[
+        str | None, typer.Option(help="Of this schedule only, by default of all.", metavar="NAME")
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="Of its runs, so many at once.", min=1, max=100_000, metavar="N"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many there would be.")] = False,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Make the runs of past slots that have none.
+
+    A date means its midnight: --from 2026-11-01 --to 2026-11-08 are seven days. Slots that have a run
+    already keep it, so the same again goes on where it was interrupted.
+    """
+    from shunter_cli.backfilling import fill
+
+    with connect() as client:
+
+        def run(one: str) -> list[Filled]:
+            return fill(client, one, schedule, start, end, concurrency, dry_run)
+
+        filled = naming.found(client, naming.DEPLOYMENT, name, run)
+    if output_as is not Output.TABLE:
+        output.show_objects([one.answer for one in filled], output_as)
+        return
+    for one in filled:
+        output.say(one.in_words(dry_run))
+
+
+@group.command("events")
+def events(name: NameArgument, watch: WatchOption = False, output_as: OutputOption = Output.TABLE) -> None:
+    """Show what happened to a deployment itself, oldest first.
+
+    As slots that were not made up for. What happened to a run is in `shunter run events`.
+    """
+    from shunter_cli.commands.runs import draw_events
+
+    with connect() as client:
+        live.show(
+            lambda: naming.found(client, naming.DEPLOYMENT, name, client.list_deployment_events).events,
+            lambda found: draw_events(found, output_as, attempts=False),
+            watch=watch,
+        )
 
 
 def timing(schedule: ScheduleView) -> str:
@@ -127,6 +309,3 @@ def timing(schedule: ScheduleView) -> str:
 def next_slot(deployment: Deployment) -> datetime | None:
     """The earliest next slot of its schedules; None without one."""
     return min((one.next_at for one in deployment.schedules if one.next_at), default=None)
-
-
-LIST = "`shunter deployment list` shows the deployments there are."

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import checks, faults, output
-from shunter_cli.connection import connect, pool_names
+from shunter_cli import checks, confirm, live, naming, output
+from shunter_cli.commands.queues import table_of
+from shunter_cli.completing import pools
+from shunter_cli.connection import connect
 from shunter_cli.durations import ago
-from shunter_cli.output import Output, OutputOption, QuietOption
+from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
 from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -18,7 +21,8 @@ if TYPE_CHECKING:
 
 group = typer.Typer(no_args_is_help=True, help="Work pools: where runs can be executed.")
 
-NameArgument = Annotated[str, typer.Argument(help="The pool's name.", metavar="NAME")]
+NewNameArgument = Annotated[str, typer.Argument(help="The pool's name.", metavar="NAME")]
+NameArgument = Annotated[str, typer.Argument(help="The pool's name.", metavar="NAME", autocompletion=pools)]
 
 
 class PoolType(StrEnum):
@@ -36,7 +40,7 @@ def attach(app: typer.Typer) -> None:
 
 @group.command("create")
 def create(
-    name: NameArgument,
+    name: NewNameArgument,
     type: Annotated[PoolType, typer.Option(help="What its agents launch runs as.")] = PoolType.PROCESS,
     match: Annotated[
         list[str] | None,
@@ -50,6 +54,7 @@ def create(
     ] = None,
     priority: Annotated[int, typer.Option(help="Between pools that match equally well.", metavar="N")] = 0,
     output_as: OutputOption = Output.TABLE,
+    quiet: QuietOption = False,
 ) -> None:
     """Make a pool; it gets a queue named default."""
     from shunter_work_pools.contracts.pools import PoolSpec
@@ -58,22 +63,29 @@ def create(
     spec = PoolSpec(name=name, type=type.value, match=match or [], limit=limit, priority=priority)
     with connect() as client:
         pool = client.create_pool(spec)
-    if output_as is Output.JSON:
-        output.show_object(pool)
+    if output_as is not Output.TABLE:
+        output.show_object(pool, output_as)
     else:
-        output.say(f"pool {pool.name} created (type {pool.type})")
+        output.say(pool.name if quiet else f"pool {pool.name} created (type {pool.type})")
 
 
 @group.command("list")
-def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) -> None:
+def list_(
+    watch: WatchOption = False, output_as: OutputOption = Output.TABLE, quiet: QuietOption = False
+) -> None:
     """Show all pools."""
     with connect() as client:
-        pools = client.list_pools().pools
+        live.show(
+            lambda: client.list_pools().pools, lambda found: _list(found, output_as, quiet), watch=watch
+        )
+
+
+def _list(found: Sequence[Pool], output_as: Output, quiet: bool) -> None:
     if quiet:
-        for pool in pools:
+        for pool in found:
             output.say(pool.name)
-    elif output_as is Output.JSON:
-        output.show_objects(pools)
+    elif output_as is not Output.TABLE:
+        output.show_objects(found, output_as)
     else:
         output.table(
             ("NAME", "TYPE", "STATE", ">ACTIVE", ">LIMIT", ">WAITING", "AGENTS"),
@@ -83,11 +95,11 @@ def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) ->
                     pool.type,
                     "paused" if pool.paused else "ready",
                     str(pool.active),
-                    _limit(pool.limit),
+                    output.number(pool.limit),
                     str(pool.waiting),
                     output.words(pool.agents),
                 )
-                for pool in pools
+                for pool in found
             ],
             elastic=("NAME", "AGENTS"),
         )
@@ -96,10 +108,10 @@ def list_(output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) ->
 @group.command("inspect")
 def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     """Show one pool and its queues."""
-    with connect() as client, faults.suggesting(name, lambda: pool_names(client), _LIST):
-        pool = client.get_pool(name)
-    if output_as is Output.JSON:
-        output.show_object(pool)
+    with connect() as client:
+        pool = naming.found(client, naming.POOL, name, client.get_pool)
+    if output_as is not Output.TABLE:
+        output.show_object(pool, output_as)
         return
     output.facts(
         [
@@ -107,7 +119,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
             ("type", pool.type),
             ("state", "paused" if pool.paused else "ready"),
             ("match tags", output.words(pool.match)),
-            ("limit", _limit(pool.limit)),
+            ("limit", output.number(pool.limit)),
             ("priority", str(pool.priority)),
             ("active", str(pool.active)),
             ("waiting", str(pool.waiting)),
@@ -116,20 +128,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ]
     )
     output.say("")
-    output.table(
-        ("QUEUE", "STATE", ">PRIORITY", ">ACTIVE", ">LIMIT", ">WAITING"),
-        [
-            (
-                queue.name,
-                "paused" if queue.paused else "ready",
-                str(queue.priority),
-                str(queue.active),
-                _limit(queue.limit),
-                str(queue.waiting),
-            )
-            for queue in pool.queues
-        ],
-    )
+    table_of(pool.queues)
 
 
 @group.command("pause")
@@ -173,8 +172,8 @@ def update(
     if not changes:
         raise InvalidInput("there is nothing to change", "Give --match, --limit or --priority.")
     pool = _change(name, PoolPatch.model_validate(changes))
-    if output_as is Output.JSON:
-        output.show_object(pool)
+    if output_as is not Output.TABLE:
+        output.show_object(pool, output_as)
     else:
         output.say(f"pool {pool.name} updated")
 
@@ -183,19 +182,28 @@ def _set_paused(name: str, paused: bool, output_as: Output) -> None:
     from shunter_work_pools.contracts.pools import PoolPatch
 
     pool = _change(name, PoolPatch(paused=paused))
-    if output_as is Output.JSON:
-        output.show_object(pool)
+    if output_as is not Output.TABLE:
+        output.show_object(pool, output_as)
     else:
         output.say(f"pool {pool.name} {'paused' if pool.paused else 'resumed'}")
 
 
 def _change(name: str, patch: PoolPatch) -> Pool:
-    with connect() as client, faults.suggesting(name, lambda: pool_names(client), _LIST):
-        return client.update_pool(name, patch)
+    with connect() as client:
+        return naming.found(client, naming.POOL, name, lambda one: client.update_pool(one, patch))
 
 
-def _limit(limit: int | None) -> str:
-    return "-" if limit is None else str(limit)
-
-
-_LIST = "`shunter pool list` shows the pools there are."
+@group.command("delete")
+def delete(name: NameArgument, yes: YesOption = False, output_as: OutputOption = Output.TABLE) -> None:
+    """Delete a pool with its queues; not while a run waits or is active in it, or a deployment names it."""
+    with connect() as client:
+        pool = naming.whole(client, naming.POOL, name, client.get_pool)
+        queues = output.counted(len(pool.queues), "queue")
+        confirm.removal(
+            f"pool {pool.name} with {queues} ({', '.join(one.name for one in pool.queues)})", yes=yes
+        )
+        client.delete_pool(pool.name)
+    if output_as is not Output.TABLE:
+        output.show_object(pool, output_as)
+    else:
+        output.say(f"pool {pool.name} deleted")

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import checks, faults, output
-from shunter_cli.connection import connect, pool_names
-from shunter_cli.output import Output, OutputOption, QuietOption
-from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_cli import checks, confirm, live, naming, output
+from shunter_cli.completing import pools, queues
+from shunter_cli.connection import connect
+from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+from shunter_work_pools.contracts.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from shunter_work_pools.client import Client
-    from shunter_work_pools.contracts.pools import Queue, QueuePatch
+    from shunter_work_pools.contracts.pools import Pool, Queue, QueuePatch
 
 group = typer.Typer(no_args_is_help=True, help="Work queues: the ordered lines inside a pool.")
 
-PoolArgument = Annotated[str, typer.Argument(help="The pool.", metavar="POOL")]
-NameArgument = Annotated[str, typer.Argument(help="The queue.", metavar="NAME")]
+PoolArgument = Annotated[str, typer.Argument(help="The pool.", metavar="POOL", autocompletion=pools)]
+NewNameArgument = Annotated[str, typer.Argument(help="The queue.", metavar="NAME")]
+NameArgument = Annotated[str, typer.Argument(help="The queue.", metavar="NAME", autocompletion=queues)]
 
 
 def attach(app: typer.Typer) -> None:
@@ -30,48 +31,107 @@ def attach(app: typer.Typer) -> None:
 @group.command("create")
 def create(
     pool: PoolArgument,
-    name: NameArgument,
+    name: NewNameArgument,
     priority: Annotated[int, typer.Option(help="Between the pool's queues, higher first.", metavar="N")] = 0,
     limit: Annotated[
         int | None, typer.Option(help="Runs at once from this queue.", min=0, metavar="N")
     ] = None,
     output_as: OutputOption = Output.TABLE,
+    quiet: QuietOption = False,
 ) -> None:
     """Make a queue in a pool."""
     from shunter_work_pools.contracts.pools import QueueSpec
 
     checks.names("the queue's name", [name])
     spec = QueueSpec(name=name, priority=priority, limit=limit)
-    with connect() as client, _suggesting(client, pool):
-        queue = client.create_queue(pool, spec)
-    _show(queue, "created", output_as)
+    with connect() as client:
+        queue = naming.found(client, naming.POOL, pool, lambda one: client.create_queue(one, spec))
+    if quiet and output_as is Output.TABLE:
+        output.say(queue.name)
+    else:
+        _show(queue, "created", output_as)
 
 
 @group.command("list")
-def list_(pool: PoolArgument, output_as: OutputOption = Output.TABLE, quiet: QuietOption = False) -> None:
-    """Show the queues of a pool."""
-    with connect() as client, _suggesting(client, pool):
-        queues = client.get_pool(pool).queues
-    if quiet:
-        for queue in queues:
-            output.say(queue.name)
-    elif output_as is Output.JSON:
-        output.show_objects(queues)
-    else:
-        output.table(
-            ("QUEUE", "STATE", ">PRIORITY", ">ACTIVE", ">LIMIT", ">WAITING"),
-            [
-                (
-                    queue.name,
-                    "paused" if queue.paused else "ready",
-                    str(queue.priority),
-                    str(queue.active),
-                    "-" if queue.limit is None else str(queue.limit),
-                    str(queue.waiting),
-                )
-                for queue in queues
-            ],
+def list_(
+    pool: Annotated[
+        str | None, typer.Argument(help="The pool.", metavar="POOL", autocompletion=pools)
+    ] = None,
+    watch: WatchOption = False,
+    output_as: OutputOption = Output.TABLE,
+    quiet: QuietOption = False,
+) -> None:
+    """Show the queues of a pool, or of all.
+
+    With -q, of one pool the names, of all two words: pool and name.
+    """
+
+    def ask() -> list[Queue]:
+        if pool is not None:
+            return naming.found(client, naming.POOL, pool, client.get_pool).queues
+        return [queue for one in client.list_pools().pools for queue in one.queues]
+
+    def draw(found: list[Queue]) -> None:
+        if quiet:
+            for queue in found:
+                output.say(queue.name if pool is not None else f"{queue.pool} {queue.name}")
+        elif output_as is not Output.TABLE:
+            output.show_objects(found, output_as)
+        else:
+            table_of(found, pools=pool is None)
+
+    with connect() as client:
+        live.show(ask, draw, watch=watch)
+
+
+def table_of(found: Sequence[Queue], *, pools: bool = False) -> None:
+    """Queues as a table.
+
+    Args:
+        pools: name the pool of each.
+    """
+    rows = [
+        (
+            queue.pool,
+            queue.name,
+            "paused" if queue.paused else "ready",
+            str(queue.priority),
+            str(queue.active),
+            output.number(queue.limit),
+            str(queue.waiting),
         )
+        for queue in found
+    ]
+    columns = ("POOL", "QUEUE", "STATE", ">PRIORITY", ">ACTIVE", ">LIMIT", ">WAITING")
+    if pools:
+        output.table(columns, rows, elastic=("POOL", "QUEUE"))
+    else:
+        output.table(columns[1:], [row[1:] for row in rows], elastic=("QUEUE",))
+
+
+@group.command("inspect")
+def inspect(pool: PoolArgument, name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """Show one queue."""
+    queue = _found(pool, name)
+    if output_as is not Output.TABLE:
+        output.show_object(queue, output_as)
+        return
+    output.facts(
+        [
+            ("name", queue.name),
+            ("pool", queue.pool),
+            ("state", "paused" if queue.paused else "ready"),
+            ("priority", str(queue.priority)),
+            ("limit", output.number(queue.limit)),
+            ("active", str(queue.active)),
+            ("waiting", str(queue.waiting)),
+        ]
+    )
+
+
+def _found(pool: str, name: str) -> Queue:
+    with connect() as client:
+        return naming.queue(client, pool, name, lambda one, queue: _of(client.get_pool(one), queue))
 
 
 @group.command("pause")
@@ -117,27 +177,32 @@ def update(
 
 
 def _change(pool: str, name: str, patch: QueuePatch) -> Queue:
-    with connect() as client, _suggesting(client, pool, name):
-        return client.update_queue(pool, name, patch)
+    with connect() as client:
+        return naming.queue(client, pool, name, lambda whole, one: client.update_queue(whole, one, patch))
 
 
-def _suggesting(client: Client, pool: str, queue: str | None = None) -> AbstractContextManager[None]:
-    """Help with a mistyped pool, or a mistyped queue of a pool that is there."""
-    listing = "`shunter pool list` shows the pools there are."
-    if queue is None:
-        return faults.suggesting(pool, lambda: pool_names(client), listing)
+@group.command("delete")
+def delete(
+    pool: PoolArgument, name: NameArgument, yes: YesOption = False, output_as: OutputOption = Output.TABLE
+) -> None:
+    """Delete a queue; not while a run waits or is active in it, or a deployment names it."""
+    with connect() as client:
+        found = naming.whole(client, naming.POOL, pool, client.get_pool)
+        queue = naming.whole(client, naming.queues_of(pool), name, lambda one: _of(found, one))
+        confirm.removal(f"queue {queue.name} of pool {queue.pool}", yes=yes)
+        client.delete_queue(queue.pool, queue.name)
+    _show(queue, "deleted", output_as)
 
-    def known() -> list[str]:
-        pools = {found.name: found for found in client.list_pools().pools}
-        if pool not in pools:
-            return list(pools)
-        return [found.name for found in client.get_pool(pool).queues]
 
-    return faults.suggesting(queue, known, f"`shunter queue list {pool}` shows the queues there are.")
+def _of(pool: Pool, name: str) -> Queue:
+    for queue in pool.queues:
+        if queue.name == name:
+            return queue
+    raise NotFound(f"pool '{pool.name}' has no queue '{name}'")
 
 
 def _show(queue: Queue, done: str, output_as: Output) -> None:
-    if output_as is Output.JSON:
-        output.show_object(queue)
+    if output_as is not Output.TABLE:
+        output.show_object(queue, output_as)
     else:
         output.say(f"queue {queue.name} of pool {queue.pool} {done}")

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import durations, faults, output, parameters
-from shunter_cli.connection import connect, deployment_names, pool_names
+from shunter_cli import confirm, durations, faults, live, naming, output, parameters
+from shunter_cli.completing import deployments, runs
+from shunter_cli.connection import connect
 from shunter_cli.durations import ago, in_words, local
-from shunter_cli.output import Output, OutputOption, QuietOption
+from shunter_cli.filters import Filters, filtered, with_names
+from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
-    from shunter_work_pools.contracts.runs import Attempt, Run
+    from shunter_work_pools.contracts.runs import Attempt, Event, Run, RunCreated, RunRequest
 
 group = typer.Typer(no_args_is_help=True, help="Runs: one execution of a deployment each.")
 
-RunArgument = Annotated[str, typer.Argument(help="Its id, or any unique end of it.", metavar="RUN")]
+RunArgument = Annotated[
+    str, typer.Argument(help="Its id, or any unique end of it.", metavar="RUN", autocompletion=runs)
+]
+RunsArgument = Annotated[
+    list[str], typer.Argument(help="Ids, or any unique ends of them.", metavar="RUN...", autocompletion=runs)
+]
 
 _PAGE = 200
+#: Runs that one request makes.
+_BATCH = 1000
 
 
 def attach(app: typer.Typer) -> None:
@@ -30,7 +40,9 @@ def attach(app: typer.Typer) -> None:
 
 @group.command("start")
 def start(
-    deployment: Annotated[str, typer.Argument(help="The deployment to run.", metavar="NAME")],
+    deployment: Annotated[
+        str, typer.Argument(help="The deployment to run.", metavar="NAME", autocompletion=deployments)
+    ],
     param: Annotated[
         list[str] | None,
         typer.Option("--param", "-p", help="A parameter. Repeatable.", metavar="KEY=VALUE"),
@@ -41,86 +53,125 @@ def start(
     tag: Annotated[list[str] | None, typer.Option(help="A further label. Repeatable.", metavar="TAG")] = None,
     at: Annotated[str | None, typer.Option(help="When: 2027-03-28T06:00, or +10m.", metavar="TIME")] = None,
     priority: Annotated[int | None, typer.Option(help="Over the deployment's.", metavar="N")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Make so many of it.", min=1, max=1_000_000, metavar="N")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key twice makes one run.", metavar="KEY")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it; exit like `run wait`.")] = False,
     output_as: OutputOption = Output.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the run's id only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
 ) -> int:
-    """Make a run of a deployment."""
+    """Make a run of a deployment, or many.
+
+    With --count and --idempotency-key, run 1 gets KEY-1, run 2 KEY-2 and so on: the same again makes
+    only those that are missing.
+    """
+    from shunter_work_pools.contracts.errors import InvalidInput
     from shunter_work_pools.contracts.runs import RunRequest
 
-    listing = "`shunter deployment list` shows the deployments there are."
-    with connect() as client, faults.suggesting(deployment, lambda: deployment_names(client), listing):
-        schema = client.get_deployment(deployment).spec.parameter_schema if param else None
+    if watch and count is not None:
+        raise InvalidInput("--watch follows one run, and --count makes many", "Give one of them.")
+    made: list[RunCreated] = []
+
+    def make(name: str) -> str:
+        schema = client.get_deployment(name).spec.parameter_schema if param else None
         request = RunRequest(
-            deployment=deployment,
+            deployment=name,
             parameters=parameters.parse(param or [], schema, params_file),
             tags=tag or [],
             scheduled_at=durations.moment(at, "--at") if at is not None else None,
             priority=priority,
             idempotency_key=idempotency_key,
         )
-        made = client.create_run(request)
-    if output_as is Output.JSON:
-        output.show_object(made)
+        if count is None:
+            made.append(client.create_run(request))
+        else:
+            _make_many(client, request, count, made)
+        return name
+
+    with connect() as client:
+        name = naming.found(client, naming.DEPLOYMENT, deployment, make)
+    if output_as is not Output.TABLE:
+        if count is None:
+            output.show_object(made[0], output_as)
+        else:
+            output.show_objects(made, output_as)
     elif quiet:
-        output.say(str(made.id))
+        for one in made:
+            output.say(str(one.id))
+    elif count is None:
+        output.say(
+            f"run {made[0].id} {'created' if made[0].created else 'exists already, by its idempotency key'}"
+        )
     else:
-        output.say(f"run {made.id} {'created' if made.created else 'exists already, by its idempotency key'}")
+        output.say(_made(name, made))
     if not watch:
         return 0
     from shunter_cli import watch as view
 
-    return view.watch(made.id, to_stderr=quiet or output_as is Output.JSON)
+    return view.watch(made[0].id, to_stderr=quiet or output_as is not Output.TABLE)
+
+
+def _make_many(client: Client, request: RunRequest, count: int, made: list[RunCreated]) -> None:
+    from shunter_cli.progress import progress
+    from shunter_work_pools.contracts.runs import RunBatch
+
+    key = request.idempotency_key
+    with progress("making runs", count) as step:
+        for first in range(0, count, _BATCH):
+            numbers = range(first + 1, min(first + _BATCH, count) + 1)
+            batch = [
+                request.model_copy(update={"idempotency_key": f"{key}-{number}"}) if key else request
+                for number in numbers
+            ]
+            made += client.create_runs(RunBatch(runs=batch)).runs
+            step(len(batch))
+
+
+def _made(name: str, made: Sequence[RunCreated]) -> str:
+    new = sum(one.created for one in made)
+    text = f"{output.counted(new, 'run')} of {name} created"
+    return text if new == len(made) else f"{text}, {len(made) - new:,} were there already"
 
 
 @group.command("list")
+@filtered
 def list_(
-    state: Annotated[
-        list[str] | None, typer.Option(help="In this state. Repeatable: any of them.", metavar="STATE")
-    ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(help="With this tag. Repeatable: all of them.", metavar="TAG")
-    ] = None,
-    pool: Annotated[str | None, typer.Option(help="In this pool.", metavar="NAME")] = None,
-    deployment: Annotated[str | None, typer.Option(help="Of this deployment.", metavar="NAME")] = None,
-    late: Annotated[bool, typer.Option("--late", help="Only those that wait or waited too long.")] = False,
+    filters: Filters,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100_000, metavar="N")] = 20,
     cursor: Annotated[
         str | None, typer.Option(help="Go on where a page before ended.", metavar="CURSOR")
     ] = None,
+    watch: WatchOption = False,
     output_as: OutputOption = Output.TABLE,
     quiet: QuietOption = False,
 ) -> None:
     """Show runs, newest first."""
-    states = [_state(word) for word in state or []]
+
+    def draw(page: tuple[list[Run], str | None]) -> None:
+        _draw(page[0], output_as, quiet)
+        if page[1] and not watch:
+            faults.tell(f"There are more: --limit {limit} --cursor {page[1]}")
+
     with connect() as client:
-        runs, following = _pages(
-            client,
-            limit,
-            states=states,
-            tags=tag or [],
-            pool=pool,
-            deployment=deployment,
-            late=True if late else None,
-            cursor=cursor,
-        )
+        live.show(lambda: _pages(client, filters, limit, cursor), draw, watch=watch)
+
+
+def _draw(found: Sequence[Run], output_as: Output, quiet: bool) -> None:
     if quiet:
-        for run in runs:
+        for run in found:
             output.say(str(run.id))
-    elif output_as is Output.JSON:
-        output.show_objects(runs)
+    elif output_as is not Output.TABLE:
+        output.show_objects(found, output_as)
     else:
-        now = datetime.now(UTC)
+        now = durations.now()
         output.table(
             ("ID", "DEPLOYMENT", "STATE", "CAUSE", "DUE", ">TOOK", "POOL", "TAGS"),
-            [_row(run, now) for run in runs],
+            [_row(run, now) for run in found],
             elastic=("DEPLOYMENT", "CAUSE", "POOL", "TAGS"),
         )
-    if following and output_as is Output.TABLE and not quiet:
-        faults.tell(f"There are more: --limit {limit} --cursor {following}")
 
 
 @group.command("inspect")
@@ -128,8 +179,8 @@ def inspect(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
     """Show one run and its attempts."""
     with connect() as client:
         found = client.get_run(run)
-    if output_as is Output.JSON:
-        output.show_object(found)
+    if output_as is not Output.TABLE:
+        output.show_object(found, output_as)
     else:
         _show(found)
 
@@ -155,28 +206,81 @@ def logs(
 
 
 @group.command("cancel")
-def cancel(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
-    """Stop a run, or keep it from starting.
+def cancel(runs: RunsArgument, output_as: OutputOption = Output.TABLE) -> int:
+    """Stop runs, or keep them from starting.
 
-    Its processes get SIGTERM, after the deployment's grace SIGKILL.
+    Their processes get SIGTERM, after the deployment's grace SIGKILL.
     """
     with connect() as client:
-        found = client.cancel_run(run)
-    if output_as is Output.JSON:
-        output.show_object(found)
-    else:
-        output.say(f"run {found.id} is {_state_text(found)}")
+        return _each(runs, client.cancel_run, output_as)
 
 
 @group.command("retry")
-def retry(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
-    """Try an ended run again: same run, next attempt."""
+def retry(runs: RunsArgument, output_as: OutputOption = Output.TABLE) -> int:
+    """Try ended runs again: the same run, its next attempt."""
     with connect() as client:
-        found = client.retry_run(run)
-    if output_as is Output.JSON:
-        output.show_object(found)
+        return _each(runs, client.retry_run, output_as)
+
+
+@group.command("skip")
+def skip(runs: RunsArgument, output_as: OutputOption = Output.TABLE) -> int:
+    """End runs that wait, as skipped."""
+    with connect() as client:
+        return _each(runs, client.skip_run, output_as)
+
+
+@group.command("delete")
+def delete(runs: RunsArgument, yes: YesOption = False, output_as: OutputOption = Output.TABLE) -> int:
+    """Delete runs that have ended, with their output and events.
+
+    `shunter run export` keeps what is known of them.
+    """
+    with connect() as client:
+        found = {run.id: run for run in map(client.get_run, runs)}
+
+        def remove(run: str) -> Run:
+            one = next(one for one in found.values() if str(one.id) == run)
+            client.delete_run(one.id)
+            return one
+
+        named = ", ".join(f"{output.short(one.id)} ({one.deployment})" for one in list(found.values())[:3])
+        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+        what = f"{output.counted(len(found), 'run')} with output and events: {named}{more}"
+        confirm.removal(what, yes=yes)
+        return _each([str(key) for key in found], remove, output_as, "deleted")
+
+
+def _each(
+    words: Sequence[str],
+    do: Callable[[str], Run],
+    output_as: Output,
+    done: str = "",
+) -> int:
+    """Do it to one run after the other: one that cannot be done does not keep it from the others.
+
+    Raises:
+        ShunterError: there is only one, and it cannot be done.
+    """
+    from shunter_work_pools.contracts.errors import Refused
+
+    if len(words) == 1:
+        results, worst = [do(words[0])], 0
     else:
-        output.say(f"run {found.id} is {_state_text(found)}")
+        results, worst = [], 0
+        for word in words:
+            try:
+                results.append(do(word))
+            except Refused as exc:
+                faults.show(exc.detail, exc.remedy)
+                worst = max(worst, faults.exit_code(exc))
+    if output_as is Output.TABLE:
+        for found in results:
+            output.say(f"run {found.id} {done or f'is {_state_text(found)}'}")
+    elif len(words) == 1:
+        output.show_object(results[0], output_as)
+    else:
+        output.show_objects(results, output_as)
+    return worst
 
 
 @group.command("wait")
@@ -196,68 +300,80 @@ def wait(
     limit = durations.seconds(timeout, "--timeout") if timeout is not None else None
     with connect() as client:
         found = waiting.until_end(client, run, limit)
-    if output_as is Output.JSON:
-        output.show_object(found)
+    if output_as is not Output.TABLE:
+        output.show_object(found, output_as)
     else:
         output.say(f"run {found.id} is {_state_text(found)}")
     return waiting.exit_code(found)
 
 
+@group.command("export")
+@filtered
+def export(
+    filters: Filters,
+    file: Annotated[
+        str | None,
+        typer.Option(help="Where to, by default stdout; there only when complete.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Write all that is known of runs, one a line as JSON.
+
+    Newest first, each with its attempts and events.
+
+    `shunter run export --until 90d --file runs.jsonl` keeps what a retention of 90 days deletes.
+    """
+    from shunter_cli.exporting import export as write
+
+    with connect() as client:
+        count = with_names(client, filters, lambda known: write(client, known, file))
+    faults.tell(f"{output.counted(count, 'run')} exported" + (f" to {file}" if file else ""))
+
+
 @group.command("events")
-def events(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
+def events(run: RunArgument, watch: WatchOption = False, output_as: OutputOption = Output.TABLE) -> None:
     """Show what happened to a run, oldest first."""
     with connect() as client:
-        found = client.list_events(run).events
-    if output_as is Output.JSON:
-        output.show_objects(found)
+        live.show(
+            lambda: client.list_events(run).events, lambda found: draw_events(found, output_as), watch=watch
+        )
+
+
+def draw_events(found: Sequence[Event], output_as: Output, *, attempts: bool = True) -> None:
+    """Events as a table, or for programs."""
+    if output_as is not Output.TABLE:
+        output.show_objects(found, output_as)
         return
-    output.table(
-        ("TIME", "EVENT", ">ATTEMPT", "BY", "DATA"),
-        [
-            (
-                local(event.at, fine=True)[:23],
-                event.kind,
-                str(event.attempt) if event.attempt else "-",
-                event.actor,
-                " ".join(f"{key}={output.compact(value)}" for key, value in event.data.items()),
-            )
-            for event in found
-        ],
-        elastic=("DATA",),
-    )
+    rows = [
+        (
+            local(event.at, fine=True)[:23],
+            event.kind,
+            str(event.attempt) if event.attempt else "-",
+            event.actor,
+            " ".join(f"{key}={output.compact(value)}" for key, value in event.data.items()),
+        )
+        for event in found
+    ]
+    columns = ("TIME", "EVENT", ">ATTEMPT", "BY", "DATA")
+    if not attempts:
+        columns, rows = ("TIME", "EVENT", "BY", "DATA"), [(*row[:2], *row[3:]) for row in rows]  # type: ignore[assignment,misc]
+    output.table(columns, rows, elastic=("DATA",))
 
 
-def _pages(client: Client, limit: int, **filters: Any) -> tuple[list[Run], str | None]:
+def _pages(client: Client, filters: Filters, limit: int, cursor: str | None) -> tuple[list[Run], str | None]:
     """Up to ``limit`` runs, and the cursor after them."""
-    runs: list[Run] = []
-    pool, deployment = filters["pool"], filters["deployment"]
-    cursor = filters.pop("cursor")
-    while True:
-        with (
-            faults.suggesting(deployment or "", lambda: deployment_names(client), _DEPLOYMENTS),
-            faults.suggesting(pool or "", lambda: pool_names(client), _POOLS),
-        ):
-            page = client.list_runs(cursor=cursor, limit=min(_PAGE, limit - len(runs)), **filters)
-        runs += page.runs
-        cursor = page.next
-        if cursor is None or len(runs) >= limit:
-            return runs, cursor
 
+    def ask(known: Filters) -> tuple[list[Run], str | None]:
+        found: list[Run] = []
+        following = cursor
+        while True:
+            left = min(_PAGE, limit - len(found))
+            page = client.list_runs(cursor=following, limit=left, **known.query())
+            found += page.runs
+            following = page.next
+            if following is None or len(found) >= limit:
+                return found, following
 
-def _state(word: str) -> str:
-    from shunter_work_pools.contracts.errors import InvalidInput
-    from shunter_work_pools.contracts.states import AttemptState, RunState
-
-    known = list(
-        dict.fromkeys([*(state.value for state in RunState), *(state.value for state in AttemptState)])
-    )
-    for name in known:
-        if name.lower() == word.lower():
-            return name
-    question = faults.nearest(word, known)
-    raise InvalidInput(
-        f"--state {word!r} is not a state", f"{question} There are: {', '.join(known)}.".strip()
-    )
+    return with_names(client, filters, ask)
 
 
 def _row(run: Run, now: datetime) -> tuple[str, ...]:
@@ -286,7 +402,7 @@ def _took(start: datetime | None, end: datetime | None, now: datetime) -> str:
 
 
 def _show(run: Run) -> None:
-    now = datetime.now(UTC)
+    now = durations.now()
     pairs = [
         ("id", str(run.id)),
         ("deployment", f"{run.deployment}, revision {run.revision}"),
@@ -322,24 +438,11 @@ def _attempt(one: Attempt, now: datetime) -> list[tuple[str, str]]:
         ("  ended by", how if ended else ""),
         ("  started", _moment(one.started_at, now) if one.started_at else ""),
         ("  took", _took(one.started_at, one.ended_at, now) if one.started_at else ""),
-        ("  memory", _bytes(one.max_rss_bytes) if one.max_rss_bytes is not None else ""),
+        ("  memory", output.size(one.max_rss_bytes) if one.max_rss_bytes is not None else ""),
         ("  processor", f"{one.cpu_seconds:.3g} s" if one.cpu_seconds is not None else ""),
-        ("  output", _bytes(one.log_size) if one.log_size is not None else ""),
+        ("  output", output.size(one.log_size) if one.log_size is not None else ""),
     ]
 
 
 def _moment(when: datetime | None, now: datetime) -> str:
     return f"{local(when)} ({ago(when, now)})"
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
-_DEPLOYMENTS = "`shunter deployment list` shows the deployments there are."
-_POOLS = "`shunter pool list` shows the pools there are."
