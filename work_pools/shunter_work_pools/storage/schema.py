@@ -9,6 +9,8 @@ All times are integer microseconds since 1970-01-01 UTC, on both stores.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    false,
     text,
 )
 
@@ -41,6 +44,8 @@ Time = BigInteger
 Document = JSON(none_as_null=True)
 State = String(16)
 Label = String(128)
+#: An id that was given to a row that is gone is not given to another: much is kept in memory by id.
+NEVER_AGAIN: dict[str, Any] = {"sqlite_autoincrement": True}
 
 
 pools = Table(
@@ -56,6 +61,7 @@ pools = Table(
     Column("paused", Boolean(), nullable=False),
     Column("created_at", Time, nullable=False),
     Column("deleted_at", Time),  # then its name has a ~ and its id behind it, and is free for another
+    **NEVER_AGAIN,
 )
 
 queues = Table(
@@ -69,6 +75,7 @@ queues = Table(
     Column("paused", Boolean(), nullable=False),
     Column("deleted_at", Time),
     UniqueConstraint("pool_id", "name"),
+    **NEVER_AGAIN,
 )
 
 deployments = Table(
@@ -83,6 +90,7 @@ deployments = Table(
     Column("deleted_at", Time),  # its runs go in small batches, then it does
     Column("logs_kept_after", Uuid()),  # of runs up to this one logs, or events, were deleted already
     Column("events_kept_after", Uuid()),
+    **NEVER_AGAIN,
 )
 
 revisions = Table(
@@ -213,6 +221,7 @@ agents = Table(
     Column("version", String(64), nullable=False),
     Column("first_seen_at", Time, nullable=False),
     Column("last_seen_at", Time, nullable=False),
+    **NEVER_AGAIN,
 )
 
 #: The right of one agent to one attempt, and all that is known of the attempt while it lives.
@@ -259,6 +268,7 @@ attempts = Table(
     Column("max_rss_bytes", BigInteger),
     Column("cpu_seconds", Float),
     Column("log_size", BigInteger),
+    Column("log_deleted", Boolean(), nullable=False, server_default=false()),
 )
 
 #: Partitioned by day of ``at`` on Postgres (the migration says how).

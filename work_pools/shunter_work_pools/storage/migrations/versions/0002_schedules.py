@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,10 +15,7 @@ SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    for table in ("pools", "queues", "deployments"):
-        op.add_column(table, sa.Column("deleted_at", sa.BigInteger()))
-    op.add_column("deployments", sa.Column("logs_kept_after", sa.Uuid()))
-    op.add_column("deployments", sa.Column("events_kept_after", sa.Uuid()))
+    _deletable()
     op.add_column("runs", sa.Column("backfill_id", SERIAL))
     op.add_column("leases", sa.Column("backfill_id", SERIAL))
     op.create_index("ix_leases_backfill_id", "leases", ["backfill_id"])
@@ -44,6 +42,21 @@ def upgrade() -> None:
     )
     _lanes()
     _schedules()
+
+
+def _deletable() -> None:
+    """What is deleted; and an id is never given to another row, for SQLite would use the last one again."""
+    never_again = {"recreate": "always", "table_kwargs": {"sqlite_autoincrement": True}}
+    how: dict[str, Any] = never_again if op.get_context().dialect.name == "sqlite" else {}
+    for table in ("pools", "queues", "deployments"):
+        with op.batch_alter_table(table, **how) as batch:
+            batch.add_column(sa.Column("deleted_at", sa.BigInteger()))
+            if table == "deployments":
+                batch.add_column(sa.Column("logs_kept_after", sa.Uuid()))
+                batch.add_column(sa.Column("events_kept_after", sa.Uuid()))
+    with op.batch_alter_table("agents", **how):
+        pass
+    op.add_column("attempts", sa.Column("log_deleted", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def _lanes() -> None:
