@@ -68,6 +68,7 @@ def _audit_attempts(run: Any, ended: list[Any], lease: Any) -> None:
         assert row.started_at is None or row.claimed_at <= row.started_at <= row.ended_at
     if lease is not None:
         assert (lease.attempt, lease.epoch) == (run.attempts + 1, run.epoch)
+        assert lease.backfill_id == run.backfill_id
         assert lease.cancelling == (lease.state == AttemptState.CANCELLING.value)
         epochs.append(lease.epoch)
     assert epochs == sorted(set(epochs)), f"epochs of run {run.id}: {epochs}"
@@ -75,15 +76,17 @@ def _audit_attempts(run: Any, ended: list[Any], lease: Any) -> None:
 
 
 def _audit_place(run: Any, waiting: Any, lane_rows: dict[int, Any]) -> None:
-    assert waiting.late == run.late
+    assert waiting.late == (run.late or run.backfill_id is not None)
+    assert not (run.late and run.backfill_id is not None)
     if waiting.lane_id is None:
         assert run.queue_id is None
         return
     lane = lane_rows[waiting.lane_id]
-    assert (lane.queue_id, lane.priority, lane.deployment_id) == (
+    assert (lane.queue_id, lane.priority, lane.deployment_id, lane.backfill_id) == (
         run.queue_id,
         run.priority,
         run.deployment_id,
+        run.backfill_id or 0,
     )
 
 

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from shunter_work_pools.api import agents, deployments, pools, runs
+from shunter_work_pools.api import agents, deployments, pools, runs, schedules
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import ServerInfo
 from shunter_work_pools.contracts.base import moment
@@ -41,7 +41,7 @@ def build_app(engine: Engine) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
     # Routes are matched in turn: the busiest first.
-    for routes in (runs.router, agents.router, pools.router, deployments.router):
+    for routes in (runs.router, agents.router, pools.router, deployments.router, schedules.router):
         app.include_router(routes, prefix="/api/v1")
 
     @app.get("/api/v1/server", tags=["server"])

@@ -126,6 +126,14 @@ async def cancel_run(run: str, engine: TheEngine) -> Response:
     return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
 
 
+@router.post("/{run}/skip", response_model=Run)
+async def skip_run(run: str, engine: TheEngine) -> Response:
+    """End a run that waits, as skipped."""
+    run_id = await _find(engine, run)
+    await engine.store.write(lambda tx: control.skip(tx, run_id))
+    return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
+
+
 @router.post("/{run}/retry", response_model=Run)
 async def retry_run(run: str, engine: TheEngine) -> Response:
     """Try an ended run again: the same run, next attempt."""

@@ -22,6 +22,7 @@ from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.storage.schema import (
+    backfills,
     deployments,
     lanes,
     leases,
@@ -78,6 +79,7 @@ _HEADS = (
         lanes.c.priority,
         lanes.c.require,
         lanes.c.served_at,
+        lanes.c.backfill_id,
         queues.c.id.label("queue_id"),
         queues.c.name.label("queue"),
         queues.c.priority.label("queue_priority"),
@@ -199,24 +201,26 @@ def _take_in_turn(
 
 
 class _Room:
-    """How many more live leases the limits of pools and queues allow."""
+    """How many more live leases the limits of pools, queues and backfills allow."""
 
     def __init__(self, tx: Tx, heads: list[Row[Any]]) -> None:
         self._left: dict[tuple[str, int], int] = {}
+        in_pools = {head.pool_id for head in heads if head.pool_limit is not None}
+        in_queues = {head.queue_id for head in heads if head.queue_limit is not None}
+        in_backfills = {head.backfill_id for head in heads if head.backfill_id}
+        self._limit(tx, "pool", pools.c.id, pools.c.limit, leases.c.pool_id, in_pools)
+        self._limit(tx, "queue", queues.c.id, queues.c.limit, leases.c.queue_id, in_queues)
         self._limit(
-            tx, "pool", pools, leases.c.pool_id, {h.pool_id for h in heads if h.pool_limit is not None}
-        )
-        self._limit(
-            tx, "queue", queues, leases.c.queue_id, {h.queue_id for h in heads if h.queue_limit is not None}
+            tx, "backfill", backfills.c.id, backfills.c.concurrency, leases.c.backfill_id, in_backfills
         )
 
-    def _limit(self, tx: Tx, kind: str, table: Any, column: Any, ids: set[int]) -> None:
+    def _limit(self, tx: Tx, kind: str, key: Any, limit: Any, column: Any, ids: set[int]) -> None:
         if not ids:
             return
         limits = tx.conn.execute(
-            select(table.c.id, table.c.limit)
-            .where(table.c.id.in_(ids))
-            .order_by(table.c.id)
+            select(key, limit.label("limit"))
+            .where(key.in_(ids))
+            .order_by(key)
             .with_for_update(key_share=True)  # other claims wait, rows that only refer to it do not
         ).all()
         counted = tx.conn.execute(select(column, func.count()).where(column.in_(ids)).group_by(column)).all()
@@ -231,11 +235,12 @@ class _Room:
         return min(
             self._left.get(("pool", head.pool_id), unlimited),
             self._left.get(("queue", head.queue_id), unlimited),
+            self._left.get(("backfill", head.backfill_id), unlimited),
         )
 
     def use(self, head: Row[Any], count: int) -> None:
         """Note places taken."""
-        for key in (("pool", head.pool_id), ("queue", head.queue_id)):
+        for key in (("pool", head.pool_id), ("queue", head.queue_id), ("backfill", head.backfill_id)):
             if key in self._left:
                 self._left[key] -= count
 
@@ -256,6 +261,7 @@ def _grant(tx: Tx, taken: list[tuple[UUID, Row[Any], Offer, bool]]) -> None:
                 "session": offer.session,
                 "pool_id": head.pool_id,
                 "queue_id": head.queue_id,
+                "backfill_id": head.backfill_id or None,
                 "deployment_id": run.deployment_id,
                 "revision": run.revision,
                 "state": AttemptState.CLAIMED.value,

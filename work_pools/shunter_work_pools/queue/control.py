@@ -1,4 +1,4 @@
-"""What people ask of a run: cancel it, or try it again."""
+"""What people ask of runs: cancel one, skip what waits, try one again."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from uuid import UUID
 
 from sqlalchemy import delete, insert, select, update
 
+from shunter_work_pools.contracts.deployments import Skipped
 from shunter_work_pools.contracts.errors import Conflict, NotFound
 from shunter_work_pools.contracts.states import RUN_ENDS, Actor, AttemptState, Cause, RunState
-from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.catalog import deployment_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
-from shunter_work_pools.queue.routing import lane_of, place
+from shunter_work_pools.queue.routing import lane_of, marked, place
 from shunter_work_pools.storage.schema import leases, ready, runs
 from shunter_work_pools.storage.store import Tx
+
+#: Runs that one transaction ends at the most.
+BATCH = 500
 
 
 def cancel(tx: Tx, run_id: UUID) -> None:
@@ -47,17 +51,72 @@ def cancel(tx: Tx, run_id: UUID) -> None:
         record(tx, [event_row(run_id, AttemptState.CANCELLING.value, Actor.USER, tx.now, lease.attempt)])
         tx.changes.agents.add(lease.agent_id)
         return
+    _end_waiting(tx, run_id, Cause.CANCELLED)
+
+
+def skip(tx: Tx, run_id: UUID) -> None:
+    """End a waiting run now, as skipped. Twice is as good as once.
+
+    Raises:
+        NotFound: there is no such run.
+        Conflict: it is active, or has ended otherwise.
+    """
+    tx.conn.execute(select(ready.c.run_id).where(ready.c.run_id == run_id).with_for_update())
+    run = tx.conn.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
+    if run is None:
+        raise NotFound(f"there is no run {run_id}")
+    state = RunState(run.state)
+    if state is RunState.CANCELLED and run.cause == Cause.SKIPPED.value:
+        return
+    if state in RUN_ENDS:
+        raise Conflict(f"run {run_id} has ended already: {state.value}", "There is nothing left to skip.")
+    if state is RunState.ACTIVE:
+        raise Conflict(f"run {run_id} does not wait any more, it is active", "Cancel it to have it stopped.")
+    _end_waiting(tx, run_id, Cause.SKIPPED)
+    tx.changes.runs.add(run_id)
+
+
+def _end_waiting(tx: Tx, run_id: UUID, cause: Cause) -> None:
     # It came to wait between the two reads, and somebody claims it already.
     mine = select(ready.c.run_id).where(ready.c.run_id == run_id).with_for_update(skip_locked=True)
     if tx.conn.scalar(mine) is None:
         raise Conflict(f"run {run_id} is being claimed at this moment", "Ask again.")
-    tx.conn.execute(delete(ready).where(ready.c.run_id == run_id))
+    _cancelled(tx, [run_id], cause)
+
+
+def _cancelled(tx: Tx, waiting: list[UUID], cause: Cause) -> None:
+    """End runs whose rows of ``ready`` are locked."""
+    tx.conn.execute(delete(ready).where(ready.c.run_id.in_(waiting)))
     tx.conn.execute(
         update(runs)
-        .where(runs.c.id == run_id)
-        .values(state=RunState.CANCELLED.value, cause=Cause.CANCELLED.value, ended_at=tx.now)
+        .where(runs.c.id.in_(waiting))
+        .values(state=RunState.CANCELLED.value, cause=cause.value, ended_at=tx.now)
     )
-    record(tx, [event_row(run_id, RunState.CANCELLED.value, Actor.USER, tx.now, cause="cancelled")])
+    state = RunState.CANCELLED.value
+    record(tx, [event_row(run_id, state, Actor.USER, tx.now, cause=cause.value) for run_id in waiting])
+
+
+def flush_late(tx: Tx, name: str) -> Skipped:
+    """End late runs of a deployment that wait, as skipped, the oldest ``BATCH`` of them.
+
+    Raises:
+        NotFound: there is no such deployment.
+    """
+    target = deployment_row(tx, name)
+    waiting = list(
+        tx.conn.scalars(
+            select(ready.c.run_id)
+            .join(runs, runs.c.id == ready.c.run_id)
+            .where(runs.c.deployment_id == target.id, runs.c.late, ready.c.late)
+            .order_by(ready.c.due_at, ready.c.run_id)
+            .limit(BATCH)
+            .with_for_update(of=ready, skip_locked=True)
+        )
+    )
+    if waiting:
+        _cancelled(tx, waiting, Cause.SKIPPED)
+        tx.changes.runs.update(waiting)
+    return Skipped(runs=len(waiting), more=len(waiting) == BATCH)
 
 
 def retry(tx: Tx, run_id: UUID) -> None:
@@ -97,6 +156,6 @@ def retry(tx: Tx, run_id: UUID) -> None:
         lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
         tx.conn.execute(update(runs).where(runs.c.id == run_id).values(pool_id=pool_id, queue_id=queue_id))
         tx.changes.pools.add(pool_id)
-    tx.conn.execute(insert(ready).values(run_id=run_id, lane_id=lane_id, due_at=tx.now, late=run.late))
+    tx.conn.execute(insert(ready).values(run_id=run_id, lane_id=lane_id, due_at=tx.now, late=marked(run)))
     record(tx, [event_row(run_id, RunState.SCHEDULED.value, Actor.USER, tx.now, retry=True)])
     tx.changes.runs.add(run_id)

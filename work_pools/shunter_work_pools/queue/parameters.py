@@ -88,6 +88,43 @@ def _faults(spec: DeploymentSpec, parameters: dict[str, Any]) -> list[Any]:
         ) from exc
 
 
+def parameter_faults(
+    spec: DeploymentSpec, parameters: dict[str, Any], place: str, partial: bool = False
+) -> list[tuple[list[str | int] | None, str, str]]:
+    """All that is wrong with parameters: path into them (None: the schema is at fault), detail, remedy.
+
+    Args:
+        spec: the deployment's revision.
+        parameters: defaults and the run's own, merged.
+        place: whose they are.
+        partial: required ones may be missing still.
+    """
+    try:
+        _check_size(parameters, place)
+        if spec.parameter_schema is None:
+            return []
+        found = _faults(spec, parameters)
+    except TooLarge as exc:
+        return [([], exc.detail, exc.remedy)]
+    except BadRequest as exc:
+        return [([] if exc.remedy == "" else None, exc.detail, exc.remedy)]
+    known = ", ".join(spec.parameter_schema.get("properties", {})) or "none"
+    return [
+        (
+            list(error.path),
+            f"the parameters of {place} do not fit: {_words(error)}",
+            f"Parameters it takes: {known}.",
+        )
+        for error in found
+        if not (partial and error.validator == "required" and not error.path)
+    ]
+
+
+def _words(error: Any) -> str:
+    where = ".".join(str(step) for step in error.path)
+    return f"{where}: {error.message}" if where else str(error.message)
+
+
 def check_parameters(
     spec: DeploymentSpec, parameters: dict[str, Any], place: str, partial: bool = False
 ) -> None:

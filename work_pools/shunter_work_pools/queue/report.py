@@ -23,7 +23,7 @@ from shunter_work_pools.contracts.states import (
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.parameters import json_size
-from shunter_work_pools.queue.routing import lane_of
+from shunter_work_pools.queue.routing import lane_of, marked
 from shunter_work_pools.storage.schema import agents, attempts, leases, payloads, ready, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -335,7 +335,7 @@ def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retr
             lane_id = lane_of(
                 tx, end.lease.queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id
             )
-            ready_rows.append({"run_id": run.id, "lane_id": lane_id, "due_at": due, "late": run.late})
+            ready_rows.append({"run_id": run.id, "lane_id": lane_id, "due_at": due, "late": marked(run)})
             event_rows.append(
                 event_row(
                     run.id, RunState.RETRYING.value, end.actor, tx.now, row["number"], delay=policy.delay

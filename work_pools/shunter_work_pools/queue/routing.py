@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Row, bindparam, insert, select, update
 
 from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.states import Actor
@@ -18,6 +19,11 @@ _NAMED = (
     .join(queues, queues.c.pool_id == pools.c.id)
     .where(pools.c.name == bindparam("pool"), queues.c.name == bindparam("queue"))
 )
+_BY_TAGS = (
+    select(pools.c.id, pools.c.name, pools.c.match, pools.c.priority, queues.c.id.label("queue_id"))
+    .join(queues, queues.c.pool_id == pools.c.id)
+    .where(queues.c.name == "default", pools.c.deleted_at.is_(None))
+)
 _LANE = select(lanes.c.id).where(
     lanes.c.queue_id == bindparam("queue_id"),
     lanes.c.priority == bindparam("priority"),
@@ -27,33 +33,41 @@ _LANE = select(lanes.c.id).where(
 )
 
 
-def place(tx: Tx, spec: DeploymentSpec, tags: list[str]) -> tuple[int, int] | None:
+def matching_pools(tx: Tx) -> Sequence[Row[Any]]:
+    """The pools that take runs by their tags, the first that fits is the one."""
+    rows = [row for row in list[Row[Any]](tx.conn.execute(_BY_TAGS)) if row.match]
+    return sorted(rows, key=lambda row: (-len(row.match), -row.priority, row.name))
+
+
+def place(
+    tx: Tx, spec: DeploymentSpec, tags: list[str], by_tags: Sequence[Row[Any]] | None = None
+) -> tuple[int, int] | None:
     """Pool and queue (their ids) of a run with ``tags``; None while nothing matches.
 
     A pool matches if the run carries all of its match tags; one without match tags takes only what
     names it. Several: the one with most match tags, then the highest priority, then by name.
+
+    Args:
+        by_tags: :func:`matching_pools`, where many runs are placed at once.
     """
     if spec.pool is not None:
-        key = ("place", spec.pool, spec.queue or "default")
-        known: tuple[int, int] | None = tx.recall(key)
-        if known is None:
-            found = tx.conn.execute(_NAMED, {"pool": key[1], "queue": key[2]}).one_or_none()
-            if found is not None:
-                known = tx.remember(key, (found.pool_id, found.queue_id))
-        return known
+        # Not remembered: a name may come to mean another pool.
+        found = tx.conn.execute(_NAMED, {"pool": spec.pool, "queue": spec.queue or "default"}).one_or_none()
+        return None if found is None else (found.pool_id, found.queue_id)
     carried = set(tags)
-    best: tuple[tuple[int, int], int] | None = None
-    for pool in tx.conn.execute(select(pools).order_by(pools.c.name)):
-        if pool.match and carried.issuperset(pool.match):
-            rank = (len(pool.match), pool.priority)
-            if best is None or rank > best[0]:
-                best = (rank, pool.id)
-    if best is None:
-        return None
-    queue_id = tx.conn.execute(
-        select(queues.c.id).where(queues.c.pool_id == best[1], queues.c.name == "default")
-    ).scalar_one()
-    return best[1], queue_id
+    for pool in matching_pools(tx) if by_tags is None else by_tags:
+        if carried.issuperset(pool.match):
+            return pool.id, pool.queue_id
+    return None
+
+
+def marked(run: Any) -> bool:
+    """What ``ready.late`` says of a run: it is late already, or a backfill's, which never will be.
+
+    Args:
+        run: a row of runs, or a run that is about to be made.
+    """
+    return bool(run.late) or run.backfill_id is not None
 
 
 def lane_of(
@@ -110,9 +124,10 @@ def place_unplaced(tx: Tx) -> None:
         .with_for_update(of=ready)
     ).all()
     rows = []
+    by_tags = matching_pools(tx)
     for run in waiting:
         spec = revision_spec(tx, run.deployment_id, run.revision)
-        found = place(tx, spec, run.tags)
+        found = place(tx, spec, run.tags, by_tags)
         if found is None:
             continue
         pool_id, queue_id = found

@@ -17,7 +17,7 @@ from shunter_work_pools.queue.catalog import Placed, deployment, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.ids import new_run_id, reverse
 from shunter_work_pools.queue.parameters import check_parameters
-from shunter_work_pools.queue.routing import lane_of, place
+from shunter_work_pools.queue.routing import lane_of, marked, matching_pools, place
 from shunter_work_pools.storage.schema import payloads, ready, run_tags, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -160,7 +160,17 @@ def _key(run: NewRun) -> _Key:
 def _places(tx: Tx, new: list[NewRun]) -> dict[_Key, _Place]:
     """Pool, queue and lane of each key."""
     specs = {_key(run): run.deployment.spec for run in new}
-    found = {key: place(tx, spec, list(key[2])) for key, spec in specs.items()}
+    by_tags = matching_pools(tx) if any(spec.pool is None for spec in specs.values()) else []
+    named: dict[tuple[str, str | None], tuple[int, int] | None] = {}
+    found = {}
+    for key, spec in specs.items():
+        if spec.pool is None:
+            found[key] = place(tx, spec, list(key[2]), by_tags)
+            continue
+        name = (spec.pool, spec.queue)
+        if name not in named:
+            named[name] = place(tx, spec, [])
+        found[key] = named[name]
     places: dict[_Key, _Place] = dict.fromkeys(specs, (None, None, None))
     # Lanes are made in one order: two batches that make the same ones cannot wait for each other.
     ways = sorted((at[1], key[1], key[0], *key[2:], at[0]) for key, at in found.items() if at is not None)
@@ -208,7 +218,7 @@ def make_runs(tx: Tx, new: list[NewRun], actor: Actor) -> list[UUID]:
         )
         payload_rows.append({"run_id": run_id, "parameters": run.parameters})
         tag_rows += [{"tag": tag, "run_id": run_id} for tag in tags]
-        ready_rows.append({"run_id": run_id, "lane_id": lane_id, "due_at": run.due_at, "late": run.late})
+        ready_rows.append({"run_id": run_id, "lane_id": lane_id, "due_at": run.due_at, "late": marked(run)})
         event_rows.append(event_row(run_id, RunState.SCHEDULED.value, actor, tx.now))
         if run.late:
             event_rows.append(event_row(run_id, "late", actor, tx.now))

@@ -121,8 +121,8 @@ class Tx:
 Work = Callable[[Tx], T]
 
 
-#: Values a store keeps; beyond it the cache starts anew.
-_CACHE_LIMIT = 20_000
+#: Values a store keeps; beyond it the cache starts anew. Room for the specs and lanes of 20,000 deployments.
+_CACHE_LIMIT = 50_000
 
 
 def _learn(cache: dict[Any, Any], tx: Tx) -> None:
