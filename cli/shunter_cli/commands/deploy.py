@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from shunter_cli import checks, durations, faults, output, parameters
+from shunter_cli import checks, durations, faults, output, parameters, schedule_options
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.output import Output, OutputOption
 from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from shunter_work_pools.contracts.deployments import Applied, Schedule
+    from shunter_work_pools.client import Client
+    from shunter_work_pools.contracts.deployments import Applied, DeploymentSpec
+
+#: Options that go with a deployment file.
+_OF_FILES = frozenset({"file", "only", "dry_run", "no_check", "output_as"})
 
 
 class OnLost(StrEnum):
@@ -26,6 +30,14 @@ class OnLost(StrEnum):
     WAIT = "wait"
     RETRY = "retry"
     CRASH = "crash"
+
+
+class CatchUp(StrEnum):
+    """What becomes of missed slots."""
+
+    ALL = "all"
+    LATEST = "latest"
+    NONE = "none"
 
 
 class DeployCommand(typer.core.TyperCommand):
@@ -58,6 +70,16 @@ def deploy(
             metavar="ENTRYPOINT",
         ),
     ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file", "-f", help="A deployment file; by default shunter.yaml or .toml here.", metavar="FILE"
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="This one of the file. Repeatable.", metavar="NAME")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
     name: Annotated[str, typer.Option(help="The deployment's name.", metavar="NAME")] = "",
     pool: Annotated[
         str | None, typer.Option(help="Where it runs; by its tags if none is named.", metavar="NAME")
@@ -74,9 +96,23 @@ def deploy(
     cron: Annotated[
         str | None, typer.Option(help="Run by a cron expression, as in '0 6 * * *'.", metavar="EXPR")
     ] = None,
-    timezone: Annotated[
-        str | None, typer.Option(help="Zone of --cron, as in Europe/Berlin; by default UTC.", metavar="ZONE")
+    rrule: Annotated[
+        str | None, typer.Option(help="Run by a rule of RFC 5545, \\n between its lines.", metavar="RULE")
     ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="Zone of the schedule, as in Europe/Berlin; by default UTC.", metavar="ZONE"),
+    ] = None,
+    day_and: Annotated[
+        bool, typer.Option("--day-and", help="Days of month and of week must both match (cron).")
+    ] = False,
+    anchor: Annotated[str | None, typer.Option(help="From when --interval counts.", metavar="TIME")] = None,
+    jitter: Annotated[
+        str | None, typer.Option(help="Start within this time after the slot.", metavar="TIME")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="No slots before.", metavar="TIME")] = None,
+    end: Annotated[str | None, typer.Option(help="No slots after.", metavar="TIME")] = None,
+    catch_up: Annotated[CatchUp, typer.Option(help="Which missed slots are made up for.")] = CatchUp.ALL,
     param: Annotated[
         list[str] | None,
         typer.Option("--param", "-p", help="A parameter. Repeatable.", metavar="KEY=VALUE"),
@@ -115,11 +151,13 @@ def deploy(
     ] = False,
     output_as: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a deployment, or a new revision of it.
+    """Make deployments, or new revisions of them.
 
-    A Python function with its parameters, or any command:
+    Those of shunter.yaml or shunter.toml in this folder, all or none; or one, a Python function with its
+    parameters or any command:
 
     \b
+      shunter deploy --dry-run
       shunter deploy pipeline.py:main --name pipeline -p year=2013
       shunter deploy --name hello --interval 60s -- sh -c 'echo hello'
 
@@ -128,6 +166,12 @@ def deploy(
     from shunter_work_pools.contracts.deployments import DeploymentSpec, RetryPolicy, Work
 
     command = ctx.meta.get("shunter.command")
+    if file is not None or only or (entrypoint is None and command is None and not name):
+        _refuse_options(ctx, command)
+        from shunter_cli.deployment_files.applying import deploy_file
+
+        deploy_file(file, only or [], dry_run=dry_run, check=not no_check, form=output_as)
+        return
     if not name:
         raise InvalidInput("a deployment needs a name", "Give it with --name.")
     checks.names("--name", [name])
@@ -154,7 +198,11 @@ def deploy(
         pool=pool,
         queue=queue,
         priority=priority,
-        schedules=_schedules(interval, cron, timezone),
+        schedules=schedule_options.schedules(
+            schedule_options.Said(
+                interval, cron, rrule, timezone, day_and, anchor, jitter, start, end, catch_up.value
+            )
+        ),
         retries=RetryPolicy(count=retries, delay=durations.seconds(retry_delay, "--retry-delay")),
         on_lost=on_lost.value,
         description=description or target.description,
@@ -162,13 +210,44 @@ def deploy(
     with connect() as client:
         listing = "`shunter pool list` shows the pools there are."
         with faults.suggesting(pool or "", lambda: pool_names(client), listing):
+            if dry_run:
+                _show_difference(client, name, spec, output_as)
+                return
             applied = client.deploy(name, spec)
     for warning in applied.warnings:
         faults.tell(f"Warning: {warning}")
-    if output_as is Output.JSON:
-        output.show_object(applied)
+    if output_as is not Output.TABLE:
+        output.show_object(applied, output_as)
     else:
         output.say(_summary(applied))
+
+
+def _refuse_options(ctx: typer.Context, command: Sequence[str] | None) -> None:
+    """Whatever is said of one deployment does not go with a file of them."""
+    given = [one for one in ctx.command.params if _is_given(ctx, one.name) and one.name not in _OF_FILES]
+    if command is None and not given:
+        return
+    what = "a command behind --" if command is not None else given[0].opts[0]
+    if what == "entrypoint":
+        what = "an entrypoint"
+    raise InvalidInput(
+        f"{what} does not go with a deployment file",
+        "Write it into the file; or deploy without -f: name an entrypoint, or a command behind --, and --name.",
+    )
+
+
+def _is_given(ctx: typer.Context, name: str | None) -> bool:
+    source = ctx.get_parameter_source(name) if name else None
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _show_difference(client: Client, name: str, spec: DeploymentSpec, form: Output) -> None:
+    from shunter_cli.deployment_files import applying
+    from shunter_work_pools.contracts.deployments import ApplyRequest, Named
+
+    named = [Named(name=name, spec=spec)]
+    changes = client.apply(ApplyRequest(deployments=named, dry_run=True)).deployments
+    applying.show(named, changes, dry_run=True, form=form)
 
 
 @dataclass(frozen=True)
@@ -212,23 +291,6 @@ def _target(
         schema=found.get("parameter_schema"),
         description=str(found.get("description") or "")[:10_000],
     )
-
-
-def _schedules(interval: str | None, cron: str | None, timezone: str | None) -> list[Schedule]:
-    from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule, Schedule
-
-    if interval is not None and cron is not None:
-        raise InvalidInput("--interval and --cron exclude each other", "Give one of them.")
-    if timezone is not None and cron is None:
-        raise InvalidInput("--timezone is the zone of --cron, and there is none", "Give both, or neither.")
-    if cron is not None:
-        return [Schedule(when=CronSchedule(cron=cron, timezone=timezone or "UTC"))]
-    if interval is None:
-        return []
-    seconds = durations.seconds(interval, "--interval", zero=False)
-    if seconds < 1:
-        raise InvalidInput(f"--interval {interval!r} is shorter than one second", "Use 1s or more.")
-    return [Schedule(when=IntervalSchedule(seconds=seconds))]
 
 
 def _variables(words: Sequence[str]) -> dict[str, str]:

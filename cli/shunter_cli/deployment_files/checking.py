@@ -292,7 +292,7 @@ def _deployment(node: Node, folder: Path, *, check: bool) -> tuple[Named | None,
     try:
         spec = _spec(entry, known)
     except ValidationError as exc:
-        told = [dict(complaint) for complaint in exc.errors(include_url=False)]
+        told: list[dict[str, Any]] = [dict(complaint) for complaint in exc.errors(include_url=False)]
         return None, [*faults, *(_at(node, _as_written(one["loc"]), *words(one)) for one in told)]
     return (None if faults else Named(name=entry.name, spec=spec)), faults
 

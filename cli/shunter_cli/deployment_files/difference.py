@@ -16,10 +16,25 @@ from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Nam
 
 #: Fields, by the last step of their name, that are seconds.
 _DURATIONS = frozenset(
-    "timeout start_timeout grace delay interval jitter catch_up_age runs_for logs_for events_for".split()
+    (
+        *("timeout", "start_timeout", "grace", "delay", "interval", "jitter", "catch_up_age"),
+        *("runs_for", "logs_for", "events_for"),
+    )
 )
 _MARKS = {"created": ("+", "green"), "changed": ("~", "yellow"), "unchanged": ("=", "bright_black")}
+_USUAL: dict[str, Any] = {
+    "timezone": "UTC",
+    "day": "or",
+    "paused": False,
+    "jitter": 0.0,
+    "catch_up": "all",
+    "catch_up_age": 86_400.0,
+    "catch_up_slots": 100,
+}
+_NEVER = object()
 _INDENT = "    "
+#: Mappings that are one field for each value.
+_SPREAD = ("retries", "env", "keep", "parameters", "parameter_schema")
 
 
 @dataclass(frozen=True)
@@ -32,15 +47,17 @@ class Field:
 
 
 def fields(before: DeploymentSpec | None, after: DeploymentSpec) -> list[Field]:
-    """What is other in ``after``; without ``before``, what is other than if nobody had said anything."""
-    old, new = _flat(before) if before is not None else {}, _flat(after)
-    names = [*new, *(name for name in old if name not in new)]
+    """What is other in ``after``; of what is new, without what is as if nobody had said anything."""
+    unsaid = DeploymentSpec.model_validate({"work": {"command": ["-"]}})
+    old, new = _flat(before or unsaid), _flat(after)
     if before is None:
-        unsaid = _flat(DeploymentSpec.model_validate({"work": {"command": ["-"]}}))
-        names = [name for name in names if name == "command" or new[name] != unsaid.get(name)]
-        names = [name for name in names if not _is_usual(name, new)]
+        old["command"] = None
+    names = [*new, *(name for name in old if name not in new)]
     found = [Field(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-    if before is not None and not found and before != after:  # the same schedules in another order
+    found = [field for field in found if not _is_usual(field)]
+    if before is None:
+        return [Field(field.name, None, field.after) for field in found if field.after is not None]
+    if not found and before != after:  # the same schedules in another order
         order = [[one.name for one in spec.schedules] for spec in (before, after)]
         found.append(Field("schedules", *order))
     return found
@@ -70,6 +87,8 @@ def show(named: Sequence[Named], changes: Sequence[Change]) -> None:
             mark, colour = _MARKS[change.change]
             terminal.print(Text(f"{mark} {change.name} ({_in_words(change)})", colour), soft_wrap=True)
             for field in fields(change.before, one.spec):
+                if change.before is None and field.name.startswith("parameter_schema."):
+                    continue  # it was read from the entrypoint: nobody wrote it
                 for line in _lines(field, change.before is None, terminal.width):
                     terminal.print(line, soft_wrap=True)
     output.say(captured.get().rstrip("\n"))
@@ -87,19 +106,16 @@ def _in_words(change: Change) -> str:
 
 
 def _flat(spec: DeploymentSpec) -> dict[str, Any]:
-    """Field by name, as a file calls them; fields without a value are left out."""
+    """Field by name, as a file calls them; None: it has no value."""
     found = spec.model_dump(mode="json")
     top = found.pop("work") | found
     schedules = top.pop("schedules")
-    rows = {
-        name: value for name, value in top.items() if name not in ("parameters", "env", "keep", "retries")
-    }
-    for name in ("retries", "env", "keep", "parameters"):
+    rows = {name: value for name, value in top.items() if name not in _SPREAD}
+    for name in _SPREAD:
         rows |= dict(_spread(name, top[name]))
-    rows["parameter_schema"] = rows.pop("parameter_schema")
     for one in schedules:
         rows |= dict(_schedule(f"schedules.{one.pop('name')}", one))
-    return {name: value for name, value in rows.items() if value not in (None, [], {}, "")}
+    return {name: None if value in (None, [], {}, "") else value for name, value in rows.items()}
 
 
 def _schedule(path: str, one: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -122,19 +138,13 @@ def _spread(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _spread(f"{path}.{key}", one)
 
 
-def _is_usual(name: str, new: dict[str, Any]) -> bool:
-    """Whether a field of a new schedule is as nobody said anything."""
-    usual = {
-        "timezone": "UTC",
-        "day": "or",
-        "paused": False,
-        "jitter": 0.0,
-        "catch_up": "all",
-        "catch_up_age": 86_400.0,
-        "catch_up_slots": 100,
-    }
-    path, _, last = name.rpartition(".")
-    return path.startswith("schedules.") and ".parameters" not in path and usual.get(last) == new[name]
+def _is_usual(field: Field) -> bool:
+    """Whether it belongs to a schedule that is there on one side only, and is as nobody said anything."""
+    path, _, last = field.name.rpartition(".")
+    if not path.startswith("schedules.") or ".parameters" in path:
+        return False
+    one = field.after if field.before is None else field.before
+    return (field.before is None or field.after is None) and _USUAL.get(last, _NEVER) == one
 
 
 # ---- lines
@@ -165,8 +175,10 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _value(name: str, value: Any) -> str:
     if value is None:
         return "(none)"
+    if name.startswith("env."):
+        return "(hidden)"  # what people print goes into logs, and variables hold passwords
     last = name.rpartition(".")[2]
-    spoken = not name.startswith(("env.", "parameters.")) and ".parameters." not in name
+    spoken = not name.startswith("parameters.") and ".parameters." not in name
     if spoken and last in _DURATIONS and isinstance(value, float):
         return durations.exactly(value)
     if name == "command":
