@@ -93,15 +93,21 @@ def load(path: Path, label: str, env: Mapping[str, str], *, check: bool = True) 
     spoilt = {fault.path for fault in unread}
     form = unread + [fault for fault in _form(root) if fault.path not in spoilt]
     entries = [one for one in _items(root.value.get("deployments")) if isinstance(one.value, dict)]
-    faults = form + [fault for entry in entries for fault in _crossings(entry, form)]
-    faults += _repeated(entries, "deployments")
+    crossed = [fault for entry in entries for fault in _crossings(entry, form)]
+    faults = [*form, *crossed, *_repeated(entries, "deployments")]
+    unfit = {fault.path[:2] for fault in crossed}
     broken = {fault.path[:2] for fault in form}
     loaded, waiting = Loaded(label), list[Node]()
     if not any(start[:1] == ("defaults",) for start in broken):
         sound = [one for one in entries if one.path[:2] not in broken]
         waiting = [_merged(root.value.get("defaults"), one) for one in sound if _has_one(one, _RUNNABLE)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        made = pool.map(lambda node: _deployment(node, path.absolute().parent, check=check), waiting)
+        made = pool.map(
+            lambda node: _deployment(
+                node, path.absolute().parent, check=check, fits=node.path[:2] not in unfit
+            ),
+            waiting,
+        )
         for node, (named, found) in zip(waiting, made, strict=True):
             faults += found
             if named is not None:
@@ -224,7 +230,7 @@ def _crossings(entry: Node, form: Sequence[Fault]) -> Iterator[Fault]:
 
 
 def _exactly_one(node: Node, names: Sequence[str], remedy: str) -> Iterator[Fault]:
-    given = [name for name in names if name in node.value]
+    given = [name for name in node.value if name in names]
     if len(given) == 1:
         return
     listed = f"{', '.join(names[:-1])} and {names[-1]}"
@@ -279,26 +285,26 @@ def _over(shared: dict[str, Node], below: Node, above: Node) -> Node:
     return Node(value, above.place, above.path, {**below.keys, **above.keys})
 
 
-def _deployment(node: Node, folder: Path, *, check: bool) -> tuple[Named | None, list[Fault]]:
-    """The deployment of a mapping whose form is right, or what else is wrong with it."""
+def _deployment(node: Node, folder: Path, *, check: bool, fits: bool) -> tuple[Named | None, list[Fault]]:
+    """The deployment of a mapping whose form is right, or what else is wrong with it.
+
+    Args:
+        fits: whether its fields are known to go together; otherwise only what it names is looked for.
+    """
     entry = DeploymentEntry.model_validate(plain(node))
     faults: list[Fault] = []
     if entry.queue is not None and entry.pool is None:
         detail = "a queue needs a pool"
         faults.append(_at(node, ["queue"], detail, "Name the pool whose queue it is."))
     known = _Here(node, folder, faults, check).look(entry)
-    if any(_cannot_be(one) for one in entry.schedules):
+    if faults or not fits:
         return None, faults
     try:
         spec = _spec(entry, known)
     except ValidationError as exc:
         told: list[dict[str, Any]] = [dict(complaint) for complaint in exc.errors(include_url=False)]
-        return None, [*faults, *(_at(node, _as_written(one["loc"]), *words(one)) for one in told)]
-    return (None if faults else Named(name=entry.name, spec=spec)), faults
-
-
-def _cannot_be(entry: ScheduleEntry) -> bool:
-    return sum(getattr(entry, key) is not None for key in _TIMED) != 1 or bool(list(schedule_faults(entry)))
+        return None, [_at(node, _as_written(one["loc"]), *words(one)) for one in told]
+    return Named(name=entry.name, spec=spec), []
 
 
 @dataclass
