@@ -14,7 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="shunter agent start")
     parser.add_argument("--pool", action="append", required=True, dest="pools")
     parser.add_argument("--queue", action="append", default=[], dest="queues")
-    parser.add_argument("--limit", type=int, default=8)
+    parser.add_argument("--limit")
     parser.add_argument("--tag", action="append", default=[], dest="tags")
     parser.add_argument("--name")
     given = parser.parse_args()

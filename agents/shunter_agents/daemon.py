@@ -34,6 +34,7 @@ from shunter_work_pools.contracts.agents import (
     SyncAnswer,
     SyncRequest,
 )
+from shunter_work_pools.contracts.configuration import load
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.states import Cause
@@ -466,13 +467,15 @@ def _version() -> str:
         return ""
 
 
-def run_agent(pools: list[str], *, queues: list[str], limit: int, tags: list[str], name: str | None) -> int:
+def run_agent(
+    pools: list[str], *, queues: list[str], limit: int | str | None, tags: list[str], name: str | None
+) -> int:
     """Run an agent until it is drained; blocks.
 
     Args:
         pools: names of the pools it serves, in order of preference; at least one.
         queues: only these of their queues; empty: all.
-        limit: runs at once.
+        limit: runs at once; default: the setting ``agent.limit``.
         tags: what runs may demand of it.
         name: default: HOST-POOL.
 
@@ -480,13 +483,14 @@ def run_agent(pools: list[str], *, queues: list[str], limit: int, tags: list[str
         0 when drained; 1 if a part of it died; 2 if it could not begin (the reason is on stderr).
     """
     try:
-        configure()
+        values = load({"agent.limit": limit})
+        configure(values)
         name = check_name(name or default_name(pools[0]))
         folder = StateFolder(home_from_env().agents, name)
     except ShunterError as exc:
         return _complain(told(exc))
     try:
-        return asyncio.run(_live(folder, name, pools, queues, limit, tags))
+        return asyncio.run(_live(folder, name, pools, queues, values["agent.limit"], tags))
     except Fatal as exc:
         return _complain(str(exc))
     except ShunterError as exc:

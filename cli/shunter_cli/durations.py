@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from shunter_work_pools.contracts.durations import LONGEST, LOOKS, parsed
+from shunter_work_pools.contracts.durations import exactly as exactly  # commands take it from here
 from shunter_work_pools.contracts.errors import InvalidInput
 
 
 def now() -> datetime:
     """This moment, in UTC."""
     return datetime.now(UTC)
-
-
-_UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ms|d|h|m|s)")
-_LOOKS = "Write it like 60s, 5m, 1h30m or a plain number of seconds."
-_LONGEST = 10 * 365 * 86_400.0
 
 
 def seconds(text: str, option: str, *, zero: bool = True) -> float:
@@ -30,28 +25,16 @@ def seconds(text: str, option: str, *, zero: bool = True) -> float:
         InvalidInput: it is not a duration, negative, zero where that is not allowed, or beyond 10 years.
     """
     word = text.strip()
-    value = _parse(word.removeprefix("-"))
+    value = parsed(word.removeprefix("-"))
     if value is None:
-        raise InvalidInput(f"{option} {text!r} is not a duration", _LOOKS)
+        raise InvalidInput(f"{option} {text!r} is not a duration", LOOKS)
     if word.startswith("-") and value:
-        raise InvalidInput(f"{option} {text!r} is negative", _LOOKS)
+        raise InvalidInput(f"{option} {text!r} is negative", LOOKS)
     if value == 0 and not zero:
-        raise InvalidInput(f"{option} {text!r} is zero: it must be longer", _LOOKS)
-    if value > _LONGEST:
-        raise InvalidInput(f"{option} {text!r} is more than ten years", _LOOKS)
+        raise InvalidInput(f"{option} {text!r} is zero: it must be longer", LOOKS)
+    if value > LONGEST:
+        raise InvalidInput(f"{option} {text!r} is more than ten years", LOOKS)
     return value
-
-
-def _parse(word: str) -> float | None:
-    if re.fullmatch(r"\d+(\.\d+)?|\.\d+", word, re.ASCII):
-        return float(word)
-    parts = _PART.findall(word)
-    if not parts or "".join(number + unit for number, unit in parts) != word or not word.isascii():
-        return None
-    units = [unit for _, unit in parts]
-    if len(set(units)) < len(units):
-        return None
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def moment(text: str, option: str, present: datetime | None = None) -> datetime:
@@ -76,7 +59,7 @@ def past(text: str, option: str) -> datetime:
     """
     if text.strip().startswith("+"):
         return moment(text, option)
-    if _parse(text.strip()) is not None:
+    if parsed(text.strip()) is not None:
         return now() - timedelta(seconds=seconds(text, option))
     looks = "Write it like 2026-11-22, 2026-11-22T06:00 (local time), 2026-11-22T06:00:00Z or 2h (ago)."
     return _parsed(text, option, None, looks)
@@ -119,17 +102,6 @@ def in_words(value: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60}h{minutes % 60:02}m"
     return f"{round(value / 86_400)}d"
-
-
-def exactly(value: float) -> str:
-    """A duration as one would write it: ``1h30m``, ``60s``, ``0.5s``."""
-    if value < 60 or value != int(value):
-        return f"{value:g}s"
-    rest, text = int(value), ""
-    for unit in "dhms":
-        count, rest = divmod(rest, int(_UNITS[unit]))
-        text += f"{count}{unit}" if count else ""
-    return "60s" if text == "1m" else text
 
 
 def ago(when: datetime | None, present: datetime | None = None) -> str:

@@ -16,6 +16,7 @@ from shunter_cli.faults import FAILED, tell
 from shunter_cli.output import say
 from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
+from shunter_work_pools.contracts.settings import DEFAULT_PORT
 
 POOL = "default"
 #: Seconds until the server must be ready, and in which it must have stopped.
@@ -24,12 +25,19 @@ START_LIMIT, STOP_LIMIT = 30.0, 20.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to start."""
+    """What to start.
+
+    Attributes:
+        host, port: where the server listens.
+        limit: runs at once of the agent.
+        server_words: further flags of the server.
+        tags: of the agent.
+    """
 
     host: str
     port: int
-    database_url: str | None = None
-    limit: int = 8
+    limit: int
+    server_words: Sequence[str] = field(default_factory=list)
     tags: Sequence[str] = field(default_factory=list)
 
     @property
@@ -87,7 +95,7 @@ class _Up:
     async def _serve(self) -> int:
         plan = self.plan
         words = ["server", "start", "--host", plan.host, "--port", str(plan.port)]
-        server = await self._spawn("server", *words, *_option("--database-url", plan.database_url))
+        server = await self._spawn("server", *words, *plan.server_words)
         if not await self._ready(server):
             return FAILED if not self.stopping.is_set() else 0
         await asyncio.to_thread(_ensure_pool)
@@ -184,13 +192,9 @@ class _Up:
         say(f"Shunter is up: {self.plan.address}")
         say(f"  home    {home.data}")
         say(f"  pool    {POOL}, served by an agent with {self.plan.limit} slots")
-        if self.plan.port != 4400:
+        if self.plan.port != DEFAULT_PORT:
             say(f"  in other terminals: export SHUNTER_API_URL={self.plan.address}")
         say("  stop with Ctrl-C")
-
-
-def _option(name: str, value: str | None) -> list[str]:
-    return [name, value] if value is not None else []
 
 
 def _how(code: int | None) -> str:

@@ -20,7 +20,7 @@ from shunter_work_pools.contracts.errors import ServerUnreachable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run
 
-_SERVE = "from shunter_work_pools.server import serve; serve(port={port})"
+_SERVE = "from shunter_work_pools.server import serve; serve({{'server.port': {port}}})"
 
 
 @dataclass

@@ -214,7 +214,7 @@ async def served(store: Store, logs: Path, settings: Settings | None = None) -> 
 _PROGRAM = """
 import sys
 from shunter_work_pools.server import serve
-serve(port=int(sys.argv[1]), database_url=sys.argv[2] or None)
+serve({"server.port": sys.argv[1], "server.database_url": sys.argv[2] or None})
 """
 
 

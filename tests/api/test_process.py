@@ -103,7 +103,7 @@ async def refuses(home: Path, *arguments: str) -> tuple[str, str]:
         "from shunter_work_pools.contracts.errors import ShunterError\n"
         "from shunter_work_pools.server import serve\n"
         "try:\n"
-        "    serve(port=int(sys.argv[1]), database_url=sys.argv[2] or None)\n"
+        "    serve({'server.port': sys.argv[1], 'server.database_url': sys.argv[2] or None})\n"
         "except ShunterError as exc:\n"
         "    print(type(exc).__name__, exc.detail, exc.remedy, sep='\\n')\n"
         "    sys.exit(3)\n"

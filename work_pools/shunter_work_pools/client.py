@@ -50,6 +50,7 @@ from shunter_work_pools.contracts.agents import (
     SyncRequest,
 )
 from shunter_work_pools.contracts.base import Contract
+from shunter_work_pools.contracts.configuration import connection
 from shunter_work_pools.contracts.deployments import (
     Applied,
     ApplyAnswer,
@@ -78,7 +79,6 @@ from shunter_work_pools.contracts.errors import (
     ShunterError,
     from_problem,
 )
-from shunter_work_pools.contracts.home import api_url_from_env, home_from_env, read_token
 from shunter_work_pools.contracts.pools import (
     Pool,
     PoolList,
@@ -598,8 +598,8 @@ class _Core(Endpoints):
         connect_timeout: float = CONNECT_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
-        self.api_url = _checked_url(api_url if api_url is not None else api_url_from_env())
-        self._token = token if token is not None else read_token(home_from_env())
+        address, self._token = connection(api_url, token)
+        self.api_url = _checked_url(address)
         self._connect_timeout = connect_timeout
         self._answer_timeout = answer_timeout
 
@@ -725,12 +725,12 @@ class Client(_Core):
     """The client for programs without an event loop.
 
     Args:
-        api_url: the server's API root; default: ``SHUNTER_API_URL``, else the local server.
-        token: default: ``SHUNTER_TOKEN``, else the token file in this user's Shunter home.
+        api_url: the server's API root; default: the setting ``api_url``, else the local server.
+        token: default: the setting ``token``, else the token file in this user's Shunter home.
         connect_timeout, answer_timeout: seconds; what the server holds on purpose is added.
 
     Raises:
-        InvalidInput: ``api_url`` is not one, or the token file cannot be read.
+        InvalidInput: ``api_url`` is not one, the settings are wrong, or the token file cannot be read.
     """
 
     def __init__(

@@ -1,17 +1,14 @@
 """Log lines of a daemon (agent, server) on stderr: readable on a terminal, one JSON object a line otherwise.
 
-``SHUNTER_LOG_FORMAT`` (``console`` or ``json``) decides where that guess is wrong, ``SHUNTER_LOG_LEVEL``
-(``debug``, ``info``, ``warning``, ``error``; default ``info``) how much is said.
+The setting ``log.format`` decides where that guess is wrong, ``log.level`` how much is said.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
+from collections.abc import Mapping
 from typing import Any
-
-from shunter_work_pools.contracts.errors import InvalidInput
 
 # structlog takes rich (for tracebacks) and greenlet along if they happen to be installed: 7 MB that a
 # daemon has no use for. Told that they are not there, it goes on without.
@@ -46,18 +43,13 @@ class _Stderr:
             return
 
 
-def configure() -> None:
+def configure(values: Mapping[str, Any]) -> None:
     """Set structlog up for this process.
 
-    Raises:
-        InvalidInput: SHUNTER_LOG_FORMAT or SHUNTER_LOG_LEVEL is not one of its values.
+    Args:
+        values: the settings, see ``contracts.configuration``.
     """
-    chosen = os.environ.get("SHUNTER_LOG_FORMAT") or ("console" if sys.stderr.isatty() else "json")
-    if chosen not in ("console", "json"):
-        raise InvalidInput(f"SHUNTER_LOG_FORMAT={chosen} is neither console nor json", "Set one of them.")
-    level = os.environ.get("SHUNTER_LOG_LEVEL", "info").lower()
-    if level not in _LEVELS:
-        raise InvalidInput(f"SHUNTER_LOG_LEVEL={level} is not a level", f"Set one of {', '.join(_LEVELS)}.")
+    chosen = values["log.format"] or ("console" if sys.stderr.isatty() else "json")
     shared: list[Any] = [structlog.processors.add_log_level]
     if chosen == "json":
         shared += [
@@ -74,7 +66,7 @@ def configure() -> None:
         ]
     structlog.configure(
         processors=shared,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[values["log.level"]]),
         logger_factory=structlog.WriteLoggerFactory(file=_Stderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )

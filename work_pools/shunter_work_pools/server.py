@@ -7,18 +7,19 @@ import contextlib
 import errno
 import gc
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvicorn
 
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
+from shunter_work_pools.contracts.configuration import listening_port, load
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.home import ensure_token, home_from_env
 from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.settings import Settings
+from shunter_work_pools.settings import settings_of
 from shunter_work_pools.storage.logs import FileLogStore
 from shunter_work_pools.storage.store import open_store
 
@@ -28,29 +29,21 @@ log = get_logger()
 STOP_GRACE = 10
 
 
-def serve(
-    host: str = "127.0.0.1",
-    port: int = 4400,
-    database_url: str | None = None,
-    allowed_hosts: list[str] | None = None,
-    settings: Settings | None = None,
-) -> None:
+def serve(flags: Mapping[str, object] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; held requests are answered at once then.
 
     Args:
-        host: address to listen on.
-        port: 0 takes a free one.
-        database_url: ``sqlite:///PATH`` or ``postgresql://...``; default: SQLite in SHUNTER_HOME.
-        allowed_hosts: names besides the local ones that the server is called by; ``*`` for any.
-        settings: times of the queue.
+        flags: names of settings (``server.port``) -> values that go before those of environment and file.
 
     Raises:
-        ShunterError: the port is in use, the database cannot be used, the folder not be written.
+        ShunterError: a setting is wrong, the port is in use, the database cannot be used, the folder not
+            be written.
     """
-    configure()
-    listening = _listen(host, port)
+    values = load(flags)
+    configure(values)
+    listening = _listen(values["server.host"], listening_port(values))
     with contextlib.closing(listening), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(listening, host, database_url, allowed_hosts or [], settings))
+        runner.run(_serve(listening, values))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -83,19 +76,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _serve(
-    listening: socket.socket,
-    host: str,
-    database_url: str | None,
-    allowed_hosts: list[str],
-    settings: Settings | None,
-) -> None:
-    home = home_from_env()
-    hosts = LOCAL_HOSTS | {name.lower() for name in [host, *allowed_hosts]}
-    engine = Engine(open_store(database_url, home.database_file), FileLogStore(home.logs), settings)
+async def _serve(listening: socket.socket, values: Mapping[str, Any]) -> None:
+    home, host = home_from_env(), values["server.host"]
+    hosts = LOCAL_HOSTS | {name.lower() for name in [host, *values["server.allowed_hosts"]]}
+    store = open_store(values["server.database_url"], home.database_file)
+    engine = Engine(store, FileLogStore(home.logs), settings_of(values))
     await engine.start()
     try:
-        token = ensure_token(home)
+        token = values["token"] or ensure_token(home)
         config = uvicorn.Config(
             Boundary(build_app(engine), token, frozenset(hosts)),
             lifespan="off",

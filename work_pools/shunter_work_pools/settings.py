@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from shunter_work_pools.contracts.deployments import Keep
 
@@ -28,3 +30,15 @@ class Settings:
     heartbeat_every: float = 1.0
     retain_every: float = 60.0
     keep: Keep = field(default_factory=Keep)
+
+
+def settings_of(values: Mapping[str, Any]) -> Settings:
+    """What the configuration says, see ``contracts.settings``."""
+    keep = {name.removeprefix("keep."): value for name, value in values.items() if name.startswith("keep.")}
+    return Settings(
+        late_after=values["server.late_after"],
+        lost_after=values["server.lost_after"],
+        give_up_after=values["server.give_up_after"],
+        retain_every=values["server.retain_every"],
+        keep=Keep(**keep),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from shunter_cli.completing import agents
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, local
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+from shunter_cli.setting_flags import as_words, taking
+from shunter_work_pools.contracts.configuration import load
 
 if TYPE_CHECKING:
     from shunter_work_pools.contracts.agents import Agent
@@ -22,9 +24,6 @@ group = typer.Typer(no_args_is_help=True, help="Agents: the daemons that take ru
 
 NameArgument = Annotated[str, typer.Argument(help="The agent's name.", metavar="NAME", autocompletion=agents)]
 
-#: Attempts an agent holds at once if it is not told.
-DEFAULT_LIMIT = 8
-
 
 def attach(app: typer.Typer) -> None:
     """Add the group."""
@@ -32,16 +31,15 @@ def attach(app: typer.Typer) -> None:
 
 
 @group.command("start")
+@taking(["agent.limit"])
 def start(
     pool: Annotated[
         list[str], typer.Option(help="A pool to serve, in order of preference. Repeatable.", metavar="NAME")
     ],
+    flags: dict[str, Any],
     queue: Annotated[
         list[str] | None, typer.Option(help="Serve only this queue of its pools. Repeatable.", metavar="NAME")
     ] = None,
-    limit: Annotated[
-        int, typer.Option(help="Runs at once.", min=1, max=100_000, metavar="N")
-    ] = DEFAULT_LIMIT,
     tag: Annotated[
         list[str] | None, typer.Option(help="What runs may require of it. Repeatable.", metavar="TAG")
     ] = None,
@@ -61,7 +59,8 @@ def start(
     checks.names("--queue", queue or [])
     checks.names("--name", [name] if name is not None else [])
     checks.tags("--tag", tag or [])
-    words = ["--limit", str(limit)]
+    load(flags)  # what is wrong is told here, in the words of all commands
+    words = as_words(flags)
     for option, values in (("--pool", pool), ("--queue", queue), ("--tag", tag)):
         words += [word for value in values or [] for word in (option, value)]
     if name is not None:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shunter_cli.commands.agents import DEFAULT_LIMIT
+from shunter_cli import output
+from shunter_cli.output import Output, OutputOption
+from shunter_cli.setting_flags import OF_SERVER, as_words, taking
+from shunter_work_pools.contracts.configuration import listening_port, load
+from shunter_work_pools.contracts.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from shunter_work_pools.client import Client
+    from shunter_work_pools.contracts.agents import ServerInfo
 
 group = typer.Typer(no_args_is_help=True, help="The server: keeps deployments, schedules, pools and runs.")
-
-HostOption = Annotated[str, typer.Option(help="Address to listen on.", metavar="ADDRESS")]
-PortOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Port to listen on, by default that of SHUNTER_API_URL or 4400.", min=0, max=65535, metavar="N"
-    ),
-]
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option(
-        help="postgresql://... or sqlite:///FILE, by default a file in SHUNTER_HOME.", metavar="URL"
-    ),
-]
-AllowedOption = Annotated[
-    list[str] | None,
-    typer.Option(help="A further name clients may call it by (Host header). Repeatable.", metavar="NAME"),
-]
 
 
 def attach(app: typer.Typer) -> None:
@@ -37,34 +29,18 @@ def attach(app: typer.Typer) -> None:
 
 
 @group.command("start")
-def start(
-    host: HostOption = "127.0.0.1",
-    port: PortOption = None,
-    database_url: DatabaseOption = None,
-    allowed_host: AllowedOption = None,
-) -> None:
-    """Serve until told to stop by SIGTERM or Ctrl-C."""
-    from shunter_work_pools.contracts.errors import InvalidInput
+@taking(OF_SERVER)
+def start(flags: dict[str, Any]) -> None:
+    """Serve until told to stop by SIGTERM or Ctrl-C.
 
-    try:
-        from shunter_work_pools.server import serve
-    except ModuleNotFoundError as exc:
-        if exc.name and exc.name.startswith("shunter"):
-            raise
-        raise InvalidInput(
-            f"the server's parts are not installed: {exc.name} is missing",
-            "Install them: pip install 'shunter[server]'",
-        ) from exc
-    serve(host, _port(port), database_url, allowed_host or [])
+    What is not given here comes from the environment, the profile, the defaults: `shunter config show`.
+    """
+    _part("server").serve(flags)
 
 
+@taking(["agent.limit", *OF_SERVER])
 def up(
-    host: HostOption = "127.0.0.1",
-    port: PortOption = None,
-    database_url: DatabaseOption = None,
-    limit: Annotated[
-        int, typer.Option(help="Runs at once of the agent.", min=1, metavar="N")
-    ] = DEFAULT_LIMIT,
+    flags: dict[str, Any],
     tag: Annotated[
         list[str] | None, typer.Option(help="What runs may require of the agent. Repeatable.", metavar="TAG")
     ] = None,
@@ -75,19 +51,104 @@ def up(
     """
     from shunter_cli.up import Plan, up
 
-    return up(Plan(host=host, port=_port(port), database_url=database_url, limit=limit, tags=tag or []))
+    values = load(flags)
+    mine = {name: given for name, given in flags.items() if name not in ("server.host", "server.port")}
+    plan = Plan(
+        host=values["server.host"],
+        port=listening_port(values),
+        limit=values["agent.limit"],
+        server_words=as_words({name: given for name, given in mine.items() if name != "agent.limit"}),
+        tags=tag or [],
+    )
+    return up(plan)
 
 
-def _port(given: int | None) -> int:
-    """The port: as given, else that of SHUNTER_API_URL if it is this machine's, else the default."""
-    from shunter_work_pools.contracts.home import DEFAULT_PORT, api_url_from_env
+@group.command("status")
+def status(output_as: OutputOption = Output.TABLE) -> int:
+    """Show what the server is, and whether it is ready to serve. The exit code is 1 if it is not."""
+    from shunter_cli.connection import connect
 
-    if given is not None:
-        return given
+    with connect() as client:
+        ready, why = _readiness(client)
+        info = client.server()
+    uptime = (info.server_time - info.started_at).total_seconds() if info.started_at is not None else None
+    if output_as is Output.TABLE:
+        output.facts(_status_facts(client.api_url, info, uptime, ready, why))
+    else:
+        told = {"api_url": client.api_url, "ready": ready, "uptime": uptime, **info.model_dump(mode="json")}
+        output.show_data(told, output_as)
+    return 0 if ready else 1
+
+
+@group.command("upgrade-db")
+@taking(["server.database_url"])
+def upgrade_db(flags: dict[str, Any]) -> None:
+    """Bring the database to this version's schema.
+
+    A server does so by itself at its start; this is for those who want it done before, or by another user.
+    """
+    url = load(flags)["server.database_url"]
+    output.say(_part("storage.upkeep").upgrade(url))
+
+
+@group.command("backup")
+@taking(["server.database_url"])
+def backup(
+    flags: dict[str, Any],
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.", metavar="FILE")],
+) -> None:
+    """Write a copy of the database into a file, whether a server uses it now or not."""
+    url = load(flags)["server.database_url"]
+    _part("storage.upkeep").backup(url, file)
+    output.say(f"written: {file} ({_size(file.stat().st_size)})")
+
+
+def _part(name: str) -> ModuleType:
+    """A module of the server, which is an extra.
+
+    Raises:
+        InvalidInput: what it needs is not installed.
+    """
+    from importlib import import_module
+
     try:
-        url = urlsplit(api_url_from_env())
-        if url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1"):
-            return url.port or 80
-    except ValueError:
-        pass
-    return DEFAULT_PORT
+        return import_module(f"shunter_work_pools.{name}")
+    except ModuleNotFoundError as exc:
+        if exc.name and exc.name.startswith("shunter"):
+            raise
+        raise InvalidInput(
+            f"the server's parts are not installed: {exc.name} is missing",
+            "Install them: pip install 'shunter[server]'",
+        ) from exc
+
+
+def _readiness(client: Client) -> tuple[bool, str]:
+    try:
+        return client.ready(), ""
+    except Unavailable as exc:
+        return False, exc.detail
+
+
+def _status_facts(
+    api_url: str, info: ServerInfo, uptime: float | None, ready: bool, why: str
+) -> list[tuple[str, str]]:
+    from shunter_cli.durations import in_words
+
+    return [
+        ("address", api_url),
+        ("state", "ready" if ready else f"not ready: {why}"),
+        ("version", info.version),
+        ("protocol", str(info.protocol)),
+        ("up for", in_words(uptime) if uptime is not None else "-"),
+        ("store", info.store),
+        ("schema", info.schema_version or "-"),
+        ("database", _size(info.database_bytes) if info.database_bytes is not None else "-"),
+    ]
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.0f} {units[0]}" if units[0] == "bytes" else f"{size:.1f} {units[0]}"

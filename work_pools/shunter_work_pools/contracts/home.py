@@ -1,7 +1,7 @@
 """Where things live on a machine: database, token, logs and agents' state.
 
 With ``SHUNTER_HOME`` set, everything is below it. Without, the XDG base directories are used
-(https://specifications.freedesktop.org/basedir-spec/latest/): configuration (the token) in
+(https://specifications.freedesktop.org/basedir-spec/latest/): configuration (the token, config.toml) in
 ``$XDG_CONFIG_HOME/shunter``, data (database, logs) in ``$XDG_DATA_HOME/shunter``, agents' state in
 ``$XDG_STATE_HOME/shunter``.
 """
@@ -15,9 +15,6 @@ from pathlib import Path
 
 from shunter_work_pools.contracts.errors import InvalidInput
 
-DEFAULT_PORT = 4400
-DEFAULT_API_URL = f"http://127.0.0.1:{DEFAULT_PORT}/api"
-
 
 @dataclass(frozen=True)
 class Home:
@@ -26,6 +23,11 @@ class Home:
     config: Path
     data: Path
     state: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The file of profiles and their settings."""
+        return self.config / "config.toml"
 
     @property
     def token_file(self) -> Path:
@@ -65,20 +67,12 @@ def home_from_env() -> Home:
     )
 
 
-def api_url_from_env() -> str:
-    """The server's API root, ``SHUNTER_API_URL`` or the local default; clients append ``/v1``."""
-    return os.environ.get("SHUNTER_API_URL", DEFAULT_API_URL).rstrip("/")
-
-
-def read_token(home: Home) -> str | None:
-    """The token from ``SHUNTER_TOKEN``, else from the token file, else None.
+def stored_token(home: Home) -> str | None:
+    """The token of the token file, None if there is none.
 
     Raises:
         InvalidInput: the file is there but cannot be read.
     """
-    token = os.environ.get("SHUNTER_TOKEN")
-    if token:
-        return token.strip()
     try:
         return home.token_file.read_text("ascii").strip() or None
     except FileNotFoundError:
@@ -91,12 +85,12 @@ def read_token(home: Home) -> str | None:
 
 
 def ensure_token(home: Home) -> str:
-    """The token, made with mode 0600 if there is none yet; safe against two servers starting at once.
+    """The stored token, made with mode 0600 if there is none yet; safe against two servers starting at once.
 
     Raises:
         InvalidInput: the folder cannot be written.
     """
-    token = read_token(home)
+    token = stored_token(home)
     if token:
         return token
     try:
@@ -116,7 +110,7 @@ def ensure_token(home: Home) -> str:
             f"the folder {home.config} cannot be written: {exc}",
             "Set SHUNTER_HOME to a folder of your own, or free space there.",
         ) from exc
-    token = read_token(home)
+    token = stored_token(home)
     if token is None:
         raise InvalidInput(f"the token file {home.token_file} is empty", "Delete it and start again.")
     return token

@@ -1,0 +1,380 @@
+"""Every setting, declared once: its name, what it may be, its default and what it is for.
+
+From this table come the variables, the keys of the configuration file, the flags of ``server start``,
+``config show``, the checks and docs/settings.md. Where values come from is decided in
+:mod:`~shunter_work_pools.contracts.configuration`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shunter_work_pools.contracts.durations import LONGEST, LOOKS, exactly, parsed
+
+DEFAULT_PORT = 4400
+PREFIX = "SHUNTER_"
+#: The folder of everything, and the profile in use: they say where settings are, so they are none themselves.
+HOME_VARIABLE, PROFILE_VARIABLE = "SHUNTER_HOME", "SHUNTER_PROFILE"
+#: Read by tests only.
+TEST_PREFIX = "SHUNTER_TEST_"
+#: What an agent sets inside a run (see docs/environment.md); commands used there must not mind.
+RUN_VARIABLES = frozenset(
+    PREFIX + name
+    for name in (
+        *("RUN_ID", "ATTEMPT", "DEPLOYMENT", "REVISION", "POOL", "QUEUE", "AGENT", "SCHEDULED_AT", "TAGS"),
+        *("PARAMETERS", "RESULT", "SOURCE", "ENTRYPOINT", "FAILURE"),
+    )
+)
+
+#: Makes the value of what was given; raises ValueError(what is wrong, what to do).
+Reader = Callable[[object], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        name: dotted, as in the configuration file.
+        read: makes and checks the value.
+        doc: what it is for, one sentence.
+        default: of the type that ``read`` makes; None: not set.
+        otherwise: what happens where it is not set and has no default, in words.
+        metavar: what one writes, in words of help.
+        flag: the option that gives it; empty if there is none.
+        many: the option may be repeated.
+        mask: what of it may be shown; None: all.
+        show: a value as one would write it.
+    """
+
+    name: str
+    read: Reader
+    doc: str
+    default: Any = None
+    otherwise: str = ""
+    metavar: str = "TEXT"
+    flag: str = ""
+    many: bool = False
+    mask: Callable[[str], str] | None = None
+    show: Callable[[Any], str] = str
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return PREFIX + self.name.upper().replace(".", "_")
+
+    @property
+    def usual(self) -> str:
+        """The default in words."""
+        return self.written(self.default) if self.default is not None else self.otherwise
+
+    def written(self, value: Any, *, secrets: bool = False) -> str:
+        """A value as one would write it; without its secrets unless they are asked for."""
+        text = self.show(value)
+        return text if secrets or self.mask is None else self.mask(text)
+
+
+# -- what a value may be
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("is not a text", "Write it in quotes.")
+    return value.strip()
+
+
+def _token(value: object) -> str:
+    text = _text(value)
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("is not a token", "It has visible ASCII characters only, without blanks.")
+    return text
+
+
+def _one_of(*words: str) -> Reader:
+    def read(value: object) -> str:
+        word = str(value).lower()
+        if word not in words:
+            rule = f"is neither {words[0]} nor {words[1]}" if len(words) == 2 else "is not one of its values"
+            raise ValueError(rule, f"Use one of {', '.join(words)}.")
+        return word
+
+    return read
+
+
+def _count(least: int, most: int) -> Reader:
+    def read(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value.strip(), re.ASCII):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError("is not a whole number", f"Use a number from {least:,} to {most:,}.")
+        if not least <= value <= most:
+            raise ValueError("is out of range", f"Use a number from {least:,} to {most:,}.")
+        return value
+
+    return read
+
+
+def _duration(least: float = 0.0, why: str = "") -> Reader:
+    """More than nothing, at least ``least`` seconds."""
+
+    def read(value: object) -> float:
+        number: float | None = None
+        if isinstance(value, str):
+            number = parsed(value.strip())
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            number = float(value)
+        if number is None:
+            raise ValueError("is not a duration", LOOKS)
+        if not 0 < number <= LONGEST:
+            raise ValueError("must be more than nothing and at most ten years", LOOKS)
+        if number < least:
+            raise ValueError(f"is less than {exactly(least)}", why)
+        return number
+
+    return read
+
+
+def _names(value: object) -> tuple[str, ...]:
+    """Of a list, or of a text with commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise ValueError("is not a list of names", 'Write ["a", "b"] in the file, a,b elsewhere.')
+    names = tuple(name.strip() for name in given if name.strip())
+    if any(re.search(r"[\s/@]", name) for name in names):
+        raise ValueError("holds what is not a name", "Give host names without scheme and port.")
+    return names
+
+
+def _api_url(value: object) -> str:
+    from urllib.parse import urlsplit
+
+    looks = "Use something like http://127.0.0.1:4400/api."
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError as exc:
+        raise ValueError(f"is not the address of a server: {exc}", looks) from exc
+    if wrong:
+        raise ValueError(
+            "is not the address of a server: it must begin with http:// or https:// and a host", looks
+        )
+    return text.rstrip("/")
+
+
+def _database_url(value: object) -> str:
+    text = _text(value)
+    known = ("sqlite:///", "postgresql://", "postgresql+asyncpg://", "postgres://")
+    if not text.startswith(known) or text == "sqlite:///":
+        looks = "Use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME."
+        raise ValueError("is not the address of a database of a kind that is known", looks)
+    return text
+
+
+# -- how a value is shown
+
+
+def _hidden(text: str) -> str:
+    return "***"
+
+
+def _without_password(text: str) -> str:
+    text = re.sub(r"://([^:@/]*):.*@", r"://\1:***@", text)
+    return re.sub(r"(?i)\b(password|passfile)=[^&]*", r"\1=***", text)
+
+
+def _with_commas(names: tuple[str, ...]) -> str:
+    return ",".join(names)
+
+
+_SILENT = "An agent that is well may say nothing for ten seconds: give it more."
+_PATIENCE: dict[str, Any] = {"metavar": "DURATION", "show": exactly}
+_KEPT: dict[str, Any] = {"metavar": "N", "otherwise": "all"}
+_KEPT_FOR: dict[str, Any] = {"metavar": "DURATION", "show": exactly, "otherwise": "for ever"}
+
+_DECLARED = (
+    Setting(
+        "api_url",
+        _api_url,
+        "The address of the server's API; clients append /v1.",
+        default=f"http://127.0.0.1:{DEFAULT_PORT}/api",
+        metavar="URL",
+        mask=_without_password,
+    ),
+    Setting(
+        "token",
+        _token,
+        "The server's token.",
+        otherwise="the file `token` in the home, made by the server's first start",
+        mask=_hidden,
+    ),
+    Setting(
+        "cli.output",
+        _one_of("table", "json", "yaml"),
+        "What commands that read print unless they are told otherwise.",
+        default="table",
+        metavar="table|json|yaml",
+        flag="--output",
+    ),
+    Setting(
+        "log.format",
+        _one_of("console", "json"),
+        "The log of server and agent, on stderr.",
+        otherwise="`console` on a terminal, else `json`",
+        metavar="console|json",
+    ),
+    Setting(
+        "log.level",
+        _one_of("debug", "info", "warning", "error"),
+        "How much server and agent log.",
+        default="info",
+        metavar="debug|info|warning|error",
+    ),
+    Setting(
+        "agent.limit",
+        _count(1, 100_000),
+        "Runs that an agent has at once.",
+        default=8,
+        metavar="N",
+        flag="--limit",
+    ),
+    Setting(
+        "server.host",
+        _text,
+        "The address that the server listens on.",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        flag="--host",
+    ),
+    Setting(
+        "server.port",
+        _count(0, 65_535),
+        "The port that the server listens on; 0 takes a free one.",
+        otherwise=f"that of `api_url` if it is on this machine, else {DEFAULT_PORT}",
+        metavar="N",
+        flag="--port",
+    ),
+    Setting(
+        "server.database_url",
+        _database_url,
+        "The database: postgresql://... or sqlite:///FILE.",
+        otherwise="the file `shunter.db` in the home",
+        metavar="URL",
+        flag="--database-url",
+        mask=_without_password,
+    ),
+    Setting(
+        "server.allowed_hosts",
+        _names,
+        "Further names that clients may call the server by (Host header); * for any.",
+        default=(),
+        metavar="NAME",
+        flag="--allowed-host",
+        many=True,
+        show=_with_commas,
+    ),
+    Setting(
+        "server.late_after",
+        _duration(),
+        "A run that still waits so long after it was due is late.",
+        default=15.0,
+        flag="--late-after",
+        **_PATIENCE,
+    ),
+    Setting(
+        "server.lost_after",
+        _duration(15.0, _SILENT),
+        "An agent that is silent for so long is lost, and so are its runs.",
+        default=30.0,
+        flag="--lost-after",
+        **_PATIENCE,
+    ),
+    Setting(
+        "server.give_up_after",
+        _duration(),
+        "After so long a silence of the agent, `on_lost` of a run's deployment acts.",
+        default=300.0,
+        flag="--give-up-after",
+        **_PATIENCE,
+    ),
+    Setting(
+        "server.retain_every",
+        _duration(1.0, "Looking for what need not be kept takes time of its own."),
+        "How often the server looks for what need not be kept.",
+        default=60.0,
+        flag="--retain-every",
+        **_PATIENCE,
+    ),
+    *(
+        setting
+        for noun, how_many, how_long in (
+            ("runs", "How many runs are kept", "How long runs are"),
+            ("logs", "Of how many runs the output is kept", "How long the output of runs is"),
+            ("events", "Of how many runs the events are kept", "How long the events of runs are"),
+        )
+        for setting in (
+            Setting(
+                f"keep.{noun}",
+                _count(0, 100_000_000),
+                f"{how_many} after their end, the newest of each deployment.",
+                flag=f"--keep-{noun}",
+                **_KEPT,
+            ),
+            Setting(
+                f"keep.{noun}_for",
+                _duration(),
+                f"{how_long} kept after their end.",
+                flag=f"--keep-{noun}-for",
+                **_KEPT_FOR,
+            ),
+        )
+    ),
+)
+
+#: Name -> setting, in the order in which they are shown.
+SETTINGS: Mapping[str, Setting] = {setting.name: setting for setting in _DECLARED}
+#: Variable -> setting.
+BY_VARIABLE: Mapping[str, Setting] = {setting.variable: setting for setting in _DECLARED}
+
+
+# -- what fits together
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Two settings that have to fit; where one is not set, they do.
+
+    Attributes:
+        small, large: their names.
+        equal: whether they may be the same.
+        why: what it would mean if they did not fit.
+    """
+
+    small: str
+    large: str
+    equal: bool
+    why: str
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether the values fit."""
+        small, large = values[self.small], values[self.large]
+        return small is None or large is None or small < large or (self.equal and small == large)
+
+    def __str__(self) -> str:
+        return f"`{self.small}` is {'at most' if self.equal else 'less than'} `{self.large}`: {self.why}."
+
+
+_WITH_THEIR_RUN = "what belongs to a run goes with it"
+RELATIONS = (
+    Relation(
+        "server.lost_after", "server.give_up_after", False, "an agent is given up only after it was lost"
+    ),
+    *(
+        Relation(f"keep.{noun}{ending}", f"keep.runs{ending}", True, _WITH_THEIR_RUN)
+        for noun in ("logs", "events")
+        for ending in ("", "_for")
+    ),
+)
