@@ -1,4 +1,4 @@
-"""Cancel and retry by hand, release, and what sync tells an agent."""
+"""Cancel, skip, flush and retry by hand, release, and what sync tells an agent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from uuid import uuid4
 
 import pytest
 
+from shunter_work_pools.contracts.deployments import Skipped
 from shunter_work_pools.contracts.errors import Conflict, NameInUse, NotFound
 from shunter_work_pools.contracts.states import AttemptState
+from shunter_work_pools.queue import control
 from tests.queue.test_report import granted_one
 from tests.queue.world import LOST_AFTER, S, World, held
 
@@ -47,6 +49,85 @@ async def test_an_active_run_is_stopped_by_its_agent(world: World, before: list[
     await agent.report(granted, S.CANCELLED, cause="cancelled", log_size=0)
     run = await world.run(granted.run)
     assert (run.state, run.cause) == ("Cancelled", "cancelled")
+
+
+# ---- skip
+
+
+@pytest.mark.parametrize("retrying", [False, True])
+async def test_a_run_that_waits_is_skipped(world: World, retrying: bool) -> None:
+    agent, granted = await granted_one(world, retries={"count": 3, "delay": 60})
+    await (agent.run_through(granted, S.FAILED) if retrying else agent.release(granted))
+    for _ in range(2):  # twice is as good as once
+        await world.skip(granted.run)
+    run = await world.run(granted.run)
+    assert (run.state, run.cause, run.ended_at, run.due_at) == ("Cancelled", "skipped", world.at(), None)
+    assert (await world.story(granted.run)).count("Cancelled/user") == 1
+    world.clock.advance(100)
+    assert await agent.claim() == []
+    await world.cancel(granted.run)  # it is
+
+
+async def test_what_does_not_wait_is_not_skipped(world: World) -> None:
+    agent, granted = await granted_one(world)
+    with pytest.raises(Conflict, match="is active"):
+        await world.skip(granted.run)
+    await agent.run_through(granted)
+    with pytest.raises(Conflict, match="Completed"):
+        await world.skip(granted.run)
+    cancelled = await world.submit()
+    await world.cancel(cancelled)
+    with pytest.raises(Conflict, match="Cancelled"):
+        await world.skip(cancelled)
+    with pytest.raises(NotFound):
+        await world.skip(uuid4())
+
+
+async def test_late_runs_of_a_deployment_are_flushed_and_no_others(world: World) -> None:
+    await world.pool()
+    await world.deploy(pool="main")
+    await world.deploy("other", pool="main")
+    await world.deploy("nowhere")
+    agent = await world.agent()
+    active = await world.submit()
+    await agent.claim()
+    late = [await world.submit() for _ in range(3)]
+    kept = [await world.submit("other"), await world.submit(scheduled_at=world.at(90)), active]
+    unplaced = await world.submit("nowhere")
+    world.clock.advance(100)
+    await world.reap()
+    kept.append(await world.submit())
+    world.noticed()
+    assert await world.flush_late() == Skipped(runs=3)
+    assert world.noticed().runs == set(late)
+    assert await world.flush_late() == Skipped(runs=0)
+    assert await world.flush_late("nowhere") == Skipped(runs=1)
+    for run_id in [*late, unplaced]:
+        run = await world.run(run_id)
+        assert (run.state, run.cause, run.late) == ("Cancelled", "skipped", True)
+    assert [await world.state(run_id) for run_id in kept] == [
+        "Scheduled",
+        "Scheduled",
+        "Claimed",
+        "Scheduled",
+    ]
+    with pytest.raises(NotFound, match="no deployment"):
+        await world.flush_late("nob")
+
+
+async def test_flushing_goes_on_in_batches_the_oldest_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "BATCH", 2)
+    await world.deploy()
+    ids = [await world.submit(scheduled_at=world.at(seconds)) for seconds in (-30, -50, -40)]
+    await world.reap()
+    assert await world.flush_late() == Skipped(runs=2, more=True)
+    assert [await world.state(run_id) for run_id in ids] == ["Scheduled", "Cancelled", "Cancelled"]
+    assert await world.flush_late() == Skipped(runs=1)
+
+
+# ---- cancel again
 
 
 async def test_cancelling_twice_is_as_good_as_once(world: World) -> None:

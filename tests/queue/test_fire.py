@@ -417,3 +417,18 @@ async def test_a_slot_goes_to_the_revision_of_its_moment(world: World) -> None:
     world.clock.advance(60)
     await world.fire()
     assert [(run.revision, run.parameters) for run in await world.runs()] == [(1, {"v": 1}), (2, {"v": 2})]
+
+
+async def test_what_is_late_is_made_up_for_the_oldest_first_and_new_slots_wait_behind(world: World) -> None:
+    await world.pool()
+    await world.deploy(pool="main", schedules=[every(60, name="a"), every(90, name="b", jitter=20)])
+    world.clock.advance(400)
+    await world.fire()
+    world.clock.advance(60)
+    await world.fire(since=-60)
+    world.clock.advance(20)
+    due = {run.id: run.due_at for run in await world.runs()}
+    assert len(due) == 12
+    agent = await world.agent()
+    taken = [one.run for _ in due for one in await agent.claim()]
+    assert taken == sorted(due, key=lambda run_id: due[run_id] or world.at())

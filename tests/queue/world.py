@@ -17,11 +17,18 @@ from shunter_work_pools.contracts.agents import (
     SyncRequest,
 )
 from shunter_work_pools.contracts.base import moment
-from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec, SchedulePatch, Work
+from shunter_work_pools.contracts.deployments import (
+    DeploymentPatch,
+    DeploymentSpec,
+    Named,
+    SchedulePatch,
+    Skipped,
+    Work,
+)
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
 from shunter_work_pools.contracts.runs import Event, Run, RunRequest
 from shunter_work_pools.contracts.states import AttemptState, Cause
-from shunter_work_pools.queue import catalog, control, fire, pausing, reap, views
+from shunter_work_pools.queue import apply, catalog, control, fire, pausing, reap, views
 from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
@@ -164,10 +171,14 @@ class World:
     async def patch_queue(self, pool: str, name: str, **changes: Any) -> None:
         await self.store.write(lambda tx: catalog.patch_queue(tx, pool, name, QueuePatch(**changes)))
 
-    async def deploy(self, name: str = "job", **spec: Any) -> bool:
+    async def deploy(self, name: str = "job", since: float = 0.0, **spec: Any) -> bool:
         spec.setdefault("work", TRUE)
         document = DeploymentSpec.model_validate(spec)
-        return await self.store.write(lambda tx: catalog.apply_deployment(tx, name, document))
+        times = apply.Times(round(LATE_AFTER * 1e6), self._began(since), alive_after=0)
+        (change,) = await self.store.write(
+            lambda tx: apply.apply(tx, [Named(name=name, spec=document)], times)
+        )
+        return change.change != "unchanged"
 
     async def pause_deployment(self, name: str = "job", paused: bool = True, since: float = 0.0) -> None:
         patch, began = DeploymentPatch(paused=paused), self._began(since)
@@ -211,6 +222,12 @@ class World:
 
     async def cancel(self, run_id: UUID) -> None:
         await self.store.write(lambda tx: control.cancel(tx, run_id))
+
+    async def skip(self, run_id: UUID) -> None:
+        await self.store.write(lambda tx: control.skip(tx, run_id))
+
+    async def flush_late(self, name: str = "job") -> Skipped:
+        return await self.store.write(lambda tx: control.flush_late(tx, name))
 
     async def retry(self, run_id: UUID) -> None:
         await self.store.write(lambda tx: control.retry(tx, run_id))
