@@ -22,7 +22,7 @@ BUDGETS = {
     "engines": 20,
     "launchers": 180,
     "queue": 120,
-    "schedules": 20,
+    "schedules": 30,
     "states": 20,
     "storage": 120,
 }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter_work_pools.contracts.deployments import Schedule
@@ -142,6 +143,7 @@ def test_a_date_given_by_itself_has_a_remark_too() -> None:
     ]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.sampled_from([cron("30 2 * * *", BERLIN), cron("*/20 1-3 * * *", BERLIN), cron("0 0 * * *", BERLIN)]),
     st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)),
@@ -153,7 +155,7 @@ def test_only_changes_of_the_clock_are_remarked(schedule: Schedule, naive: datet
         assert slot.utc == next_slot(schedule, at, ANCHOR)
         assert datetime.fromisoformat(slot.local) == slot.utc
         days = [datetime.fromisoformat(slot.local) + timedelta(hours=hours) for hours in (-3, 3)]
-        offsets = {day.astimezone(__import__("zoneinfo").ZoneInfo(BERLIN)).utcoffset() for day in days}
+        offsets = {day.astimezone(ZoneInfo(BERLIN)).utcoffset() for day in days}
         if slot.remark is not None:
             assert len(offsets) == 2
         at = slot.utc

@@ -8,12 +8,20 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter_work_pools.contracts.deployments import IntervalSchedule, Schedule
 from shunter_work_pools.contracts.errors import BadRequest
-from shunter_work_pools.schedules import check, jitter_of, latest_between, next_slot, slots, slots_between
+from shunter_work_pools.schedules import (
+    check,
+    jitter_of,
+    latest_between,
+    next_slot,
+    preview,
+    slots,
+    slots_between,
+)
 from tests.schedules.written import ANCHOR, AUTUMN, BERLIN, SPRING, TICK, cron, every, local_day, rule
 
 
@@ -123,8 +131,27 @@ def test_the_end_of_the_calendar_is_an_end() -> None:
         cron("0 * * * *", "America/New_York"),
         cron("0 6 * * *", "Asia/Tokyo"),
         every(60),
+        rule("FREQ=HOURLY", "America/New_York"),
+        rule("FREQ=DAILY", "Asia/Tokyo"),
     ):
         assert next_slot(schedule, after, ANCHOR) is None
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize("at", [datetime.min, datetime.max])
+def test_the_ends_of_the_calendar_can_be_asked_about(zone: str, at: datetime) -> None:
+    at = at.replace(tzinfo=UTC)
+    for schedule in (
+        cron("0 * * * *", zone),
+        cron("0 6 * * *", zone, start=datetime.min.replace(tzinfo=UTC)),
+        every(3600, timezone=zone),
+        rule("FREQ=HOURLY", zone),
+        rule("FREQ=DAILY;BYHOUR=6;BYMINUTE=0;BYSECOND=0", zone),
+    ):
+        check(schedule)
+        assert len(preview(schedule, at, ANCHOR, 3)) == (3 if at.year == 1 else 0)
+        assert len(preview(schedule, datetime(9999, 11, 29, tzinfo=UTC), ANCHOR, 100)) in (1, 2, 47, 48, 49)
+        assert (next_slot(schedule, at, ANCHOR) is None) == (at.year == 9999)
 
 
 def test_a_limit_leaves_a_rest_to_go_on_with() -> None:
@@ -254,6 +281,7 @@ def test_jitter_is_spread_evenly_and_stays_the_same() -> None:
         (cron("0,1 0 1 * *", jitter=61), "two slots, 60 seconds"),
         (cron("0 0 * * *", jitter=86_400), "two slots, 86400 seconds"),
         (rule("FREQ=MINUTELY;INTERVAL=5", jitter=300), "two slots, 300 seconds"),
+        (rule("DTSTART;TZID=Europe/Berlin:20260101T000000 RRULE:FREQ=HOURLY", BERLIN, jitter=3600), "3600"),
         (rule("FREQ=DAILY;BYHOUR=9,10", BERLIN, jitter=3600), "two slots, 3600 seconds"),
     ],
 )
@@ -333,6 +361,7 @@ def test_an_unknown_nickname_is_told_the_nearest(nickname: str, remedy: str) -> 
     assert refused.value.remedy.startswith(remedy)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.text(max_size=40)
     | st.lists(st.sampled_from([*"0123456789*/,-#L W", "MON", "JAN", " * * ", "@"]), max_size=15).map("".join)
@@ -373,6 +402,7 @@ _moments = st.one_of(
 ).map(lambda naive: naive.replace(tzinfo=UTC))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(_schedules, _moments)
 def test_slots_rise_and_can_be_taken_up_anywhere(schedule: Schedule, after: datetime) -> None:
     check(schedule)
@@ -387,6 +417,7 @@ def test_slots_rise_and_can_be_taken_up_anywhere(schedule: Schedule, after: date
         at = slot
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(_crons, _moments)
 def test_a_slot_shows_its_time_on_the_wall_unless_the_clock_jumped(
     schedule: Schedule, after: datetime
@@ -403,6 +434,7 @@ def test_a_slot_shows_its_time_on_the_wall_unless_the_clock_jumped(
     assert shows or jumped
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(_intervals, _moments, _moments)
 def test_interval_slots_keep_their_phase(schedule: Schedule, after: datetime, anchor: datetime) -> None:
     slot = next_slot(schedule, after, anchor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import agreement
@@ -92,6 +92,7 @@ def test_a_schedule_is_told_as_one_would_say_it(schedule: Schedule, words: str) 
     assert in_words(schedule.when) == words
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.randoms(use_true_random=False))
 def test_whatever_is_valid_has_words(chance: object) -> None:
     case = agreement.draw(chance)  # type: ignore[arg-type]
@@ -103,6 +104,7 @@ def test_whatever_is_valid_has_words(chance: object) -> None:
     _told(schedule)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(rules(), st.booleans())
 def test_whatever_rule_is_valid_has_words(text: str, begin: bool) -> None:
     schedule = rule(("DTSTART:20260131T093015 RRULE:" if begin else "") + text, BERLIN)
@@ -113,6 +115,7 @@ def test_whatever_rule_is_valid_has_words(text: str, begin: bool) -> None:
     _told(schedule)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(1_000_000, 10**14))
 def test_whatever_interval_is_valid_has_words(micros: int) -> None:
     _told(every(micros / 1_000_000))

@@ -271,7 +271,6 @@ class Recurrence:
         return (slot for slot, _ in itertools.groupby(heapq.merge(of_rule, added)))
 
 
-@lru_cache(maxsize=4096)
 def recurrence(text: str, timezone: str, anchor: datetime) -> Recurrence:
     """What a text means.
 
@@ -280,12 +279,15 @@ def recurrence(text: str, timezone: str, anchor: datetime) -> Recurrence:
         timezone: IANA name; times are of its wall clock.
         anchor: aware; where a rule without DTSTART begins, to the second.
     """
+    return _recurrence(text, timezone, anchor if read(text, timezone).begin is None else None)
+
+
+@lru_cache(maxsize=4096)
+def _recurrence(text: str, timezone: str, anchor: datetime | None) -> Recurrence:
     said, zone = read(text, timezone), ZoneInfo(timezone)
-    begin = (
-        anchor.astimezone(zone).replace(tzinfo=None, microsecond=0)
-        if said.begin is None
-        else _on_wall(said.begin, zone)
-    )
+    begin = _on_wall(said.begin, zone) if said.begin is not None else None
+    if begin is None and anchor is not None:
+        begin = anchor.astimezone(zone).replace(tzinfo=None, microsecond=0)
     taken_days = frozenset(stamp.wall.date() for stamp in said.taken if stamp.whole_day)
     taken_walls = frozenset(stamp.wall for stamp in said.taken if not stamp.utc and not stamp.whole_day)
     taken = frozenset(stamp.wall.replace(tzinfo=UTC) for stamp in said.taken if stamp.utc)
@@ -300,7 +302,7 @@ def recurrence(text: str, timezone: str, anchor: datetime) -> Recurrence:
             moments.add(at)
             added_walls.add(wall)
     rule = None
-    if said.parts is not None:
+    if said.parts is not None and begin is not None:
         rule = _rule(said.parts, begin, taken_walls, taken_days)
     until = said.parts.until if said.parts is not None else None
     ends = until.wall.replace(tzinfo=UTC) if until is not None and until.utc else None

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule, Schedule, SlotPreview
+from shunter_work_pools.contracts.deployments import IntervalSchedule, Schedule, SlotPreview
 from shunter_work_pools.schedules import wall
-from shunter_work_pools.schedules.cron import parsed
-from shunter_work_pools.schedules.recurrence import recurrence
-from shunter_work_pools.schedules.slots import slots
+from shunter_work_pools.schedules.slots import slots, walk_of
 
 #: Before a slot, changes of the clock are looked for so far back; before the first one of a preview:
 _BEFORE, _BEFORE_FIRST = timedelta(days=60), timedelta(days=1)
@@ -28,25 +26,19 @@ def preview(schedule: Schedule, after: datetime, anchor: datetime, count: int) -
         anchor: aware; where an interval or a rule that does not say it itself begins.
         count: of slots; fewer come back if the schedule is exhausted.
     """
-    zone = ZoneInfo(schedule.when.timezone)
-    walk = _walk(schedule, anchor)
+    when = schedule.when
+    zone = ZoneInfo(when.timezone)
+    walk = None if isinstance(when, IntervalSchedule) else walk_of(when, anchor)
     told = []
+    since = max(after, wall.EARLIEST) - wall.TICK
+    to_come = itertools.takewhile(lambda slot: slot < wall.LATEST, slots(schedule, since, anchor))
     before = None
-    for slot in itertools.islice(slots(schedule, after - wall.TICK, anchor), count):
-        since = max(before, slot - _BEFORE) if before else max(after - wall.TICK, slot - _BEFORE_FIRST)
+    for slot in itertools.islice(to_come, count):
+        since = max(before, slot - _BEFORE) if before else max(since, slot - _BEFORE_FIRST)
         remark = _remark(walk, zone, slot, since)
         told.append(SlotPreview(utc=slot, local=slot.astimezone(zone).isoformat(), remark=remark))
         before = slot
     return told
-
-
-def _walk(schedule: Schedule, anchor: datetime) -> wall.Walk | None:
-    when = schedule.when
-    if isinstance(when, CronSchedule):
-        return parsed(when.cron, when.day)
-    if isinstance(when, IntervalSchedule):
-        return None
-    return recurrence(when.rrule, when.timezone, anchor)
 
 
 def _remark(walk: wall.Walk | None, zone: ZoneInfo, slot: datetime, since: datetime) -> str | None:

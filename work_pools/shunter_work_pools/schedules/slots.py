@@ -9,7 +9,13 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from shunter_work_pools.contracts.base import Micros, micros, moment
-from shunter_work_pools.contracts.deployments import CronSchedule, IntervalSchedule, Schedule, When
+from shunter_work_pools.contracts.deployments import (
+    CronSchedule,
+    IntervalSchedule,
+    RRuleSchedule,
+    Schedule,
+    When,
+)
 from shunter_work_pools.schedules import wall
 from shunter_work_pools.schedules.cron import parsed
 from shunter_work_pools.schedules.recurrence import recurrence
@@ -82,9 +88,9 @@ def jitter_of(schedule: Schedule, schedule_id: int, slot: Micros) -> Micros:
 
 def slots(schedule: Schedule, after: datetime, anchor: datetime) -> Iterator[datetime]:
     """All slots strictly after a moment, in UTC and in order."""
-    after = after.astimezone(UTC)
-    if schedule.start is not None:
-        after = max(after, schedule.start - wall.TICK)
+    after = max(after.astimezone(UTC), wall.EARLIEST)
+    if schedule.start is not None and schedule.start > after:
+        after = schedule.start - wall.TICK
     found = _of_when(schedule.when, after, anchor)
     if schedule.end is None:
         return found
@@ -96,10 +102,22 @@ def shortest_gap(when: When) -> timedelta | None:
     """The least time between two slots, on a clock that never changes; None: there is but one."""
     if isinstance(when, IntervalSchedule):
         return timedelta(seconds=when.seconds)
-    on_utc = when.model_copy(update={"timezone": "UTC"})
     start = datetime(2000, 1, 1, tzinfo=UTC)
-    few = itertools.islice(_of_when(on_utc, start, start), 2000)
+    few = list(itertools.islice(_walls(walk_of(when, start), start.replace(tzinfo=None)), 2000))
     return min((later - earlier for earlier, later in itertools.pairwise(few)), default=None)
+
+
+def walk_of(when: CronSchedule | RRuleSchedule, anchor: datetime) -> wall.Walk:
+    """The times as they are meant, before the zone is looked at."""
+    if isinstance(when, CronSchedule):
+        return parsed(when.cron, when.day)
+    return recurrence(when.rrule, when.timezone, anchor)
+
+
+def _walls(walk: wall.Walk, after: datetime) -> Iterator[datetime]:
+    at: datetime | None = after
+    while at is not None and (at := walk.next_wall(at)) is not None:
+        yield at
 
 
 def _of_when(when: When, after: datetime, anchor: datetime) -> Iterator[datetime]:

@@ -16,6 +16,8 @@ from shunter_work_pools.contracts.base import micros, moment
 
 #: No clock was ever moved by more than a day; with a margin.
 LARGEST_CHANGE = timedelta(days=2)
+#: Between them is room for every computation, and every zone, on the calendar (years 1 to 9999).
+EARLIEST, LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 12, 1, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
 
