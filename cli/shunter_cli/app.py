@@ -27,11 +27,13 @@ _MODULES = {
     "agent": "commands.agents",
     "pool": "commands.pools",
     "queue": "commands.queues",
+    "init": "commands.init",
     "deploy": "commands.deploy",
     "deployment": "commands.deployments",
     "schedule": "commands.schedules",
     "run": "commands.runs",
     "status": "commands.status",
+    "config": "commands.config",
     "completion": "commands.completion",
 }
 
@@ -54,7 +56,12 @@ def build(only: str | None = None) -> typer.Typer:
     @app.callback()
     def root(
         version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit."),
+        profile: str | None = typer.Option(
+            None, help="The profile of the configuration file to go by.", metavar="NAME"
+        ),
     ) -> None:
+        if profile is not None:  # main has taken the one that stands first
+            raise _USAGE("--profile NAME is given once, and before anything else")
         if version:
             raise _USAGE("--version stands alone: `shunter --version`")
 
@@ -72,6 +79,7 @@ def run(args: Sequence[str]) -> int:
     try:
         if words and (name := meant(words[0], _MODULES)):
             words[0] = name
+        _check_settings(words)
         command = typer.main.get_command(build(words[0] if words else None))
         answer = command.main(args=words, prog_name="shunter", standalone_mode=False)
     except typer.Abort:
@@ -84,6 +92,15 @@ def run(args: Sequence[str]) -> int:
     except Exception as exc:
         return _known(exc)
     return answer if isinstance(answer, int) else 0
+
+
+def _check_settings(words: Sequence[str]) -> None:
+    """Refuse wrong settings before anything is done; help, and what mends them, must work all the same."""
+    if not words or words[0] in ("config", "completion") or {"-h", "--help"}.intersection(words):
+        return
+    from shunter_work_pools.contracts.configuration import load
+
+    load()
 
 
 def _usage(exc: Any, args: Sequence[str]) -> int:

@@ -32,6 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
             print(_version())  # noqa: T201
             sys.stdout.flush()
             return 0
+        words = _without_profile(words)
         if words[:1] not in (["server"], ["agent"]):
             gc.set_threshold(_GARBAGE)
         from shunter_cli.app import run
@@ -50,6 +51,19 @@ def main(args: Sequence[str] | None = None) -> int:
         _abandon_output()
         print(f"Error: the output cannot be written: {exc.strerror}", file=sys.stderr)  # noqa: T201
         return 1
+
+
+def _without_profile(words: list[str]) -> list[str]:
+    """Take a leading ``--profile NAME`` as the variable, which reaches what the command starts, too."""
+    name, rest = "", words
+    if words[:1] == ["--profile"] and len(words) > 1:
+        name, rest = words[1], words[2:]
+    elif words and words[0].startswith("--profile="):
+        name, rest = words[0].removeprefix("--profile="), words[1:]
+    if not name:
+        return words
+    os.environ["SHUNTER_PROFILE"] = name
+    return rest
 
 
 def _abandon_output() -> None:

@@ -63,14 +63,12 @@ def read_profiles(path: Path) -> Profiles:
                 f"{near(key, ['profile', 'profiles'])} Settings belong into [profiles.{DEFAULT_PROFILE}]."
             )
             raise InvalidInput(f"{_origin(path, text, (key,))}: unknown key {key!r}", remedy.strip())
-    chosen, tables = tree.get("profile"), tree.get("profiles", {})
+    chosen, tables = tree.get("profile"), tables_of(path, tree)
     if chosen is not None and not isinstance(chosen, str):
         raise InvalidInput(
             f"{_origin(path, text, ('profile',))}: profile {chosen!r} is not a name",
             'Write profile = "NAME".',
         )
-    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
-        raise InvalidInput(f"{path}: profiles is not a table of tables", "Write [profiles.NAME].")
     found = Profiles(path, chosen, {}, text)
     checked = {profile: _checked(found, profile, table) for profile, table in tables.items()}
     return Profiles(path, chosen, checked, text)
@@ -118,6 +116,18 @@ def parse(path: Path, text: str) -> dict[str, Any]:
         place = f"{path}:{said[2]}:{said[3]}" if said else str(path)
         reason = said[1] if said else str(exc)
         raise InvalidInput(f"{place}: this is not TOML: {reason}", _EDIT) from exc
+
+
+def tables_of(path: Path, tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The profiles of a tree.
+
+    Raises:
+        InvalidInput: they are no tables.
+    """
+    tables = tree.get("profiles", {})
+    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+        raise InvalidInput(f"{path}: profiles is not a table of tables", "Write [profiles.NAME].")
+    return tables
 
 
 def flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

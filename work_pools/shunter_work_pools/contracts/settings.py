@@ -42,7 +42,7 @@ class Setting:
         read: makes and checks the value.
         doc: what it is for, one sentence.
         default: of the type that ``read`` makes; None: not set.
-        otherwise: what happens where it is not set and has no default, in words.
+        otherwise: what no value means, in words.
         metavar: what one writes, in words of help.
         flag: the option that gives it; empty if there is none.
         many: the option may be repeated.
@@ -69,7 +69,7 @@ class Setting:
     @property
     def usual(self) -> str:
         """The default in words."""
-        return self.written(self.default) if self.default is not None else self.otherwise
+        return (self.written(self.default) if self.default is not None else "") or self.otherwise
 
     def written(self, value: Any, *, secrets: bool = False) -> str:
         """A value as one would write it; without its secrets unless they are asked for."""
@@ -271,6 +271,7 @@ _DECLARED = (
         _names,
         "Further names that clients may call the server by (Host header); * for any.",
         default=(),
+        otherwise="none",
         metavar="NAME",
         flag="--allowed-host",
         many=True,
