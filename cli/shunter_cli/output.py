@@ -27,8 +27,21 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
+def _preferred(ctx: typer.Context, param: typer.CallbackParam, value: Output) -> Output:
+    """What was asked for, else what the setting says."""
+    source = ctx.get_parameter_source(param.name or "")
+    if source is None or source.name != "DEFAULT" or ctx.params.get("quiet") or ctx.resilient_parsing:
+        return value
+    from shunter_work_pools.contracts.configuration import load
+
+    return Output(load()["cli.output"])
+
+
 OutputOption = Annotated[
-    Output, typer.Option("--output", "-o", help="For people, or for programs.", show_default=True)
+    Output,
+    typer.Option(
+        "--output", "-o", help="For people, or for programs.", show_default=True, callback=_preferred
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids or names only, one a line.")]
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until Ctrl-C.")]
@@ -53,8 +66,9 @@ STYLES = {
 }
 #: Characters of an id's end that a table shows; the random part of a UUIDv7, good as an argument.
 SHORT = 8
-#: Blanks between the columns of a table; characters below which none is shortened.
-_GAP, _NARROWEST = 2, 4
+#: Blanks between the columns of a table; characters below which none is shortened, and from which on a
+#: shortened one is of use.
+_GAP, _NARROWEST, _USEFUL = 2, 4, 12
 
 
 #: Strings that every reader of YAML, of 1.1 too, takes for strings without quotes.
@@ -142,6 +156,7 @@ def table(
     *,
     elastic: Sequence[str] = (),
     wrapped: str = "",
+    spare: Sequence[str] = (),
     header: bool = True,
     indent: int = 0,
 ) -> None:
@@ -151,6 +166,7 @@ def table(
         columns: headings; a leading ``>`` aligns right.
         elastic: columns that are shortened if there is not room for all.
         wrapped: the one of them that goes on below itself instead.
+        spare: columns that are left out, one after the other, before the elastic ones get too short.
         header: whether the headings are shown.
         indent: blanks before each row.
     """
@@ -160,23 +176,39 @@ def table(
     cells = [[Text(plain(cell), style=STYLES.get(cell.split(" ")[0], "")) for cell in row] for row in rows]
     names = [heading.removeprefix(">") for heading in columns]
     heads = [len(name) if header else 0 for name in names]
-    widths = [max([heads[index], *(row[index].cell_len for row in cells)]) for index in range(len(names))]
+    natural = [max([heads[index], *(row[index].cell_len for row in cells)]) for index in range(len(names))]
     terminal = console()
-    room = terminal.width - indent - _GAP * (len(names) - 1)
-    _shorten(widths, [index for index, name in enumerate(names) if name in elastic], room)
+    widths = dict(zip(names, natural, strict=True))
+    _leave_out(widths, elastic, spare, terminal.width - indent)
+    _shorten(widths, elastic, terminal.width - indent)
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0), show_header=header)
-    for heading, name, width in zip(columns, names, widths, strict=True):
-        justify: Literal["left", "right"] = "right" if heading != name else "left"
+    for name, width in widths.items():
+        justify: Literal["left", "right"] = "left" if name in columns else "right"
         grid.add_column(name, justify=justify, no_wrap=name != wrapped, overflow="ellipsis", width=width)
     for row in cells:
-        grid.add_row(*row)
+        grid.add_row(*(cell for name, cell in zip(names, row, strict=True) if name in widths))
     _print(grid, terminal, indent)
 
 
-def _shorten(widths: list[int], elastic: Sequence[int], room: int) -> None:
+def _needed(widths: dict[str, int]) -> int:
+    return sum(widths.values()) + _GAP * (len(widths) - 1)
+
+
+def _leave_out(widths: dict[str, int], elastic: Sequence[str], spare: Sequence[str], room: int) -> None:
+    """Take out spare columns until the elastic ones have room enough to be of use."""
+    for name in spare:
+        least = {one: min(width, _USEFUL) if one in elastic else width for one, width in widths.items()}
+        if _needed(least) <= room:
+            return
+        del widths[name]
+
+
+def _shorten(widths: dict[str, int], elastic: Sequence[str], room: int) -> None:
     """Take from the widest elastic column, again and again, until all fit or none can give more."""
-    while sum(widths) > room:
-        widest = max(elastic, key=lambda index: widths[index], default=None)
+    while _needed(widths) > room:
+        widest = max(
+            (name for name in elastic if name in widths), key=lambda name: widths[name], default=None
+        )
         if widest is None or widths[widest] <= _NARROWEST:
             return
         widths[widest] -= 1
