@@ -161,7 +161,8 @@ _COLUMNS = {
 }
 
 
-def _fill_sqlite(path: Path, count: int) -> None:
+def fill_sqlite(path: Path, count: int) -> None:
+    """Write finished runs into the database of a server that is stopped and has ``DEPLOYMENTS`` deployments."""
     connection = sqlite3.connect(path)
     sqlite3.register_adapter(UUID, lambda value: value.hex)
     connection.execute("PRAGMA synchronous=OFF")
@@ -284,7 +285,7 @@ def _measure(table: Table, store: str, database_url: str | None, home: Path, fil
 def history(table: Table, count: int = 1_000_000) -> None:
     """Claims and filtered first pages with a long history."""
     home = new_home()
-    _measure(table, "SQLite", None, home, lambda: _fill_sqlite(home / "shunter.db", count), count)
+    _measure(table, "SQLite", None, home, lambda: fill_sqlite(home / "shunter.db", count), count)
     from tests.engines.postgres import PostgresCluster, find_binaries
 
     binaries = find_binaries()

@@ -111,6 +111,7 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
                 for agent in found
             ],
             elastic=("NAME", "POOLS", "TAGS", "HOST"),
+            spare=("HOST", "TAGS"),
         )
 
 

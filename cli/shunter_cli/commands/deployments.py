@@ -69,6 +69,7 @@ def _list(found: Sequence[Deployment], output_as: Output, quiet: bool) -> None:
                 for one in found
             ],
             elastic=("NAME", "POOL", "SCHEDULE", "TAGS"),
+            spare=("TAGS",),
         )
 
 

@@ -171,6 +171,7 @@ def _draw(found: Sequence[Run], output_as: Output, quiet: bool) -> None:
             ("ID", "DEPLOYMENT", "STATE", "CAUSE", "DUE", ">TOOK", "POOL", "TAGS"),
             [_row(run, now) for run in found],
             elastic=("DEPLOYMENT", "CAUSE", "POOL", "TAGS"),
+            spare=("TAGS", "POOL"),
         )
 
 

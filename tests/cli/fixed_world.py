@@ -1,0 +1,262 @@
+"""A real server whose clock stands still, with a little of everything in it: the same at every test run.
+
+The time is a file that the server's process reads instead of its clock. What is in it was made through the
+API, step by step, as people and an agent would have; then the clock stays at ``NOW``, and the command line
+is told the same moment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from shunter_work_pools.client import Client
+from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import Assignment, Held, LogFrame, Report, ReportBatch, SyncRequest
+from shunter_work_pools.contracts.deployments import (
+    CronSchedule,
+    DeploymentPatch,
+    DeploymentSpec,
+    IntervalSchedule,
+    RetryPolicy,
+    Schedule,
+    Work,
+)
+from shunter_work_pools.contracts.errors import ServerUnreachable
+from shunter_work_pools.contracts.log_frames import encode_frames
+from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueueSpec
+from shunter_work_pools.contracts.runs import RunRequest
+from shunter_work_pools.contracts.states import AttemptState, Cause
+from tests.cli.console import Console, Done, console, free_port, stop, until
+
+#: A Sunday, at noon.
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+_SERVER = """
+import sys, time
+from pathlib import Path
+clock = Path(sys.argv[2])
+time.time_ns = lambda: int(clock.read_text())
+from shunter_work_pools import engine
+engine.heartbeat = lambda tx, ago: None  # their age is of a clock that does not stand still
+from shunter_cli.main import main
+sys.exit(main(["server", "start", "--port", sys.argv[1]]))
+"""
+
+_SHUNTER = f"""
+import sys, datetime
+from shunter_cli import durations
+durations.now = lambda: datetime.datetime.fromisoformat({NOW.isoformat()!r})
+from shunter_cli.main import main
+sys.exit(main())
+"""
+
+_SESSION = UUID(int=100)
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+@dataclass
+class World:
+    """The server, and the runs that are in it by the names that tests know them by."""
+
+    shunter: Console
+    client: Client
+    clock: Path
+    port: int
+    runs: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *words: str, columns: int = 80) -> Done:
+        """Run ``shunter WORDS`` at the moment at which the clocks stand; ``{name}`` is a run's id."""
+        named = [self.runs[word[1:-1]] if word.startswith("{") else word for word in words]
+        terminal = self.shunter.having(COLUMNS=str(columns), LINES="24")
+        return terminal.execute([sys.executable, "-c", _SHUNTER, *named])
+
+    def at(self, **before: float) -> None:
+        """Set the clock so long before ``NOW``."""
+        moment = NOW - timedelta(**before)
+        fresh = self.clock.with_suffix(".new")
+        fresh.write_text(str(int(moment.timestamp()) * 1_000_000_000))
+        os.replace(fresh, self.clock)
+
+    def steady(self, text: str) -> str:
+        """Output without what differs from server to server, in the same width."""
+        numbers = {run: f"{number:012}" for number, run in enumerate(self.runs.values(), 1)}
+        text = _UUID.sub(lambda found: f"00000000-0000-7000-8000-{numbers[found[0]]}", text)
+        text = re.sub(r"\b[0-9a-f]{12}7[0-9a-f]{19}\b", "0" * 32, text)
+        for run, number in numbers.items():
+            text = text.replace(run[-8:], number[-8:])
+        text = re.sub(r"\b[0-9.]+ [KM]iB\b(?=, up)", "1.0 MiB", text)
+        return text.replace(f":{self.port}/", ":44000/")
+
+    # ---- making it
+
+    def sync(
+        self, name: str, *held: Assignment, free: int = 8, hold_for: float = 0, session: UUID = _SESSION
+    ) -> list[Assignment]:
+        """What the agent is given; in a new session it is written down that it was seen."""
+        request = SyncRequest(
+            protocol=PROTOCOL,
+            session=session,
+            identity=UUID(int=sum(name.encode())),
+            pools=["default"],
+            limit=8,
+            free=free,
+            tags=["ssd"],
+            holds=[Held(run=one.run, attempt=one.attempt, epoch=one.epoch) for one in held],
+            hold_for=hold_for,
+            host=f"{name}.example.org",
+            version="0.1.0",
+        )
+        return self.client.sync(name, request).assignments
+
+    def start(self, name: str, deployment: str, **request: object) -> None:
+        """Make a run that is known as ``name``."""
+        made = self.client.create_run(RunRequest.model_validate({"deployment": deployment, **request}))
+        self.runs[name] = str(made.id)
+
+    def take(self) -> Assignment:
+        """The attempt that waits, given to agent a1 and running."""
+        (given,) = self.sync("a1", hold_for=10)
+        self.report(given, 1, AttemptState.STARTING)
+        self.report(given, 2, AttemptState.RUNNING, pid=4711)
+        return given
+
+    def report(self, given: Assignment, seq: int, state: AttemptState, **more: object) -> None:
+        """A step of an attempt."""
+        step = {"run": given.run, "attempt": given.attempt, "epoch": given.epoch, "seq": seq, "age": 0}
+        report = Report.model_validate(step | {"state": state} | more)
+        self.client.report("a1", ReportBatch(session=_SESSION, reports=[report]))
+
+    def write(self, given: Assignment, data: bytes) -> None:
+        """Output of an attempt."""
+        frame = LogFrame(run=given.run, attempt=given.attempt, epoch=given.epoch, offset=0, length=len(data))
+        self.client.upload_logs("a1", encode_frames([(frame, data)]))
+
+    def end(self, given: Assignment, state: AttemptState, **more: object) -> None:
+        """The last step of an attempt."""
+        usage = {"max_rss_bytes": 12_345_678, "cpu_seconds": 0.25, "log_size": 0}
+        self.report(given, 3, state, **(usage | more))
+
+
+@contextmanager
+def fixed_world(base: Path, cache: Path) -> Iterator[World]:
+    """The server with everything in it, until the block ends."""
+    home, port, clock = base / "home", free_port(), base / "clock"
+    shunter = console(home, base / "folder", port, cache)
+    clock.write_text("0")
+    with (base / "server.log").open("wb") as log:
+        program = [sys.executable, "-c", _SERVER, str(port), str(clock)]
+        server = subprocess.Popen(program, env=shunter.env, cwd=shunter.folder, stdout=log, stderr=log)
+    try:
+        client = until(lambda: _reached(server, shunter, home))
+        with client:
+            world = World(shunter, client, clock, port)
+            _fill(world)
+            yield world
+    except BaseException:
+        print((base / "server.log").read_text()[-20_000:])
+        raise
+    finally:
+        stop(server)
+
+
+def _reached(server: subprocess.Popen[bytes], shunter: Console, home: Path) -> Client | None:
+    assert server.poll() is None, "the server has ended"
+    token = home / "token"
+    if not token.exists():
+        return None
+    client = Client(shunter.env["SHUNTER_API_URL"], token.read_text().strip())
+    try:
+        client.ready()
+    except ServerUnreachable:
+        client.close()
+        return None
+    return client
+
+
+def _fill(world: World) -> None:
+    client = world.client
+    world.at(days=10)
+    client.create_pool(PoolSpec(name="default"))
+    client.create_pool(PoolSpec(name="gpu", match=["gpu"], limit=2, priority=5))
+    client.create_queue("default", QueueSpec(name="fast", priority=10, limit=4))
+    client.update_pool("gpu", PoolPatch(paused=True))
+    hello = DeploymentSpec(
+        work=Work(command=["sh", "-c", "echo hello"], source="/srv/jobs"),
+        pool="default",
+        tags=["demo", "team=web"],
+    )
+    nightly = DeploymentSpec(
+        work=Work(entrypoint="pipeline.py:main", source="/srv/jobs", python="/usr/bin/python3", timeout=3600),
+        parameters={"year": 2026, "city": "Zürich"},
+        pool="default",
+        queue="fast",
+        retries=RetryPolicy(count=1),
+        description="Loads what was published over night; 毎日.",
+    )
+    train = DeploymentSpec(work=Work(command=["./train"], source="/srv/jobs"), tags=["gpu"], priority=3)
+    for name, spec in (("hello", hello), ("nightly-report", nightly), ("train", train)):
+        client.deploy(name, spec)
+
+    world.at(days=5)
+    world.sync("box2")
+    client.deploy("nightly-report", nightly.model_copy(update={"queue": "default", "tags": ["report"]}))
+
+    world.at(days=3)
+    world.start("done", "hello", parameters={"greeting": "Grüße"}, priority=2)
+    given = world.take()
+    world.write(given, b"hello\n")
+    world.at(days=3, seconds=-12)
+    world.end(given, AttemptState.COMPLETED, exit_code=0, result={"said": "hello"}, log_size=6)
+
+    world.at(days=1)
+    world.start("cancelled", "train")
+    client.cancel_run(world.runs["cancelled"])
+
+    world.at(hours=2)
+    world.start("failed", "nightly-report")
+    given = world.take()
+    world.at(hours=2, seconds=-61)
+    world.end(given, AttemptState.FAILED, cause=Cause.EXIT_CODE, exit_code=3, message="exit code 3")
+    given = world.take()
+    world.at(hours=2, seconds=-150)
+    world.end(given, AttemptState.FAILED, cause=Cause.EXIT_CODE, exit_code=3, message="exit code 3")
+
+    world.at(minutes=30)
+    world.start("crashed", "hello", tags=["ad-hoc"])
+    given = world.take()
+    world.at(minutes=25)
+    message = "killed by the kernel: out of memory"
+    world.end(given, AttemptState.CRASHED, cause=Cause.OOM, signal="SIGKILL", message=message)
+
+    world.at(minutes=10)
+    world.start("late", "train")
+    world.at(seconds=95)
+    world.start("running", "nightly-report", parameters={"year": 2025})
+    running = world.take()
+
+    world.at(seconds=2)
+    world.sync("a1", running, free=7, session=UUID(int=101))
+    world.at(seconds=0)
+    world.start("upcoming", "hello", scheduled_at=(NOW + timedelta(hours=1)).isoformat())
+    schedules = [
+        Schedule(name="nightly", when=CronSchedule(cron="0 6 * * 1-5", timezone="Europe/Berlin")),
+        Schedule(name="often", when=IntervalSchedule(seconds=5400), parameters={"year": 2024}),
+    ]
+    client.deploy(
+        "nightly-report",
+        nightly.model_copy(update={"queue": "default", "tags": ["report"], "schedules": schedules}),
+    )
+    night = Schedule(when=CronSchedule(cron="30 2 * * *", timezone="Europe/Berlin"), paused=True)
+    client.deploy("train", train.model_copy(update={"schedules": [night]}))
+    client.deploy("paused", hello.model_copy(update={"tags": []}))
+    client.update_deployment("paused", DeploymentPatch(paused=True))
+    until(lambda: client.list_runs(late=True).runs)
