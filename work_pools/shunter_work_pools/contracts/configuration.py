@@ -31,10 +31,10 @@ DEFAULT = "default"
 #: What Kubernetes sets in each pod for a Service named shunter or shunter-...; SHUNTER_SERVER_PORT is one of
 #: them for a Service shunter-server, and told apart by its value.
 #: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
-_SERVICE_LINK = re.compile(
+_SERVICE_LINK = (
     r"SHUNTER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+_SERVICE_ADDRESSES = ("tcp://", "udp://", "sctp://")
 
 
 class Values(Mapping[str, Any]):
@@ -160,8 +160,8 @@ def _is_no_setting(variable: str, given: str) -> bool:
         variable in (HOME_VARIABLE, PROFILE_VARIABLE)
         or variable in RUN_VARIABLES
         or variable.startswith(TEST_PREFIX)
-        or _SERVICE_LINK.fullmatch(variable) is not None
-        or (variable.endswith("_PORT") and _SERVICE_ADDRESS.match(given) is not None)
+        or (variable.endswith("_PORT") and given.startswith(_SERVICE_ADDRESSES))
+        or (variable not in BY_VARIABLE and re.fullmatch(_SERVICE_LINK, variable) is not None)
     )
 
 

@@ -9,7 +9,6 @@ With ``SHUNTER_HOME`` set, everything is below it. Without, the XDG base directo
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +89,8 @@ def ensure_token(home: Home) -> str:
     Raises:
         InvalidInput: the folder cannot be written.
     """
+    import secrets  # 7 ms that only the server's first start has to take
+
     token = stored_token(home)
     if token:
         return token
