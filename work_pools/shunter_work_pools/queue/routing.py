@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Row, bindparam, insert, select, update
 
@@ -24,13 +24,20 @@ _BY_TAGS = (
     .join(queues, queues.c.pool_id == pools.c.id)
     .where(queues.c.name == "default", pools.c.deleted_at.is_(None))
 )
-_LANE = select(lanes.c.id).where(
-    lanes.c.queue_id == bindparam("queue_id"),
-    lanes.c.priority == bindparam("priority"),
-    lanes.c.deployment_id == bindparam("deployment_id"),
-    lanes.c.require == bindparam("require"),
-    lanes.c.backfill_id == bindparam("backfill_id"),
+_LANES = select(
+    lanes.c.id,
+    lanes.c.queue_id,
+    lanes.c.priority,
+    lanes.c.deployment_id,
+    lanes.c.require,
+    lanes.c.backfill_id,
+).where(
+    # By the beginning of the unique key, which is an index.
+    lanes.c.queue_id.in_(bindparam("queues", expanding=True)),
+    lanes.c.priority.in_(bindparam("priorities", expanding=True)),
+    lanes.c.deployment_id.in_(bindparam("deployments", expanding=True)),
 )
+_NEW_LANE = insert(lanes)
 
 
 def matching_pools(tx: Tx) -> Sequence[Row[Any]]:
@@ -70,6 +77,16 @@ def marked(run: Any) -> bool:
     return bool(run.late) or run.backfill_id is not None
 
 
+class LaneKey(NamedTuple):
+    """What runs of one lane have in common; ``require``: sorted, joined by spaces; ``backfill_id``: 0 is none."""
+
+    queue_id: int
+    priority: int
+    deployment_id: int
+    require: str
+    backfill_id: int
+
+
 def lane_of(
     tx: Tx,
     queue_id: int,
@@ -79,29 +96,48 @@ def lane_of(
     backfill_id: int | None,
 ) -> int:
     """The lane of runs that are equal in all but their due time; made at the first of them."""
-    key: dict[str, Any] = {
-        "queue_id": queue_id,
-        "priority": priority,
-        "deployment_id": deployment_id,
-        "require": " ".join(sorted(require)),
-        "backfill_id": backfill_id or 0,
-    }
-    cached = ("lane", *key.values())
-    lane_id: int | None = tx.recall(cached)
-    if lane_id is not None:
-        return lane_id
-    lane_id = tx.conn.scalar(_LANE, key)
-    if lane_id is None:
-        if tx.postgres:
-            from sqlalchemy.dialects.postgresql import insert as upsert
+    key = LaneKey(queue_id, priority, deployment_id, " ".join(sorted(require)), backfill_id or 0)
+    return lanes_of(tx, [key])[key]
 
-            # Another transaction may be making it at this moment.
-            tx.conn.execute(upsert(lanes).values(served_at=0, **key).on_conflict_do_nothing())
-            lane_id = tx.conn.scalar(_LANE, key)
+
+def lanes_of(tx: Tx, keys: Iterable[LaneKey]) -> dict[LaneKey, int]:
+    """Many lanes at once; those that do not exist are made."""
+    found: dict[LaneKey, int] = {}
+    unknown = []
+    for key in keys:
+        lane_id: int | None = tx.recall(("lane", key))
+        if lane_id is None:
+            unknown.append(key)
         else:
-            lane_id = tx.conn.scalar(insert(lanes).values(served_at=0, **key).returning(lanes.c.id))
-    assert lane_id is not None
-    return tx.remember(cached, int(lane_id))
+            found[key] = lane_id
+    if unknown:
+        there = _lanes_there(tx, unknown)
+        # Made in one order: two transactions that make the same ones cannot wait for each other.
+        missing = sorted(set(unknown) - there.keys())
+        if missing:
+            tx.conn.execute(_new_lanes(tx), [{"served_at": 0, **key._asdict()} for key in missing])
+            there |= _lanes_there(tx, missing)
+        for key in unknown:
+            found[key] = tx.remember(("lane", key), there[key])
+    return found
+
+
+def _lanes_there(tx: Tx, keys: list[LaneKey]) -> dict[LaneKey, int]:
+    wanted = {
+        "queues": sorted({key.queue_id for key in keys}),
+        "priorities": sorted({key.priority for key in keys}),
+        "deployments": sorted({key.deployment_id for key in keys}),
+    }
+    return {LaneKey(*row[1:]): row[0] for row in tx.conn.execute(_LANES, wanted)}
+
+
+def _new_lanes(tx: Tx) -> Any:
+    if not tx.postgres:
+        return _NEW_LANE
+    from sqlalchemy.dialects.postgresql import insert as upsert
+
+    # Another transaction may be making it at this moment.
+    return upsert(lanes).on_conflict_do_nothing()
 
 
 def place_unplaced(tx: Tx) -> None:

@@ -17,7 +17,7 @@ from shunter_work_pools.queue.catalog import Placed, deployment, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.ids import new_run_id, reverse
 from shunter_work_pools.queue.parameters import check_parameters
-from shunter_work_pools.queue.routing import lane_of, marked, matching_pools, place
+from shunter_work_pools.queue.routing import LaneKey, lanes_of, marked, matching_pools, place
 from shunter_work_pools.storage.schema import payloads, ready, run_tags, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -171,13 +171,16 @@ def _places(tx: Tx, new: list[NewRun]) -> dict[_Key, _Place]:
         if name not in named:
             named[name] = place(tx, spec, [])
         found[key] = named[name]
+    ways = {
+        key: LaneKey(at[1], key[1], key[0], " ".join(sorted(specs[key].require)), key[3])
+        for key, at in found.items()
+        if at is not None
+    }
+    lane_ids = lanes_of(tx, ways.values())
     places: dict[_Key, _Place] = dict.fromkeys(specs, (None, None, None))
-    # Lanes are made in one order: two batches that make the same ones cannot wait for each other.
-    ways = sorted((at[1], key[1], key[0], *key[2:], at[0]) for key, at in found.items() if at is not None)
-    for queue_id, priority, deployment_id, tags, backfill_id, pool_id in ways:
-        key = (deployment_id, priority, tags, backfill_id)
-        lane_id = lane_of(tx, queue_id, priority, deployment_id, specs[key].require, backfill_id)
-        places[key] = (pool_id, queue_id, lane_id)
+    for key, at in found.items():
+        if at is not None:
+            places[key] = (*at, lane_ids[ways[key]])
     return places
 
 
