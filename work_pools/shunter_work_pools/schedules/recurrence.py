@@ -102,6 +102,26 @@ class Days(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What EXDATE takes away: times of the wall, whole days, instants."""
+
+    walls: frozenset[datetime] = frozenset()
+    days: frozenset[date] = frozenset()
+    instants: frozenset[datetime] = frozenset()
+
+    @classmethod
+    def of(cls, stamps: Sequence[Stamp]) -> Taken:
+        return cls(
+            frozenset(stamp.wall for stamp in stamps if not stamp.utc and not stamp.whole_day),
+            frozenset(stamp.wall.date() for stamp in stamps if stamp.whole_day),
+            frozenset(stamp.wall.replace(tzinfo=UTC) for stamp in stamps if stamp.utc),
+        )
+
+    def has(self, wall: datetime) -> bool:
+        return wall in self.walls or wall.date() in self.days
+
+
+@dataclass(frozen=True)
 class Rule:
     """The walk of an RRULE from ``begin`` on, up to ``last``."""
 
@@ -115,8 +135,7 @@ class Rule:
     seconds: tuple[int, ...]
     positions: tuple[int, ...] = ()
     last: datetime | None = None
-    taken: frozenset[datetime] = frozenset()
-    taken_days: frozenset[date] = frozenset()
+    taken: Taken = Taken()
 
     @property
     def fixed(self) -> bool:
@@ -128,7 +147,7 @@ class Rule:
         while found is not None and (found := self._following(found)) is not None:
             if self.last is not None and found > self.last:
                 return None
-            if found not in self.taken and found.date() not in self.taken_days:
+            if not self.taken.has(found):
                 return found
         return None
 
@@ -242,9 +261,9 @@ class Recurrence:
 
     rule: Rule | None
     until: datetime | None
+    taken: frozenset[datetime]
     added: tuple[datetime, ...]
     added_walls: tuple[datetime, ...]
-    taken: frozenset[datetime]
 
     @property
     def fixed(self) -> bool:
@@ -288,25 +307,29 @@ def _recurrence(text: str, timezone: str, anchor: datetime | None) -> Recurrence
     begin = _on_wall(said.begin, zone) if said.begin is not None else None
     if begin is None and anchor is not None:
         begin = anchor.astimezone(zone).replace(tzinfo=None, microsecond=0)
-    taken_days = frozenset(stamp.wall.date() for stamp in said.taken if stamp.whole_day)
-    taken_walls = frozenset(stamp.wall for stamp in said.taken if not stamp.utc and not stamp.whole_day)
-    taken = frozenset(stamp.wall.replace(tzinfo=UTC) for stamp in said.taken if stamp.utc)
-    added = list(said.added)
-    if said.parts is None and said.begin is not None:
-        added.append(said.begin)  # without a rule DTSTART is the first of the dates (RFC 5545, 3.8.5.2)
-    moments, added_walls = set(), set()
-    for stamp in added:
-        wall = _on_wall(stamp, zone)
-        at = stamp.wall.replace(tzinfo=UTC) if stamp.utc else walls.instant(wall, zone)
-        if at is not None and at not in taken and wall not in taken_walls and wall.date() not in taken_days:
-            moments.add(at)
-            added_walls.add(wall)
+    taken = Taken.of(said.taken)
     rule = None
     if said.parts is not None and begin is not None:
-        rule = _rule(said.parts, begin, taken_walls, taken_days)
+        rule = _rule(said.parts, begin, taken)
     until = said.parts.until if said.parts is not None else None
     ends = until.wall.replace(tzinfo=UTC) if until is not None and until.utc else None
-    return Recurrence(rule, ends, tuple(sorted(moments)), tuple(sorted(added_walls)), taken)
+    return Recurrence(rule, ends, taken.instants, **_added(said, zone, taken))
+
+
+def _added(said: Text, zone: ZoneInfo, taken: Taken) -> dict[str, tuple[datetime, ...]]:
+    stamps = list(said.added)
+    if said.parts is None and said.begin is not None:
+        stamps.append(said.begin)  # without a rule DTSTART is the first of the dates (RFC 5545, 3.8.5.2)
+    found = set()
+    for stamp in stamps:
+        wall = _on_wall(stamp, zone)
+        at = stamp.wall.replace(tzinfo=UTC) if stamp.utc else walls.instant(wall, zone)
+        if at is not None and at not in taken.instants and not taken.has(wall):
+            found.add((at, wall))
+    return {
+        "added": tuple(sorted({at for at, _ in found})),
+        "added_walls": tuple(sorted({wall for _, wall in found})),
+    }
 
 
 def check_recurrence(text: str, timezone: str, anchor: datetime) -> None:
@@ -343,7 +366,7 @@ def _on_wall(stamp: Stamp, zone: ZoneInfo) -> datetime:
 # --- from parts to a rule ------------------------------------------------------------------------
 
 
-def _rule(parts: Parts, begin: datetime, taken: frozenset[datetime], days: frozenset[date]) -> Rule:
+def _rule(parts: Parts, begin: datetime, taken: Taken) -> Rule:
     def times(part: str, base: int, own: int, *all_with: str) -> tuple[int, ...]:
         given = parts.lists.get(part)
         return given or (tuple(range(base)) if parts.freq in all_with else (own,))
@@ -365,7 +388,7 @@ def _rule(parts: Parts, begin: datetime, taken: frozenset[datetime], days: froze
     )
     if parts.count is not None:  # of the rule's own times, before EXDATE takes some away
         rule = replace(rule, last=_counted_out(rule, parts.count))
-    return replace(rule, taken=taken, taken_days=days)
+    return replace(rule, taken=taken)
 
 
 def _counted_out(rule: Rule, count: int) -> datetime | None:
