@@ -13,12 +13,12 @@ import pytest_asyncio
 
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import Held, SyncAnswer, SyncRequest
-from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
+from shunter_work_pools.contracts.deployments import DeploymentSpec, Named, Work
 from shunter_work_pools.contracts.errors import Unavailable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.queue import catalog, views
+from shunter_work_pools.queue import apply, catalog, views
 from shunter_work_pools.queue.ids import new_run_id
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.settings import Settings
@@ -74,7 +74,8 @@ async def engine(tmp_path: Path, clock: Clock) -> AsyncIterator[Engine]:
     await engine.start()
     spec = DeploymentSpec(work=Work(command=["true"]), pool="main")
     await engine.store.write(lambda tx: catalog.create_pool(tx, PoolSpec(name="main")))
-    await engine.store.write(lambda tx: catalog.apply_deployment(tx, "job", spec))
+    named = [Named(name="job", spec=spec)]
+    await engine.store.write(lambda tx: apply.apply(tx, named, engine.times(tx.now)))
     yield engine
     await engine.stop()
     assert not engine.failure.done()

@@ -6,6 +6,7 @@ Loops, each a named task; one that dies stops the server loudly:
 * ``schedule``: slots that are due become runs;
 * ``reap``: late and lost are marked, given up is acted on;
 * ``heartbeat``: when agents were last heard of, many in one commit;
+* ``retain``: what need not be kept is deleted, in small steps;
 * ``maintain``: partitions of the coming days.
 """
 
@@ -28,8 +29,10 @@ from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refu
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.hub import Hub
 from shunter_work_pools.queue import fire, reap
+from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in
 from shunter_work_pools.queue.sync import Registered, difference, heartbeat, register
+from shunter_work_pools.retention import Retention
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
 from shunter_work_pools.storage.partitions import make_partitions
@@ -67,8 +70,12 @@ class Engine:
         self.hub = Hub()
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready = False
+        self.started_at = datetime.now(UTC)
+        self.retention = Retention(store, logs, self.settings.keep)
+        self._retain_now = asyncio.Event()
         self._registered: dict[str, tuple[SyncRequest, Registered]] = {}
-        self._seen: dict[int, float] = {}  # agent id -> monotonic time
+        self._seen: dict[int, float] = {}  # agent id -> monotonic time; written down and forgotten
+        self._heard: dict[int, float] = {}  # the same, not forgotten
         self._tasks: list[asyncio.Task[None]] = []
         self._hearing_since = asyncio.get_running_loop().time()
         self._last_look: tuple[Micros, float] | None = None
@@ -96,6 +103,7 @@ class Engine:
             "schedule": self._schedule,
             "reap": self._reap,
             "heartbeat": self._heartbeat,
+            "retain": self._retain,
             "maintain": self._maintain,
         }
         for name, body in loops.items():
@@ -169,7 +177,7 @@ class Engine:
             while True:
                 with self.hub.waiting(agent, held) as waiting:
                     diff = await self.store.read(lambda tx: difference(tx, agent.id, request.holds))
-                    self._seen[agent.id] = loop.time()
+                    self._hear(agent.id)
                     left = deadline - loop.time()
                     if diff or left <= 0 or self.hub.stopping:
                         return self._answer(diff.assignments, diff.cancel, diff.forget)
@@ -196,13 +204,28 @@ class Engine:
 
     async def _register(self, name: str, request: SyncRequest) -> Registered:
         known = self._registered.get(name)
-        if known is not None and _same_agent(known[0], request):
+        if known is not None and _same_agent(known[0], request) and not self._long_silent(known[1].id):
             return known[1]
         agent = await self.store.write(
             partial(register, name=name, request=request, lost_after=self.settings.lost_after)
         )
         self._registered[name] = (request, agent)
         return agent
+
+    def _long_silent(self, agent_id: int) -> bool:
+        """Whether an agent, or a pool it serves, may have been deleted since it was last heard of."""
+        silent_since = asyncio.get_running_loop().time() - self.settings.lost_after / 2
+        return self._heard.get(agent_id, -math.inf) < silent_since
+
+    def _hear(self, agent_id: int) -> None:
+        self._seen[agent_id] = self._heard[agent_id] = asyncio.get_running_loop().time()
+
+    def forget_agent(self, name: str) -> None:
+        """An agent was deleted: it is registered anew should it come back."""
+        known = self._registered.pop(name, None)
+        if known is not None:
+            self._heard.pop(known[1].id, None)
+            self._seen.pop(known[1].id, None)
 
     def agent(self, name: str, session: UUID) -> int:
         """The id of an agent that has synced with this server in this session.
@@ -213,7 +236,7 @@ class Engine:
         known = self._registered.get(name)
         if known is None or known[1].session != session:
             raise NotFound(f"agent {name!r} has not synced in this session", "Sync first.")
-        self._seen[known[1].id] = asyncio.get_running_loop().time()
+        self._hear(known[1].id)
         return known[1].id
 
     def _answer(
@@ -297,6 +320,18 @@ class Engine:
         # The machine slept, the clock was set, the store was away: what passed meanwhile was missed.
         return now if now - self._next_look > _BREAK * _SECOND else self.firing_since
 
+    def times(self, now: Micros) -> Times:
+        """What a deploy at a moment needs to know.
+
+        Args:
+            now: by the store's clock.
+        """
+        return Times(self.late_after, self.fires_since(now), self.alive_after(now))
+
+    def alive_after(self, now: Micros) -> Micros:
+        """Agents heard of since this moment count as alive."""
+        return now - round(self.settings.lost_after * _SECOND)
+
     async def _schedule(self) -> None:
         """Make runs of what is due, a batch at a time; nothing is due: sleep until something is."""
         hub = self.hub
@@ -359,6 +394,16 @@ class Engine:
             except Unavailable:
                 self._seen = seen | self._seen
                 raise
+
+    def retain_soon(self) -> None:
+        """Something was deleted: what belongs to it may go at once."""
+        self._retain_now.set()
+
+    async def _retain(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._retain_now.wait(), self.settings.retain_every)
+        self._retain_now.clear()
+        await self.retention.sweep()
 
     async def _maintain(self) -> None:
         await asyncio.sleep(3600)

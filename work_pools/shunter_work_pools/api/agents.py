@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from shunter_work_pools.api.dependencies import TheEngine, answer
 from shunter_work_pools.contracts.agents import (
     LOG_MEDIA_TYPE,
+    Agent,
     AgentList,
     LogAnswer,
     LogSize,
@@ -25,7 +26,7 @@ from shunter_work_pools.contracts.base import Name
 from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.queue import sync, views
+from shunter_work_pools.queue import remove, sync, views
 from shunter_work_pools.queue.report import owned_logs, report
 
 router = APIRouter(prefix="/agents", tags=["agents"])
@@ -38,6 +39,20 @@ async def list_agents(engine: TheEngine) -> AgentList:
     """All agents by name."""
     lost_after = engine.settings.lost_after
     return AgentList(agents=await engine.store.read(lambda tx: views.list_agents(tx, lost_after)))
+
+
+@router.get("/{name}")
+async def get_agent(name: str, engine: TheEngine) -> Agent:
+    """One agent."""
+    lost_after = engine.settings.lost_after
+    return (await engine.store.read(lambda tx: views.list_agents(tx, lost_after, name)))[0]
+
+
+@router.delete("/{name}", status_code=204, response_class=Response)
+async def remove_agent(name: str, engine: TheEngine) -> None:
+    """Forget one that is gone; should it come back, it is registered anew."""
+    await engine.store.write(lambda tx: remove.remove_agent(tx, name, engine.alive_after(tx.now)))
+    engine.forget_agent(name)
 
 
 @router.post("/{name}/sync", response_model=SyncAnswer)
@@ -88,10 +103,12 @@ async def take_logs(name: AgentName, request: Request, engine: TheEngine) -> Res
         frames = decode_frames(await request.body())
     except ValidationError as exc:
         raise BadRequest(f"a log frame's header is wrong: {exc.errors()[0]['msg']}") from exc
-    keys = {(frame.run, frame.attempt, frame.epoch) for frame, _ in frames}
-    owned = await engine.store.read(lambda tx: owned_logs(tx, keys))
-    sizes = await asyncio.to_thread(_append, engine, frames, owned)
-    for run_id in {frame.run for frame, _ in frames}:
+    runs = {frame.run for frame, _ in frames}
+    with engine.retention.receiving(runs) as going:
+        keys = {(frame.run, frame.attempt, frame.epoch) for frame, _ in frames if frame.run not in going}
+        owned = await engine.store.read(lambda tx: owned_logs(tx, keys))
+        sizes = await asyncio.to_thread(_append, engine, frames, owned)
+    for run_id in runs:
         engine.hub.touch(run_id)
     return answer(LogAnswer.model_construct(sizes=sizes))
 

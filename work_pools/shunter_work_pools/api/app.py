@@ -6,18 +6,21 @@ import math
 import traceback
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from shunter_work_pools.api import agents, deployments, pools, runs, schedules
-from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.api.dependencies import answer
 from shunter_work_pools.contracts.agents import ServerInfo
-from shunter_work_pools.contracts.base import moment
+from shunter_work_pools.contracts.base import Instant
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused, Unavailable
+from shunter_work_pools.contracts.status import Status
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.engine import Engine
+from shunter_work_pools.queue import status
+from shunter_work_pools.storage.store import Tx
 from shunter_work_pools.version import version
 
 log = get_logger()
@@ -44,13 +47,19 @@ def build_app(engine: Engine) -> FastAPI:
     for routes in (runs.router, agents.router, pools.router, deployments.router, schedules.router):
         app.include_router(routes, prefix="/api/v1")
 
+    def _info(tx: Tx) -> ServerInfo:
+        return status.server_info(tx, engine.store.kind, engine.started_at)
+
     @app.get("/api/v1/server", tags=["server"])
     async def server() -> ServerInfo:
         """What this server is."""
-        now = await engine.store.read(lambda tx: tx.now)
-        return ServerInfo(
-            version=version(), protocol=PROTOCOL, server_time=moment(now), store=engine.store.kind
-        )
+        return await engine.store.read(_info)
+
+    @app.get("/api/v1/status", tags=["server"], response_model=Status)
+    async def status_(since: Instant | None = None) -> Response:
+        """What runs, what is late, what failed since a moment (default: a day ago), which agents there are."""
+        lost_after = engine.settings.lost_after
+        return answer(await engine.store.read(lambda tx: status.status(tx, _info(tx), since, lost_after)))
 
     for prefix in ("", "/api"):
         app.add_api_route(f"{prefix}/healthz", _healthz, tags=["server"], include_in_schema=not prefix)
@@ -94,7 +103,25 @@ async def _invalid(request: Request, exc: Exception) -> JSONResponse:
             else ""
         )
         faults.append(f"{place}: {error['msg']}{shown}" if place else f"{error['msg']}{shown}")
-    return problem(BadRequest("; ".join(faults), errors=[_plain(error) for error in exc.errors()[:10]]))
+    more: dict[str, Any] = {}
+    if request.url.path.startswith("/api/v1/deployments"):
+        more["faults"] = [_fault(error) for error in exc.errors()]
+    return problem(
+        BadRequest("; ".join(faults), errors=[_plain(error) for error in exc.errors()[:10]], **more)
+    )
+
+
+def _fault(error: Any) -> dict[str, Any]:
+    """A fault of a deployment's spec, as those that are found later are told."""
+    loc = [_finite(step) for step in error["loc"] if step != "body"]
+    place = 0
+    if loc[:1] == ["deployments"] and len(loc) > 1:
+        place, loc = loc[1], loc[2:]
+    if loc[:1] == ["spec"]:
+        loc = loc[1:]
+    if len(loc) > 4 and loc[0] == "schedules" and loc[2] == "when":
+        del loc[3]  # the kind of schedule, which is no step of the document
+    return {"deployment": place, "loc": loc, "detail": error["msg"], "remedy": ""}
 
 
 def _plain(error: Any) -> dict[str, Any]:

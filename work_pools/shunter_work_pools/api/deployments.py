@@ -4,48 +4,66 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 
 from shunter_work_pools.api.dependencies import TheEngine
 from shunter_work_pools.contracts.base import Name
 from shunter_work_pools.contracts.deployments import (
     Applied,
+    ApplyAnswer,
+    ApplyRequest,
+    Change,
     Deployment,
     DeploymentPage,
     DeploymentPatch,
     DeploymentSpec,
+    Named,
     RevisionList,
+    RollbackRequest,
 )
-from shunter_work_pools.contracts.pools import Pool
-from shunter_work_pools.queue import catalog, routing, views
+from shunter_work_pools.contracts.runs import EventList
+from shunter_work_pools.engine import Engine
+from shunter_work_pools.queue import apply, catalog, remove, views
 from shunter_work_pools.storage.store import Tx
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
 
 
+@router.post("")
+async def apply_deployments(request: ApplyRequest, engine: TheEngine) -> ApplyAnswer:
+    """Make or change several, all or none; with ``dry_run`` only say what would change."""
+
+    def do(tx: Tx) -> list[Change]:
+        changes = apply.apply(tx, request.deployments, engine.times(tx.now))
+        if request.dry_run:
+            raise apply.DryRun(changes)
+        return changes
+
+    try:
+        return ApplyAnswer(deployments=await engine.store.write(do))
+    except apply.DryRun as shown:
+        changes = [change.model_copy(update={"next_at": None}) for change in shown.changes]
+        return ApplyAnswer(deployments=changes)
+
+
 @router.put("/{name}")
 async def apply_deployment(name: Annotated[Name, Path()], spec: DeploymentSpec, engine: TheEngine) -> Applied:
     """Make a deployment, or a new revision of it where the spec differs."""
-    changed = await engine.store.write(lambda tx: catalog.apply_deployment(tx, name, spec))
-    lost_after = engine.settings.lost_after
-
-    def look(tx: Tx) -> Applied:
-        warnings = _warnings(spec, routing.place(tx, spec, spec.tags), views.list_pools(tx, lost_after))
-        return Applied(deployment=views.deployment_view(tx, name), changed=changed, warnings=warnings)
-
-    return await engine.store.read(look)
+    named = [Named(name=name, spec=spec)]
+    (change,) = await engine.store.write(lambda tx: apply.apply(tx, named, engine.times(tx.now)))
+    return await _applied(engine, change)
 
 
-def _warnings(spec: DeploymentSpec, place: tuple[int, int] | None, pools: list[Pool]) -> list[str]:
-    """What will keep its runs waiting."""
-    if place is None:
-        return ["no pool matches its tags: its runs will wait until one does"]
-    if spec.pool is None:
-        return []
-    pool = next(pool for pool in pools if pool.name == spec.pool)
-    if not pool.agents:
-        return [f"no agent serves pool {pool.name}: its runs will wait until one does"]
-    return []
+@router.post("/{name}/rollback")
+async def rollback_deployment(name: str, request: RollbackRequest, engine: TheEngine) -> Applied:
+    """Make an earlier revision the current one, as a new revision."""
+    change = await engine.store.write(lambda tx: apply.rollback(tx, name, request.to, engine.times(tx.now)))
+    return await _applied(engine, change)
+
+
+async def _applied(engine: Engine, change: Change) -> Applied:
+    found = await engine.store.read(lambda tx: views.deployment_view(tx, change.name))
+    return Applied(deployment=found, changed=change.change != "unchanged", warnings=change.warnings)
 
 
 @router.get("")
@@ -70,7 +88,23 @@ async def patch_deployment(name: str, patch: DeploymentPatch, engine: TheEngine)
     return await engine.store.read(lambda tx: views.deployment_view(tx, name))
 
 
+@router.delete("/{name}", status_code=204, response_class=Response)
+async def delete_deployment(name: str, engine: TheEngine) -> None:
+    """Delete one none of whose runs is active; those that wait are cancelled, its history goes."""
+    deployment_id = await engine.store.write(lambda tx: remove.delete_deployment(tx, name))
+    # If this is cut short, the retention loop goes on with it.
+    while await engine.store.write(lambda tx: remove.cancel_waiting(tx, deployment_id)) == remove.BATCH:
+        pass
+    engine.retain_soon()
+
+
 @router.get("/{name}/revisions")
 async def list_revisions(name: str, engine: TheEngine) -> RevisionList:
     """Its revisions, newest first."""
     return RevisionList(revisions=await engine.store.read(lambda tx: views.list_revisions(tx, name)))
+
+
+@router.get("/{name}/events")
+async def list_deployment_events(name: str, engine: TheEngine) -> EventList:
+    """What happened to it apart from its runs, oldest first."""
+    return EventList(events=await engine.store.read(lambda tx: views.deployment_events(tx, name)))

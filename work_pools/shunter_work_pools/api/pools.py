@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from shunter_work_pools.api.dependencies import TheEngine
 from shunter_work_pools.contracts.pools import (
@@ -14,7 +14,7 @@ from shunter_work_pools.contracts.pools import (
     QueuePatch,
     QueueSpec,
 )
-from shunter_work_pools.queue import catalog, views
+from shunter_work_pools.queue import catalog, remove, views
 
 router = APIRouter(prefix="/pools", tags=["pools"])
 
@@ -58,6 +58,19 @@ async def patch_queue(name: str, queue: str, patch: QueuePatch, engine: TheEngin
     """Change a queue; only the fields that are set."""
     await engine.store.write(lambda tx: catalog.patch_queue(tx, name, queue, patch))
     return await engine.store.read(lambda tx: views.queue_view(tx, name, queue))
+
+
+@router.delete("/{name}", status_code=204, response_class=Response)
+async def delete_pool(name: str, engine: TheEngine) -> None:
+    """Delete one that nobody needs: no run waits or is active in it, no deployment names it, none serves it."""
+    await engine.store.write(lambda tx: remove.delete_pool(tx, name, engine.alive_after(tx.now)))
+    engine.retain_soon()
+
+
+@router.delete("/{name}/queues/{queue}", status_code=204, response_class=Response)
+async def delete_queue(name: str, queue: str, engine: TheEngine) -> None:
+    """Delete one that nobody needs; not ``default``."""
+    await engine.store.write(lambda tx: remove.delete_queue(tx, name, queue, engine.alive_after(tx.now)))
 
 
 async def _pool(engine: TheEngine, name: str) -> Pool:

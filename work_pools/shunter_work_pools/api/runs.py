@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 
 from shunter_work_pools.api.dependencies import TheEngine, answer
 from shunter_work_pools.contracts.base import Instant
-from shunter_work_pools.contracts.errors import BadRequest, NotFound
+from shunter_work_pools.contracts.errors import BadRequest, Gone, NotFound
 from shunter_work_pools.contracts.runs import (
     Attempt,
     EventList,
+    ExportPage,
     Run,
     RunBatch,
     RunCreated,
@@ -56,9 +57,7 @@ async def create_runs(batch: RunBatch, engine: TheEngine) -> RunsCreated:
     return RunsCreated(runs=[RunCreated(id=run_id, created=created) for run_id, created in made])
 
 
-@router.get("", response_model=RunPage)
-async def list_runs(
-    engine: TheEngine,
+def _wanted(
     state: Annotated[list[str], Query(description="any of these")] = [],  # noqa: B006
     tag: Annotated[list[str], Query(description="all of these")] = [],  # noqa: B006
     pool: str | None = None,
@@ -71,11 +70,10 @@ async def list_runs(
     scheduled_before: Instant | None = None,
     cursor: str | None = None,
     limit: int = 50,
-) -> Response:
-    """One page of runs, newest first: by creation, or with a bound of scheduled time by that."""
+) -> views.RunFilter:
     if queue is not None and pool is None:
         raise BadRequest("queue needs pool", "Name the pool whose queue it is.")
-    wanted = views.RunFilter(
+    return views.RunFilter(
         states=tuple(state),
         tags=tuple(tag),
         pool=pool,
@@ -89,8 +87,24 @@ async def list_runs(
         cursor=cursor,
         limit=limit,
     )
+
+
+#: The filters that all lists of runs have.
+Wanted = Annotated[views.RunFilter, Depends(_wanted)]
+
+
+@router.get("", response_model=RunPage)
+async def list_runs(engine: TheEngine, wanted: Wanted) -> Response:
+    """One page of runs, newest first: by creation, or with a bound of scheduled time by that."""
     found, following = await engine.store.read(lambda tx: views.list_runs(tx, wanted))
     return answer(RunPage.model_construct(runs=found, next=following))
+
+
+@router.get("/export", response_model=ExportPage)
+async def export_runs(engine: TheEngine, wanted: Wanted) -> Response:
+    """One page of runs with their attempts and events; filters and order as in the list of runs."""
+    found, following = await engine.store.read(lambda tx: views.export_runs(tx, wanted))
+    return answer(ExportPage.model_construct(runs=found, next=following))
 
 
 @router.get("/{run}", response_model=Run)
@@ -142,6 +156,12 @@ async def retry_run(run: str, engine: TheEngine) -> Response:
     return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
 
 
+@router.delete("/{run}", status_code=204, response_class=Response)
+async def delete_run(run: str, engine: TheEngine) -> None:
+    """Delete one that has ended, with its log and events."""
+    await engine.retention.delete_run(await _find(engine, run))
+
+
 @router.get(
     "/{run}/logs",
     response_class=Response,
@@ -157,7 +177,7 @@ async def read_logs(
     wait: Wait = 0,
     range_: Annotated[str | None, Header(alias="Range")] = None,
 ) -> Response:
-    """The bytes that an attempt wrote, in order, from an offset.
+    """The bytes that an attempt wrote, in order, from an offset; 410 if they were deleted.
 
     Headers: ``Shunter-Log-Size`` is what the server has, ``Shunter-Log-Complete`` whether that is all
     there will ever be.
@@ -170,7 +190,7 @@ async def read_logs(
         if chosen is None:
             return found.state in _ENDED
         size = engine.logs.size(run_id, chosen.number)
-        return size > start or _complete(found, chosen, size)
+        return size > start or chosen.log_deleted or _complete(found, chosen, size)
 
     found = await _watch(engine, run_id, wait, enough)
     chosen = _attempt(found, attempt)
@@ -179,6 +199,11 @@ async def read_logs(
             raise NotFound(f"run {run_id} has no attempt {attempt}", f"It has {found.attempt_count}.")
         return _log_answer(b"", 0, found.state in _ENDED, 0, range_)
     size = engine.logs.size(run_id, chosen.number)
+    if size == 0 and chosen.log_deleted and chosen.log_size != 0:
+        raise Gone(
+            f"the log of attempt {chosen.number} of run {run_id} was deleted, as it need not be kept any more",
+            "The deployment's `keep`, or the server's, says for how long logs are kept.",
+        )
     length = min(LOG_CHUNK, size - start if end is None else min(end + 1, size) - start)
     data = b""
     if length > 0:

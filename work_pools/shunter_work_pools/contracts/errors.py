@@ -6,6 +6,7 @@ ShunterError                 anything Shunter says no to
 │   ├── Unauthenticated      401 no or wrong token
 │   ├── Forbidden            403 Host or origin not allowed
 │   ├── NotFound             404 no such run, deployment, pool, queue, agent
+│   ├── Gone                 410 it was there, and was deleted as it need not be kept
 │   ├── Conflict             409 the thing exists already, or its state does not allow this
 │   │   ├── StaleEpoch       409 a write under a lease that is no longer held
 │   │   └── NameInUse        409 another live agent has this name
@@ -107,6 +108,14 @@ class NotFound(Refused):
     status = 404
     slug = "not-found"
     title = "Not found"
+
+
+class Gone(Refused):
+    """It was there, and was deleted as it need not be kept any more."""
+
+    status = 410
+    slug = "gone"
+    title = "No longer there"
 
 
 class Conflict(Refused):

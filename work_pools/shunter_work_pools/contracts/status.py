@@ -14,7 +14,7 @@ class Status(Contract):
 
     Attributes:
         live: state -> number of runs that wait or are active; ``Scheduled`` counts those that are due.
-        upcoming: waiting runs that are not due yet.
+        upcoming: Scheduled runs that are not due yet.
         late: waiting runs that are late.
         failed: runs that ended Failed, Crashed or TimedOut since ``since``.
         active_runs: longest running first.

@@ -8,13 +8,11 @@ from typing import Any
 
 from sqlalchemy import Row, and_, insert, select, update
 
-from shunter_work_pools import schedules as slots
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
-from shunter_work_pools.queue import timetable
-from shunter_work_pools.queue.parameters import check_json, check_parameters, check_schema
+from shunter_work_pools.queue.parameters import check_json
 from shunter_work_pools.queue.routing import place_unplaced
 from shunter_work_pools.storage.schema import deployments, pools, queues, revisions
 from shunter_work_pools.storage.store import Tx
@@ -52,9 +50,10 @@ def pool_row(tx: Tx, name: str) -> Row[Any]:
     Raises:
         NotFound: there is none.
     """
-    row = tx.conn.execute(select(pools).where(pools.c.name == name)).one_or_none()
+    there = pools.c.deleted_at.is_(None)
+    row = tx.conn.execute(select(pools).where(pools.c.name == name, there)).one_or_none()
     if row is None:
-        names = list(tx.conn.scalars(select(pools.c.name).limit(1000)))
+        names = list(tx.conn.scalars(select(pools.c.name).where(there).limit(1000)))
         raise NotFound(f"there is no pool {name!r}", nearest(name, names))
     return row
 
@@ -66,11 +65,10 @@ def queue_row(tx: Tx, pool_name: str, name: str) -> Row[Any]:
         NotFound: there is no such pool, or no such queue in it.
     """
     pool = pool_row(tx, pool_name)
-    row = tx.conn.execute(
-        select(queues).where(queues.c.pool_id == pool.id, queues.c.name == name)
-    ).one_or_none()
+    its = (queues.c.pool_id == pool.id, queues.c.deleted_at.is_(None))
+    row = tx.conn.execute(select(queues).where(queues.c.name == name, *its)).one_or_none()
     if row is None:
-        names = list(tx.conn.scalars(select(queues.c.name).where(queues.c.pool_id == pool.id).limit(1000)))
+        names = list(tx.conn.scalars(select(queues.c.name).where(*its).limit(1000)))
         raise NotFound(f"there is no queue {name!r} in pool {pool_name!r}", nearest(name, names))
     return row
 
@@ -175,9 +173,10 @@ def deployment_row(tx: Tx, name: str) -> Row[Any]:
     Raises:
         NotFound: there is none.
     """
-    row = tx.conn.execute(select(deployments).where(deployments.c.name == name)).one_or_none()
+    there = deployments.c.deleted_at.is_(None)
+    row = tx.conn.execute(select(deployments).where(deployments.c.name == name, there)).one_or_none()
     if row is None:
-        names = list(tx.conn.scalars(select(deployments.c.name).limit(1000)))
+        names = list(tx.conn.scalars(select(deployments.c.name).where(there).limit(1000)))
         raise NotFound(f"there is no deployment {name!r}", nearest(name, names))
     return row
 
@@ -222,49 +221,6 @@ def current(tx: Tx, deployment_ids: list[int]) -> dict[int, Placed]:
         row.id: Placed(row.id, row.name, row.revision, row.paused, revision_spec(tx, row.id, row.revision))
         for row in rows
     }
-
-
-def apply_deployment(tx: Tx, name: str, spec: DeploymentSpec) -> bool:
-    """Make a deployment, or a new revision of it if its spec differs; True if anything changed.
-
-    Raises:
-        BadRequest: a schedule, the parameter schema or parameters are wrong.
-        NotFound: it names a pool or queue that does not exist.
-    """
-    check_schema(spec.parameter_schema)
-    for schedule in spec.schedules:
-        slots.check(schedule)
-        check_parameters(spec, spec.parameters | schedule.parameters, f"schedule {schedule.name!r}")
-    # Without a schedule a required parameter may be left to the run; what is given must fit now.
-    check_parameters(spec, spec.parameters, "the deployment", partial=True)
-    if spec.pool is not None:
-        queue_row(tx, spec.pool, spec.queue or DEFAULT_QUEUE)
-
-    document = spec.model_dump(mode="json")
-    before: DeploymentSpec | None = None
-    statement = select(deployments).where(deployments.c.name == name).with_for_update()
-    row = tx.conn.execute(statement).one_or_none()
-    if row is None:
-        number = 1
-        deployment_id = tx.conn.execute(
-            insert(deployments)
-            .values(name=name, revision=1, paused=False, created_at=tx.now, updated_at=tx.now)
-            .returning(deployments.c.id)
-        ).scalar_one()
-    else:
-        deployment_id = row.id
-        before = revision_spec(tx, row.id, row.revision)
-        if before == spec:
-            return False
-        number = row.revision + 1
-        tx.conn.execute(
-            update(deployments).where(deployments.c.id == row.id).values(revision=number, updated_at=tx.now)
-        )
-    tx.conn.execute(
-        insert(revisions).values(deployment_id=deployment_id, number=number, spec=document, created_at=tx.now)
-    )
-    timetable.apply_schedules(tx, deployment_id, row is not None and row.paused, before, spec)
-    return True
 
 
 def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch, late_after: Micros, since: Micros) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Row, delete, insert, select, update
 
 from shunter_work_pools.contracts.deployments import Skipped
 from shunter_work_pools.contracts.errors import Conflict, NotFound
 from shunter_work_pools.contracts.states import RUN_ENDS, Actor, AttemptState, Cause, RunState
 from shunter_work_pools.queue.catalog import deployment_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.retain import move_cursors_back
 from shunter_work_pools.queue.routing import lane_of, marked, place
-from shunter_work_pools.storage.schema import leases, ready, runs
+from shunter_work_pools.storage.schema import deployments, leases, pools, queues, ready, runs
 from shunter_work_pools.storage.store import Tx
 
 #: Runs that one transaction ends at the most.
@@ -126,7 +128,7 @@ def retry(tx: Tx, run_id: UUID) -> None:
 
     Raises:
         NotFound: there is no such run.
-        Conflict: it has not ended, or it is Completed.
+        Conflict: it has not ended, it is Completed, or its deployment was deleted.
     """
     run = tx.conn.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
     if run is None:
@@ -136,6 +138,9 @@ def retry(tx: Tx, run_id: UUID) -> None:
         raise Conflict(f"run {run_id} is Completed", "Start a new run instead.")
     if state not in RUN_ENDS:
         raise Conflict(f"run {run_id} has not ended: {state.value}", "Wait for its end, or cancel it first.")
+    if tx.conn.scalar(select(deployments.c.deleted_at).where(deployments.c.id == run.deployment_id)):
+        raise Conflict(f"the deployment of run {run_id} was deleted", "Deploy it again and start a new run.")
+    move_cursors_back(tx, run)
     tx.conn.execute(
         update(runs)
         .where(runs.c.id == run_id)
@@ -149,13 +154,19 @@ def retry(tx: Tx, run_id: UUID) -> None:
     )
     lane_id = None
     spec = revision_spec(tx, run.deployment_id, run.revision)
-    # A run that had no place when it ended may have one by now.
-    found = (run.pool_id, run.queue_id) if run.queue_id is not None else place(tx, spec, run.tags)
-    if found is not None:
-        pool_id, queue_id = found
+    # A run that had no place when it ended may have one by now, and one whose place was deleted another.
+    pool_id, queue_id = _place_left(tx, run) or place(tx, spec, run.tags) or (None, None)
+    if pool_id is not None and queue_id is not None:
         lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
-        tx.conn.execute(update(runs).where(runs.c.id == run_id).values(pool_id=pool_id, queue_id=queue_id))
         tx.changes.pools.add(pool_id)
+    tx.conn.execute(update(runs).where(runs.c.id == run_id).values(pool_id=pool_id, queue_id=queue_id))
     tx.conn.execute(insert(ready).values(run_id=run_id, lane_id=lane_id, due_at=tx.now, late=marked(run)))
     record(tx, [event_row(run_id, RunState.SCHEDULED.value, Actor.USER, tx.now, retry=True)])
     tx.changes.runs.add(run_id)
+
+
+def _place_left(tx: Tx, run: Row[Any]) -> tuple[int, int] | None:
+    """Pool and queue of a run, if both are there still."""
+    there = (pools.c.deleted_at.is_(None), queues.c.deleted_at.is_(None), queues.c.id == run.queue_id)
+    joined = select(queues.c.id).join(pools, pools.c.id == queues.c.pool_id).where(*there)
+    return None if tx.conn.scalar(joined) is None else (run.pool_id, run.queue_id)

@@ -88,36 +88,16 @@ def _faults(spec: DeploymentSpec, parameters: dict[str, Any]) -> list[Any]:
         ) from exc
 
 
-def parameter_faults(
-    spec: DeploymentSpec, parameters: dict[str, Any], place: str, partial: bool = False
-) -> list[tuple[list[str | int] | None, str, str]]:
-    """All that is wrong with parameters: path into them (None: the schema is at fault), detail, remedy.
-
-    Args:
-        spec: the deployment's revision.
-        parameters: defaults and the run's own, merged.
-        place: whose they are.
-        partial: required ones may be missing still.
-    """
+def _check_size(parameters: dict[str, Any], place: str) -> None:
     try:
-        _check_size(parameters, place)
-        if spec.parameter_schema is None:
-            return []
-        found = _faults(spec, parameters)
-    except TooLarge as exc:
-        return [([], exc.detail, exc.remedy)]
-    except BadRequest as exc:
-        return [([] if exc.remedy == "" else None, exc.detail, exc.remedy)]
-    known = ", ".join(spec.parameter_schema.get("properties", {})) or "none"
-    return [
-        (
-            list(error.path),
-            f"the parameters of {place} do not fit: {_words(error)}",
-            f"Parameters it takes: {known}.",
+        size = json_size(parameters)
+    except ValueError as exc:
+        raise BadRequest(f"the parameters of {place} are not JSON: {exc}") from exc
+    if size > PARAMETERS_LIMIT:
+        raise TooLarge(
+            f"the parameters of {place} take {size} bytes, more than {PARAMETERS_LIMIT}",
+            "Pass the address of the data instead of the data.",
         )
-        for error in found
-        if not (partial and error.validator == "required" and not error.path)
-    ]
 
 
 def _words(error: Any) -> str:
@@ -125,42 +105,56 @@ def _words(error: Any) -> str:
     return f"{where}: {error.message}" if where else str(error.message)
 
 
-def check_parameters(
+def _wrong(spec: DeploymentSpec, parameters: dict[str, Any], partial: bool) -> list[Any]:
+    if spec.parameter_schema is None:
+        return []
+    return [
+        error
+        for error in _faults(spec, parameters)
+        if not (partial and error.validator == "required" and not error.path)
+    ]
+
+
+def _known(spec: DeploymentSpec) -> str:
+    names = (spec.parameter_schema or {}).get("properties", {})
+    return f"Parameters it takes: {', '.join(names) or 'none'}."
+
+
+def parameter_faults(
     spec: DeploymentSpec, parameters: dict[str, Any], place: str, partial: bool = False
-) -> None:
+) -> list[tuple[list[str | int], str, str]]:
+    """All that does not fit, each as path into the parameters, detail and remedy.
+
+    Args:
+        spec, parameters, place: as for :func:`check_parameters`.
+        partial: required ones may be missing still.
+
+    Raises:
+        BadRequest: the schema cannot be followed, or the parameters are not JSON.
+        TooLarge: more than 512 KiB as JSON.
+    """
+    _check_size(parameters, place)
+    return [
+        (list(error.path), f"the parameters of {place} do not fit: {_words(error)}", _known(spec))
+        for error in _wrong(spec, parameters, partial)
+    ]
+
+
+def check_parameters(spec: DeploymentSpec, parameters: dict[str, Any], place: str) -> None:
     """Refuse parameters that are too large or do not fit the deployment's schema.
 
     Args:
         spec: the deployment's revision.
         parameters: defaults and the run's own, merged.
         place: whose they are, for the error.
-        partial: required ones may be missing still.
 
     Raises:
         BadRequest: missing, extra or of the wrong type, all named.
         TooLarge: more than 512 KiB as JSON.
     """
     if parameters:
-        try:
-            size = json_size(parameters)
-        except ValueError as exc:
-            raise BadRequest(f"the parameters of {place} are not JSON: {exc}") from exc
-        if size > PARAMETERS_LIMIT:
-            raise TooLarge(
-                f"the parameters of {place} take {size} bytes, more than {PARAMETERS_LIMIT}",
-                "Pass the address of the data instead of the data.",
-            )
-    if spec.parameter_schema is None:
-        return
-    faults = []
-    for error in _faults(spec, parameters):
-        if partial and error.validator == "required" and not error.path:
-            continue
-        where = ".".join(str(step) for step in error.path)
-        faults.append(f"{where}: {error.message}" if where else error.message)
-    if faults:
-        known = ", ".join(spec.parameter_schema.get("properties", {})) or "none"
-        raise BadRequest(
-            f"the parameters of {place} do not fit: {'; '.join(faults[:10])}",
-            f"Parameters it takes: {known}.",
-        )
+        _check_size(parameters, place)
+    wrong = _wrong(spec, parameters, False)
+    if wrong:
+        told = "; ".join(_words(error) for error in wrong[:10])
+        raise BadRequest(f"the parameters of {place} do not fit: {told}", _known(spec))

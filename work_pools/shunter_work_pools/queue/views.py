@@ -14,11 +14,12 @@ from shunter_work_pools.contracts.base import Micros, micros, moment
 from shunter_work_pools.contracts.deployments import Deployment, DeploymentSpec, Revision
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import Pool, Queue
-from shunter_work_pools.contracts.runs import Attempt, Event, Run
+from shunter_work_pools.contracts.runs import Attempt, Event, ExportedRun, Run
 from shunter_work_pools.contracts.states import ATTEMPT_LIVE, RUN_ENDS, Cause, RunState
 from shunter_work_pools.queue import timetable
 from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec
 from shunter_work_pools.queue.ids import lowest_id, reverse
+from shunter_work_pools.queue.sync import agent_row
 from shunter_work_pools.storage.schema import (
     agents,
     attempts,
@@ -38,6 +39,8 @@ from shunter_work_pools.storage.schema import (
 from shunter_work_pools.storage.store import Tx
 
 PAGE_LIMIT = 500
+#: Events of a deployment that are shown.
+EVENT_LIMIT = 1000
 _HEX = re.compile(r"[0-9a-f]{1,32}")
 _ENDS = {state.value for state in RUN_ENDS}
 _LIVE = {state.value for state in ATTEMPT_LIVE}
@@ -155,50 +158,61 @@ def run(tx: Tx, run_id: UUID) -> Run:
 
 def attempts_of(tx: Tx, run_id: UUID) -> list[Attempt]:
     """The attempts of a run, oldest first, the live one last."""
-    ended = tx.conn.execute(
-        select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
-    ).all()
-    found = [
-        Attempt.model_construct(
-            number=row.number,
-            state=row.state,
-            cause=Cause(row.cause) if row.cause else None,
-            message=row.message,
-            agent=row.agent,
-            epoch=row.epoch,
-            pid=row.pid,
-            exit_code=row.exit_code,
-            signal=row.signal,
-            claimed_at=moment(row.claimed_at),
-            started_at=maybe(row.started_at),
-            ended_at=maybe(row.ended_at),
-            max_rss_bytes=row.max_rss_bytes,
-            cpu_seconds=row.cpu_seconds,
-            log_size=row.log_size,
-            lost=False,
-        )
-        for row in ended
-    ]
-    live = tx.conn.execute(
+    return attempts_by_run(tx, [run_id])[run_id]
+
+
+def attempts_by_run(tx: Tx, run_ids: list[UUID]) -> dict[UUID, list[Attempt]]:
+    """The attempts of each of many runs, oldest first, the live one last."""
+    found: dict[UUID, list[Attempt]] = {run_id: [] for run_id in run_ids}
+    ended = (
+        select(attempts).where(attempts.c.run_id.in_(run_ids)).order_by(attempts.c.run_id, attempts.c.number)
+    )
+    for row in tx.conn.execute(ended):
+        found[row.run_id].append(_ended_attempt(row))
+    live = (
         select(leases, agents.c.name.label("agent"))
         .join(agents, agents.c.id == leases.c.agent_id)
-        .where(leases.c.run_id == run_id)
-    ).one_or_none()
-    if live is not None:
-        found.append(
-            Attempt(
-                number=live.attempt,
-                state=live.state,
-                message=live.message,
-                agent=live.agent,
-                epoch=live.epoch,
-                pid=live.pid,
-                claimed_at=moment(live.granted_at),
-                started_at=maybe(live.started_at),
-                lost=live.lost,
-            )
-        )
+        .where(leases.c.run_id.in_(run_ids))
+    )
+    for row in tx.conn.execute(live):
+        found[row.run_id].append(_live_attempt(row))
     return found
+
+
+def _ended_attempt(row: Row[Any]) -> Attempt:
+    return Attempt.model_construct(
+        number=row.number,
+        state=row.state,
+        cause=Cause(row.cause) if row.cause else None,
+        message=row.message,
+        agent=row.agent,
+        epoch=row.epoch,
+        pid=row.pid,
+        exit_code=row.exit_code,
+        signal=row.signal,
+        claimed_at=moment(row.claimed_at),
+        started_at=maybe(row.started_at),
+        ended_at=maybe(row.ended_at),
+        max_rss_bytes=row.max_rss_bytes,
+        cpu_seconds=row.cpu_seconds,
+        log_size=row.log_size,
+        log_deleted=row.log_deleted,
+        lost=False,
+    )
+
+
+def _live_attempt(row: Row[Any]) -> Attempt:
+    return Attempt(
+        number=row.attempt,
+        state=row.state,
+        message=row.message,
+        agent=row.agent,
+        epoch=row.epoch,
+        pid=row.pid,
+        claimed_at=moment(row.granted_at),
+        started_at=maybe(row.started_at),
+        lost=row.lost,
+    )
 
 
 @dataclass(frozen=True)
@@ -252,10 +266,35 @@ def list_runs(tx: Tx, wanted: RunFilter) -> tuple[list[Run], str | None]:
     found = found[: wanted.limit]
     if not found:
         return [], None
-    rows = tx.conn.execute(_RUN.where(runs.c.id.in_([row.id for row in found])).order_by(*order))
     last = found[-1]
     cursor = f"{last.scheduled_at:x}-{last.id.hex}" if by_slot else last.id.hex
-    return [_run(row, []) for row in rows], (cursor if more else None)
+    return runs_of(tx, [row.id for row in found]), (cursor if more else None)
+
+
+def runs_of(tx: Tx, run_ids: list[UUID]) -> list[Run]:
+    """Runs by their ids, in that order, without their attempts."""
+    if not run_ids:
+        return []
+    rows = {row.id: row for row in tx.conn.execute(_RUN.where(runs.c.id.in_(run_ids)))}
+    return [_run(rows[run_id], []) for run_id in run_ids if run_id in rows]
+
+
+def export_runs(tx: Tx, wanted: RunFilter) -> tuple[list[ExportedRun], str | None]:
+    """One page of runs as :func:`list_runs` gives it, with their attempts and events.
+
+    Raises:
+        BadRequest, NotFound: as :func:`list_runs`.
+    """
+    page, following = list_runs(tx, wanted)
+    ids = [one.id for one in page]
+    attempts_ = attempts_by_run(tx, ids)
+    happened: dict[UUID, list[Event]] = {run_id: [] for run_id in ids}
+    for row in tx.conn.execute(select(events).where(events.c.run_id.in_(ids)).order_by(events.c.id)):
+        happened[row.run_id].append(_event(row))
+    return [
+        ExportedRun.model_construct(**dict(one) | {"attempts": attempts_[one.id], "events": happened[one.id]})
+        for one in page
+    ], following
 
 
 def _after(cursor: str, by_slot: bool) -> ColumnElement[bool]:
@@ -324,12 +363,29 @@ def events_of(tx: Tx, run_id: UUID) -> list[Event]:
     rows = tx.conn.execute(select(events).where(events.c.run_id == run_id).order_by(events.c.id)).all()
     if not rows and tx.conn.scalar(select(runs.c.id).where(runs.c.id == run_id)) is None:
         raise NotFound(f"there is no run {run_id}", "See `shunter run list`.")
-    return [
-        Event.model_construct(
-            at=moment(row.at), kind=row.kind, actor=row.actor, attempt=row.attempt, data=row.data or {}
-        )
-        for row in rows
-    ]
+    return [_event(row) for row in rows]
+
+
+def _event(row: Row[Any]) -> Event:
+    return Event.model_construct(
+        at=moment(row.at), kind=row.kind, actor=row.actor, attempt=row.attempt, data=row.data or {}
+    )
+
+
+def deployment_events(tx: Tx, name: str) -> list[Event]:
+    """The events of a deployment that belong to none of its runs, oldest first, the newest 1000.
+
+    Raises:
+        NotFound: there is no such deployment.
+    """
+    row = deployment_row(tx, name)
+    newest = (
+        select(events)
+        .where(events.c.run_id.is_(None), events.c.deployment_id == row.id)
+        .order_by(events.c.id.desc())
+        .limit(EVENT_LIMIT)
+    )
+    return [_event(event) for event in reversed(tx.conn.execute(newest).all())]
 
 
 # ---- pools and agents
@@ -341,7 +397,7 @@ def list_pools(tx: Tx, lost_after: float, name: str | None = None) -> list[Pool]
     Raises:
         NotFound: there is no pool of that name.
     """
-    statement = select(pools).order_by(pools.c.name)
+    statement = select(pools).where(pools.c.deleted_at.is_(None)).order_by(pools.c.name)
     if name is not None:
         pool_row(tx, name)
         statement = statement.where(pools.c.name == name)
@@ -372,7 +428,7 @@ def list_pools(tx: Tx, lost_after: float, name: str | None = None) -> list[Pool]
             )
             for queue in tx.conn.execute(
                 select(queues)
-                .where(queues.c.pool_id == row.id)
+                .where(queues.c.pool_id == row.id, queues.c.deleted_at.is_(None))
                 .order_by(queues.c.priority.desc(), queues.c.name)
             )
         ]
@@ -409,8 +465,16 @@ def _alive_after(tx: Tx, lost_after: float) -> Micros:
     return tx.now - round(lost_after * 1_000_000)
 
 
-def list_agents(tx: Tx, lost_after: float) -> list[Agent]:
-    """All agents by name; lost are those not heard of within ``lost_after`` seconds."""
+def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agent]:
+    """All agents by name, or the one of a name; lost are those not heard of within ``lost_after`` seconds.
+
+    Raises:
+        NotFound: there is no agent of that name.
+    """
+    statement = select(agents).order_by(agents.c.name)
+    if name is not None:
+        agent_row(tx, name)
+        statement = statement.where(agents.c.name == name)
     alive_after = _alive_after(tx, lost_after)
     active = {
         row[0]: row[1]
@@ -430,7 +494,7 @@ def list_agents(tx: Tx, lost_after: float) -> list[Agent]:
             last_seen_at=moment(row.last_seen_at),
             lost=row.last_seen_at <= alive_after,
         )
-        for row in tx.conn.execute(select(agents).order_by(agents.c.name))
+        for row in tx.conn.execute(statement)
     ]
 
 
@@ -478,7 +542,8 @@ def list_deployments(tx: Tx, cursor: str | None, limit: int) -> tuple[list[Deplo
     """
     if not 1 <= limit <= PAGE_LIMIT:
         raise BadRequest(f"limit is {limit}; it must be 1 to {PAGE_LIMIT}")
-    statement = select(deployments).order_by(deployments.c.name).limit(limit + 1)
+    there = deployments.c.deleted_at.is_(None)
+    statement = select(deployments).where(there).order_by(deployments.c.name).limit(limit + 1)
     if cursor is not None:
         statement = statement.where(deployments.c.name > cursor)
     rows = list(tx.conn.execute(statement).all())

@@ -41,6 +41,13 @@ class LogStore(Protocol):
     def sync(self, run: UUID, attempt: int) -> None:
         """Make what is there durable."""
 
+    def delete(self, run: UUID, attempt: int) -> None:
+        """Delete what is there; nothing is fine, too.
+
+        Raises:
+            Unavailable: it cannot be deleted now.
+        """
+
 
 class FileLogStore:
     """Logs below one folder, spread over 256 sub-folders by the end of the run's id.
@@ -112,3 +119,15 @@ class FileLogStore:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    def delete(self, run: UUID, attempt: int) -> None:
+        """See :class:`LogStore`."""
+        try:
+            self._path(run, attempt).unlink(missing_ok=True)
+        except OSError as exc:
+            if exc.errno in _UNWRITABLE:
+                raise Unavailable(
+                    f"a log in {self.folder} cannot be deleted: {exc.strerror}",
+                    "Check the folder's permissions and its disk.",
+                ) from exc
+            raise

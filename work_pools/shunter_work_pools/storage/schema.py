@@ -44,6 +44,9 @@ Time = BigInteger
 Document = JSON(none_as_null=True)
 State = String(16)
 Label = String(128)
+#: Condition of runs that ended badly, in the words of an index: a statement must use the same.
+FAILED = "state IN ('Failed', 'Crashed', 'TimedOut')"
+
 #: An id that was given to a row that is gone is not given to another: much is kept in memory by id.
 NEVER_AGAIN: dict[str, Any] = {"sqlite_autoincrement": True}
 
@@ -163,6 +166,7 @@ runs = Table(
     Index("ix_runs_deployment_id_id", "deployment_id", "id"),
     Index("ix_runs_pool_id_id", "pool_id", "id"),
     Index("ix_runs_scheduled_at_id", "scheduled_at", "id"),  # with the id: a page sorts by it
+    Index("ix_runs_ended_at", "ended_at", postgresql_where=text(FAILED), sqlite_where=text(FAILED)),
     Index("ix_runs_late", "id", postgresql_where=text("late"), sqlite_where=text("late = 1")),
 )
 

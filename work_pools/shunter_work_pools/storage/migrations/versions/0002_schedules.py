@@ -17,6 +17,8 @@ SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     _deletable()
     op.add_column("runs", sa.Column("backfill_id", SERIAL))
+    failed = sa.text("state IN ('Failed', 'Crashed', 'TimedOut')")
+    op.create_index("ix_runs_ended_at", "runs", ["ended_at"], postgresql_where=failed, sqlite_where=failed)
     op.add_column("leases", sa.Column("backfill_id", SERIAL))
     op.create_index("ix_leases_backfill_id", "leases", ["backfill_id"])
     op.create_index(
@@ -56,7 +58,9 @@ def _deletable() -> None:
                 batch.add_column(sa.Column("events_kept_after", sa.Uuid()))
     with op.batch_alter_table("agents", **how):
         pass
-    op.add_column("attempts", sa.Column("log_deleted", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column(
+        "attempts", sa.Column("log_deleted", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
 
 
 def _lanes() -> None:

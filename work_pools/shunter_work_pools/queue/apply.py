@@ -1,0 +1,264 @@
+"""Apply: deployments are made, changed and rolled back; several at once, all or none.
+
+Everything is checked before anything is changed, and every fault is told, not only the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, func, insert, select, update
+
+from shunter_work_pools import schedules as slots
+from shunter_work_pools.contracts.base import Micros, moment
+from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
+from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused
+from shunter_work_pools.queue import timetable
+from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment_row, queue_row, revision_spec
+from shunter_work_pools.queue.fire import fire_deployment
+from shunter_work_pools.queue.parameters import check_schema, parameter_faults
+from shunter_work_pools.queue.routing import matching_pools, place
+from shunter_work_pools.storage.schema import agents, deployments, pools, revisions, schedules
+from shunter_work_pools.storage.store import Tx
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a deploy needs to know of the server.
+
+    Attributes:
+        late_after, since: as for :func:`~shunter_work_pools.queue.fire.fire`.
+        alive_after: agents heard of since this moment count as alive.
+    """
+
+    late_after: Micros
+    since: Micros
+    alive_after: Micros
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one deployment of a request.
+
+    Attributes:
+        deployment: its place in the request.
+        loc: path into its spec.
+    """
+
+    deployment: int
+    loc: list[str | int]
+    detail: str
+    remedy: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """As it is told."""
+        return {
+            "deployment": self.deployment,
+            "loc": self.loc,
+            "detail": self.detail,
+            "remedy": self.remedy,
+        }
+
+
+class DryRun(Exception):
+    """Undoes a transaction that was only to show what it would do.
+
+    Args:
+        changes: what it would change.
+    """
+
+    def __init__(self, changes: list[Change]) -> None:
+        super().__init__("only a dry run")
+        self.changes = changes
+
+
+def apply(tx: Tx, wanted: list[Named], times: Times) -> list[Change]:
+    """Make deployments, or new revisions of those whose spec differs, all or none.
+
+    Slots that are due are made into runs under the revision that they were due under.
+
+    Raises:
+        BadRequest: with ``faults``, all that were found.
+    """
+    found = list(_faults(tx, wanted))
+    if found:
+        raise _refusal(wanted, found)
+    done: dict[str, Change] = {}
+    # In one order, so that two requests at once cannot wait for each other.
+    for one in sorted(wanted, key=lambda one: one.name):
+        done[one.name] = _apply_one(tx, one, times)
+    _warn(tx, {one.name: one.spec for one in wanted}, done, times)
+    return [done[one.name] for one in wanted]
+
+
+def rollback(tx: Tx, name: str, to: int | None, times: Times) -> Change:
+    """Make the spec of an earlier revision the current one, as a new revision.
+
+    Args:
+        to: its number; None: the one before the current one.
+
+    Raises:
+        NotFound: there is no such deployment, or no such revision of it.
+        BadRequest: the spec does not fit what there is now, e.g. its pool was deleted.
+    """
+    row = deployment_row(tx, name)
+    number = row.revision - 1 if to is None else to
+    statement = select(revisions.c.number).where(revisions.c.deployment_id == row.id)
+    numbers = sorted(tx.conn.scalars(statement))
+    if number not in numbers:
+        what = f"no revision {number}" if to is not None else "no revision before its first one"
+        shown = ", ".join(map(str, numbers[-10:]))
+        more = "..., " if len(numbers) > 10 else ""
+        raise NotFound(f"deployment {name!r} has {what}", f"There is: {more}{shown}.")
+    spec = revision_spec(tx, row.id, number)
+    (change,) = apply(tx, [Named(name=name, spec=spec)], times)
+    return change
+
+
+# ---- one deployment
+
+
+def _apply_one(tx: Tx, one: Named, times: Times) -> Change:
+    row = _locked(tx, one.name)
+    if row is None:
+        deployment_id = tx.conn.execute(
+            insert(deployments)
+            .values(name=one.name, revision=1, paused=False, created_at=tx.now, updated_at=tx.now)
+            .returning(deployments.c.id)
+        ).scalar_one()
+        _add_revision(tx, deployment_id, 1, one.spec)
+        timetable.apply_schedules(tx, deployment_id, False, None, one.spec)
+        return Change(name=one.name, change="created", revision=1, next_at=_next_at(tx, deployment_id))
+    before = revision_spec(tx, row.id, row.revision)
+    if before == one.spec:
+        return Change(
+            name=one.name,
+            change="unchanged",
+            revision=row.revision,
+            before=before,
+            next_at=_next_at(tx, row.id),
+        )
+    fire_deployment(tx, row.id, times.late_after, times.since)
+    number = row.revision + 1
+    tx.conn.execute(
+        update(deployments).where(deployments.c.id == row.id).values(revision=number, updated_at=tx.now)
+    )
+    _add_revision(tx, row.id, number, one.spec)
+    timetable.apply_schedules(tx, row.id, row.paused, before, one.spec)
+    return Change(
+        name=one.name, change="changed", revision=number, before=before, next_at=_next_at(tx, row.id)
+    )
+
+
+def _locked(tx: Tx, name: str) -> Row[Any] | None:
+    return tx.conn.execute(
+        select(deployments).where(deployments.c.name == name).with_for_update(key_share=True)
+    ).one_or_none()
+
+
+def _add_revision(tx: Tx, deployment_id: int, number: int, spec: DeploymentSpec) -> None:
+    document = spec.model_dump(mode="json")
+    tx.conn.execute(
+        insert(revisions).values(deployment_id=deployment_id, number=number, spec=document, created_at=tx.now)
+    )
+
+
+def _next_at(tx: Tx, deployment_id: int) -> Any:
+    found: Micros | None = tx.conn.scalar(
+        select(func.min(schedules.c.next_at)).where(schedules.c.deployment_id == deployment_id)
+    )
+    return None if found is None else moment(found)
+
+
+def _warn(tx: Tx, specs: dict[str, DeploymentSpec], done: dict[str, Change], times: Times) -> None:
+    """Say what will keep runs waiting."""
+    alive = tx.conn.scalars(select(agents.c.pools).where(agents.c.last_seen_at > times.alive_after))
+    served = {pool for names in alive for pool in names}
+    by_tags = matching_pools(tx)
+    for name, spec in specs.items():
+        if spec.pool is None:
+            if place(tx, spec, spec.tags, by_tags) is None:
+                done[name].warnings.append("no pool matches its tags: its runs will wait until one does")
+        elif spec.pool not in served:
+            done[name].warnings.append(f"no agent serves pool {spec.pool}: its runs will wait until one does")
+
+
+# ---- faults
+
+
+def _refusal(wanted: list[Named], found: list[Fault]) -> BadRequest:
+    detail, remedy = found[0].detail, found[0].remedy
+    if len(wanted) > 1:
+        detail = f"deployment {wanted[found[0].deployment].name!r}: {detail}"
+    if len(found) > 1:
+        detail = f"{detail} (and {len(found) - 1} more {'faults' if len(found) > 2 else 'fault'})"
+    return BadRequest(detail, remedy, faults=[fault.document() for fault in found])
+
+
+def _faults(tx: Tx, wanted: list[Named]) -> Iterator[Fault]:
+    first: dict[str, int] = {}
+    for at, one in enumerate(wanted):
+        if first.setdefault(one.name, at) != at:
+            yield Fault(at, ["name"], f"{one.name!r} is named twice in this request", "Name each once.")
+        for loc, detail, remedy in _faults_of(tx, one.spec):
+            yield Fault(at, loc, detail, remedy)
+
+
+_Found = tuple[list[str | int], str, str]
+
+
+def _faults_of(tx: Tx, spec: DeploymentSpec) -> Iterator[_Found]:
+    try:
+        check_schema(spec.parameter_schema)
+    except Refused as exc:
+        yield ["parameter_schema"], exc.detail, exc.remedy
+    else:
+        yield from _parameter_faults(spec)
+    for at, schedule in enumerate(spec.schedules):
+        try:
+            slots.check(schedule)
+        except Refused as exc:
+            yield [*("schedules", at), *_schedule_field(exc.detail)], exc.detail, exc.remedy
+    if spec.pool is not None:
+        try:
+            _hold(tx, queue_row(tx, spec.pool, spec.queue or DEFAULT_QUEUE))
+        except NotFound as exc:
+            there = tx.conn.scalar(select(pools.c.id).where(pools.c.name == spec.pool)) is not None
+            yield ["queue" if there else "pool"], exc.detail, exc.remedy
+
+
+def _hold(tx: Tx, queue: Row[Any]) -> None:
+    """Whoever would delete the pool meanwhile waits, and then finds that it is needed."""
+    tx.conn.execute(
+        select(pools.c.id).where(pools.c.id == queue.pool_id).with_for_update(read=True, key_share=True)
+    )
+
+
+_WHEN = {"timezone": "timezone", "cron": "cron", "rrule": "rrule", "interval": "seconds"}
+
+
+def _schedule_field(detail: str) -> list[str | int]:
+    """Path to the field that a detail begins with, within a schedule."""
+    field = detail.partition(":")[0]
+    return ["when", _WHEN[field]] if field in _WHEN else [field]
+
+
+def _parameter_faults(spec: DeploymentSpec) -> Iterator[_Found]:
+    # Without a schedule a required parameter may be left to the run; what is given must fit now.
+    try:
+        for path, *told in parameter_faults(spec, spec.parameters, "the deployment", partial=True):
+            yield ["parameters", *path], told[0], told[1]
+    except Refused as exc:
+        at_fault = "parameters" if "parameter_schema" not in exc.detail else "parameter_schema"
+        yield [at_fault], exc.detail, exc.remedy
+        return
+    for at, schedule in enumerate(spec.schedules):
+        merged = spec.parameters | schedule.parameters
+        try:
+            for path, *told in parameter_faults(spec, merged, f"schedule {schedule.name!r}"):
+                if not path or path[0] in schedule.parameters:  # else the deployment's own, and told
+                    yield ["schedules", at, "parameters", *path], told[0], told[1]
+        except Refused as exc:
+            yield ["schedules", at, "parameters"], exc.detail, exc.remedy
