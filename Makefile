@@ -51,6 +51,10 @@ compare: $(INSTALLED) ## Shunter beside Prefect, both measured here
 .PHONY: install
 install: $(INSTALLED) ## only make the environment
 
+.PHONY: docs
+docs: $(INSTALLED) ## write anew the pages of docs/ that are made from the code
+	@$(BIN)/python -m shunter_cli.reference docs/settings.md
+
 .PHONY: lock
 lock: $(TOOL) ## write requirements.lock anew from pyproject.toml
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --quiet --universal \

@@ -23,6 +23,7 @@ BUDGETS = {
     "launchers": 180,
     "queue": 120,
     "schedules": 30,
+    "settings": 90,
     "states": 20,
     "storage": 120,
 }

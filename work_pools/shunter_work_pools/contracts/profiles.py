@@ -190,9 +190,12 @@ def _origin(path: Path, text: str, steps: tuple[str, ...]) -> str:
     """``FILE:LINE`` of a key; tomllib keeps no places, so the lines are looked through for it."""
     above: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
+        found: tuple[str, ...] = ()
         if table := re.match(r"\s*\[([^\[\]]+)\]", line):
-            above = _steps(table[1])
-        elif (key := re.match(r"\s*([\w.\"' -]+?)\s*=", line)) and (*above, *_steps(key[1])) == steps:
+            found = above = _steps(table[1])
+        elif key := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
+            found = (*above, *_steps(key[1]))
+        if found[: len(steps)] == steps:
             return f"{path}:{number}"
     return str(path)
 

@@ -1,0 +1,97 @@
+"""The table of settings, and what must agree with it: the docs, the code, the contracts."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from shunter_cli.reference import page
+from shunter_infrastructure.process import environment
+from shunter_work_pools.contracts.deployments import Keep
+from shunter_work_pools.contracts.settings import (
+    BY_VARIABLE,
+    HOME_VARIABLE,
+    PROFILE_VARIABLE,
+    RELATIONS,
+    RUN_VARIABLES,
+    SETTINGS,
+    TEST_PREFIX,
+)
+from shunter_work_pools.settings import Settings, settings_of
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Times of the server's loops that nobody needs to change but tests.
+INTERNAL = {"reap_every", "heartbeat_every"}
+
+
+def test_the_page_of_settings_is_as_the_code_says() -> None:
+    assert (ROOT / "docs/settings.md").read_text("utf-8") == page(), "stale: make docs"
+
+
+def _variables(path: Path) -> set[str]:
+    """Variables that a file names; in Python those of whole strings, not what its prose says."""
+    text = path.read_text("utf-8", "replace")
+    if path.suffix == ".py":
+        strings = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+        return {one for one in strings if isinstance(one, str) and re.fullmatch(r"SHUNTER_[A-Z0-9_]+", one)}
+    return set(re.findall(r"\bSHUNTER_[A-Z0-9_]*[A-Z0-9]\b", text))
+
+
+def test_every_variable_that_the_code_reads_is_a_setting() -> None:
+    known = {*BY_VARIABLE, *RUN_VARIABLES, HOME_VARIABLE, PROFILE_VARIABLE}
+    rooms = ("flows", "work_pools", "agents", "infrastructure", "cli", "helm", "examples")
+    files = [
+        path
+        for room in rooms
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in (".py", ".yaml", ".yml", ".tpl", ".sh") and path.is_file()
+    ]
+    found = {variable: path for path in files for variable in _variables(path)}
+    assert HOME_VARIABLE in found
+    assert "SHUNTER_RESULT" in found
+    unknown = {
+        name: str(path)
+        for name, path in found.items()
+        if name not in known and not name.startswith(TEST_PREFIX) and name not in (TEST_PREFIX, "SHUNTER_")
+    }
+    assert not unknown
+
+
+def test_what_an_agent_sets_inside_a_run_is_known() -> None:
+    assert _variables(Path(environment.__file__)) - {"SHUNTER_"} == RUN_VARIABLES
+
+
+def test_the_docs_list_what_a_run_is_given() -> None:
+    inside = (ROOT / "docs/environment.md").read_text().partition("## Inside a run")[2]
+    told = set(re.findall(r"SHUNTER_[A-Z_]+", inside))
+    assert told == RUN_VARIABLES - {"SHUNTER_ENTRYPOINT", "SHUNTER_FAILURE"}  # between launcher and runner
+
+
+def test_the_settings_of_server_and_retention_are_all_there() -> None:
+    server = {one.name for one in fields(Settings)} - INTERNAL - {"keep"}
+    assert {f"server.{name}" for name in server} <= set(SETTINGS)
+    assert {f"keep.{name}" for name in Keep.model_fields} == {
+        name for name in SETTINGS if name.startswith("keep.")
+    }
+
+
+def test_the_defaults_are_those_of_the_server() -> None:
+    assert settings_of({name: setting.default for name, setting in SETTINGS.items()}) == Settings()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_described_and_its_default_is_one(name: str) -> None:
+    setting = SETTINGS[name]
+    assert setting.doc.endswith(".")
+    assert setting.usual
+    if setting.default is not None:
+        assert setting.read(setting.written(setting.default, secrets=True)) == setting.default
+
+
+def test_the_defaults_fit() -> None:
+    defaults = {name: setting.default for name, setting in SETTINGS.items()}
+    assert all(relation.holds(defaults) for relation in RELATIONS)
