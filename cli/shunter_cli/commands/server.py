@@ -88,7 +88,8 @@ def upgrade_db(flags: dict[str, Any]) -> None:
     A server does so by itself at its start; this is for those who want it done before, or by another user.
     """
     url = load(flags)["server.database_url"]
-    output.say(_part("storage.upkeep").upgrade(url))
+    before, after = _part("storage.upkeep").upgrade(url)
+    output.say(f"schema {after}: up to date" if before == after else f"schema {before or 'none'} -> {after}")
 
 
 @group.command("backup")

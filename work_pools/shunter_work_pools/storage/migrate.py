@@ -17,8 +17,8 @@ HEAD = REVISIONS[-1]
 SCRIPTS = Path(__file__).parent / "migrations"
 
 
-def ensure_schema(conn: Connection, where: str) -> None:
-    """Create or upgrade the schema on ``conn`` and commit.
+def ensure_schema(conn: Connection, where: str) -> str | None:
+    """Create or upgrade the schema on ``conn`` and commit; the version it had, None if there was none.
 
     Args:
         conn: a connection outside a transaction.
@@ -33,7 +33,7 @@ def ensure_schema(conn: Connection, where: str) -> None:
         version = conn.scalar(text("SELECT version_num FROM alembic_version"))
     conn.rollback()
     if version == HEAD:
-        return
+        return version
     if version is None and tables:
         raise StoreError(
             f"the database {where} holds other tables ({', '.join(sorted(tables)[:3])}, ...) and none of Shunter",
@@ -45,6 +45,7 @@ def ensure_schema(conn: Connection, where: str) -> None:
             "Install the version of Shunter that last used it, or a newer one.",
         )
     _upgrade(conn)
+    return version
 
 
 def _upgrade(conn: Connection) -> None:

@@ -133,10 +133,17 @@ def _learn(cache: dict[Any, Any], tx: Tx) -> None:
 
 
 class Store(Protocol):
-    """What the server needs of a store."""
+    """What the server needs of a store.
+
+    Attributes:
+        kind: ``sqlite`` or ``postgres``.
+        on_commit: told of what each commit changed.
+        schema_found: the version of the schema before it was opened; None: the database was empty.
+    """
 
     kind: str
     on_commit: Callable[[Changes], None]
+    schema_found: str | None
 
     async def open(self) -> None:
         """Connect, and bring the schema up to date.
@@ -176,6 +183,7 @@ class SqliteStore:
         self.clock = clock
         self.cache: dict[Any, Any] = {}
         self.on_commit: Callable[[Changes], None] = _ignore
+        self.schema_found: str | None = None
         self._inbox: queue.SimpleQueue[tuple[Work[Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="sqlite-read")
@@ -208,7 +216,7 @@ class SqliteStore:
             ) from exc
         self._lock = lock
         try:
-            _check_header(self.path)
+            check_header(self.path)
         except StoreError:
             self._unlock()
             raise
@@ -223,7 +231,7 @@ class SqliteStore:
         event.listen(engine, "begin", _begin_sqlite)
         try:
             with engine.connect() as conn:
-                ensure_schema(conn, str(self.path))
+                self.schema_found = ensure_schema(conn, str(self.path))
             # Kept in the file, so only now: a database that is refused stays as it was.
             with contextlib.closing(engine.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA journal_mode=WAL")
@@ -370,8 +378,12 @@ def _store_failure(exc: BaseException) -> BaseException:
     return exc
 
 
-def _check_header(path: Path) -> None:
-    """SQLite takes a file of a few bytes for an empty database, and would write over it."""
+def check_header(path: Path) -> None:
+    """Refuse a file that is no database: SQLite takes a few bytes for an empty one, and writes over them.
+
+    Raises:
+        StoreError: it is none, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -456,6 +468,7 @@ class PostgresStore:
         self.connections = connections
         self.cache: dict[Any, Any] = {}
         self.on_commit: Callable[[Changes], None] = _ignore
+        self.schema_found: str | None = None
 
     async def open(self) -> None:
         """See :class:`Store`."""
@@ -467,7 +480,7 @@ class PostgresStore:
         where = self.url.render_as_string(hide_password=True)
         try:
             async with self._engine.connect() as conn:
-                await conn.run_sync(lambda sync: ensure_schema(sync, where))
+                self.schema_found = await conn.run_sync(lambda sync: ensure_schema(sync, where))
         except StoreError:
             await self._engine.dispose()
             raise
