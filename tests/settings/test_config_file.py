@@ -105,7 +105,10 @@ def test_changes_at_the_same_time_are_all_kept_and_nobody_sees_half_a_file(
 
     def look() -> None:
         while not done.is_set():
-            seen.append(tomllib.loads(file.read_text())["profiles"]["default"]["token"])
+            try:
+                seen.append(tomllib.loads(file.read_text())["profiles"]["default"]["token"])
+            except (KeyError, ValueError) as exc:
+                seen.append(repr(exc))
 
     reader = threading.Thread(target=look)
     reader.start()
