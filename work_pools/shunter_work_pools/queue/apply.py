@@ -247,9 +247,11 @@ def _schedule_field(detail: str) -> list[str | int]:
 
 def _parameter_faults(spec: DeploymentSpec) -> Iterator[_Found]:
     # Without a schedule a required parameter may be left to the run; what is given must fit now.
+    told = set()
     try:
-        for path, *told in parameter_faults(spec, spec.parameters, "the deployment", partial=True):
-            yield ["parameters", *path], told[0], told[1]
+        for path, detail, remedy in parameter_faults(spec, spec.parameters, "the deployment", partial=True):
+            told.add(_said(detail))
+            yield ["parameters", *path], detail, remedy
     except Refused as exc:
         at_fault = "parameters" if "parameter_schema" not in exc.detail else "parameter_schema"
         yield [at_fault], exc.detail, exc.remedy
@@ -257,8 +259,13 @@ def _parameter_faults(spec: DeploymentSpec) -> Iterator[_Found]:
     for at, schedule in enumerate(spec.schedules):
         merged = spec.parameters | schedule.parameters
         try:
-            for path, *told in parameter_faults(spec, merged, f"schedule {schedule.name!r}"):
-                if not path or path[0] in schedule.parameters:  # else the deployment's own, and told
-                    yield ["schedules", at, "parameters", *path], told[0], told[1]
+            for path, detail, remedy in parameter_faults(spec, merged, f"schedule {schedule.name!r}"):
+                if _said(detail) not in told:
+                    yield ["schedules", at, "parameters", *path], detail, remedy
         except Refused as exc:
             yield ["schedules", at, "parameters"], exc.detail, exc.remedy
+
+
+def _said(detail: str) -> str:
+    """What is wrong, without whose parameters they are."""
+    return detail.partition(" do not fit: ")[2]
