@@ -13,17 +13,25 @@ import pytest_asyncio
 
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import Held, SyncAnswer, SyncRequest
-from shunter_work_pools.contracts.deployments import DeploymentSpec, Named, Work
+from shunter_work_pools.contracts.deployments import (
+    CatchUp,
+    DeploymentSpec,
+    IntervalSchedule,
+    Named,
+    Schedule,
+    Work,
+)
 from shunter_work_pools.contracts.errors import Unavailable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.queue import apply, catalog, views
+from shunter_work_pools.queue import apply, catalog, fire, views
 from shunter_work_pools.queue.ids import new_run_id
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
 from shunter_work_pools.storage.store import SqliteStore
+from tests.api.serving import until
 
 SOON = 5.0
 
@@ -163,3 +171,77 @@ async def test_a_claim_that_met_a_store_that_was_away_is_made_again(engine: Engi
     answer = await asyncio.wait_for(held, 3.0)
     assert failed == 1
     assert [a.run for a in answer.assignments] == [run_id]
+
+
+def _hourly(policy: CatchUp) -> DeploymentSpec:
+    schedule = Schedule(when=IntervalSchedule(seconds=3600), catch_up=policy)
+    return DeploymentSpec(work=Work(command=["true"]), schedules=[schedule])
+
+
+async def _deploy(engine: Engine, spec: DeploymentSpec) -> None:
+    named = [Named(name="hourly", spec=spec)]
+    await engine.store.write(lambda tx: apply.apply(tx, named, engine.times(tx.now)))
+
+
+async def _made(engine: Engine) -> int:
+    return len((await engine.store.read(lambda tx: views.list_runs(tx, views.RunFilter())))[0])
+
+
+async def _are_made(engine: Engine, count: int) -> bool:
+    return await _made(engine) >= count
+
+
+async def _nothing_due(engine: Engine) -> bool:
+    upcoming = await engine.store.read(fire.next_slot_in)
+    return upcoming is not None and upcoming > 0
+
+
+@pytest.mark.parametrize(("policy", "made"), [("all", 6), ("latest", 1), ("none", 0)])
+async def test_slots_of_a_time_that_the_machine_slept_through_are_missed(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch, policy: CatchUp, made: int
+) -> None:
+    monkeypatch.setattr("shunter_work_pools.engine._LONGEST_SLEEP", 0.02)
+    await _deploy(engine, _hourly(policy))
+    began = engine.firing_since
+    clock.offset += 6.5 * 3600
+    await until(lambda: engine.firing_since > began)
+    await until(lambda: _nothing_due(engine))
+    assert await _made(engine) == made
+    # From then on slots are in time again, though their turn comes a little late.
+    again = engine.firing_since
+    clock.offset += 1800 - 10
+    await until(lambda: engine.firing_since > again)
+    clock.offset += 20
+    await until(lambda: _are_made(engine, made + 1))
+
+
+async def test_a_deploy_that_comes_before_the_loop_has_noticed_takes_missed_slots_for_missed(
+    engine: Engine, clock: Clock
+) -> None:
+    await _deploy(engine, _hourly("latest"))
+    await asyncio.sleep(0.05)  # its loop sleeps for a minute now
+    clock.offset += 6.5 * 3600
+    await _deploy(engine, _hourly("all"))
+    assert await _made(engine) == 1
+
+
+async def test_an_idle_schedule_loop_sleeps(engine: Engine) -> None:
+    """A minute at a time without schedules, and up to the next slot with them; a deploy wakes it."""
+    looked = 0
+    read = engine.store.read
+
+    async def counted(work):  # type: ignore[no-untyped-def]
+        nonlocal looked
+        looked += "next_slot_in" in work.__code__.co_names
+        return await read(work)
+
+    engine.store.read = counted  # type: ignore[method-assign]
+    await _deploy(engine, _hourly("all"))
+    await asyncio.sleep(0.3)
+    assert looked <= 2
+    await _deploy(
+        engine,
+        DeploymentSpec(work=Work(command=["true"]), schedules=[Schedule(when=IntervalSchedule(seconds=1))]),
+    )
+    await until(lambda: _are_made(engine, 2))
+    assert looked <= 10

@@ -325,11 +325,15 @@ async def test_a_jittered_run_is_made_at_its_slot_and_due_later(world: World) ->
 
 
 async def test_a_jittered_slot_made_up_for_is_late_by_when_it_was_due(world: World) -> None:
-    await world.deploy(schedules=[every(1, jitter=0.9)])
-    world.clock.advance(30)
+    await world.deploy(schedules=[every(20, jitter=19.9, name=f"s{number}") for number in range(5)])
+    world.clock.advance(60)
     await world.fire()
-    for run in await world.runs():
+    found = await world.runs()
+    assert len(found) == 15
+    for run in found:
+        assert run.due_at is not None
         assert run.late == (run.due_at < world.at(-LATE_AFTER))
+    assert any(run.slot < world.at(-LATE_AFTER) and not run.late for run in found if run.slot)
 
 
 async def test_deploying_again_with_the_same_times_keeps_its_place_in_time(world: World) -> None:

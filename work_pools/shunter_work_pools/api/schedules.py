@@ -22,7 +22,6 @@ from shunter_work_pools.contracts.deployments import (
     ScheduleView,
     Skipped,
 )
-from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.queue import backfill as past
 from shunter_work_pools.queue import control, pausing, schedule_views, timetable
@@ -70,10 +69,7 @@ async def preview_schedule(
 
 
 async def _preview(schedule: Schedule, after: datetime, anchor: datetime, count: int) -> Preview:
-    try:
-        found = await asyncio.to_thread(slots.preview, schedule, after, anchor, count)
-    except OverflowError as exc:
-        raise BadRequest("after is at the edge of the calendar", "Give a later moment.") from exc
+    found = await asyncio.to_thread(slots.preview, schedule, after, anchor, count)
     return Preview(words=slots.in_words(schedule.when), slots=found)
 
 
