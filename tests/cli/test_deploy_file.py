@@ -114,6 +114,18 @@ def _source(shunter: Console) -> str:
     )
 
 
+def test_a_warning_is_told_once(shunter: Console, base: str) -> None:
+    shunter.ok("pool", "create", f"{base}-pool", "--type", "process")
+    entries = "".join(f"  - {{name: {base}-{n}, command: [echo]}}\n" for n in range(5))
+    _write(shunter, f"defaults: {{pool: {base}-pool}}\ndeployments:\n{entries}")
+    done = shunter.ok("deploy", "--dry-run")
+    assert done.err == (
+        f"Warning: {base}-0, {base}-1, {base}-2 and 2 others: "
+        f"no agent serves pool {base}-pool: its runs will wait until one does\n"
+    )
+    shunter.ok("pool", "delete", f"{base}-pool", "--yes")
+
+
 def test_the_difference_for_programs(shunter: Console, base: str) -> None:
     _write(shunter, FILE.format(base=base))
     [etl, hi] = shunter.ok("deploy", "--dry-run", "--output", "json").json

@@ -347,6 +347,10 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
         ENTRY + "  - {name: a, command: [ls]}\n",
         ["4:12: deployments[1].name: two deployments are named 'a', the first in line 2"],
     ),
+    "one deployment twice, by an alias": (
+        "deployments:\n  - &a {name: a, command: [ls]}\n  - *a\n",
+        ["2:15: deployments[0].name: two deployments are named 'a', the first in line 2"],
+    ),
     "an unknown key": (ENTRY + "    shedules: []\n", ["4:5: deployments[0].shedules: unknown key"]),
     "an unknown key at the top": (ENTRY + "deployment: []\n", ["4:1: deployment: unknown key"]),
     "a wrong type": (ENTRY + "    tags: x\n", ["4:11: deployments[0].tags: must be a list, not text"]),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from shunter_cli import checks, durations, faults, output, parameters, schedule_options
+from shunter_cli import checks, completing, durations, faults, output, parameters, schedule_options
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.output import Output, OutputOption
 from shunter_work_pools.contracts.errors import InvalidInput
@@ -82,11 +82,20 @@ def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
     name: Annotated[str, typer.Option(help="The deployment's name.", metavar="NAME")] = "",
     pool: Annotated[
-        str | None, typer.Option(help="Where it runs; by its tags if none is named.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="Where it runs; by its tags if none is named.",
+            metavar="NAME",
+            autocompletion=completing.pools,
+        ),
     ] = None,
     queue: Annotated[
         str | None,
-        typer.Option(help="The pool's work queue, by default the one named default.", metavar="NAME"),
+        typer.Option(
+            help="The pool's work queue, by default the one named default.",
+            metavar="NAME",
+            autocompletion=completing.queues,
+        ),
     ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A label. Repeatable.", metavar="TAG")] = None,
     require: Annotated[

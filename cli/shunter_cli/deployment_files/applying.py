@@ -45,9 +45,7 @@ def deploy_file(file: str | None, only: Sequence[str], *, dry_run: bool, check: 
 
 def show(named: Sequence[Named], changes: Sequence[Change], *, dry_run: bool, form: Output) -> None:
     """Print what was, or would be, changed; warnings on stderr."""
-    for change in changes:
-        for warning in change.warnings:
-            faults.tell(f"Warning: {change.name}: {warning}")
+    _warn(changes)
     if form is not Output.TABLE:
         output.show_data(difference.data(named, changes), form)
     elif dry_run:
@@ -55,6 +53,17 @@ def show(named: Sequence[Named], changes: Sequence[Change], *, dry_run: bool, fo
     else:
         for one, change in zip(named, changes, strict=True):
             output.say(_line(one, change))
+
+
+def _warn(changes: Sequence[Change]) -> None:
+    """Each warning once, with the names of those it is about."""
+    about: dict[str, list[str]] = {}
+    for change in changes:
+        for warning in change.warnings:
+            about.setdefault(warning, []).append(change.name)
+    for warning, names in about.items():
+        others = f" and {len(names) - 3} others" if len(names) > 3 else ""
+        faults.tell(f"Warning: {', '.join(names[:3])}{others}: {warning}")
 
 
 def _chosen(loaded: Loaded, only: Sequence[str]) -> Loaded:

@@ -24,6 +24,7 @@ from shunter_cli.deployment_files.model import (
     ScheduleEntry,
 )
 from shunter_cli.deployment_files.places import Fault, FileFaults, Node, Written, nearest_node, plain
+from shunter_cli.deployment_files.places import Path as Steps
 from shunter_cli.deployment_files.schedule_entries import schedule_faults, to_schedule
 from shunter_cli.deployment_files.wording import words
 from shunter_work_pools.contracts.deployments import (
@@ -39,6 +40,8 @@ from shunter_work_pools.contracts.errors import InvalidInput, Refused
 _MERGED = ("env", "parameters", "keep")
 _RUNNABLE = ("entrypoint", "command")
 _TIMED = ("cron", "interval", "rrule")
+#: Steps of the path to a schedule: deployments, its index, schedules, its index.
+_SCHEDULE = 4
 #: Entrypoints that are imported at once.
 _AT_ONCE = 4
 
@@ -93,7 +96,8 @@ def load(path: Path, label: str, env: Mapping[str, str], *, check: bool = True) 
     spoilt = {fault.path for fault in unread}
     form = unread + [fault for fault in _form(root) if fault.path not in spoilt]
     entries = [one for one in _items(root.value.get("deployments")) if isinstance(one.value, dict)]
-    crossed = [fault for entry in entries for fault in _crossings(entry, form)]
+    spoilt = {fault.path[:_SCHEDULE] for fault in form}
+    crossed = [fault for entry in entries for fault in _crossings(entry, spoilt)]
     faults = [*form, *crossed, *_repeated(entries, "deployments")]
     unfit = {fault.path[:2] for fault in crossed}
     broken = {fault.path[:2] for fault in form}
@@ -209,7 +213,7 @@ def _model_within(annotation: Any) -> type[BaseModel] | None:
 # ---- what several fields say together
 
 
-def _crossings(entry: Node, form: Sequence[Fault]) -> Iterator[Fault]:
+def _crossings(entry: Node, spoilt: set[Steps]) -> Iterator[Fault]:
     yield from _exactly_one(entry, _RUNNABLE, "Give the one that is to be run.")
     if "python" in entry.value and "command" in entry.value:
         fault = "python is for an entrypoint", "A command names its interpreter itself."
@@ -222,7 +226,7 @@ def _crossings(entry: Node, form: Sequence[Fault]) -> Iterator[Fault]:
         if not isinstance(node.value, dict):
             continue
         yield from _exactly_one(node, _TIMED, 'For example cron: "0 6 * * *", or interval: 1h.')
-        if any(fault.path[: len(node.path)] == node.path for fault in form):
+        if node.path in spoilt:
             continue
         if _has_one(node, _TIMED):
             for key, detail, remedy in schedule_faults(ScheduleEntry.model_validate(plain(node))):
@@ -253,10 +257,11 @@ def _repeated(nodes: Sequence[Node], what: str) -> Iterator[Fault]:
         name = named.value if named is not None else "default" if what == "schedules" else None
         if not isinstance(name, str):
             continue
-        first = seen.setdefault(name, node)
-        if first is not node:
+        if name not in seen:
+            seen[name] = node
+        else:
             place = named.place if named is not None else node.place
-            detail = f"two {what} are named {name!r}, the first in line {first.place.line}"
+            detail = f"two {what} are named {name!r}, the first in line {seen[name].place.line}"
             yield Fault(place, (*node.path, "name"), detail, "Give each a name of its own.")
 
 
