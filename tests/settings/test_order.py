@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from shunter_work_pools.contracts.agents import SyncRequest
 from shunter_work_pools.contracts.configuration import Values
 from shunter_work_pools.contracts.pools import PoolSpec
 from tests.cli.console import Console, free_port, stop, until
+from tests.settings.serving import serving
 
 CONFIG = """\
 profile = "quiet"
@@ -32,27 +32,6 @@ give_up_after = "1h30m"
 runs = 7
 logs_for = "2d"
 """
-
-
-@contextmanager
-def serving(shunter: Console, home: Path, *words: str, first: tuple[str, ...] = ()) -> Iterator[Client]:
-    """A server on a port of its own, and a client that has its token."""
-    port = free_port()
-    with (home / "server.log").open("wb") as log:
-        server = shunter.spawn(*first, "server", "start", "--port", str(port), *words, stdout=log, stderr=log)
-    try:
-        url = f"http://127.0.0.1:{port}/api"
-        until(
-            lambda: (
-                server.poll() is not None or shunter.having(SHUNTER_API_URL=url)("server", "status").code == 0
-            )
-        )
-        assert server.poll() is None, (home / "server.log").read_text()
-        token = home / "token"
-        with Client(url, token.read_text().strip() if token.exists() else "of-the-profile") as client:
-            yield client
-    finally:
-        stop(server)
 
 
 def silence(client: Client) -> tuple[float, float]:
@@ -81,9 +60,14 @@ def test_a_server_goes_by_flag_variable_profile_default_in_this_order(shunter: C
 
 def test_a_profile_is_chosen_by_option_and_by_variable(shunter: Console, home: Path) -> None:
     (home / "config.toml").write_text(CONFIG)
-    with serving(shunter.having(SHUNTER_TOKEN="of-the-profile"), home, first=("--profile", "slow")) as client:
+    with serving(
+        shunter.having(SHUNTER_TOKEN="of-the-profile"),
+        home,
+        token="of-the-profile",
+        first=("--profile", "slow"),
+    ) as client:
         assert silence(client) == (45, 5400)
-    with serving(shunter.having(SHUNTER_PROFILE="slow"), home) as client:
+    with serving(shunter.having(SHUNTER_PROFILE="slow"), home, token="of-the-profile") as client:
         assert silence(client) == (45, 5400)
     assert not (home / "token").exists()
 

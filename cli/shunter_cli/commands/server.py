@@ -98,7 +98,11 @@ def backup(
     flags: dict[str, Any],
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.", metavar="FILE")],
 ) -> None:
-    """Write a copy of the database into a file, whether a server uses it now or not."""
+    """Write a copy of the database into a file, whether a server uses it now or not.
+
+    Of SQLite it is a database, of Postgres an archive for pg_restore. What runs have written is not part
+    of it: that lies in the folder logs of the home.
+    """
     url = load(flags)["server.database_url"]
     _part("storage.upkeep").backup(url, file)
     output.say(f"written: {file} ({_size(file.stat().st_size)})")
