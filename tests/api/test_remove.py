@@ -39,7 +39,7 @@ def left(tx: Tx) -> dict[str, int]:
 
 async def test_a_deployment_goes_with_all_that_belongs_to_it(server: Served) -> None:
     await server.pool()
-    spec = {"pool": "main", "tags": ["t"], "schedules": [{"when": {"kind": "interval", "seconds": 3600}}]}
+    spec: dict[str, Any] = {"pool": "main", "tags": ["t"], "schedules": [{"when": {"kind": "interval", "seconds": 3600}}]}
     await server.deploy(**spec)
     await server.submit()
     waiting = await server.submit("job", scheduled_at="2040-01-01T00:00:00Z")

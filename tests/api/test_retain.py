@@ -34,7 +34,7 @@ async def ended(server: Served, count: int, state: str = "Completed", *holds: An
     for granted in await server.take(limit=100, free=100, holds=[held(one) for one in holds]):
         await server.report(granted, "Starting", "Running")
         await server.upload(granted, 0, b"hello\n")
-        cause = {} if state == "Completed" else {"cause": "exit_code", "exit_code": 1}
+        cause: dict[str, Any] = {} if state == "Completed" else {"cause": "exit_code", "exit_code": 1}
         await server.report(granted, state, log_size=6, **cause)
     return made
 
@@ -154,8 +154,10 @@ async def test_a_run_that_goes_on_has_its_turn_later(server: Served) -> None:
     await server.engine.retention.sweep()
     assert files(server) == {late[-1]}
     assert (await server.get(f"/runs/{active}/events"))["events"] == []
-    cursor = await server.engine.store.read(lambda tx: tx.conn.scalar(select(deployments.c.logs_kept_after)))
-    assert UUID(int=cursor.int) >= UUID(active)
+    cursor = await server.engine.store.read(
+        lambda tx: tx.conn.execute(select(deployments.c.logs_kept_after)).scalar_one()
+    )
+    assert cursor.int >= UUID(active).int
     await server.post(f"/runs/{made[0]}/retry")
     (granted,) = await server.take()
     await server.report(granted, "Starting", "Running")

@@ -235,13 +235,11 @@ class SqliteStore:
             # Kept in the file, so only now: a database that is refused stays as it was.
             with contextlib.closing(engine.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA journal_mode=WAL")
-        except DatabaseError as exc:
+        except BaseException as exc:
             engine.dispose()
             self._unlock()
-            raise _unusable_file(self.path, exc) from exc
-        except StoreError:
-            engine.dispose()
-            self._unlock()
+            if isinstance(exc, DatabaseError):
+                raise _unusable_file(self.path, exc) from exc
             raise
         self._engine = engine
 

@@ -91,7 +91,7 @@ def _schedules() -> None:
     ).columns(deployment_id=sa.BigInteger(), spec=sa.JSON())
     names = {
         row.deployment_id: {schedule["name"] for schedule in row.spec["schedules"]}
-        for row in connection.execute(current)
+        for row in connection.execute(current).all()
     }
     for row in connection.execute(sa.select(named)).all():
         if row.name not in names.get(row.deployment_id, ()):
