@@ -85,7 +85,8 @@ def _change(path: Path, profile: str | None, name: str, value: Any) -> str:
         text = read_text(path) or ""
         tree = parse(path, text)
         chosen = str(profile or tree.get(PROFILE_KEY) or DEFAULT_PROFILE)
-        before = dict(flat(tables_of(path, tree).get(chosen, {})))
+        tables = _flat_tables(path, text)
+        before = tables.get(chosen, {})
         if value is None and name not in before:
             raise InvalidInput(
                 f"{name} is not set in profile {chosen!r} of {path}",
@@ -99,7 +100,7 @@ def _change(path: Path, profile: str | None, name: str, value: Any) -> str:
             document = tomlkit.parse(text)
             _edit(document, chosen, name, value)
             changed = tomlkit.dumps(document)
-            as_meant = dict(flat(parse(path, changed)["profiles"].get(chosen, {}))) == after
+            as_meant = _flat_tables(path, changed) == {**tables, chosen: after}
         except (TOMLKitError, InvalidInput, KeyError, TypeError, AttributeError) as exc:
             raise _by_hand(path, name) from exc
         if not as_meant:
@@ -108,8 +109,13 @@ def _change(path: Path, profile: str | None, name: str, value: Any) -> str:
     return chosen
 
 
+def _flat_tables(path: Path, text: str) -> dict[str, dict[str, Any]]:
+    return {profile: dict(flat(table)) for profile, table in tables_of(path, parse(path, text)).items()}
+
+
 def _edit(document: Any, profile: str, name: str, value: Any) -> None:
     import tomlkit
+    from tomlkit.items import InlineTable
 
     if "profiles" not in document:
         document["profiles"] = tomlkit.table(is_super_table=True)
@@ -124,6 +130,10 @@ def _edit(document: Any, profile: str, name: str, value: Any) -> None:
         del table[steps[0]]
     elif len(steps) == 1:
         table[steps[0]] = value
+    elif isinstance(table, InlineTable):
+        inner = tomlkit.inline_table()
+        inner.append(".".join(steps[1:]), value)
+        table[steps[0]] = inner
     else:
         table.append(tomlkit.key(steps), value)
 

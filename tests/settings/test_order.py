@@ -34,12 +34,12 @@ logs_for = "2d"
 """
 
 
-def silence(client: Client) -> tuple[float, float]:
+def silence(client: Client, pool: str = "p") -> tuple[float, float]:
     """``lost_after`` and ``give_up_after``, as the server tells agents."""
     if not client.list_pools().pools:
         client.create_pool(PoolSpec(name="p"))
     ask = SyncRequest(
-        session=UUID(int=1), identity=UUID(int=2), pools=["p"], limit=1, free=1, hold_for=0, protocol=1
+        session=UUID(int=1), identity=UUID(int=2), pools=[pool], limit=1, free=1, hold_for=0, protocol=1
     )
     answer = client.sync("a", ask)
     return answer.lost_after, answer.give_up_after
@@ -88,6 +88,21 @@ def test_an_agent_goes_by_the_profile_of_its_command(shunter: Console, home: Pat
         finally:
             stop(agent)
         assert "far" in shunter.ok("--profile=far", "agent", "list", "-q").text.split()
+
+
+def test_up_passes_on_what_its_server_is_told(shunter: Console, home: Path) -> None:
+    port = free_port()
+    words = ("--port", str(port), "--lost-after", "20s", "--allowed-host", "a.example", "--limit", "3")
+    with (home / "up.log").open("wb") as log:
+        both = shunter.spawn("up", *words, stdout=log, stderr=log)
+    try:
+        until(lambda: both.poll() is not None or b"Shunter is up" in (home / "up.log").read_bytes())
+        assert both.poll() is None, (home / "up.log").read_text()
+        with Client(f"http://127.0.0.1:{port}/api", (home / "token").read_text().strip()) as client:
+            assert [agent.limit for agent in client.list_agents().agents] == [3]
+            assert silence(client, "default") == (20, 300)
+    finally:
+        stop(both)
 
 
 def test_config_show_tells_where_each_comes_from(shunter: Console, home: Path) -> None:

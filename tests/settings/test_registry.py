@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -90,6 +92,15 @@ def test_a_setting_is_described_and_its_default_is_one(name: str) -> None:
     assert setting.usual
     if setting.default is not None:
         assert setting.read(setting.written(setting.default, secrets=True)) == setting.default
+
+
+def test_reading_them_loads_little() -> None:
+    script = "import sys, shunter_work_pools.contracts.configuration as c; c.load(); print(*sys.modules)"
+    env = {"PATH": "/usr/bin:/bin", "SHUNTER_HOME": "/nowhere"}
+    words = [sys.executable, "-c", script]
+    loaded = subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"pydantic", "httpx", "typer", "rich", "tomlkit", "tomllib", "secrets", "difflib"}
+    assert not heavy.intersection(loaded)
 
 
 def test_the_defaults_fit() -> None:
