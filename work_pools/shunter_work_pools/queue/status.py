@@ -104,12 +104,15 @@ def _live(tx: Tx) -> tuple[dict[str, int], int]:
 
 def _late(tx: Tx) -> int:
     """All with the mark, less those of backfills, which have it although they never are late."""
-    placed = select(func.count()).select_from(lanes).join(ready, ready.c.lane_id == lanes.c.id)
-    unplaced = select(func.count()).select_from(ready).join(runs, runs.c.id == ready.c.run_id)
-    backfilled = (tx.conn.scalar(placed.where(lanes.c.backfill_id != 0, ready.c.late)) or 0) + (
-        tx.conn.scalar(unplaced.where(ready.c.lane_id.is_(None), ready.c.late, ~runs.c.late)) or 0
+    in_lane = select(func.count()).where(ready.c.lane_id == lanes.c.id).correlate(lanes).scalar_subquery()
+    placed = tx.conn.scalar(select(func.sum(in_lane)).where(lanes.c.backfill_id != 0))
+    unplaced = tx.conn.scalar(
+        select(func.count())
+        .select_from(ready)
+        .join(runs, runs.c.id == ready.c.run_id)
+        .where(ready.c.lane_id.is_(None), runs.c.backfill_id.is_not(None))
     )
-    return _waiting(tx, ready.c.late) - backfilled
+    return _waiting(tx, ready.c.late) - int(placed or 0) - (unplaced or 0)
 
 
 def _failed_since(after: Micros) -> tuple[TextClause, ColumnElement[bool]]:

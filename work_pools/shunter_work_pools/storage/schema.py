@@ -166,7 +166,7 @@ runs = Table(
     Index("ix_runs_deployment_id_id", "deployment_id", "id"),
     Index("ix_runs_pool_id_id", "pool_id", "id"),
     Index("ix_runs_scheduled_at_id", "scheduled_at", "id"),  # with the id: a page sorts by it
-    Index("ix_runs_ended_at", "ended_at", postgresql_where=text(FAILED), sqlite_where=text(FAILED)),
+    Index("ix_runs_failed", "state", "ended_at", postgresql_where=text(FAILED), sqlite_where=text(FAILED)),
     Index("ix_runs_late", "id", postgresql_where=text("late"), sqlite_where=text("late = 1")),
 )
 

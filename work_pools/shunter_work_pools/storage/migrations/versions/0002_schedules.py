@@ -18,7 +18,8 @@ def upgrade() -> None:
     _deletable()
     op.add_column("runs", sa.Column("backfill_id", SERIAL))
     failed = sa.text("state IN ('Failed', 'Crashed', 'TimedOut')")
-    op.create_index("ix_runs_ended_at", "runs", ["ended_at"], postgresql_where=failed, sqlite_where=failed)
+    columns = ["state", "ended_at"]
+    op.create_index("ix_runs_failed", "runs", columns, postgresql_where=failed, sqlite_where=failed)
     op.add_column("leases", sa.Column("backfill_id", SERIAL))
     op.create_index("ix_leases_backfill_id", "leases", ["backfill_id"])
     op.create_index(
