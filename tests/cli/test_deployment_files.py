@@ -540,6 +540,12 @@ def test_wrong_encodings(tmp_path: Path, content: bytes, says: str) -> None:
     assert fault.startswith(says)
 
 
+def test_what_is_in_quotes_is_text(tmp_path: Path) -> None:
+    text = ENTRY + '    parameters: {"<<": {a: 1}, "1": "no", "null": "!x", "~": "*a"}\n'
+    [spec] = _specs(tmp_path, text)
+    assert spec.parameters == {"<<": {"a": 1}, "1": "no", "null": "!x", "~": "*a"}
+
+
 def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path: Path) -> None:
     text = FULL.replace("\n", "\r\n").encode("utf-8-sig")
     assert _load(tmp_path, text).deployments == _load(tmp_path, FULL).deployments

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from shunter_cli.deployment_files import toml_tree, yaml_tree
 from shunter_cli.deployment_files.checking import read_tree
 from shunter_cli.deployment_files.model import File
-from shunter_cli.deployment_files.places import Node, plain
+from shunter_cli.deployment_files.places import Node, Place, plain
 from shunter_cli.deployment_files.variables import substitute
 
 #: Characters that YAML lets stand as they are, with those that mean something to it among them.
@@ -149,6 +149,33 @@ def test_a_model_in_json_reads_back(folder: Path, data: dict[str, Any]) -> None:
 @given(data=FILES.map(_without_none))
 def test_a_model_in_toml_reads_back(folder: Path, data: dict[str, Any]) -> None:
     assert _read(folder, "f.toml", _toml_file(_dollars(data))) == File.model_validate(data)
+
+
+def _leaves(node: Node) -> list[tuple[Any, Place]]:
+    """Keys and values that are neither list nor mapping, with their places."""
+    if isinstance(node.value, dict):
+        keys: list[tuple[Any, Place]] = list(node.keys.items())
+        return keys + [leaf for one in node.value.values() for leaf in _leaves(one)]
+    if isinstance(node.value, list):
+        return [leaf for one in node.value for leaf in _leaves(one)]
+    return [(node.value, node.place)]
+
+
+@MANY
+@given(data=FILES.map(_without_none), toml=st.booleans())
+def test_everything_stands_at_its_place(data: dict[str, Any], toml: bool) -> None:
+    text = _toml_file(data) if toml else json.dumps(data, ensure_ascii=False, indent=1)
+    text = text.replace("\x7f", "\\u007f")
+    tree, faults = (toml_tree if toml else yaml_tree).parse(text)
+    assert tree is not None
+    assert faults == []
+    lines = text.split("\n")
+    leaves = _leaves(tree)
+    assert len(leaves) > 3
+    for value, place in leaves:
+        written = _toml(value) if toml else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        rest = lines[place.line - 1][place.column - 1 :]
+        assert rest.startswith((written, str(value))), f"{value!r} is not at {place}: {rest!r}"
 
 
 def _form(node: Node) -> Any:

@@ -167,7 +167,7 @@ class _Tree:
         if not is_text:
             detail = f"the key {event.value or 'null'} is not text"
             self._fault(place, path, detail, f'Put it in quotes: "{event.value}".')
-        if event.value == "<<":
+        if event.style is None and event.value == "<<":
             remedy = "`defaults:` at the top of the file holds what its deployments share."
             self._fault(place, path, "<< (merging mappings) is not part of YAML 1.2", remedy)
         if event.value in top.node.keys:
