@@ -30,7 +30,18 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
@@ -90,6 +101,7 @@ from shunter_work_pools.contracts.pools import (
 )
 from shunter_work_pools.contracts.runs import (
     EventList,
+    ExportedRun,
     ExportPage,
     Run,
     RunBatch,
@@ -235,6 +247,45 @@ def _path(*parts: str | UUID) -> str:
         if str(part) in ("", ".", ".."):  # would name another resource, or none
             raise InvalidInput(f"{str(part)!r} is not a name", "Give the name or id of one that exists.")
     return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
+
+
+class RunFilters(TypedDict, total=False):
+    """Which runs a list or an export is about; what is left out means: any.
+
+    Keys:
+        states: shown states, any of them.
+        tags: all of them.
+        pool, queue, deployment: names; a queue needs its pool.
+        late: whether they are marked late.
+        created_after, created_before, scheduled_after, scheduled_before: aware moments, the first of
+            each pair inclusive.
+        cursor: ``next`` of the page before.
+        limit: runs on a page, at most 500.
+    """
+
+    states: Sequence[str]
+    tags: Sequence[str]
+    pool: str | None
+    queue: str | None
+    deployment: str | None
+    late: bool | None
+    created_after: datetime | None
+    created_before: datetime | None
+    scheduled_after: datetime | None
+    scheduled_before: datetime | None
+    cursor: str | None
+    limit: int | None
+
+
+def _run_query(filters: RunFilters) -> dict[str, Any]:
+    unknown = filters.keys() - RunFilters.__annotations__.keys()
+    if unknown:  # the server would not know it either, and give all runs
+        raise TypeError(f"there is no filter {min(unknown)!r}")
+    query: dict[str, Any] = {**filters}
+    return {
+        "state": list(query.pop("states", ())),
+        "tag": list(query.pop("tags", ())),
+    } | query
 
 
 class Endpoints:
@@ -404,38 +455,9 @@ class Endpoints:
         return _call("POST", "runs", "batch", to=RunsCreated, body=batch)
 
     @endpoint
-    def list_runs(
-        self,
-        *,
-        states: Sequence[str] = (),
-        tags: Sequence[str] = (),
-        pool: str | None = None,
-        queue: str | None = None,
-        deployment: str | None = None,
-        late: bool | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        scheduled_after: datetime | None = None,
-        scheduled_before: datetime | None = None,
-        cursor: str | None = None,
-        limit: int | None = None,
-    ) -> Call[RunPage]:
+    def list_runs(self, **filters: Unpack[RunFilters]) -> Call[RunPage]:
         """One page of runs, newest first: in any of ``states``, with all of ``tags``."""
-        query = {
-            "state": list(states),
-            "tag": list(tags),
-            "pool": pool,
-            "queue": queue,
-            "deployment": deployment,
-            "late": late,
-            "created_after": created_after,
-            "created_before": created_before,
-            "scheduled_after": scheduled_after,
-            "scheduled_before": scheduled_before,
-            "cursor": cursor,
-            "limit": limit,
-        }
-        return _call("GET", "runs", to=RunPage, query=query)
+        return _call("GET", "runs", to=RunPage, query=_run_query(filters))
 
     @endpoint
     def get_run(
@@ -475,38 +497,9 @@ class Endpoints:
         return Call("DELETE", _path("runs", run), _nothing)
 
     @endpoint
-    def export_runs(
-        self,
-        *,
-        states: Sequence[str] = (),
-        tags: Sequence[str] = (),
-        pool: str | None = None,
-        queue: str | None = None,
-        deployment: str | None = None,
-        late: bool | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        scheduled_after: datetime | None = None,
-        scheduled_before: datetime | None = None,
-        cursor: str | None = None,
-        limit: int | None = None,
-    ) -> Call[ExportPage]:
+    def export_runs(self, **filters: Unpack[RunFilters]) -> Call[ExportPage]:
         """One page of runs with attempts and events; filters and order as :meth:`list_runs`."""
-        query = {
-            "state": list(states),
-            "tag": list(tags),
-            "pool": pool,
-            "queue": queue,
-            "deployment": deployment,
-            "late": late,
-            "created_after": created_after,
-            "created_before": created_before,
-            "scheduled_after": scheduled_after,
-            "scheduled_before": scheduled_before,
-            "cursor": cursor,
-            "limit": limit,
-        }
-        return _call("GET", "runs", "export", to=ExportPage, query=query)
+        return _call("GET", "runs", "export", to=ExportPage, query=_run_query(filters))
 
     @endpoint
     def read_log(
@@ -695,9 +688,11 @@ def _refusal(response: httpx.Response) -> Refused:
     if isinstance(body, dict) and ("detail" in body or "title" in body):
         return from_problem(response.status_code, body)
     request = response.request
-    return Refused(
+    refused = Refused(
         f"{request.method} {request.url} was answered {response.status_code} {response.reason_phrase}"
     )
+    refused.http_status = response.status_code
+    return refused
 
 
 def _checked_url(text: str) -> str:
@@ -752,24 +747,33 @@ class Client(_Core):
             raise self._unreachable(exc) from exc
         return self._result(call, response)
 
-    def each_run(self, **filters: Any) -> Iterator[Run]:
+    def each_run(self, **filters: Unpack[RunFilters]) -> Iterator[Run]:
         """All runs, newest first, page by page; filters as :meth:`list_runs`."""
-        while True:
-            page = self.list_runs(**filters)
+        for page in self._pages(self.list_runs, **filters):
             yield from page.runs
-            if page.next is None:
-                return
-            filters["cursor"] = page.next
+
+    def each_exported_run(self, **filters: Unpack[RunFilters]) -> Iterator[ExportedRun]:
+        """All runs with attempts and events, page by page; filters as :meth:`list_runs`."""
+        for page in self._pages(self.export_runs, **filters):
+            yield from page.runs
 
     def each_deployment(self) -> Iterator[Deployment]:
         """All deployments, by name, page by page."""
-        cursor: str | None = None
-        while True:
-            page = self.list_deployments(cursor=cursor)
+        for page in self._pages(self.list_deployments):
             yield from page.deployments
-            cursor = page.next
-            if cursor is None:
+
+    def each_schedule(self, deployment: str | None = None) -> Iterator[ScheduleView]:
+        """All schedules, or those of a deployment, by deployment and name, page by page."""
+        for page in self._pages(self.list_schedules, deployment=deployment):
+            yield from page.schedules
+
+    def _pages(self, ask: Callable[..., Any], **query: Any) -> Iterator[Any]:
+        while True:
+            page = ask(**query)
+            yield page
+            if page.next is None:
                 return
+            query["cursor"] = page.next
 
     def close(self) -> None:
         """Close the connections."""
@@ -805,26 +809,37 @@ class AsyncClient(_Core):
             raise self._unreachable(exc) from exc
         return self._result(call, response)
 
-    async def each_run(self, **filters: Any) -> AsyncIterator[Run]:
+    async def each_run(self, **filters: Unpack[RunFilters]) -> AsyncIterator[Run]:
         """All runs, newest first, page by page; filters as :meth:`list_runs`."""
-        while True:
-            page = await self.list_runs(**filters)
+        async for page in self._pages(self.list_runs, **filters):
             for run in page.runs:
                 yield run
-            if page.next is None:
-                return
-            filters["cursor"] = page.next
+
+    async def each_exported_run(self, **filters: Unpack[RunFilters]) -> AsyncIterator[ExportedRun]:
+        """All runs with attempts and events, page by page; filters as :meth:`list_runs`."""
+        async for page in self._pages(self.export_runs, **filters):
+            for run in page.runs:
+                yield run
 
     async def each_deployment(self) -> AsyncIterator[Deployment]:
         """All deployments, by name, page by page."""
-        cursor: str | None = None
-        while True:
-            page = await self.list_deployments(cursor=cursor)
+        async for page in self._pages(self.list_deployments):
             for deployment in page.deployments:
                 yield deployment
-            cursor = page.next
-            if cursor is None:
+
+    async def each_schedule(self, deployment: str | None = None) -> AsyncIterator[ScheduleView]:
+        """All schedules, or those of a deployment, by deployment and name, page by page."""
+        async for page in self._pages(self.list_schedules, deployment=deployment):
+            for schedule in page.schedules:
+                yield schedule
+
+    async def _pages(self, ask: Callable[..., Any], **query: Any) -> AsyncIterator[Any]:
+        while True:
+            page = await ask(**query)
+            yield page
+            if page.next is None:
                 return
+            query["cursor"] = page.next
 
     async def close(self) -> None:
         """Close the connections."""

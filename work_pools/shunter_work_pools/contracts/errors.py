@@ -56,6 +56,9 @@ class Refused(ShunterError):
         detail: what was wrong and where.
         remedy: what to do about it.
         extra: further members of the problem document (JSON values).
+
+    Attributes:
+        http_status: with which it was answered.
     """
 
     status: ClassVar[int] = 400
@@ -65,6 +68,7 @@ class Refused(ShunterError):
     def __init__(self, detail: str, remedy: str = "", **extra: Any) -> None:
         super().__init__(detail, remedy)
         self.extra = extra
+        self.http_status = self.status
 
     def problem(self) -> dict[str, Any]:
         """The RFC 9457 document; ``remedy`` is an extension member."""
@@ -176,4 +180,6 @@ def from_problem(status: int, body: dict[str, Any]) -> Refused:
     known = {"type", "title", "status", "detail", "remedy"}
     cls = _BY_TYPE.get(str(body.get("type")), Refused)
     detail = str(body.get("detail") or body.get("title") or f"the server answered {status}")
-    return cls(detail, str(body.get("remedy", "")), **{k: v for k, v in body.items() if k not in known})
+    refused = cls(detail, str(body.get("remedy", "")), **{k: v for k, v in body.items() if k not in known})
+    refused.http_status = status
+    return refused
