@@ -324,6 +324,20 @@ async def test_a_jittered_run_is_made_at_its_slot_and_due_later(world: World) ->
     assert len(await agent.claim()) == 1
 
 
+async def test_a_jittered_run_that_is_given_back_is_due_when_it_was(world: World) -> None:
+    await world.pool()
+    await world.deploy(pool="main", schedules=[every(60, jitter=30)])
+    world.clock.advance(60)
+    await world.fire(since=-60)
+    ((run_id, due_at),) = [(run.id, run.due_at) for run in await world.runs()]
+    world.clock.advance(30)
+    agent = await world.agent()
+    (granted,) = await agent.claim()
+    await agent.release(granted)
+    assert due_at is not None
+    assert (await world.run(run_id)).due_at == due_at > world.at(-30)
+
+
 async def test_a_jittered_slot_made_up_for_is_late_by_when_it_was_due(world: World) -> None:
     await world.deploy(schedules=[every(20, jitter=19.9, name=f"s{number}") for number in range(5)])
     world.clock.advance(60)

@@ -29,7 +29,7 @@ from sqlalchemy import Row, bindparam, func, select, tuple_, update
 
 from shunter_work_pools import schedules as slots
 from shunter_work_pools.contracts.base import Micros
-from shunter_work_pools.contracts.deployments import Schedule
+from shunter_work_pools.contracts.deployments import DeploymentSpec, Schedule
 from shunter_work_pools.contracts.states import Actor
 from shunter_work_pools.queue import timetable
 from shunter_work_pools.queue.catalog import Placed, current
@@ -189,6 +189,20 @@ def _make(tx: Tx, turns: list[_Turn], targets: dict[int, Placed], late_after: Mi
             )
         )
     make_runs(tx, new, Actor.SCHEDULER)
+
+
+def first_due(tx: Tx, run: Row[Any], spec: DeploymentSpec) -> Micros:
+    """When a run was due at first: at its slot and the jitter of it, or when it was asked for.
+
+    Args:
+        run: of runs.
+        spec: of its revision.
+    """
+    due_at: Micros = run.scheduled_at
+    if run.slot_at is None or run.backfill_id is not None or not any(one.jitter for one in spec.schedules):
+        return due_at
+    name = tx.conn.execute(select(schedules.c.name).where(schedules.c.id == run.schedule_id)).scalar_one()
+    return due_at + slots.jitter_of(timetable.named(spec)[name], run.schedule_id, run.slot_at)
 
 
 def next_slot_in(tx: Tx) -> float | None:

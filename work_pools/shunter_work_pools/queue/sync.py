@@ -14,6 +14,7 @@ from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.claim import assignment
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.fire import first_due
 from shunter_work_pools.queue.routing import lane_of, marked
 from shunter_work_pools.storage.schema import (
     agents,
@@ -284,7 +285,9 @@ def put_back(tx: Tx, lease: Row[Any], actor: Actor) -> None:
     )
     lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
     tx.conn.execute(
-        insert(ready).values(run_id=run.id, lane_id=lane_id, due_at=run.scheduled_at, late=marked(run))
+        insert(ready).values(
+            run_id=run.id, lane_id=lane_id, due_at=first_due(tx, run, spec), late=marked(run)
+        )
     )
     record(tx, [event_row(run.id, "released", actor, tx.now, lease.attempt, epoch=lease.epoch)])
     tx.changes.runs.add(run.id)
