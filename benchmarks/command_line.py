@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 
 from benchmarks.history import DEPLOYMENTS, fill_sqlite
 from benchmarks.report import Table
-from benchmarks.system import SHUNTER, System, new_home, running
+from benchmarks.system import System, new_home, running
 
 #: Finished runs that the server has.
 RUNS = 100_000
@@ -51,7 +50,7 @@ def _milliseconds(system: System, arguments: list[str], times: int = 11) -> floa
     found = []
     for _ in range(times):
         before = time.perf_counter()
-        subprocess.run([*SHUNTER, *arguments], env=system.env, check=True, capture_output=True)
+        system.cli(*arguments)
         found.append((time.perf_counter() - before) * 1e3)
     return statistics.median(found)
 
@@ -67,7 +66,9 @@ def command_line(table: Table) -> None:
     fill_sqlite(home / "shunter.db", RUNS)
     with running(home=home) as system:
         system.start_agent("bench", 8)
-        run = system.cli("run", "list", "-q", "--state", "failed", "--limit", "1").strip()
+        system.cli("deploy", "--name", "fails", "--pool", "default", "--", "sh", "-c", "echo hello; exit 3")
+        run = system.cli("run", "start", "fails", "-q").strip()
+        system.cli("run", "logs", "-f", run)
         table.row("shunter --version, median", _milliseconds(system, ["--version"]), "ms", 150)
         for line in READS:
             words = [word.replace("_", " ").replace("RUN", run) for word in line.split()]

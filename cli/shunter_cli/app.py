@@ -6,6 +6,7 @@ a server imports the client inside the command.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,6 +20,9 @@ from shunter_cli.command_names import Group, meant
 #: Exceptions of the command line library, whichever package it takes them from.
 _USAGE: Any = typer.BadParameter.__mro__[1]
 _CLICK: Any = typer.BadParameter.__mro__[2]
+
+#: Variable by which a shell asks for completions.
+COMPLETE = "_SHUNTER_COMPLETE"
 
 #: Command or group -> module whose ``attach(app)`` adds it.
 _MODULES = {
@@ -80,6 +84,8 @@ def run(args: Sequence[str]) -> int:
         if words and (name := meant(words[0], _MODULES)):
             words[0] = name
         _check_settings(words)
+        if COMPLETE in os.environ:
+            _complete()
         command = typer.main.get_command(build(words[0] if words else None))
         answer = command.main(args=words, prog_name="shunter", standalone_mode=False)
     except typer.Abort:
@@ -101,6 +107,13 @@ def _check_settings(words: Sequence[str]) -> None:
     from shunter_work_pools.contracts.configuration import load
 
     load()
+
+
+def _complete() -> None:
+    """Let typer answer the shell's question for completions."""
+    from typer.completion import completion_init  # type: ignore[attr-defined]
+
+    completion_init()
 
 
 def _usage(exc: Any, args: Sequence[str]) -> int:

@@ -100,7 +100,7 @@ def in_words(value: float) -> str:
     if minutes < 100:
         return f"{minutes}m"
     if minutes < 48 * 60:
-        return f"{minutes // 60}h{minutes % 60:02}m"
+        return f"{minutes // 60}h" + (f"{minutes % 60:02}m" if minutes % 60 else "")
     return f"{round(value / 86_400)}d"
 
 

@@ -93,7 +93,7 @@ class World:
         text = re.sub(r"\b[0-9a-f]{12}7[0-9a-f]{19}\b", "0" * 32, text)
         for run, number in numbers.items():
             text = text.replace(run[-8:], number[-8:])
-        text = re.sub(r"\b[0-9.]+ [KM]iB\b(?=, up)", "1.0 MiB", text)
+        text = re.sub(r"[0-9.]+ [KM]iB, up \w+", "1.0 MiB, up 3d", text)
         return text.replace(f":{self.port}/", ":44000/")
 
     # ---- making it

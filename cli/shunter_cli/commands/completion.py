@@ -33,6 +33,6 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")]) -> N
     """
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
-    output.say(
-        get_completion_script(prog_name="shunter", complete_var="_SHUNTER_COMPLETE", shell=shell.value)
-    )
+    from shunter_cli.app import COMPLETE
+
+    output.say(get_completion_script(prog_name="shunter", complete_var=COMPLETE, shell=shell.value))

@@ -85,7 +85,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     pairs = [
         ("name", found.name),
         ("description", spec.description),
-        ("revision", f"{found.revision}, of {ago(found.updated_at)}"),
+        ("revision", f"{found.revision}, made {ago(found.updated_at)}"),
         ("state", "paused" if found.paused else "ready"),
         ("command" if work.command else "entrypoint", shlex.join(work.command or [work.entrypoint or ""])),
         ("source", work.source or ""),
@@ -123,18 +123,18 @@ def history(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         return
     before: list[Revision | None] = [*found[1:], None]
     output.table(
-        (">REV", "", "MADE", "AGE", "CHANGED"),
+        (">REV", "", "MADE", "CHANGED"),
         [
             (
                 str(one.number),
                 "current" if one is found[0] else "",
                 local(one.created_at),
-                ago(one.created_at),
                 changes(earlier.spec, one.spec) if earlier else "made",
             )
             for one, earlier in zip(found, before, strict=True)
         ],
         elastic=("CHANGED",),
+        wrapped="CHANGED",
     )
 
 

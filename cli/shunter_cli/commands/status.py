@@ -103,7 +103,7 @@ def shares(wanted: Sequence[int], room: int) -> list[int]:
 def _server(found: Status, url: str, now: datetime) -> str:
     server = found.server
     size = f" of {output.size(server.database_bytes)}" if server.database_bytes is not None else ""
-    up = f", up {in_words((now - server.started_at).total_seconds())}" if server.started_at else ""
+    up = f", up {_for(server.started_at, now)}" if server.started_at else ""
     return f"shunter {server.version} at {url}, {server.store}{size}{up}"
 
 
