@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import command_line, history, starts
+from benchmarks import command_line, history, schedules, starts
 from benchmarks.report import Table
 
 BENCHMARKS = {
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "burst": ("Burst", starts.burst),
     "idle": ("Idle", starts.idle),
     "cli": ("Command line", command_line.command_line),
+    "schedules": ("Schedules", schedules.schedules),
     "history": ("A million finished runs", history.history),
 }
 

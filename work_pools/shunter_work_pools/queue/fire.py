@@ -38,11 +38,11 @@ from shunter_work_pools.storage.schema import runs, schedules
 from shunter_work_pools.storage.store import Tx
 
 #: Schedules that one transaction serves at the most.
-BATCH = 100
+BATCH = 150
 #: Runs that one transaction makes at the most: claims wait for it on SQLite.
 MOST = 200
 #: Seconds after which a transaction takes no further schedule: some take long to reckon.
-BUDGET = 0.03
+BUDGET = 0.04
 
 _DUE = (
     select(schedules)
