@@ -66,7 +66,8 @@ def page() -> str:
 def _row(setting: Setting) -> str:
     flag = f"`{setting.flag} {_cell(setting.metavar)}`" if setting.flag else ""
     default = f"`{setting.usual}`" if setting.default not in (None, ()) else setting.usual
-    secret = " Masked where it is shown." if setting.mask is not None else ""
+    hidden = {None: "", "***": " Shown as `***`."}
+    secret = hidden.get(setting.mask and setting.mask("x"), " A password in it is not shown.")
     return f"| `{setting.name}` | `{setting.variable}` | {flag} | {default} | {_cell(setting.doc)}{secret} |"
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from shunter_cli.reference import page
 from shunter_infrastructure.process import environment
+from shunter_work_pools.contracts.configuration import Values
 from shunter_work_pools.contracts.deployments import Keep
 from shunter_work_pools.contracts.settings import (
     BY_VARIABLE,
@@ -32,6 +34,13 @@ INTERNAL = {"reap_every", "heartbeat_every"}
 
 def test_the_page_of_settings_is_as_the_code_says() -> None:
     assert (ROOT / "docs/settings.md").read_text("utf-8") == page(), "stale: make docs"
+
+
+def test_the_example_on_the_page_is_one(loaded: Callable[..., Values]) -> None:
+    example = page().partition("```toml\n")[2].partition("```")[0]
+    values = loaded(example)
+    assert values["server.late_after"] == 60
+    assert loaded(None, SHUNTER_PROFILE="default")["log.level"] == "debug"
 
 
 def _variables(path: Path) -> set[str]:
