@@ -7,7 +7,9 @@
 ``variables``         ``${NAME}`` in its texts
 ``model``             what may stand in a file (also the JSON schema for editors)
 ``checking``          the tree against the model, and all that a model cannot say
+``specs``             a deployment of the model to the contract's spec
 ``wording``           the model's complaints as sentences
 ``difference``        what a deploy changes
+``applying``          all of it to the server, or nothing
 ====================  ===========================================================================
 """

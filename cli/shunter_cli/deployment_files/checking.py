@@ -14,27 +14,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from shunter_cli import checks, parameters
 from shunter_cli.deployment_files import toml_tree, variables, yaml_tree
 from shunter_cli.deployment_files.finding import read_text
-from shunter_cli.deployment_files.model import (
-    SCHEDULES_LIMIT,
-    DeploymentEntry,
-    File,
-    ScheduleEntry,
-)
-from shunter_cli.deployment_files.places import Fault, FileFaults, Node, Written, nearest_node, plain
+from shunter_cli.deployment_files.model import SCHEDULES_LIMIT, File, ScheduleEntry
+from shunter_cli.deployment_files.places import Fault, FileFaults, Node, fault_at, nearest_node, plain
 from shunter_cli.deployment_files.places import Path as Steps
-from shunter_cli.deployment_files.schedule_entries import schedule_faults, to_schedule
+from shunter_cli.deployment_files.schedule_entries import schedule_faults
+from shunter_cli.deployment_files.specs import as_written, deployment
 from shunter_cli.deployment_files.wording import words
-from shunter_work_pools.contracts.deployments import (
-    DeploymentSpec,
-    Keep,
-    Named,
-    RetryPolicy,
-    Work,
-)
-from shunter_work_pools.contracts.errors import InvalidInput, Refused
+from shunter_work_pools.contracts.deployments import Named
+from shunter_work_pools.contracts.errors import Refused
 
 #: Of these the entry's mapping is laid over the one of the defaults; all else replaces it.
 _MERGED = ("env", "parameters", "keep")
@@ -77,7 +66,7 @@ class Loaded:
         detail, remedy = str(told.get("detail", "")), str(told.get("remedy") or "")
         if not isinstance(at, int) or not 0 <= at < len(self.nodes):
             return Fault(None, (), detail, remedy)
-        return _at(self.nodes[at], _as_written(told.get("loc") or ()), detail, remedy)
+        return fault_at(self.nodes[at], as_written(told.get("loc") or ()), detail, remedy)
 
 
 def load(path: Path, label: str, env: Mapping[str, str], *, check: bool = True) -> Loaded:
@@ -107,7 +96,7 @@ def load(path: Path, label: str, env: Mapping[str, str], *, check: bool = True) 
         waiting = [_merged(root.value.get("defaults"), one) for one in sound if _has_one(one, _RUNNABLE)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         made = pool.map(
-            lambda node: _deployment(
+            lambda node: deployment(
                 node, path.absolute().parent, check=check, fits=node.path[:2] not in unfit
             ),
             waiting,
@@ -152,27 +141,6 @@ def _items(node: Node | None) -> list[Node]:
     return node.value if node is not None and isinstance(node.value, list) else []
 
 
-def _at(node: Node, steps: Sequence[str | int], detail: str, remedy: str) -> Fault:
-    found, rest = nearest_node(node, steps)
-    last = found.path[-1] if found.path else None
-    if not rest and isinstance(last, str):
-        detail = detail.removeprefix(f"{last}: ")  # it is said already
-    return Fault(found.place, (*found.path, *rest), detail, remedy)
-
-
-def _as_written(loc: Sequence[str | int]) -> list[str | int]:
-    """The steps in a file of a path into a spec."""
-    steps = [*loc]
-    if steps[:1] == ["work"]:
-        steps = steps[1:]
-    if steps[:1] == ["parameter_schema"]:
-        return ["entrypoint"]
-    if steps[2:3] == ["when"]:
-        rest = ["interval" if step == "seconds" else step for step in steps[3:]]
-        steps = [*steps[:2], *rest[-1:]]  # in between is the kind, which a file does not say
-    return steps
-
-
 # ---- the form
 
 
@@ -191,7 +159,7 @@ def _complaint(root: Node, complaint: dict[str, Any]) -> Fault:
     detail, remedy = words(complaint, _known(steps[:-1]))
     if complaint["type"] == "extra_forbidden" or complaint["loc"][-1:] == ("[key]",):
         return Fault(parent.keys.get(str(steps[-1]), parent.place), tuple(steps), detail, remedy)
-    return _at(root, steps, detail, remedy)
+    return fault_at(root, steps, detail, remedy)
 
 
 def _known(steps: Sequence[str | int]) -> list[str]:
@@ -230,7 +198,7 @@ def _crossings(entry: Node, spoilt: set[Steps]) -> Iterator[Fault]:
             continue
         if _has_one(node, _TIMED):
             for key, detail, remedy in schedule_faults(ScheduleEntry.model_validate(plain(node))):
-                yield _at(node, [key], detail, remedy)
+                yield fault_at(node, [key], detail, remedy)
 
 
 def _exactly_one(node: Node, names: Sequence[str], remedy: str) -> Iterator[Fault]:
@@ -265,7 +233,7 @@ def _repeated(nodes: Sequence[Node], what: str) -> Iterator[Fault]:
             yield Fault(place, (*node.path, "name"), detail, "Give each a name of its own.")
 
 
-# ---- specs
+# ---- the defaults
 
 
 def _merged(defaults: Node | None, entry: Node) -> Node:
@@ -288,126 +256,3 @@ def _over(shared: dict[str, Node], below: Node, above: Node) -> Node:
                 {**shared[key].keys, **above.value[key].keys},
             )
     return Node(value, above.place, above.path, {**below.keys, **above.keys})
-
-
-def _deployment(node: Node, folder: Path, *, check: bool, fits: bool) -> tuple[Named | None, list[Fault]]:
-    """The deployment of a mapping whose form is right, or what else is wrong with it.
-
-    Args:
-        fits: whether its fields are known to go together; otherwise only what it names is looked for.
-    """
-    entry = DeploymentEntry.model_validate(plain(node))
-    faults: list[Fault] = []
-    if entry.queue is not None and entry.pool is None:
-        detail = "a queue needs a pool"
-        faults.append(_at(node, ["queue"], detail, "Name the pool whose queue it is."))
-    known = _Here(node, folder, faults, check).look(entry)
-    if faults or not fits:
-        return None, faults
-    try:
-        spec = _spec(entry, known)
-    except ValidationError as exc:
-        told: list[dict[str, Any]] = [dict(complaint) for complaint in exc.errors(include_url=False)]
-        return None, [_at(node, _as_written(one["loc"]), *words(one)) for one in told]
-    return Named(name=entry.name, spec=spec), []
-
-
-@dataclass
-class _Known:
-    """What is known of a deployment's surroundings."""
-
-    source: str = ""
-    working_dir: str | None = None
-    python: str | None = None
-    parameter_schema: dict[str, Any] | None = None
-    description: str = ""
-
-
-@dataclass
-class _Here:
-    """Looks at what a deployment names on this machine, from the file's folder."""
-
-    node: Node
-    folder: Path
-    faults: list[Fault]
-    check: bool
-
-    def look(self, entry: DeploymentEntry) -> _Known:
-        known = _Known(source=self._path("source", entry.source))
-        if entry.working_dir is not None:
-            known.working_dir = self._path("working_dir", entry.working_dir)
-        if entry.python is not None:
-            known.python = self._python(entry.python)
-        if not self.check or self.faults:
-            return known
-        try:
-            if entry.command is not None:
-                checks.command(entry.command, Path(known.source))
-            elif entry.entrypoint is not None:
-                found = checks.entrypoint(entry.entrypoint, Path(known.source), known.python)
-                known.parameter_schema = found.get("parameter_schema")
-                known.description = str(found.get("description") or "")[:10_000]
-        except InvalidInput as exc:
-            self._fault("entrypoint" if entry.entrypoint is not None else "command", exc)
-        return known
-
-    def _path(self, key: str, text: str) -> str:
-        path = str(self.folder / Path(text).expanduser())
-        try:
-            return checks.folder(key, path, check=self.check)
-        except InvalidInput as exc:
-            self._fault(key, exc)
-            return path
-
-    def _python(self, text: str) -> str:
-        where = str(self.folder / Path(text).expanduser()) if "/" in text else text
-        try:
-            return checks.interpreter(where, check=self.check)
-        except InvalidInput as exc:
-            self._fault("python", exc)
-            return where
-
-    def _fault(self, key: str, exc: InvalidInput) -> None:
-        detail = exc.detail.removeprefix(f"{key} ").removeprefix("--python ")
-        self.faults.append(_at(self.node, [key], detail, exc.remedy.replace("--python", "`python:`")))
-
-
-def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
-    schema = known.parameter_schema
-    return DeploymentSpec(
-        work=Work(
-            command=entry.command,
-            entrypoint=entry.entrypoint,
-            source=known.source,
-            working_dir=known.working_dir,
-            env={key: str(text) for key, text in entry.env.items()},
-            pass_env=entry.pass_env,
-            python=known.python,
-            timeout=entry.timeout,
-            start_timeout=entry.start_timeout,
-            grace=entry.grace,
-        ),
-        parameters=_typed(entry.parameters, schema),
-        parameter_schema=schema,
-        tags=entry.tags,
-        require=entry.require,
-        pool=entry.pool,
-        queue=entry.queue,
-        priority=entry.priority,
-        schedules=[
-            to_schedule(one).model_copy(update={"parameters": _typed(one.parameters, schema)})
-            for one in entry.schedules
-        ],
-        retries=RetryPolicy(**entry.retries.model_dump()),
-        on_lost=entry.on_lost,
-        keep=Keep(**entry.keep.model_dump()),
-        description=entry.description or known.description,
-    )
-
-
-def _typed(given: dict[str, Any], schema: dict[str, Any] | None) -> dict[str, Any]:
-    """Parameters with the text of a variable as the number or switch that the schema wants."""
-    return {
-        key: parameters.scalar(str(value), schema, key) if isinstance(value, Written) else value
-        for key, value in given.items()
-    }

@@ -117,3 +117,12 @@ def nearest_node(node: Node, steps: Iterable[str | int]) -> tuple[Node, list[str
         node = found
         rest.pop(0)
     return node, rest
+
+
+def fault_at(node: Node, steps: Sequence[str | int], detail: str, remedy: str) -> Fault:
+    """A fault of what is found at these steps below a node, or of the last thing on the way there."""
+    found, rest = nearest_node(node, steps)
+    last = found.path[-1] if found.path else None
+    if not rest and isinstance(last, str):
+        detail = detail.removeprefix(f"{last}: ")  # it is said already
+    return Fault(found.place, (*found.path, *rest), detail, remedy)
