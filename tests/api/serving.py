@@ -136,6 +136,12 @@ class Served:
         agents = self.engine.hub.agents
         await until(lambda: sum(entry.offered is not None for entry in agents.values()) == count)
 
+    async def without(self, loop: str) -> None:
+        """End one of the server's loops."""
+        (task,) = (task for task in self.engine._tasks if task.get_name() == loop)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
     async def watched(self, count: int = 1) -> None:
         """Until so many looks at runs are held."""
         watchers = self.engine.hub._runs

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from shunter_work_pools.storage.schema import agents, metadata
+from shunter_work_pools.storage.schema import agents, metadata, pools
 from shunter_work_pools.storage.store import Tx
-from tests.api.serving import Served, held, until
+from tests.api.serving import Served, held
 
 
 async def delete(server: Served, path: str, status: int = 204) -> Any:
@@ -37,9 +37,18 @@ def left(tx: Tx) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def pool_names(tx: Tx) -> list[str]:
+    """Those that were deleted, too."""
+    return list(tx.conn.scalars(select(pools.c.name)))
+
+
 async def test_a_deployment_goes_with_all_that_belongs_to_it(server: Served) -> None:
     await server.pool()
-    spec: dict[str, Any] = {"pool": "main", "tags": ["t"], "schedules": [{"when": {"kind": "interval", "seconds": 3600}}]}
+    spec: dict[str, Any] = {
+        "pool": "main",
+        "tags": ["t"],
+        "schedules": [{"when": {"kind": "interval", "seconds": 3600}}],
+    }
     await server.deploy(**spec)
     await server.submit()
     waiting = await server.submit("job", scheduled_at="2040-01-01T00:00:00Z")
@@ -51,8 +60,7 @@ async def test_a_deployment_goes_with_all_that_belongs_to_it(server: Served) -> 
     assert (await server.run(waiting))["state"] == "Scheduled"
     await server.report(granted, "Completed", log_size=6)
     await server.sync(holds=[])
-    server.engine._tasks[4].cancel()  # the retention loop: what is there before it has been
-    await until(lambda: server.engine._tasks[4].done())
+    await server.without("retain")  # what is there before it has been
     await delete(server, "/deployments/job")
     ended = await server.run(waiting)
     assert (ended["state"], ended["cause"], ended["message"]) == (
@@ -104,6 +112,11 @@ async def test_a_pool_that_is_needed_is_not_deleted(server: Served) -> None:
     await server.submit()
     (again,) = await server.take()  # and serves the new one of that name
     assert again["pool"] == "main"
+    await server.engine.retention.sweep()
+    assert len(await server.engine.store.read(pool_names)) == 3
+    await delete(server, f"/runs/{granted['run']}")
+    await server.engine.retention.sweep()
+    assert sorted(await server.engine.store.read(pool_names)) == ["main", "other"]
 
 
 async def test_a_queue_that_is_needed_is_not_deleted(server: Served) -> None:

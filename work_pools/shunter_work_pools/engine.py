@@ -403,7 +403,10 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._retain_now.wait(), self.settings.retain_every)
         self._retain_now.clear()
-        await self.retention.sweep()
+        try:
+            await self.retention.sweep()
+        except Unavailable as exc:  # of logs, too: agents are heard all the same
+            log.warning("not all that may go could be deleted", reason=exc.detail)
 
     async def _maintain(self) -> None:
         await asyncio.sleep(3600)

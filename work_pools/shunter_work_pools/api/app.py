@@ -104,7 +104,7 @@ async def _invalid(request: Request, exc: Exception) -> JSONResponse:
         )
         faults.append(f"{place}: {error['msg']}{shown}" if place else f"{error['msg']}{shown}")
     more: dict[str, Any] = {}
-    if request.url.path.startswith("/api/v1/deployments"):
+    if request.url.path == "/api/v1/deployments" or request.method == "PUT":
         more["faults"] = [_fault(error) for error in exc.errors()]
     return problem(
         BadRequest("; ".join(faults), errors=[_plain(error) for error in exc.errors()[:10]], **more)
