@@ -209,6 +209,16 @@ async def test_a_paused_schedule_can_be_backfilled_and_a_paused_deployment_waits
     assert await agent.claim() == []
 
 
+async def test_flushing_what_is_late_leaves_a_backfill_alone(hourly: World) -> None:
+    world = hourly
+    await fill(world, 3)
+    late = await world.submit()
+    world.clock.advance(LATE_AFTER + 1)
+    await world.reap()
+    assert (await world.flush_late()).runs == 1
+    assert [run.id for run in await world.runs() if run.state == "Cancelled"] == [late]
+
+
 async def test_bad_requests_are_told_and_make_nothing(world: World) -> None:
     await world.pool()
     await world.deploy("none")

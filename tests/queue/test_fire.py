@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -450,3 +451,37 @@ async def test_what_is_late_is_made_up_for_the_oldest_first_and_new_slots_wait_b
     agent = await world.agent()
     taken = [one.run for _ in due for one in await agent.claim()]
     assert taken == sorted(due, key=lambda run_id: due[run_id] or world.at())
+
+
+async def test_firing_deploying_and_pausing_at_once_do_not_wait_for_each_other_in_a_circle(
+    world: World,
+) -> None:
+    """On Postgres each is a connection of its own; none may end with an error, and no slot be lost or doubled."""
+    names = ["a", "b", "c"]
+    for name in names:
+        await world.deploy(name, schedules=[every(1, name=f"s{at}") for at in range(4)])
+    began = world.clock.now
+
+    async def fire_on() -> None:
+        for _ in range(15):
+            world.clock.advance(1)
+            await world.fire(since=-1000)
+            await asyncio.sleep(0)
+
+    async def deploy_on(name: str) -> None:
+        for turn in range(8):
+            schedules = [every(1, name=f"s{at}", parameters={"turn": turn}) for at in range(4)]
+            await world.deploy(name, since=-1000, schedules=schedules)
+
+    async def pause_on(name: str) -> None:
+        for turn in range(8):
+            await world.pause_schedule("s1", name, turn % 2 == 0, since=-1000)
+            await world.pause_deployment(name, turn % 2 == 0, since=-1000)
+
+    await asyncio.gather(fire_on(), fire_on(), *map(deploy_on, names), *map(pause_on, names))
+    while await world.fire(since=-1000):
+        pass
+    made = select(runs.c.schedule_id, runs.c.slot_at).order_by(runs.c.schedule_id, runs.c.slot_at)
+    found = [tuple(row) for row in await world.store.read(lambda tx: tx.conn.execute(made).all())]
+    seconds = range(began + 1_000_000, world.clock.now + 1, 1_000_000)
+    assert found == [(schedule_id, at) for schedule_id in range(1, 13) for at in seconds]
