@@ -27,6 +27,10 @@ demo: $(INSTALLED) ## a real data set through a real pipeline on a real server a
 test: $(INSTALLED) ## all tests, on the engines this machine has (TESTS=tests/agents for some)
 	@$(BIN)/pytest $(TESTS)
 
+.PHONY: golden
+golden: $(INSTALLED) ## keep what the command line prints as it is now (tests/cli/golden)
+	@SHUNTER_GOLDEN=write $(BIN)/pytest -q tests/cli/test_golden.py
+
 .PHONY: check
 check: $(INSTALLED) ## format, lint, types, import rules, lock file
 	@$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from shunter_work_pools.contracts.errors import InvalidInput
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
 
-_PAGE = 200
+_PAGE = 500
 
 
 def export(client: Client, filters: Filters, file: str | None) -> int:

@@ -71,7 +71,9 @@ PROGRAMS = [
     "queue list gpu",
     "agent list",
 ]
-GROUPS = ("", "agent", "pool", "queue", "deployment", "schedule", "run")
+GROUPS = ("", "server", "agent", "pool", "queue", "deployment", "schedule", "run", "config")
+#: Commands that are no groups.
+SINGLE = ("up", "init", "deploy", "status", "completion")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def test_help(alone: Console, group: str) -> None:
     assert top.code == 0
     text = top.text
     below = [line.split()[0] for line in top.text.split("Commands:\n")[1].splitlines() if line[:3].strip()]
-    for name in below if group else ["status", "completion"]:
+    for name in below if group else SINGLE:
         done = alone(*words, name, "--help")
         assert done.code == 0, done.err
         text += f"\n{done.text}"

@@ -28,7 +28,9 @@ RunsArgument = Annotated[
     list[str], typer.Argument(help="Ids, or any unique ends of them.", metavar="RUN...", autocompletion=runs)
 ]
 
-_PAGE = 200
+_PAGE = 500
+#: Runs that a list shows if it is not told.
+_SHOWN = 20
 #: Runs that one request makes.
 _BATCH = 1000
 
@@ -140,7 +142,9 @@ def _made(name: str, made: Sequence[RunCreated]) -> str:
 @filtered
 def list_(
     filters: Filters,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100_000, metavar="N")] = 20,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many, by default 20.", min=1, max=100_000, metavar="N")
+    ] = None,
     cursor: Annotated[
         str | None, typer.Option(help="Go on where a page before ended.", metavar="CURSOR")
     ] = None,
@@ -149,14 +153,17 @@ def list_(
     quiet: QuietOption = False,
 ) -> None:
     """Show runs, newest first."""
+    most = limit or _SHOWN
+    for_people = output_as is Output.TABLE and not quiet
 
     def draw(page: tuple[list[Run], str | None]) -> None:
         _draw(page[0], output_as, quiet)
-        if page[1] and not watch:
-            faults.tell(f"There are more: --limit {limit} --cursor {page[1]}")
+        # A program that said how many it wants knows that there may be more.
+        if page[1] and not watch and (for_people or limit is None):
+            faults.tell(f"There are more: --limit {most} --cursor {page[1]}")
 
     with connect() as client:
-        live.show(lambda: _pages(client, filters, limit, cursor), draw, watch=watch)
+        live.show(lambda: _pages(client, filters, most, cursor), draw, watch=watch)
 
 
 def _draw(found: Sequence[Run], output_as: Output, quiet: bool) -> None:

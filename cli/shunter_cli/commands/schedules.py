@@ -56,22 +56,13 @@ def list_(
 
     def ask() -> list[ScheduleView]:
         if deployment is None:
-            return _all(client, None)
-        return naming.found(client, naming.DEPLOYMENT, deployment, lambda name: _all(client, name))
+            return list(client.each_schedule())
+        return naming.found(
+            client, naming.DEPLOYMENT, deployment, lambda name: list(client.each_schedule(name))
+        )
 
     with connect() as client:
         live.show(ask, lambda found: _list(found, deployment, output_as, quiet), watch=watch)
-
-
-def _all(client: Client, deployment: str | None) -> list[ScheduleView]:
-    found: list[ScheduleView] = []
-    cursor: str | None = None
-    while True:
-        page = client.list_schedules(deployment=deployment, cursor=cursor)
-        found += page.schedules
-        cursor = page.next
-        if cursor is None:
-            return found
 
 
 def _list(found: Sequence[ScheduleView], deployment: str | None, output_as: Output, quiet: bool) -> None:

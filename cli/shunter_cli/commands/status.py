@@ -159,7 +159,7 @@ def _late(run: Run, now: datetime) -> tuple[str, ...]:
 
 
 def _failed(run: Run, now: datetime) -> tuple[str, ...]:
-    why = ": ".join(part for part in (run.cause.value if run.cause else "", run.message or "") if part)
+    why = run.message or (run.cause.value if run.cause else "")
     return (output.short(run.id), run.deployment, run.state, ago(run.ended_at, now), why)
 
 
