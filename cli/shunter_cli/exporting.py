@@ -32,7 +32,7 @@ def export(client: Client, filters: Filters, file: str | None) -> int:
     """
     count = 0
     page = client.export_runs(limit=_PAGE, **filters.query())  # before there is a file
-    with _target(file) as out, progress("exporting runs", None) as step:
+    with target(file) as out, progress("exporting runs", None) as step:
         while True:
             for run in page.runs:
                 out.write(run.model_dump_json().encode() + b"\n")
@@ -46,7 +46,7 @@ def export(client: Client, filters: Filters, file: str | None) -> int:
 
 
 @contextmanager
-def _target(file: str | None) -> Iterator[BinaryIO]:
+def target(file: str | None) -> Iterator[BinaryIO]:
     """What to write to; a file gets its name when all is in it."""
     if file is None:
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -63,6 +64,8 @@ def _blocks(found: T, ask: Callable[[], T], draw: Callable[[T], None], what: Cal
     told = ""
     while True:
         time.sleep(EVERY)
+        if _nobody_reads():
+            raise BrokenPipeError
         answer, trouble = _again(ask)
         if answer is None:
             if not told:
@@ -72,6 +75,15 @@ def _blocks(found: T, ask: Callable[[], T], draw: Callable[[T], None], what: Cal
             draw(answer)
             found = answer
         told = trouble
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the pipe has gone, which a write would tell; but there may be nothing to write."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _again(ask: Callable[[], T]) -> tuple[T | None, str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from shunter_cli.commands.status import shares
+from shunter_cli.exporting import target
 from tests.cli.console import SHUNTER, Console, Live, live_server, stop, until
 
 
@@ -191,9 +192,12 @@ def test_long_work_has_a_bar_in_a_terminal_only(shunter: Console) -> None:
 
 
 def test_a_reader_that_has_seen_enough_ends_an_export(shunter: Console) -> None:
-    done = shunter.shell("shunter run export | head -n 1 | wc -l; shunter run list -w -q | head -n 1")
+    run = shunter.ok("run", "start", "tt", "--tag", "read", "-q").text
+    done = shunter.shell(
+        "shunter run export | head -n 1 | wc -l; shunter run list --tag read -w -q | head -n 1"
+    )
     assert (done.code, "Traceback" in done.err) == (0, False)
-    assert done.text.split()[0] == "1"
+    assert done.text == f"1\n{run}"
 
 
 def test_an_export_that_is_interrupted_leaves_no_half_file(shunter: Console, tmp_path: Path) -> None:
@@ -201,13 +205,18 @@ def test_an_export_that_is_interrupted_leaves_no_half_file(shunter: Console, tmp
     file.write_text("as it was\n")
     gone = shunter.having(SHUNTER_API_URL="http://127.0.0.1:1/api")("run", "export", "--file", str(file))
     assert gone.code == 1
-    process = shunter.spawn("run", "export", "--file", str(file), stderr=subprocess.DEVNULL)
-    until(lambda: process.poll() is not None or [one for one in tmp_path.iterdir() if one != file])
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
-        assert file.read_text() == "as it was\n" or file.read_bytes().endswith(b"}\n")
+
+    def interrupted() -> None:
+        with target(str(file)) as out:
+            out.write(b"half of i")
+            out.flush()
+            assert len(list(tmp_path.iterdir())) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [one.name for one in tmp_path.iterdir()] == ["all.jsonl"]
+    assert file.read_text() == "as it was\n"
 
 
 def test_lines_are_shared_out_in_turn() -> None:
