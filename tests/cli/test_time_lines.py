@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.console import Console, Live
+from tests.cli.console import Console, Live, live_server
 
 FILE = """\
 deployments:
@@ -17,6 +18,13 @@ deployments:
       - cron: "30 2 * * *"
         timezone: Europe/Berlin
 """
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, module_cache: Path) -> Iterator[Live]:
+    """A server of these lines' own: they count on what hello is."""
+    with live_server(tmp_path_factory.mktemp("time"), module_cache) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

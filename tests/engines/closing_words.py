@@ -16,7 +16,7 @@ from _pytest.terminal import TerminalReporter
 BUDGETS = {
     "agents": 150,
     "api": 90,
-    "cli": 240,
+    "cli": 360,
     "contracts": 20,
     "demo": 150,
     "engines": 20,
