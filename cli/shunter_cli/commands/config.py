@@ -14,7 +14,7 @@ from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.profiles import known
 from shunter_work_pools.contracts.settings import PROFILE_VARIABLE, SETTINGS, Setting
 
-group = typer.Typer(no_args_is_help=True, help="Settings: flags > SHUNTER_... > profile in a file > default.")
+group = typer.Typer(no_args_is_help=True, help="Settings, and where each comes from.")
 
 
 def _names(incomplete: str) -> list[str]:
