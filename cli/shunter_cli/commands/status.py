@@ -147,9 +147,10 @@ def _runs(
 
 
 def _active(run: Run, now: datetime) -> tuple[str, ...]:
-    begun = run.started_at or run.scheduled_at
     state = run.state + (" lost" if run.lost else "")
-    return (output.short(run.id), run.deployment, state, f"for {_for(begun, now)}", run.pool or "no pool")
+    # Claimed it has not begun, and its slot may be long ago: a backfill.
+    begun = f"for {_for(run.started_at, now)}" if run.started_at else "-"
+    return (output.short(run.id), run.deployment, state, begun, run.pool or "no pool")
 
 
 def _late(run: Run, now: datetime) -> tuple[str, ...]:
