@@ -64,6 +64,8 @@ def test_every_setting_can_be_set_shown_and_unset(shunter: Console, name: str, h
         "server.port": "4401",
         "server.database_url": "sqlite:////tmp/x.db",
         "server.allowed_hosts": "a,b",
+        "agent.drain_grace": "5m",
+        "agent.health_check": "/usr/bin/true --well",
     }
     given = values.get(name) or ("7" if name.startswith("keep.") else setting.written(setting.default))
     shunter.ok("config", "set", name, given)

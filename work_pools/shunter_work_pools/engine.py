@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts import PROTOCOL, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import Assignment, Held, SyncAnswer, SyncRequest
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
@@ -160,9 +160,10 @@ class Engine:
             ProtocolMismatch, NotFound, NameInUse: see :func:`~shunter_work_pools.queue.sync.register`.
         """
         try:
-            if request.protocol != PROTOCOL:
+            if request.protocol not in SERVED_PROTOCOLS:
+                served = " and ".join(map(str, SERVED_PROTOCOLS))
                 raise ProtocolMismatch(
-                    f"agent {name!r} speaks protocol {request.protocol}, this server {PROTOCOL}",
+                    f"agent {name!r} speaks protocol {request.protocol}, this server {served}",
                     "Install the agent's and the server's versions of Shunter alike.",
                 )
             agent = await self._register(name, request)
@@ -254,6 +255,7 @@ class Engine:
             server_time=datetime.now(UTC),
             lost_after=self.settings.lost_after,
             give_up_after=self.settings.give_up_after,
+            lease_for=self.settings.lease_for,
         )
 
     # ---- loops
@@ -416,6 +418,8 @@ class Engine:
 def _same_agent(known: SyncRequest, request: SyncRequest) -> bool:
     return (
         known.session == request.session
+        and known.draining == request.draining
+        and known.troubles == request.troubles
         and known.identity == request.identity
         and known.pools == request.pools
         and known.queues == request.queues

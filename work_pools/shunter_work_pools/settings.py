@@ -16,6 +16,7 @@ class Settings:
     Attributes:
         late_after: a run that still waits so long after it was due is late.
         lost_after: an agent silent for so long is lost, and so are its runs.
+        lease_for: an exclusive run is ended by its agent so long after it last reached the server.
         give_up_after: after so long ``on_lost`` of a run's deployment acts.
         reap_every: how often late and lost are looked for.
         heartbeat_every: heartbeats of all agents are written together so often.
@@ -25,6 +26,7 @@ class Settings:
 
     late_after: float = 15.0
     lost_after: float = 30.0
+    lease_for: float = 240.0
     give_up_after: float = 300.0
     reap_every: float = 1.0
     heartbeat_every: float = 1.0
@@ -38,6 +40,7 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
     return Settings(
         late_after=values["server.late_after"],
         lost_after=values["server.lost_after"],
+        lease_for=values["server.lease_for"],
         give_up_after=values["server.give_up_after"],
         retain_every=values["server.retain_every"],
         keep=Keep(**keep),

@@ -12,7 +12,7 @@ import hmac
 import json
 from typing import Any
 
-from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER
+from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE, LOG_UPLOAD_LIMIT
 from shunter_work_pools.contracts.errors import BadRequest, Forbidden, Refused, TooLarge, Unauthenticated
 
@@ -24,7 +24,14 @@ BODY_LIMIT = max(16 * 1024 * 1024, LOG_UPLOAD_LIMIT)
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _OPEN = frozenset({"/healthz", "/readyz", "/api/healthz", "/api/readyz"})
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_HEADERS = [(PROTOCOL_HEADER.lower().encode(), str(PROTOCOL).encode())]
+_PROTOCOL = PROTOCOL_HEADER.lower().encode()
+_SERVED = frozenset(str(version).encode() for version in SERVED_PROTOCOLS)
+
+
+def _spoken(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The protocol of an answer: the client's own, if it is served."""
+    asked = next((value for name, value in scope["headers"] if name == _PROTOCOL), b"")
+    return [(_PROTOCOL, asked if asked in _SERVED else str(PROTOCOL).encode())]
 
 
 class Boundary:
@@ -49,7 +56,7 @@ class Boundary:
 
         async def marked(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                message["headers"] = [*message.get("headers", ()), *_spoken(scope)]
             await send(message)
 
         try:

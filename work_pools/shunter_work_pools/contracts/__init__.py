@@ -5,7 +5,9 @@ line all build on it and on nothing of each other.
 """
 
 #: Version of the protocol between server and clients. Server N serves agents N and N-1.
-PROTOCOL = 1
+PROTOCOL = 2
+#: What a server serves.
+SERVED_PROTOCOLS = (PROTOCOL - 1, PROTOCOL)
 
 #: Sent by the server with every answer, checked by every client.
 PROTOCOL_HEADER = "Shunter-Protocol"

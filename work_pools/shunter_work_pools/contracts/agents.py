@@ -18,12 +18,18 @@ from shunter_work_pools.contracts.states import AttemptState, Cause
 
 #: Longest time, in seconds, that the server holds a sync without an answer.
 HOLD_LIMIT = 10.0
+#: Seconds: the usual length of a lease, see ``SyncAnswer.lease_for``.
+LEASE_FOR = 240.0
 #: Reports in one batch.
 REPORT_LIMIT = 1000
 #: Bytes of one log upload, framing included.
 LOG_UPLOAD_LIMIT = 8 * 1024 * 1024
 #: Media type of a log upload: frames of one JSON line (``LogFrame``), then ``length`` raw bytes.
 LOG_MEDIA_TYPE = "application/vnd.shunter.log-frames"
+
+
+#: Why an agent is unhealthy, for people.
+Trouble = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 
 class Held(Contract):
@@ -52,6 +58,8 @@ class SyncRequest(Contract):
         tags: what runs may demand of it.
         limit: attempts it may hold at once.
         taking: whether it wants more at all; False while it drains or is unhealthy.
+        draining: it takes nothing new any more, and ends when nothing is left.
+        troubles: why it is unhealthy, one sentence each.
         free: attempts it can take now: its limit, less those it holds, less what still runs on it
             although it holds it no more.
         holds: the attempts whose end the server has not acknowledged. (Those of which only output is
@@ -68,6 +76,8 @@ class SyncRequest(Contract):
     tags: list[Tag] = []
     limit: int = Field(ge=1, le=100_000)
     taking: bool = True
+    draining: bool = False
+    troubles: list[Trouble] = Field(default=[], max_length=20)
     free: int = Field(ge=0, le=100_000)
     holds: list[Held] = []
     hold_for: Annotated[float, Field(ge=0, le=HOLD_LIMIT)] = HOLD_LIMIT
@@ -81,6 +91,8 @@ class Assignment(Contract):
     Attributes:
         session: the session it was granted to. An agent that finds nothing written down about it
             and whose machine has rebooted since that session cannot know whether it began.
+        exclusive: it must have ended ``lease_for`` seconds after the agent last sent a request that was
+            answered.
     """
 
     run: UUID
@@ -95,6 +107,7 @@ class Assignment(Contract):
     parameters: dict[str, Json] = {}
     scheduled_at: Instant
     work: Work
+    exclusive: bool = False
 
 
 class SyncAnswer(Contract):
@@ -107,6 +120,8 @@ class SyncAnswer(Contract):
         drain: take nothing new, end when nothing is left.
         server_time: the server's clock.
         lost_after, give_up_after: seconds of silence until the server marks, then acts.
+        lease_for: seconds after the sending of this sync's request at which nothing of an exclusive
+            attempt may run any more, unless a later sync is answered.
     """
 
     protocol: int
@@ -117,6 +132,7 @@ class SyncAnswer(Contract):
     server_time: Instant
     lost_after: float
     give_up_after: float
+    lease_for: float = LEASE_FOR
 
 
 class Report(Contract):
@@ -178,13 +194,18 @@ class ReportAnswer(Contract):
 
 
 class LogFrame(Contract):
-    """Header of one frame of a log upload: ``length`` bytes of an attempt's output from ``offset``."""
+    """Header of one frame of a log upload: ``length`` bytes of an attempt's output from ``offset``.
+
+    Attributes:
+        gap: so many bytes from ``offset`` on are lost (``length`` is 0 then): a mark takes their place.
+    """
 
     run: UUID
     attempt: int = Field(ge=1)
     epoch: int = Field(ge=1)
     offset: int = Field(ge=0)
     length: int = Field(ge=0, le=LOG_UPLOAD_LIMIT)
+    gap: int = Field(default=0, ge=0)
 
 
 class LogSize(Contract):
@@ -219,6 +240,8 @@ class Agent(Contract):
     Attributes:
         lost: not heard of for longer than ``lost_after``.
         active: attempts it holds.
+        draining: it takes nothing new any more, and ends when nothing is left.
+        troubles: why it takes nothing now, one sentence each.
     """
 
     name: str
@@ -232,6 +255,8 @@ class Agent(Contract):
     first_seen_at: Instant
     last_seen_at: Instant
     lost: bool = False
+    draining: bool = False
+    troubles: list[str] = []
 
 
 class AgentList(Contract):

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
+from shunter_work_pools.contracts.states import CAUSES, AttemptState, Cause
 
 #: Parameters of a run, encoded as JSON, may take this many bytes.
 PARAMETERS_LIMIT = 512 * 1024
 #: A result, encoded as JSON, may take this many bytes.
 RESULT_LIMIT = 64 * 1024
+
+#: Bytes of memory that a limit allows at the least: less than a process needs to begin is a mistake.
+MEMORY_LEAST = 1024 * 1024
 
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86_400)]
@@ -33,6 +37,7 @@ class Work(Contract):
         timeout: seconds from start to forced end; None: no limit.
         start_timeout: seconds from claim to start.
         grace: seconds between SIGTERM and SIGKILL when the run is stopped.
+        memory_limit: bytes that all processes of the run may use together; None: no limit.
     """
 
     command: list[str] | None = Field(default=None, min_length=1)
@@ -45,6 +50,7 @@ class Work(Contract):
     timeout: PositiveSeconds | None = None
     start_timeout: PositiveSeconds = 300.0
     grace: Seconds = 10.0
+    memory_limit: int | None = Field(default=None, ge=MEMORY_LEAST, le=2**50)
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -56,16 +62,40 @@ class Work(Contract):
         return self
 
 
+#: Causes after which a policy may try again: what somebody asked for is not among them.
+RETRIED_CAUSES = frozenset(
+    cause
+    for end in (AttemptState.FAILED, AttemptState.CRASHED, AttemptState.TIMED_OUT)
+    for cause in CAUSES[end]
+)
+
+
 class RetryPolicy(Contract):
     """How often, and after which delay, an attempt that did not complete is tried again.
 
     Attributes:
         count: attempts after the first, 0 to 1000.
         delay: seconds between the end of an attempt and the next one being due.
+        backoff: each further delay is so many times the one before, up to ``max_delay`` seconds.
+        jitter: 0 to 1; up to this share of a delay is added to it, so that what failed together does not
+            come back together. How much is fixed for each attempt.
+        on: only after these causes; empty: after any.
     """
 
     count: int = Field(default=0, ge=0, le=1000)
     delay: Seconds = 0.0
+    backoff: float = Field(default=1.0, ge=1, le=100)
+    max_delay: Seconds = 3600.0
+    jitter: float = Field(default=0.0, ge=0, le=1)
+    on: list[Cause] = []
+
+    @field_validator("on")
+    @classmethod
+    def _retried(cls, causes: list[Cause]) -> list[Cause]:
+        asked_for = sorted(cause.value for cause in causes if cause not in RETRIED_CAUSES)
+        if asked_for:
+            raise ValueError(f"a run that was {asked_for[0]} is not tried again: somebody wanted it so")
+        return list(dict.fromkeys(causes))
 
 
 class CronSchedule(Contract):
@@ -178,6 +208,8 @@ class DeploymentSpec(Contract):
         schedules: when runs are made.
         retries: the retry policy.
         on_lost: what happens after ``give_up_after`` of silence of the agent.
+        exclusive: no two attempts of a run ever work at the same time, also not when its agent is cut off:
+            the agent ends the work itself before its lease ends (setting ``server.lease_for``).
         keep: how long its runs, their logs and events are kept.
         description: free text.
     """
@@ -193,6 +225,7 @@ class DeploymentSpec(Contract):
     schedules: list[Schedule] = Field(default=[], max_length=1000)
     retries: RetryPolicy = RetryPolicy()
     on_lost: OnLost = "crash"
+    exclusive: bool = False
     keep: Keep = Keep()
     description: str = Field(default="", max_length=10_000)
 

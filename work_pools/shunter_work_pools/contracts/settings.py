@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shunter_work_pools.contracts.durations import LONGEST, LOOKS, exactly, parsed
+from shunter_work_pools.contracts.sizes import LOOKS as SIZE_LOOKS
+from shunter_work_pools.contracts.sizes import parsed as size_parsed
+from shunter_work_pools.contracts.sizes import size
 
 DEFAULT_PORT = 4400
 PREFIX = "SHUNTER_"
@@ -137,6 +140,19 @@ def _duration(least: float = 0.0, why: str = "") -> Reader:
     return read
 
 
+def _bytes(value: object) -> int:
+    number: int | None = None
+    if isinstance(value, str):
+        number = size_parsed(value.strip())
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    if number is None:
+        raise ValueError("is not a size", SIZE_LOOKS)
+    if not 0 <= number <= 2**60:
+        raise ValueError("is out of range", SIZE_LOOKS)
+    return number
+
+
 def _names(value: object) -> tuple[str, ...]:
     """Of a list, or of a text with commas."""
     given = value.split(",") if isinstance(value, str) else value
@@ -190,6 +206,8 @@ def _with_commas(names: tuple[str, ...]) -> str:
     return ",".join(names)
 
 
+#: As in ``contracts.agents``, which would load pydantic.
+LEASE_FOR = 240.0
 _SILENT = "An agent that is well may say nothing for ten seconds: give it more."
 _PATIENCE: dict[str, Any] = {"metavar": "DURATION", "show": exactly}
 _KEPT: dict[str, Any] = {"metavar": "N", "otherwise": "all"}
@@ -242,6 +260,68 @@ _DECLARED = (
         flag="--limit",
     ),
     Setting(
+        "agent.drain_grace",
+        _duration(),
+        "How long an agent that was told to stop waits for its runs; then `agent.drain_end` decides.",
+        metavar="DURATION",
+        otherwise="until they have ended",
+        flag="--drain-grace",
+        show=exactly,
+    ),
+    Setting(
+        "agent.drain_end",
+        _one_of("leave", "stop"),
+        "What becomes of runs at the end of the grace: `leave` lets them go on for the agent's next start, "
+        "`stop` ends them as Crashed with the cause evicted.",
+        default="leave",
+        metavar="leave|stop",
+        flag="--drain-end",
+    ),
+    Setting(
+        "agent.min_disk",
+        _bytes,
+        "An agent takes nothing new while less is free where its state folder is.",
+        default=256 * 2**20,
+        metavar="SIZE",
+        flag="--min-disk",
+        show=size,
+    ),
+    Setting(
+        "agent.min_memory",
+        _bytes,
+        "An agent takes nothing new while less memory is available on its machine.",
+        default=64 * 2**20,
+        metavar="SIZE",
+        flag="--min-memory",
+        show=size,
+    ),
+    Setting(
+        "agent.health_check",
+        _text,
+        "A command that is run every `agent.health_every`; while it fails, the agent takes nothing new.",
+        metavar="COMMAND",
+        otherwise="none",
+        flag="--health-check",
+    ),
+    Setting(
+        "agent.health_every",
+        _duration(1.0, "Checks take time of their own."),
+        "How often an agent looks after its health.",
+        default=15.0,
+        flag="--health-every",
+        **_PATIENCE,
+    ),
+    Setting(
+        "agent.spool_limit",
+        _bytes,
+        "Output that waits for the server may take so much of the agent's disk; then the oldest of it makes room, "
+        "and the log shows a mark in its place.",
+        default=10 * 2**30,
+        metavar="SIZE",
+        flag="--spool-limit",
+        show=size,
+    ),
+    Setting(
         "server.host",
         _text,
         "The address that the server listens on.",
@@ -291,6 +371,14 @@ _DECLARED = (
         "An agent that is silent for so long is lost, and so are its runs.",
         default=30.0,
         flag="--lost-after",
+        **_PATIENCE,
+    ),
+    Setting(
+        "server.lease_for",
+        _duration(),
+        "The lease of an exclusive run: its agent ends it itself so long after it last reached the server.",
+        default=LEASE_FOR,
+        flag="--lease-for",
         **_PATIENCE,
     ),
     Setting(
@@ -372,6 +460,18 @@ _WITH_THEIR_RUN = "what belongs to a run goes with it"
 RELATIONS = (
     Relation(
         "server.lost_after", "server.give_up_after", False, "an agent is given up only after it was lost"
+    ),
+    Relation(
+        "server.lost_after",
+        "server.lease_for",
+        False,
+        "a silence that is not even told of must not end an exclusive run",
+    ),
+    Relation(
+        "server.lease_for",
+        "server.give_up_after",
+        False,
+        "an exclusive run must have ended before another attempt of it may begin",
     ),
     *(
         Relation(f"keep.{noun}{ending}", f"keep.runs{ending}", True, _WITH_THEIR_RUN)

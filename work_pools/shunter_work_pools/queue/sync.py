@@ -85,6 +85,8 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
         "host": request.host[:255],
         "version": request.version[:64],
         "last_seen_at": tx.now,
+        "draining": request.draining,
+        "troubles": request.troubles,
     }
     if tx.postgres:
         # There is no row to lock yet at the first sync: two of one name wait for each other here.

@@ -206,6 +206,7 @@ ready = Table(
     Column("lane_id", ForeignKey("lanes.id")),  # NULL: no pool matches yet
     Column("due_at", Time, nullable=False, index=True),
     Column("late", Boolean(), nullable=False),  # it is marked, or never to be (a backfill)
+    Column("avoid_agent_id", Serial),  # could not launch it; while another may, it is not asked again
     Index("ix_ready_lane_id_due_at_run_id", "lane_id", "due_at", "run_id"),
     Index("ix_ready_late_due_at", "late", "due_at"),
 )
@@ -225,6 +226,9 @@ agents = Table(
     Column("version", String(64), nullable=False),
     Column("first_seen_at", Time, nullable=False),
     Column("last_seen_at", Time, nullable=False),
+    Column("draining", Boolean(), nullable=False),
+    Column("troubles", Document, nullable=False),
+    Column("drain_session", Uuid()),  # the life of it that was told to drain; the next one is not
     **NEVER_AGAIN,
 )
 

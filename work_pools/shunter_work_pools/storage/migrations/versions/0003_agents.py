@@ -1,0 +1,21 @@
+"""What agents say of their health, who was told to drain, and whom a run avoids."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    op.add_column("ready", sa.Column("avoid_agent_id", SERIAL))
+    op.add_column("agents", sa.Column("draining", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("agents", sa.Column("troubles", sa.JSON(), nullable=False, server_default="[]"))
+    op.add_column("agents", sa.Column("drain_session", sa.Uuid()))
+    with op.batch_alter_table("agents", table_kwargs={"sqlite_autoincrement": True}) as batch:
+        batch.alter_column("draining", server_default=None)
+        batch.alter_column("troubles", server_default=None)
