@@ -31,11 +31,19 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shunter_infrastructure.launcher import Capabilities, Exit, Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.launcher import (
+    Capabilities,
+    Exit,
+    Handle,
+    LauncherUnavailable,
+    LaunchFailed,
+    Lease,
+    leased,
+)
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
@@ -118,6 +126,7 @@ class _Work:
         pid: a number that no other fake attempt of this process has.
         started: when it began.
         term_at, kill_at: boot-time clock of SIGTERM and SIGKILL; None while it was not stopped.
+        lease: until when it may run; None: as long as it likes.
     """
 
     words: list[str]
@@ -125,6 +134,7 @@ class _Work:
     started: Stamp
     term_at: float | None = None
     kill_at: float | None = None
+    lease: Lease | None = None
 
     @property
     def script(self) -> Script:
@@ -134,11 +144,23 @@ class _Work:
         """When it ends by the boot-time clock (None: never), and the signal that a stop ends it by."""
         script = self.script
         own = None if script.hang else self.started.ticks + script.sleep
-        asked = self.kill_at if script.ignore_term else self.term_at
+        term_at = _earlier(self.term_at, None if self.lease is None else self.lease.ask_at)
+        kill_at = _earlier(self.kill_at, None if self.lease is None else self.lease.kill_at)
+        asked = kill_at if script.ignore_term else term_at
         if asked is None or (own is not None and own <= asked):
             return own, None
-        killed = script.ignore_term or (self.kill_at is not None and self.kill_at <= asked)
+        killed = script.ignore_term or (kill_at is not None and kill_at <= asked)
         return asked, "SIGKILL" if killed else "SIGTERM"
+
+    def lease_ended(self) -> bool:
+        """Whether it ends because its lease does."""
+        end, _ = self.end()
+        if self.lease is None or end is None or end < self.lease.ask_at:
+            return False
+        own = None if self.script.hang else self.started.ticks + self.script.sleep
+        if own is not None and own <= self.lease.ask_at:
+            return False
+        return self.term_at is None or self.lease.ask_at < self.term_at
 
     def save(self, path: Path) -> None:
         draft = path.with_name(f"{path.name}.{os.getpid()}")
@@ -148,6 +170,7 @@ class _Work:
             "started": self.started.to_json(),
             "term_at": self.term_at,
             "kill_at": self.kill_at,
+            "lease": self.lease and [self.lease.ask_at, self.lease.kill_at],
         }
         draft.write_text(json.dumps(value))
         os.replace(draft, path)
@@ -158,7 +181,13 @@ class _Work:
             value = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        return cls(**(value | {"started": Stamp.from_json(value["started"])}))
+        lease = value.get("lease")
+        read = {"started": Stamp.from_json(value["started"]), "lease": Lease(*lease) if lease else None}
+        return cls(**(value | read))
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((moment for moment in (one, other) if moment is not None), default=None)
 
 
 _next_pid = 1_000_000
@@ -181,7 +210,9 @@ class FakeLauncher:
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     name = "fake"
-    capabilities = Capabilities(exact_signal=True, shared_handles=False, merged_output=True)
+    capabilities = Capabilities(
+        exact_signal=True, shared_handles=False, merged_output=True, keeps_lease=True, limits_memory="cgroup"
+    )
 
     async def check(self) -> None:
         """See :meth:`Launcher.check`."""
@@ -189,8 +220,11 @@ class FakeLauncher:
         if self.away:
             raise LauncherUnavailable(self.away)
 
-    async def start(self, assignment: Assignment, folder: Path, agent: str) -> Handle:
+    async def start(
+        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None = None
+    ) -> Handle:
         """See :meth:`Launcher.start`."""
+        leased(assignment, lease)
         self.calls.append(("start", folder.name))
         if self.away:
             raise LauncherUnavailable(self.away)
@@ -208,10 +242,14 @@ class FakeLauncher:
             raise LaunchFailed(script.start_cause, script.start_error)
         work = _Work.load(folder / STATE)
         if work is None:
+            if lease is not None and lease.ask_at <= Stamp.now().ticks:
+                raise LauncherUnavailable("its lease ended before it began")
             global _next_pid
             _next_pid += 1
-            work = _Work(words, _next_pid, Stamp.now())
+            work = _Work(words, _next_pid, Stamp.now(), lease=lease)
             work.save(folder / STATE)
+        elif lease is not None:
+            await self.hold(_handle(folder, work), lease)
         return _handle(folder, work)
 
     def _words(self, assignment: Assignment) -> list[str]:
@@ -225,6 +263,22 @@ class FakeLauncher:
         self.calls.append(("recover", folder.name))
         work = _Work.load(folder / STATE)
         return None if work is None else _handle(folder, work)
+
+    async def hold(self, handle: Handle, lease: Lease) -> None:
+        """See :meth:`Launcher.hold`."""
+        self.calls.append(("hold", handle.folder.name))
+        work = _Work.load(handle.folder / STATE)
+        if work is None:
+            return
+        if work.lease is None:
+            raise ValueError(f"the attempt in {handle.folder} was started without a lease")
+        if Stamp.now().ticks < work.lease.ask_at:  # what was asked to end ends
+            replace(work, lease=lease).save(handle.folder / STATE)
+            self._ring(handle.folder)
+
+    def _ring(self, folder: Path) -> None:
+        for bell in _bells.get(folder, ()):
+            bell.set()
 
     async def wait(self, handle: Handle) -> Exit:
         """See :meth:`Launcher.wait`."""
@@ -269,9 +323,8 @@ class FakeLauncher:
             return
         term = now if work.term_at is None else work.term_at
         kill = now + grace if work.kill_at is None else min(work.kill_at, now + grace)
-        _Work(work.words, work.pid, work.started, term, kill).save(handle.folder / STATE)
-        for bell in _bells.get(handle.folder, ()):
-            bell.set()
+        replace(work, term_at=term, kill_at=kill).save(handle.folder / STATE)
+        self._ring(handle.folder)
 
     async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
         """See :meth:`Launcher.read_output`."""
@@ -302,13 +355,14 @@ def _exit(work: _Work, end: float, stopped_by: str | None) -> Exit:
     by = stopped_by or script.signal
     code = 1 if script.exception is not None and script.exit == 0 else script.exit
     own = stopped_by is None
+    lost = work.lease_ended()
     return Exit(
         ended=Stamp(began.boot, end, began.wall + end - began.ticks),
         exit_code=None if by or (own and script.error) else code,
         signal=by,
         oom=own and script.oom,
-        error=script.error if own else None,
-        message=(script.exception or script.message) if own else None,
+        error=Cause.AGENT_LOST if lost else script.error if own else None,
+        message="its lease ended" if lost else (script.exception or script.message) if own else None,
         exception=own and script.exception is not None,
         result=script.result if own else None,
         max_rss_bytes=script.max_rss,

@@ -1,4 +1,4 @@
-"""The contract of every launcher: check, start, recover, wait, stop, read_output, cleanup.
+"""The contract of every launcher: check, start, recover, hold, wait, stop, read_output, cleanup.
 
 A launcher does not decide what an end *means*; it says what happened (exit code, signal, out of memory
 and error kept apart) and the agent turns that into a state and a cause.
@@ -46,11 +46,37 @@ class Capabilities:
         exact_signal: a signal's number is known for sure (engines only say 137).
         shared_handles: any agent can reach the work, so that a lease may be handed over.
         merged_output: stdout and stderr are one stream in the true order.
+        keeps_lease: an attempt ends when its :class:`Lease` does, also when the agent is dead or hangs.
+        limits_memory: how ``Work.memory_limit`` is kept, known after :meth:`Launcher.check`:
+            ``cgroup`` (all processes of the run together, and an OOM kill is told), ``address_space``
+            (each process for itself: what it asks for beyond is refused), ``""`` (not at all).
     """
 
     exact_signal: bool
     shared_handles: bool
     merged_output: bool
+    keeps_lease: bool = False
+    limits_memory: str = ""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Until when an exclusive attempt may run: seconds of the boot-time clock of the agent's machine.
+
+    Attributes:
+        ask_at: it is asked to end then (SIGTERM).
+        kill_at: nothing of it may run any more then.
+
+    Raises:
+        ValueError: it would be killed before it is asked.
+    """
+
+    ask_at: float
+    kill_at: float
+
+    def __post_init__(self) -> None:
+        if self.ask_at > self.kill_at:
+            raise ValueError(f"a lease that asks at {self.ask_at} cannot kill at {self.kill_at}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,7 @@ class Exit:
         ended: when; the moment it was found out where the true one cannot be known.
         exit_code: None if a signal ended it or it cannot be known.
         signal: name (``SIGKILL``) of the signal that ended it.
-        oom: the kernel killed it for memory.
+        oom: the kernel killed it, or a process of it, for memory, and it did not end well.
         error: the end is not the process's own (``keeper_lost``, ...): the cause to report.
         message: what a person should know.
         exception: the user's Python function raised; ``message`` holds ``Type: text``.
@@ -104,6 +130,18 @@ class Exit:
     log_size: int = 0
 
 
+def leased(assignment: Assignment, lease: Lease | None) -> None:
+    """Refuse to start what must not run without end.
+
+    Raises:
+        ValueError: the assignment is exclusive, and there is no lease.
+    """
+    if assignment.exclusive and lease is None:
+        raise ValueError(
+            f"attempt {assignment.attempt} of run {assignment.run} is exclusive: it needs a lease"
+        )
+
+
 @runtime_checkable
 class Launcher(Protocol):
     """What the agent needs of a launcher. All calls are safe from one event loop at the same time."""
@@ -118,23 +156,40 @@ class Launcher(Protocol):
             LauncherUnavailable: it cannot; the text says why and what to do.
         """
 
-    async def start(self, assignment: Assignment, folder: Path, agent: str) -> Handle:
+    async def start(
+        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None = None
+    ) -> Handle:
         """Start the attempt, or find it if it was started before (also by another life of the agent).
 
         Args:
             assignment: what to run.
             folder: the attempt's own folder; it exists.
             agent: name of the agent, for the run's environment.
+            lease: until when it may run. It is in force before anything of the attempt runs; if it was
+                started before, this is as good as :meth:`hold`.
 
         Raises:
             LaunchFailed: it cannot be started, now or later.
-            LauncherUnavailable: the engine is away; try again.
+            LauncherUnavailable: the engine is away, or the lease ended before it began; try again (with a
+                lease of that moment).
+            ValueError: the assignment is exclusive, and there is no lease.
         """
 
     async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
         """The handle of an attempt that was started before; None if it certainly never was.
 
         An attempt of which it cannot be known yields a handle whose :meth:`wait` tells so.
+        """
+
+    async def hold(self, handle: Handle, lease: Lease) -> None:
+        """Let an attempt that was started with a lease run until ``lease`` ends; never sooner than before.
+
+        What was asked to end when an earlier one ran out ends all the same: :meth:`wait` then says
+        ``Exit.error`` is ``agent_lost``. After the end nothing happens.
+
+        Raises:
+            LauncherUnavailable: it could not be told; the lease before is in force.
+            ValueError: the attempt was started without a lease, and nothing would end it.
         """
 
     async def wait(self, handle: Handle) -> Exit:

@@ -12,9 +12,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from shunter_infrastructure.fake import FakeLauncher
-from shunter_infrastructure.launcher import Exit, Handle, Launcher
+from shunter_infrastructure.launcher import Exit, Handle, Launcher, Lease
 from shunter_infrastructure.process import procfs, record
 from shunter_infrastructure.process.launcher import ProcessLauncher
+from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
 
@@ -62,8 +63,8 @@ class Attempt:
         self.folder = root / f"{work.run}-{work.attempt}"
         self.folder.mkdir(mode=0o700)
 
-    async def start(self, launcher: Launcher) -> Handle:
-        return await launcher.start(self.assignment, self.folder, AGENT)
+    async def start(self, launcher: Launcher, lease: Lease | None = None) -> Handle:
+        return await launcher.start(self.assignment, self.folder, AGENT, lease)
 
     async def recover(self, launcher: Launcher) -> Handle | None:
         return await launcher.recover(self.assignment, self.folder)
@@ -132,6 +133,12 @@ def processes_in(folder: Path) -> list[int]:
         if where.is_relative_to(folder) and process.state not in "ZX":
             found.append(pid)
     return found
+
+
+def lease(ask_in: float, kill_in: float) -> Lease:
+    """A lease whose ends are so many seconds away."""
+    now = Stamp.now().ticks
+    return Lease(now + ask_in, now + kill_in)
 
 
 class ProcessEngine:

@@ -19,6 +19,8 @@ Files in an attempt's folder, all mode 0600:
 ``launch.json``    what to execute; written by the agent, read once by the keeper
 ``record``         JSON lines, appended by the keeper alone: who it is, what it started, how that ended
 ``output``         stdout and stderr of the command, in the order written
+``lease``          of an exclusive attempt: when to ask it to end, and when nothing of it may run any more
+                   (boot-time clock, seconds); replaced whole by the agent as long as the server answers it
 ``stop``           requests to stop, one line each: moment (boot-time clock) and grace, in seconds
 ``parameters.json``, ``result.json``, ``failure.json``   what goes into and comes out of the run, if anything
 ``work/``          the working folder, unless the deployment names one
@@ -28,5 +30,6 @@ Files in an attempt's folder, all mode 0600:
 On macOS there is neither a subreaper nor ``/proc``: a child that leaves the session of its command
 cannot be found there, and a process id is not told from its reuse.
 
-As a systemd service the agent needs ``KillMode=process``; any other setting ends the keepers with it.
+As a systemd service the agent needs ``KillMode=process``; any other setting ends the keepers with it. What it takes
+to limit memory there is in ``memory``.
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shunter_infrastructure.launcher import LaunchFailed
+from shunter_infrastructure.process.lean import VERSION
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
 
@@ -36,6 +37,8 @@ class Launch:
         env: the whole environment.
         cwd: working folder.
         grace: seconds between SIGTERM and SIGKILL when no request says otherwise.
+        lease: it may run only until its lease ends, which is in the file ``lease``.
+        memory: how its memory is limited (``MemoryLimits.order``); None: not at all.
     """
 
     program: str
@@ -43,15 +46,20 @@ class Launch:
     env: dict[str, str]
     cwd: str
     grace: float
+    lease: bool = False
+    memory: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         return {
+            "version": VERSION,
             "program": self.program,
             "argv": self.argv,
             "env": self.env,
             "cwd": self.cwd,
             "grace": self.grace,
+            "lease": self.lease,
+            "memory": self.memory,
         }
 
 
@@ -183,7 +191,7 @@ def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> 
     """The failure that the keeper met with, told with its reason as far as it can be seen from here.
 
     Args:
-        step: ``launch``, ``output``, ``chdir`` or ``exec``.
+        step: ``launch``, ``output``, ``chdir``, ``exec`` or ``limit``.
         code, text: errno and its words.
         launch: content of ``launch.json``; empty if it cannot be read any more.
     """
@@ -193,6 +201,12 @@ def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> 
             Cause.START_FAILED,
             f"the working folder {launch.get('cwd', '')} could not be entered: {text}",
             "Correct the deployment's working_dir, or the folder's permissions.",
+        )
+    if step == "limit":
+        return LaunchFailed(
+            Cause.START_FAILED,
+            f"the command {program} does not fit into its memory limit: {text}",
+            "Raise the deployment's memory_limit.",
         )
     if step != "exec":
         return LaunchFailed(Cause.START_FAILED, f"the attempt could not be prepared ({step}): {text}")

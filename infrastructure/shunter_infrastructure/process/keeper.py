@@ -11,7 +11,8 @@ Order of things, each safe to die after:
 2. ``launch.json`` is read. If it is gone, the agent withdrew the launch (see
    ``ProcessLauncher.recover``); the keeper takes its record back and ends.
 3. The command is spawned, and its identity recorded.
-4. Signals are waited for: SIGCHLD reaps, SIGTERM stops (how is in ``stop``).
+4. Signals are waited for: SIGCHLD reaps, SIGTERM stops (how is in ``stop``), SIGALRM says that a moment has come:
+   the end of a grace, or of the lease (``lease``, written by the agent, looked at again at that moment only).
 5. When nothing is left, the end is recorded.
 """
 
@@ -19,12 +20,22 @@ from __future__ import annotations
 
 import errno
 import os
-import resource  # noqa: F401  # os.wait4 wants it: loaded once by the forker, not by every keeper
+import resource  # os.wait4 wants it, too: loaded once by the forker, not by every keeper
 import sys
 import time
 
-from shunter_infrastructure.process import procfs
-from shunter_infrastructure.process.lean import USED, decode_json, quote, signals, subreaper
+from shunter_infrastructure.process import cgroup, procfs
+from shunter_infrastructure.process.lean import (
+    USED,
+    VERSION,
+    alarm_at,
+    clock,
+    decode_json,
+    die_with_parent,
+    quote,
+    signals,
+    subreaper,
+)
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost a megabyte
 if TYPE_CHECKING:
@@ -38,15 +49,21 @@ UNKILLABLE_AFTER = 10.0
 PASSING = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ETXTBSY}
 )
+#: Steps whose errors are of the moment, whatever they are.
+PASSING_STEPS = frozenset({"lease", "memory", "version"})
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _STEPS = {
     "launch": "launch.json could not be read",
     "output": "the file for its output could not be made",
     "chdir": "its working folder could not be entered",
     "exec": "no process could be made for it",
+    "lease": "its lease ended before it began",
+    "memory": "the limit of its memory could not be set",
+    "version": "launch.json was written by a newer version",
 }
 _AWAITED = {signals.SIGCHLD, signals.SIGTERM, signals.SIGALRM}
+#: Every signal that can be: an agent started with nohup or in the background hands ignored ones down.
+_RESET = signals.valid_signals() - {signals.SIGKILL, signals.SIGSTOP}
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
 _RETRY_WRITE = 0.5
 
@@ -76,7 +93,7 @@ class Unstartable(Exception):
     """The command could not be started.
 
     Args:
-        step: ``chdir``, ``output``, ``launch`` or ``exec``.
+        step: one of ``_STEPS``, or ``limit``: there is no room for the program within its limit of memory.
         code: the errno.
     """
 
@@ -138,6 +155,10 @@ class _Keeper:
         self.ended = ""
         self.stopped = False
         self.grace = 10.0
+        self.lease: tuple[float, float] | None = None
+        self.lease_ended = False
+        self.cgroup = ""
+        self.oom_events = ""
         self.leftovers = 0
         self.left_alive = 0
         self.cpu = 0.0
@@ -164,7 +185,7 @@ class _Keeper:
             self._reply("withdrawn")
             return
         except Unstartable as exc:
-            if exc.code in PASSING:
+            if exc.step in PASSING_STEPS or (exc.code in PASSING and exc.step != "limit"):
                 self._take_back()
                 self._reply("refused", quote(f"{_STEPS[exc.step]}: {os.strerror(exc.code)}"))
                 return
@@ -182,7 +203,7 @@ class _Keeper:
         """Make the record; False if another keeper has made it (and the agent was answered)."""
         own = os.getpid()
         first = (
-            f'{{"is":"keeper","version":1,"pid":{own},"start":{procfs.start_time(own)},'
+            f'{{"is":"keeper","version":{VERSION},"pid":{own},"start":{procfs.start_time(own)},'
             f'"boot":{quote(self.line.boot)},"subreaper":{"true" if subreaper() else "false"}}}'
         )
         draft = f"{self.path}.{own}"
@@ -223,24 +244,66 @@ class _Keeper:
             os.chdir(launch["cwd"])
         except OSError as exc:
             raise Unstartable("chdir", exc.errno or errno.EIO) from exc
+        if launch.get("lease"):
+            self.lease = self._read_lease()
+            if self.lease is None or self.lease[0] <= clock():
+                raise Unstartable("lease", errno.ETIME)
         stamp = self._stamp()
-        try:
-            self.main = os.posix_spawn(
-                launch["program"],
-                launch["argv"],
-                launch["env"],
-                file_actions=[(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)],
-                setsid=True,
-                setsigmask=(),
-                # Every one: an agent started with nohup or in the background hands ignored signals down.
-                setsigdef=signals.valid_signals() - {signals.SIGKILL, signals.SIGSTOP},
-            )
-        except OSError as exc:
-            raise Unstartable("exec", exc.errno or errno.EIO) from exc
+        if launch.get("lease") or launch.get("memory"):
+            self._spawn_bound(launch, output)
+        else:
+            try:
+                self.main = os.posix_spawn(
+                    launch["program"],
+                    launch["argv"],
+                    launch["env"],
+                    file_actions=[(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)],
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=_RESET,
+                )
+            except OSError as exc:
+                raise Unstartable("exec", exc.errno or errno.EIO) from exc
         os.close(output)
         os.chdir("/")  # no folder stays busy because of the keeper
         start = procfs.start_time(self.main)  # certain: until it is waited for, its id is its own
         self._append(f'{{"is":"started","pid":{self.main},"start":{start},{stamp}}}')
+
+    def _spawn_bound(self, launch: dict[str, Any], output: int) -> None:
+        """Start it as ``posix_spawn`` cannot: bound to a limit of memory, or to the life of this keeper.
+
+        The fork binds itself before it executes the command, so nothing of the command is ever unbound; the keeper
+        stays outside, where no lack of the run's memory can hit it.
+        """
+        keeper = os.getpid()
+        memory = launch.get("memory") or {}
+        if "parent" in memory:
+            path = cgroup.path_of(memory["parent"], keeper, procfs.start_time(keeper))
+            try:
+                cgroup.make(path, memory["settings"])
+            except OSError as exc:
+                raise Unstartable("memory", exc.errno or errno.EIO) from exc
+            self.cgroup, self.oom_events = path, f"{path}/{memory['events']}"
+        failed, told = os.pipe()  # closed by exec
+        self.main = os.fork()
+        if self.main == 0:
+            _become(launch, output, self.cgroup, told, keeper)  # never returns
+        os.close(told)
+        failure = os.read(failed, 64).decode()
+        os.close(failed)
+        if failure:
+            os.waitpid(self.main, 0)
+            self._leave_cgroup()
+            step, code = failure.split()
+            raise Unstartable(step, int(code))
+
+    def _leave_cgroup(self) -> int:
+        """Remove the cgroup, if there is one and nobody is in it; how often its memory ran out."""
+        if not self.cgroup:
+            return 0
+        kills = cgroup.oom_kills(self.oom_events)
+        cgroup.remove(self.cgroup)
+        return kills
 
     def _take_back(self) -> None:
         try:  # noqa: SIM105
@@ -258,24 +321,39 @@ class _Keeper:
             value: dict[str, Any] = decode_json(b"".join(parts).decode("ascii"))
         except ValueError as exc:
             raise Unstartable("launch", errno.EINVAL) from exc
+        if value.get("version", 1) > VERSION:
+            raise Unstartable("version", errno.EPROTONOSUPPORT)
         return value
+
+    def _read_lease(self) -> tuple[float, float] | None:
+        """When to ask and when to kill; None if that cannot be read."""
+        try:
+            with open(f"{self.folder}/lease", encoding="ascii", errors="replace") as file:
+                ask_at, kill_at = file.read().split()
+            return float(ask_at), float(kill_at)
+        except (OSError, ValueError):
+            return None
 
     # -- waiting ------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
         """Return when the command and everything that came of it has ended (or cannot be ended)."""
         while not self._reap():
-            now = _now()
+            now = clock()
+            if self.lease is not None and now >= self.lease[0]:
+                self._end_lease(now)
             if self.status is not None and self.deadline is None:
                 self.deadline = now + min(self.grace, LEFTOVER_GRACE)
                 self.leftovers = self._ask()
             if self.deadline is not None and now >= self.deadline:
                 if self._kill(now):
                     return
-                pause: float | None = 0.001 if self.chasing or now - self.deadline < 0.1 else 0.05
+                until: float | None = now + (0.001 if self.chasing or now - self.deadline < 0.1 else 0.05)
             else:
-                pause = None if self.deadline is None else self.deadline - now
-            if _next_signal(pause) == signals.SIGTERM:
+                until = self.deadline
+            if self.lease is not None and (until is None or self.lease[0] < until):
+                until = self.lease[0]
+            if _next_signal(until) == signals.SIGTERM:
                 self._stop()
 
     def _reap(self) -> bool:
@@ -298,6 +376,22 @@ class _Keeper:
 
     # -- stopping -----------------------------------------------------------------------------------
 
+    def _end_lease(self, now: float) -> None:
+        """Ask the command to end, and see to it that it has by the end of the lease; unless it was renewed."""
+        assert self.lease is not None
+        renewed = self._read_lease()
+        if renewed is not None and renewed[0] > now:
+            self.lease = renewed
+            return
+        kill_at = self.lease[1]
+        self.lease = None  # what was asked to end ends
+        if self.status is None and not self.stopped:
+            self.lease_ended = True
+        if self.deadline is None or kill_at < self.deadline:
+            self.deadline = kill_at
+        if kill_at > now:
+            self._ask()
+
     def _stop(self) -> None:
         """Take in the requests of ``stop``: ask once, and let the shortest grace count."""
         if self.status is None:
@@ -305,7 +399,7 @@ class _Keeper:
         deadline = self._requested_deadline()
         if self.deadline is None or deadline < self.deadline:
             self.deadline = deadline
-        if deadline > _now():
+        if deadline > clock():
             self._ask()
 
     def _requested_deadline(self) -> float:
@@ -321,7 +415,7 @@ class _Keeper:
         except OSError:
             pass
         # Without a request somebody else sent SIGTERM, the system going down for example.
-        return min(deadlines) if deadlines else _now() + self.grace
+        return min(deadlines) if deadlines else clock() + self.grace
 
     def _ask(self) -> int:
         """SIGTERM to every descendant that was not asked before; how many there were."""
@@ -352,7 +446,7 @@ class _Keeper:
         frozen: set[int] = set()
         self.chasing = self._freeze(frozen)
         until = now + 1.0
-        while self.chasing and _now() < until:
+        while self.chasing and clock() < until:
             if self._reap():  # the dead are many, where there is something to chase; they slow the search
                 return False
             self.chasing = self._freeze(frozen)
@@ -400,6 +494,7 @@ class _Keeper:
     def _finish(self) -> None:
         self._append(
             f'{{"is":"ended","status":{self.status},"stopped":{"true" if self.stopped else "false"},'
+            f'"lease":{"true" if self.lease_ended else "false"},"oom_kills":{self._leave_cgroup()},'
             f'"leftovers":{self.leftovers},"left_alive":{self.left_alive},'
             f'"cpu_seconds":{self.cpu:.6f},"max_rss_bytes":{self.max_rss},{self.ended}}}'
         )
@@ -425,17 +520,46 @@ class _Keeper:
 
     def _stamp(self) -> str:
         """The members of a ``Stamp``, now."""
-        return f'"boot":{quote(self.line.boot)},"ticks":{_now():.6f},"wall":{time.time():.6f}'
+        return f'"boot":{quote(self.line.boot)},"ticks":{clock():.6f},"wall":{time.time():.6f}'
 
 
-def _now() -> float:
-    return time.clock_gettime(_CLOCK)
+def _become(launch: dict[str, Any], output: int, path: str, told: int, keeper: int) -> NoReturn:
+    """In the fork of a keeper: be the command, bound as ``launch`` wants it, or tell the keeper why not."""
+    step = "memory"
+    limit = 0 if path else (launch.get("memory") or {}).get("limit")
+    try:
+        os.setsid()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for number in _RESET:
+            signals.signal(number, signals.SIG_DFL)
+        if launch.get("lease"):
+            die_with_parent()
+            if os.getppid() != keeper:
+                os._exit(127)  # it died before that
+        if path:
+            cgroup.enter(path)
+        elif limit:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        step = "exec"
+        signals.pthread_sigmask(signals.SIG_SETMASK, ())
+        os.execve(launch["program"], launch["argv"], launch["env"])
+    except MemoryError:
+        code = errno.ENOMEM
+    except OSError as exc:
+        code = exc.errno or errno.EIO
+    except BaseException:
+        code = errno.EINVAL
+    if limit and code == errno.ENOMEM:
+        step = "limit"
+    os.write(told, f"{step} {code}".encode())
+    os._exit(127)
 
 
-def _next_signal(timeout: float | None) -> int:
-    """Wait for a signal; SIGALRM when ``timeout`` seconds have passed. (macOS has no sigtimedwait.)"""
-    if timeout is not None:
-        signals.setitimer(signals.ITIMER_REAL, max(timeout, 1e-6))
+def _next_signal(until: float | None) -> int:
+    """Wait for a signal; SIGALRM at that moment of the clock. (macOS has no sigtimedwait.)"""
+    if until is not None:
+        alarm_at(until)
     return signals.sigwait(_AWAITED)
 
 

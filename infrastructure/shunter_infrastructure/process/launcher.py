@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -14,15 +15,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shunter_infrastructure.launcher import Capabilities, Exit, Handle, LauncherUnavailable, LaunchFailed
-from shunter_infrastructure.process import outcome, record, remains
+from shunter_infrastructure.launcher import (
+    Capabilities,
+    Exit,
+    Handle,
+    LauncherUnavailable,
+    LaunchFailed,
+    Lease,
+    leased,
+)
+from shunter_infrastructure.process import cgroup, memory, outcome, record, remains
 from shunter_infrastructure.process.environment import Launch, exec_failure, prepare
 from shunter_infrastructure.process.forker_client import ForkerClient
 from shunter_infrastructure.process.keeper_watch import KeeperWatch
 from shunter_infrastructure.process.lean import USED
+from shunter_infrastructure.process.memory import MemoryLimits
 from shunter_infrastructure.process.record import RECORD, Ended, Record
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.sizes import size
 from shunter_work_pools.contracts.states import Cause
 
 HANDLE_VERSION = 1
@@ -32,6 +43,7 @@ WORK = "work"
 #: What may be in a folder that is used again; anything else speaks of an attempt out of the ordinary.
 _RECYCLED = {"journal.jsonl", WORK, OUTPUT, LAUNCH, RECORD, LAUNCH + USED, RECORD + USED}
 STOP = "stop"
+LEASE = "lease"
 #: Launches may take each other back when two agents recover and start the same attempt at once.
 _START_TRIES = 20
 
@@ -45,11 +57,12 @@ class ProcessLauncher:
     """
 
     name = "process"
-    capabilities = Capabilities(exact_signal=True, shared_handles=False, merged_output=True)
+    capabilities = Capabilities(exact_signal=True, shared_handles=False, merged_output=True, keeps_lease=True)
 
     def __init__(self, *, python: str | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._forker = ForkerClient(python or sys.executable)
         self._environ = dict(os.environ if environ is None else environ)  # os.environ is slow to walk
+        self._memory: MemoryLimits | None = None
         self._watches: dict[Path, KeeperWatch] = {}
         self._closed = False
 
@@ -60,15 +73,28 @@ class ProcessLauncher:
 
     async def check(self) -> None:
         """Have a forker ready, so that the first start is as fast as the others."""
+        self._limits()
         await self._forker.ready()
 
-    async def start(self, assignment: Assignment, folder: Path, agent: str) -> Handle:
+    def _limits(self) -> MemoryLimits:
+        """How memory can be limited; found out before there is a forker, which is in the agent's cgroup."""
+        if self._memory is None:
+            self._memory = memory.find()
+            self.capabilities = dataclasses.replace(self.capabilities, limits_memory=self._memory.kind)
+        return self._memory
+
+    async def start(
+        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None = None
+    ) -> Handle:
         """See :meth:`Launcher.start`."""
+        leased(assignment, lease)
         for _ in range(_START_TRIES):
             found = record.read(folder)
             if found is None or not (found.started or found.is_final):
                 # Also when a record has no second line yet: its keeper is being waited for by another.
-                found = await self._launch(assignment, folder, agent)
+                found = await self._launch(assignment, folder, agent, lease)
+            elif lease is not None:
+                _write_lease(folder, lease)
             if found is None:
                 continue
             if found.failed is not None:
@@ -79,9 +105,17 @@ class ProcessLauncher:
             "See whether two agents use the same state folder.",
         )
 
-    async def _launch(self, assignment: Assignment, folder: Path, agent: str) -> Record | None:
+    async def _launch(
+        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None
+    ) -> Record | None:
         """Hand the attempt to a keeper; None if the launch was withdrawn meanwhile."""
-        launch = prepare(assignment, folder, agent, self._environ)
+        launch = dataclasses.replace(
+            prepare(assignment, folder, agent, self._environ),
+            lease=lease is not None,
+            memory=self._limits().order(assignment.work.memory_limit),
+        )
+        if lease is not None:
+            _write_lease(folder, lease)
         try:
             _write_inputs(folder, assignment, launch)
         except OSError as exc:
@@ -112,6 +146,14 @@ class ProcessLauncher:
             found = record.read(folder)
         return None if found is None else _handle(folder, assignment, found)
 
+    async def hold(self, handle: Handle, lease: Lease) -> None:
+        """See :meth:`Launcher.hold`. The keeper looks when the lease that it knows ends, and not before."""
+        if not handle.folder.exists():
+            return
+        if not (handle.folder / LEASE).exists():
+            raise ValueError(f"the attempt in {handle.folder} was started without a lease")
+        _write_lease(handle.folder, lease)
+
     async def wait(self, handle: Handle) -> Exit:
         """See :meth:`Launcher.wait`."""
         found = record.read(handle.folder)
@@ -141,6 +183,7 @@ class ProcessLauncher:
             _add_line(handle.folder / STOP, f"{Stamp.now().ticks:.6f} {grace:.6f}\n")
         watch = self._watch(handle.folder, found.keeper, found.keeper_start)
         watch.send(signal.SIGTERM)
+        watch.send(signal.SIGCONT)  # somebody may have stopped it; it would stop nothing then
         self._let_go(handle.folder, watch)
 
     async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
@@ -155,7 +198,7 @@ class ProcessLauncher:
             os.close(fd)
 
     async def cleanup(self, handle: Handle) -> None:
-        """Nothing is kept outside of the attempt's folder."""
+        """Nothing is left to do: the keeper removed the cgroup, or whoever found it dead did."""
 
     def recycle(self, folder: Path) -> bool:
         """See :meth:`Launcher.recycle`: only a folder in which a run left nothing but its output.
@@ -164,7 +207,10 @@ class ProcessLauncher:
         working folder is a new one each time: what is no child of the run (a container that has it
         mounted, a terminal multiplexer) may still be in the old one.
         """
-        found = record.read(folder)
+        try:
+            found = record.read(folder)
+        except LauncherUnavailable:
+            return False
         if found is None or found.ended is None or found.ended.left_alive:
             return False
         try:
@@ -209,11 +255,7 @@ class ProcessLauncher:
 
     def _launch_failed(self, found: Record, folder: Path) -> LaunchFailed:
         assert found.failed is not None
-        try:
-            launch: dict[str, Any] = json.loads((folder / LAUNCH).read_bytes())
-        except (OSError, ValueError):
-            launch = {}
-        return exec_failure(found.failed.step, found.failed.errno, found.failed.text, launch)
+        return exec_failure(found.failed.step, found.failed.errno, found.failed.text, _read_launch(folder))
 
     def _exit(self, folder: Path, ended: Ended) -> Exit:
         result, complaint = outcome.read_result(folder)
@@ -221,6 +263,12 @@ class ProcessLauncher:
         told = [failure.text] if failure is not None else []
         if complaint:
             told.append(complaint)
+        if ended.lease:
+            told.append(
+                "It was made to end because its lease did: its agent had heard nothing of the server for too long."
+            )
+        if ended.oom_kills or ended.exit_code != 0:
+            told += _about_memory(ended, _read_launch(folder).get("memory"))
         if ended.leftovers:
             told.append(
                 f"{ended.leftovers} process(es) still running when the command ended were stopped."
@@ -231,7 +279,8 @@ class ProcessLauncher:
             ended=ended.at,
             exit_code=ended.exit_code,
             signal=ended.signal,
-            error=Cause.SOURCE if failure is not None and failure.kind == "source" else None,
+            oom=ended.oom_kills > 0 and ended.exit_code != 0,
+            error=_error_of(ended, failure),
             message=" ".join(told) or None,
             exception=failure is not None and failure.kind == "exception",
             result=result,
@@ -248,7 +297,12 @@ class ProcessLauncher:
                 message="The machine was restarted while it ran; how far it came is not known.",
                 log_size=_size(handle.folder / OUTPUT),
             )
-        killed, left = await remains.kill(found, str(handle.data["run"]), str(handle.data["attempt"]))
+        own_cgroup = _cgroup_of(found, handle.folder)
+        killed, left = await remains.kill(
+            found, str(handle.data["run"]), str(handle.data["attempt"]), own_cgroup
+        )
+        if own_cgroup is not None:
+            cgroup.remove(own_cgroup)
         began = f"process {found.pid} was started" if found.pid else "whether it was started is not known"
         rest = (
             f"{killed} process(es) of it were still running and were killed"
@@ -277,6 +331,56 @@ def _handle(folder: Path, assignment: Assignment, found: Record) -> Handle:
         pid=found.pid,
         data={"run": str(assignment.run), "attempt": assignment.attempt, "keeper": found.keeper},
     )
+
+
+def _error_of(ended: Ended, failure: outcome.Failure | None) -> Cause | None:
+    """Whether the end is not the command's own."""
+    if ended.lease:
+        return Cause.AGENT_LOST
+    return Cause.SOURCE if failure is not None and failure.kind == "source" else None
+
+
+def _about_memory(ended: Ended, order: dict[str, Any] | None) -> list[str]:
+    """What a person should know who wonders whether it was short of memory."""
+    if not order:
+        return []
+    limit = size(int(order["limit"]))
+    if ended.oom_kills:
+        return [f"The kernel killed {ended.oom_kills} process(es) of it for memory; its limit is {limit}."]
+    if "parent" in order:
+        return []
+    why = order.get("reason", "")
+    return [
+        f"Its memory limit of {limit} was one of each process's address space, since no cgroup could be used ({why})."
+    ]
+
+
+def _cgroup_of(found: Record, folder: Path) -> str | None:
+    parent = (_read_launch(folder).get("memory") or {}).get("parent")
+    if parent is None or found.keeper is None:
+        return None
+    return cgroup.path_of(str(parent), found.keeper, found.keeper_start)
+
+
+def _read_launch(folder: Path) -> dict[str, Any]:
+    """Content of ``launch.json``; empty if it cannot be read any more."""
+    try:
+        value = json.loads((folder / LAUNCH).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write_lease(folder: Path, lease: Lease) -> None:
+    try:
+        _write(f"{folder}/{LEASE}", f"{lease.ask_at:.6f} {lease.kill_at:.6f}\n".encode())
+    except FileNotFoundError:
+        return  # the attempt is over, and its folder gone
+    except OSError as exc:
+        raise LauncherUnavailable(
+            f"the lease of the attempt in {folder} could not be written: {exc.strerror}",
+            "Free space there; until then it ends when its last lease does.",
+        ) from exc
 
 
 def _write_inputs(folder: Path, assignment: Assignment, launch: Launch) -> None:

@@ -8,6 +8,7 @@ with the public module as a fall-back where an interpreter lacks them.
 from __future__ import annotations
 
 import sys
+import time
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost a megabyte
 if TYPE_CHECKING:
@@ -19,7 +20,17 @@ else:
     except ImportError:
         import signal as signals
 
-__all__ = ["USED", "decode_json", "quote", "signals", "subreaper"]
+__all__ = [
+    "USED",
+    "VERSION",
+    "alarm_at",
+    "clock",
+    "decode_json",
+    "die_with_parent",
+    "quote",
+    "signals",
+    "subreaper",
+]
 
 
 class _Plain:
@@ -57,24 +68,77 @@ except ImportError:  # an interpreter without the C accelerator
     decode_json = json.loads  # type: ignore[assignment]  # takes more than is asked of it
 
 
+#: Version of ``record`` and ``launch.json``. Who reads one that is newer than itself says so and leaves it alone;
+#: whatever a reader of the version before may pass over without being wrong needs no new one.
+#:
+#: 1. the first.
+#: 2. leases and limits of memory: ``launch.json`` may hold ``lease`` and ``memory``, the record's end ``lease`` and
+#:    ``oom_kills``.
+VERSION = 2
+
 #: Ending of files of an earlier attempt that wait in a recycled folder to be written anew.
 USED = ".used"
 
 
-def _find_prctl() -> Any:
+def _find(name: str) -> Any:
+    """A function of the C library, all of whose arguments are int, bytes or None; None where there is none."""
+    if sys.platform != "linux":
+        return None
     try:
-        import _ctypes
+        try:
+            import _ctypes
 
-        address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]  # None: this program
-        return lambda *args: _ctypes.call_function(address, args)
-    except (ImportError, AttributeError):
-        import ctypes
+            address = _ctypes.dlsym(_ctypes.dlopen(None, 0), name)  # type: ignore[arg-type]  # None: this program
+            return lambda *args: _ctypes.call_function(address, args)
+        except (ImportError, AttributeError):
+            import ctypes
 
-        return ctypes.CDLL(None).prctl
+            return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
 
 
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-_prctl = _find_prctl() if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
+_TIMER_ABSTIME = 1  # linux/time.h
+_prctl = _find("prctl")
+_timer_create = _find("timer_create")
+_timer_settime = _find("timer_settime")
+_timers: list[int] = []
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def clock() -> float:
+    """Seconds of the clock that also counts suspended time, as in ``Stamp.ticks``."""
+    return time.clock_gettime(_CLOCK)
+
+
+def alarm_at(moment: float) -> None:
+    """Have SIGALRM sent to this process at that moment of :func:`clock`, or at once if it has passed.
+
+    One alarm at a time. ``setitimer`` would count no suspended time: a machine that wakes up would let run for
+    minutes what should have ended while it slept. It serves where there are no POSIX timers (macOS, glibc before
+    2.34).
+    """
+    if not _timers and _timer_create is not None and _timer_settime is not None:
+        made = bytes(bytearray(8))  # an object of its own: the id is written into it
+        if _timer_create(_CLOCK, None, made) == 0:
+            _timers.append(int.from_bytes(made, sys.byteorder))
+    if not _timers:
+        signals.setitimer(signals.ITIMER_REAL, max(moment - clock(), 1e-6))
+        return
+    nanoseconds = max(int(moment * 1e9), 1)  # 0 would disarm it
+    spec = bytes(16)  # once, not every so often
+    for part in divmod(nanoseconds, 1_000_000_000):
+        spec += part.to_bytes(8, sys.byteorder)
+    _timer_settime(_timers[0], _TIMER_ABSTIME, spec, None)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process, and what it executes, when its parent dies (where that is possible)."""
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, int(signals.SIGKILL), 0, 0, 0)
 
 
 def subreaper() -> bool:

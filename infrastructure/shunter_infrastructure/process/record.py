@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shunter_infrastructure.launcher import LauncherUnavailable
 from shunter_infrastructure.process import procfs
+from shunter_infrastructure.process.lean import VERSION
 from shunter_infrastructure.stamp import Stamp, boot_id
 
 RECORD = "record"
@@ -36,6 +38,8 @@ class Ended:
         stopped: it was asked to stop before.
         leftovers: processes that were still running after it, and were stopped.
         left_alive: of those, such as could not be killed, being another user's.
+        lease: it was made to end because its lease did.
+        oom_kills: processes of it that the kernel killed for memory, where that is counted.
         at: when the command itself ended.
     """
 
@@ -46,6 +50,8 @@ class Ended:
     cpu_seconds: float
     max_rss_bytes: int
     at: Stamp
+    lease: bool = False
+    oom_kills: int = 0
 
     @property
     def exit_code(self) -> int | None:
@@ -103,11 +109,21 @@ class Record:
 
 
 def parse(lines: list[str]) -> Record:
-    """The record of these lines; one that is torn or not understood is left out."""
+    """The record of these lines; one that is torn or not understood is left out.
+
+    Raises:
+        LauncherUnavailable: a newer version wrote them; what they mean is not guessed.
+    """
     found: dict[str, Any] = {}
     for line in lines:
         try:
             value = json.loads(line)
+            if value["is"] == "keeper" and value["version"] > VERSION:
+                raise LauncherUnavailable(
+                    f"an attempt was started by a newer version of Shunter: its record, of process {value['pid']}, "
+                    f"has version {value['version']}, and this agent knows {VERSION} and older",
+                    "Its run goes on. Start the newer version of the agent again to see it to its end.",
+                )
             found |= _members(value)
         except (ValueError, KeyError, TypeError):
             continue
@@ -132,6 +148,8 @@ def _members(value: dict[str, Any]) -> dict[str, Any]:
             cpu_seconds=float(value["cpu_seconds"]),
             max_rss_bytes=int(value["max_rss_bytes"]),
             at=at,
+            lease=bool(value.get("lease", False)),
+            oom_kills=int(value.get("oom_kills", 0)),
         )
         return {"ended": ended}
     return {}
@@ -142,6 +160,7 @@ def read(folder: Path | str) -> Record | None:
 
     Raises:
         OSError: it is there but cannot be read.
+        LauncherUnavailable: a newer version wrote it.
     """
     try:
         fd = os.open(os.path.join(folder, RECORD), os.O_RDONLY | os.O_CLOEXEC)

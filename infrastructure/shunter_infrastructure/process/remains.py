@@ -3,7 +3,8 @@
 With the keeper went the certain knowledge of whose child is whose: orphans have become children of init.
 Three marks are left: the command's own process (by id and start time), its session, and the run's id and
 attempt in the environment a process was started with. Whatever descends from one of these belongs too.
-A process that daemonized *and* cleared its environment has none of them; only a keeper finds it.
+A process that daemonized *and* cleared its environment has none of them; only a keeper finds it, or the cgroup of
+a run whose memory is limited: whoever is in there belongs to it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import os
 import signal
 import time
 
-from shunter_infrastructure.process import procfs
+from shunter_infrastructure.process import cgroup, procfs
 from shunter_infrastructure.process.record import Record
 
 _PAUSE = 0.02
 _GIVE_UP_AFTER = 10.0
 
 
-async def kill(record: Record, run: str, attempt: str) -> tuple[int, int]:
+async def kill(record: Record, run: str, attempt: str, own_cgroup: str | None) -> tuple[int, int]:
     """SIGKILL to everything that is left, until nothing is found twice in a row.
+
+    Args:
+        own_cgroup: path of the attempt's cgroup, if it had one.
 
     Returns:
         How many processes there were, and how many of them could not be killed.
@@ -30,7 +34,7 @@ async def kill(record: Record, run: str, attempt: str) -> tuple[int, int]:
     seen: set[tuple[int, int]] = set()
     quiet, until = 0, time.monotonic() + _GIVE_UP_AFTER
     while True:
-        found = await asyncio.to_thread(_find, record, marks)
+        found = await asyncio.to_thread(_find, record, marks, own_cgroup)
         seen |= {(process.pid, process.start) for process in found}
         # Twice: one that was just being made when the keeper died shows itself a moment later.
         quiet = 0 if found else quiet + 1
@@ -44,9 +48,11 @@ async def kill(record: Record, run: str, attempt: str) -> tuple[int, int]:
         await asyncio.sleep(_PAUSE)
 
 
-def _find(record: Record, marks: set[bytes]) -> list[procfs.Process]:
+def _find(record: Record, marks: set[bytes], own_cgroup: str | None) -> list[procfs.Process]:
     processes = procfs.table()
     roots = {process.pid for process in processes.values() if marks <= set(procfs.environment(process.pid))}
+    if own_cgroup is not None:
+        roots |= set(cgroup.members(own_cgroup)) & processes.keys()
     if record.pid is not None and record.is_of_this_boot:
         leader = processes.get(record.pid)
         # A process of that id which began at another time is a stranger, and so is its session.
