@@ -1,4 +1,5 @@
-"""What is said at the end of a test run: the time of each suite against its budget, and what was skipped.
+"""What is said at the end of a test run: the time of each suite against its budget, what was skipped, and what this
+kernel or system cannot run.
 
 A suite is a folder directly below ``tests/``. A suite over its budget is shown, not failed: how fast
 the machine is today is no property of the product.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from typing import NoReturn
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -33,6 +35,20 @@ _require_all = os.environ.get("SHUNTER_TEST_REQUIRE") == "all"
 _seconds: dict[str, float] = defaultdict(float)
 _tests: dict[str, int] = defaultdict(int)
 _skipped: list[tuple[str, str]] = []
+_not_applicable: list[tuple[str, str]] = []
+_NOT_APPLICABLE = "not applicable: "
+
+
+def not_applicable(reason: str) -> NoReturn:
+    """Leave a test out because of a fact about this kernel or system that no installation changes.
+
+    It is listed at the end, and no failure even where every skip is one. For what could be installed, started or
+    allowed, skip instead.
+
+    Args:
+        reason: the fact, and what shows the promise here instead, if anything does.
+    """
+    pytest.skip(_NOT_APPLICABLE + reason)
 
 
 def _suite(nodeid: str) -> str:
@@ -50,6 +66,9 @@ def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.outcome != "skipped" or hasattr(report, "wasxfail"):
         return
     reason = _reason(report)
+    if reason.startswith(_NOT_APPLICABLE):
+        _not_applicable.append((report.nodeid, reason.removeprefix(_NOT_APPLICABLE)))
+        return
     _skipped.append((report.nodeid, reason))
     if _require_all:
         report.outcome = "failed"
@@ -87,12 +106,19 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
                 say.write_line(f"{line}   OVER BUDGET", yellow=True, bold=True)
             else:
                 say.write_line(line)
+    if _not_applicable:
+        say.section("not applicable: facts about this kernel or system")
+        _list(say, _not_applicable)
     if _skipped:
         say.section("SKIPPED: these were not tested", yellow=True, bold=True)
-        by_reason: dict[str, list[str]] = defaultdict(list)
-        for nodeid, reason in _skipped:
-            by_reason[reason].append(nodeid)
-        for reason, nodeids in by_reason.items():
-            say.write_line(f"{len(nodeids)} x {reason}", yellow=True)
-            for nodeid in nodeids:
-                say.write_line(f"    {nodeid}")
+        _list(say, _skipped, yellow=True)
+
+
+def _list(say: TerminalReporter, left_out: list[tuple[str, str]], **markup: bool) -> None:
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for nodeid, reason in left_out:
+        by_reason[reason].append(nodeid)
+    for reason, nodeids in by_reason.items():
+        say.write_line(f"{len(nodeids)} x {reason}", **markup)
+        for nodeid in nodeids:
+            say.write_line(f"    {nodeid}")

@@ -3,7 +3,8 @@
 ``python agent_host.py FOLDER ASSIGNMENT_FILE CRASH_AT``: with CRASH_AT it kills itself at that instruction
 of starting: ``prepared`` (nothing written yet), ``written`` (launch.json is there), ``sent`` (the order is
 in the socket) or ``answered`` (the keeper has answered, nobody knows). With ``never`` it prints the pid of
-the run and the pid of its forker, and waits.
+the run and the pid of its forker, and waits. ``TEST_LEASE`` in its environment is the lease: seconds from
+then to both of its ends.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shunter_infrastructure.launcher import Lease
 from shunter_infrastructure.process import launcher as launcher_module
 from shunter_infrastructure.process.forker_client import ForkerClient
 from shunter_infrastructure.process.launcher import ProcessLauncher
+from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 
 
@@ -51,7 +54,9 @@ async def main(folder: Path, assignment: Assignment, crash_at: str) -> None:
     launcher = ProcessLauncher()
     await launcher.check()
     CRASHES[crash_at]()
-    handle = await launcher.start(assignment, folder, "a1")
+    seconds = os.environ.get("TEST_LEASE")
+    lease = Lease(*(Stamp.now().ticks + float(each) for each in seconds.split())) if seconds else None
+    handle = await launcher.start(assignment, folder, "a1", lease)
     print(handle.pid, launcher.forker_pid, flush=True)
     await asyncio.Event().wait()
 

@@ -276,7 +276,8 @@ async def test_a_lease_that_ends_ends_the_attempt(
     launcher: Launcher, engine: Engine, attempts: Attempts
 ) -> None:
     assert launcher.capabilities.keeps_lease
-    until = lease(0.5, 60)
+    await launcher.check()
+    until = lease(1.0, 60)
     handle = await attempts(engine.command(output="up", hang=True)).start(launcher, until)
     found = await ended(launcher, handle)
     assert (found.error, found.signal) == (Cause.AGENT_LOST, "SIGTERM")
@@ -288,7 +289,8 @@ async def test_a_lease_that_ends_ends_the_attempt(
 async def test_what_ignores_the_end_of_its_lease_is_killed(
     launcher: Launcher, engine: Engine, attempts: Attempts
 ) -> None:
-    until = lease(0.5, 0.8)
+    await launcher.check()
+    until = lease(1.0, 1.2)
     handle = await attempts(engine.command(output="up", hang=True, ignore_term=True)).start(launcher, until)
     found = await ended(launcher, handle)
     assert (found.error, found.signal) == (Cause.AGENT_LOST, "SIGKILL")
@@ -299,8 +301,9 @@ async def test_a_lease_is_kept_while_no_launcher_is_there(
     new_launcher: NewLauncher, engine: Engine, attempts: Attempts
 ) -> None:
     attempt = attempts(engine.command(output="up", hang=True))
-    until = lease(0.5, 0.8)
     first = new_launcher()
+    await first.check()
+    until = lease(1.0, 1.2)
     await attempt.start(first, until)
     await first.close()
     await asyncio.sleep(until.kill_at + 1 - Stamp.now().ticks)  # the time of the promise itself
@@ -315,10 +318,11 @@ async def test_a_lease_is_kept_while_no_launcher_is_there(
 async def test_a_lease_is_moved_again_and_again(
     launcher: Launcher, engine: Engine, attempts: Attempts
 ) -> None:
-    handle = await attempts(engine.command(output="up", sleep=1.5, exit=3)).start(launcher, lease(0.6, 0.6))
+    await launcher.check()
+    handle = await attempts(engine.command(output="up", sleep=2, exit=3)).start(launcher, lease(1.2, 1.2))
     waiting = asyncio.create_task(ended(launcher, handle))
     while not waiting.done():
-        await launcher.hold(handle, lease(0.6, 0.6))
+        await launcher.hold(handle, lease(1.2, 1.2))
         await asyncio.sleep(0.05)
     assert ((await waiting).exit_code, (await waiting).error) == (3, None)
     await launcher.hold(handle, lease(60, 60))  # after the end: nothing happens
@@ -328,9 +332,10 @@ async def test_a_lease_is_moved_again_and_again(
 async def test_starting_again_moves_the_lease(
     new_launcher: NewLauncher, engine: Engine, attempts: Attempts
 ) -> None:
-    attempt = attempts(engine.command(output="up", sleep=1.2, exit=3))
+    attempt = attempts(engine.command(output="up", sleep=1.6, exit=3))
     first = new_launcher()
-    handle = await attempt.start(first, lease(0.8, 0.8))
+    await first.check()
+    handle = await attempt.start(first, lease(1.2, 1.2))
     await first.close()
     second = new_launcher()
     assert await attempt.start(second, lease(60, 60)) == handle
@@ -338,7 +343,8 @@ async def test_starting_again_moves_the_lease(
 
 
 async def test_what_was_asked_to_end_ends(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
-    until = lease(0.3, 0.9)
+    await launcher.check()
+    until = lease(1.0, 1.8)
     handle = await attempts(engine.command(output="up", hang=True, ignore_term=True)).start(launcher, until)
     await asyncio.sleep(until.ask_at + 0.3 - Stamp.now().ticks)
     await launcher.hold(handle, lease(60, 60))
@@ -349,7 +355,8 @@ async def test_what_was_asked_to_end_ends(launcher: Launcher, engine: Engine, at
 async def test_what_was_stopped_before_its_lease_ended_was_stopped(
     launcher: Launcher, engine: Engine, attempts: Attempts
 ) -> None:
-    until = lease(0.8, 0.8)
+    await launcher.check()
+    until = lease(1.0, 1.2)
     handle = await attempts(engine.command(output="up", hang=True, ignore_term=True)).start(launcher, until)
     await written(launcher, handle, b"up")
     await launcher.stop(handle, 60)
