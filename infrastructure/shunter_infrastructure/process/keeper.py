@@ -93,7 +93,7 @@ class Unstartable(Exception):
     """The command could not be started.
 
     Args:
-        step: one of ``_STEPS``, or ``limit``: there is no room for the program within its limit of memory.
+        step: one of ``_STEPS``.
         code: the errno.
     """
 
@@ -185,7 +185,7 @@ class _Keeper:
             self._reply("withdrawn")
             return
         except Unstartable as exc:
-            if exc.step in PASSING_STEPS or (exc.code in PASSING and exc.step != "limit"):
+            if exc.code in PASSING or exc.step in PASSING_STEPS:
                 self._take_back()
                 self._reply("refused", quote(f"{_STEPS[exc.step]}: {os.strerror(exc.code)}"))
                 return
@@ -550,8 +550,6 @@ def _become(launch: dict[str, Any], output: int, path: str, told: int, keeper: i
         code = exc.errno or errno.EIO
     except BaseException:
         code = errno.EINVAL
-    if limit and code == errno.ENOMEM:
-        step = "limit"
     os.write(told, f"{step} {code}".encode())
     os._exit(127)
 

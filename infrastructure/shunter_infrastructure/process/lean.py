@@ -59,7 +59,8 @@ try:
         """
         try:
             return _scan(text, 0)[0]
-        except StopIteration as exc:
+        except (StopIteration, SystemError) as exc:
+            # The scanner wants to raise an error of the module json, which is not loaded.
             raise ValueError("not JSON") from exc
 except ImportError:  # an interpreter without the C accelerator
     import json
