@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import command_line, history, schedules, starts
+from benchmarks import command_line, history, schedules, starts, stops
 from benchmarks.report import Table
 
 BENCHMARKS = {
     "latency": ("Start latency", starts.latency),
     "burst": ("Burst", starts.burst),
+    "cancel": ("Cancel", stops.cancel),
     "idle": ("Idle", starts.idle),
     "cli": ("Command line", command_line.command_line),
     "schedules": ("Schedules", schedules.schedules),
