@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import command_line, history, schedules, starts
+from benchmarks import command_line, history, retention, schedules, starts
 from benchmarks.report import Table
 
 BENCHMARKS = {
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "idle": ("Idle", starts.idle),
     "cli": ("Command line", command_line.command_line),
     "schedules": ("Schedules", schedules.schedules),
+    "retention": ("Retention", retention.retention),
     "history": ("A million finished runs", history.history),
 }
 
