@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import command_line, history, schedules, starts, stops
+from benchmarks import command_line, history, retention, schedules, starts, stops
 from benchmarks.report import Table
 
 BENCHMARKS = {
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "idle": ("Idle", starts.idle),
     "cli": ("Command line", command_line.command_line),
     "schedules": ("Schedules", schedules.schedules),
+    "retention": ("Retention", retention.retention),
     "history": ("A million finished runs", history.history),
 }
 

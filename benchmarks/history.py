@@ -28,7 +28,7 @@ from shunter_work_pools.queue.ids import new_run_id, reverse
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.queue.sync import register
-from shunter_work_pools.storage.store import open_store
+from shunter_work_pools.storage.store import Store, open_store
 
 DEPLOYMENTS = 50
 #: One run in so many has failed, and carries the rare tag.
@@ -215,41 +215,50 @@ def _milliseconds(call: Any, times: int) -> list[float]:
     return found
 
 
+async def claims(store: Store, times: int, name: str) -> list[float]:
+    """Milliseconds of claims of one run each, in a transaction of its own, past HTTP.
+
+    Args:
+        store: open.
+        name: of an agent that has not been there before.
+    """
+    request = SyncRequest(
+        protocol=PROTOCOL,
+        session=new_run_id(time.time_ns() // 1000),
+        identity=uuid4(),
+        pools=["default"],
+        limit=1000,
+        free=1,
+    )
+    agent = await store.write(lambda tx: register(tx, name, request, 0))
+    wanted = [RunRequest(deployment=f"d{index % DEPLOYMENTS}") for index in range(times + 5)]
+    await store.write(lambda tx: submit(tx, wanted))
+    found = []
+    for _ in range(times + 5):
+        offer = Offer(agent.id, agent.session, frozenset(agent.pools), agent.queues, agent.tags, free=1)
+        before = time.perf_counter()
+        await store.write(lambda tx, offer=offer: claim(tx, [offer]))
+        found.append((time.perf_counter() - before) * 1e3)
+        (granted,) = offer.granted
+        end = Report(
+            run=granted.run,
+            attempt=granted.attempt,
+            epoch=granted.epoch,
+            seq=1,
+            age=0,
+            state=AttemptState.COMPLETED,
+            exit_code=0,
+            log_size=0,
+        )
+        await store.write(lambda tx, end=end: report(tx, agent.id, [end]))
+    return found[5:]
+
+
 async def _claims(database_url: str | None, home: Path, times: int, name: str) -> list[float]:
-    """Milliseconds of claims of one run each, in a transaction of its own, past HTTP."""
     store = open_store(database_url, home / "shunter.db")
     await store.open()
     try:
-        request = SyncRequest(
-            protocol=PROTOCOL,
-            session=new_run_id(time.time_ns() // 1000),
-            identity=uuid4(),
-            pools=["default"],
-            limit=1000,
-            free=1,
-        )
-        agent = await store.write(lambda tx: register(tx, name, request, 0))
-        wanted = [RunRequest(deployment=f"d{index % DEPLOYMENTS}") for index in range(times + 5)]
-        await store.write(lambda tx: submit(tx, wanted))
-        found = []
-        for _ in range(times + 5):
-            offer = Offer(agent.id, agent.session, frozenset(agent.pools), agent.queues, agent.tags, free=1)
-            before = time.perf_counter()
-            await store.write(lambda tx, offer=offer: claim(tx, [offer]))
-            found.append((time.perf_counter() - before) * 1e3)
-            (granted,) = offer.granted
-            end = Report(
-                run=granted.run,
-                attempt=granted.attempt,
-                epoch=granted.epoch,
-                seq=1,
-                age=0,
-                state=AttemptState.COMPLETED,
-                exit_code=0,
-                log_size=0,
-            )
-            await store.write(lambda tx, end=end: report(tx, agent.id, [end]))
-        return found[5:]
+        return await claims(store, times, name)
     finally:
         await store.close()
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from shunter_cli import durations, naming
 from shunter_cli.output import counted
@@ -58,10 +57,11 @@ def fill(
         ShunterError: the server said no; what was made before stays.
     """
     from shunter_work_pools.contracts.deployments import BackfillRequest
+    from shunter_work_pools.schedules import zone_of
 
     requests = []
     for one in _schedules(client, deployment, schedule):
-        zone = ZoneInfo(one.when.timezone)
+        zone = zone_of(one.when.timezone)
         begins = durations.on_the_wall(start, "--from", zone)
         ends = durations.on_the_wall(end, "--to", zone)
         if ends <= begins:

@@ -1,4 +1,4 @@
-"""The options that choose runs: the same for all commands that take many."""
+"""The options that choose: the same for all commands that take many."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from shunter_work_pools.client import Client
 
 T = TypeVar("T")
+
+TagsOption = Annotated[
+    list[str] | None, typer.Option("--tag", help="With this tag. Repeatable: all of them.", metavar="TAG")
+]
+PoolOption = Annotated[str | None, typer.Option("--pool", help="In this pool.", metavar="NAME")]
+QueueOption = Annotated[str | None, typer.Option("--queue", help="In this queue of --pool.", metavar="NAME")]
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,9 @@ def chosen(
     state: Annotated[
         list[str] | None, typer.Option(help="In this state. Repeatable: any of them.", metavar="STATE")
     ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(help="With this tag. Repeatable: all of them.", metavar="TAG")
-    ] = None,
-    pool: Annotated[str | None, typer.Option(help="In this pool.", metavar="NAME")] = None,
-    queue: Annotated[str | None, typer.Option(help="In this queue of --pool.", metavar="NAME")] = None,
+    tag: TagsOption = None,
+    pool: PoolOption = None,
+    queue: QueueOption = None,
     deployment: Annotated[str | None, typer.Option(help="Of this deployment.", metavar="NAME")] = None,
     late: Annotated[
         bool | None,
@@ -89,10 +93,7 @@ def chosen(
     Raises:
         InvalidInput: an unknown state, a time that is none, a queue without its pool.
     """
-    from shunter_work_pools.contracts.errors import InvalidInput
-
-    if queue is not None and pool is None:
-        raise InvalidInput("--queue needs --pool", "Name the pool whose queue it is.")
+    _with_its_pool(pool, queue)
     return Filters(
         states=tuple(_state(word) for word in state or []),
         tags=tuple(tag or []),
@@ -105,6 +106,30 @@ def chosen(
         scheduled_after=_past(scheduled_after, "--scheduled-after"),
         scheduled_before=_past(scheduled_before, "--scheduled-before"),
     )
+
+
+def place(client: Client, pool: str | None, queue: str | None) -> tuple[str | None, str | None]:
+    """The whole names of a pool and a queue of it, which may be shortened; None: not asked for.
+
+    Raises:
+        InvalidInput: a queue without its pool.
+        ShunterError: as :func:`shunter_cli.naming.found`.
+    """
+    _with_its_pool(pool, queue)
+    if pool is None:
+        return None, None
+    if queue is None:
+        return naming.found(client, naming.POOL, pool, client.get_pool).name, None
+    return naming.queue(
+        client, pool, queue, lambda whole, one: (whole, naming.queue_in(client.get_pool(whole), one).name)
+    )
+
+
+def _with_its_pool(pool: str | None, queue: str | None) -> None:
+    from shunter_work_pools.contracts.errors import InvalidInput
+
+    if queue is not None and pool is None:
+        raise InvalidInput("--queue needs --pool", "Name the pool whose queue it is.")
 
 
 def with_names(client: Client, filters: Filters, ask: Callable[[Filters], T]) -> T:

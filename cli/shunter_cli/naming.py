@@ -18,6 +18,7 @@ from shunter_work_pools.contracts.errors import InvalidInput, NotFound, ShunterE
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
+    from shunter_work_pools.contracts.pools import Pool, Queue
 
 T = TypeVar("T")
 
@@ -163,6 +164,18 @@ def queue(client: Client, pool: str, name: str, ask: Callable[[str, str], T]) ->
         return found(client, queues_of(whole_pool), name, lambda whole_name: ask(whole_pool, whole_name))
 
     return found(client, POOL, pool, of_pool)
+
+
+def queue_in(pool: Pool, name: str) -> Queue:
+    """The queue of a pool.
+
+    Raises:
+        NotFound: it has none of this name.
+    """
+    for queue in pool.queues:
+        if queue.name == name:
+            return queue
+    raise NotFound(f"pool '{pool.name}' has no queue '{name}'")
 
 
 def schedule(client: Client, deployment: str, name: str | None, ask: Callable[[str, str], T]) -> T:

@@ -185,6 +185,26 @@ def test_what_only_the_server_knows_is_told_at_its_place(shunter: Console, base:
     assert not any(name.startswith(base) for name in _names(shunter))
 
 
+def test_what_only_the_server_knows_is_told_beside_what_is_seen_here(shunter: Console, base: str) -> None:
+    text = FILE.replace("pool: default\n    command: [echo", "pool: defalt\n    command: [echo") + (
+        "  - {{name: {base}-bad, command: [echo], pol: x}}\n  - {{name: {base}-etl, command: [echo], pool: default}}\n"
+    )
+    _write(shunter, text.format(base=base))
+    done = shunter("deploy")
+    assert done.code == 2
+    assert [
+        line.partition(": ")[2] for line in done.err.splitlines() if line.startswith("shunter.yaml:")
+    ] == [
+        "deployments[1].pool: there is no pool 'defalt'",
+        "deployments[2].pol: unknown key",
+        f"deployments[3].name: two deployments are named '{base}-etl', the first in line 2",
+    ]
+    assert not any(name.startswith(base) for name in _names(shunter))
+    # Without a server the rest is told all the same.
+    away = shunter.having(SHUNTER_API_URL="http://127.0.0.1:1/api")("deploy")
+    assert (away.code, "has 2 faults" in away.err, "defalt" in away.err) == (2, True, False)
+
+
 def test_places_are_those_of_the_file_with_only(shunter: Console, base: str) -> None:
     _write(
         shunter,

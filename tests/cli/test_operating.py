@@ -202,6 +202,34 @@ def test_nothing_but_names_with_q(shunter: Console) -> None:
     )
 
 
+def test_deployments_and_agents_are_chosen_as_runs_are(shunter: Console) -> None:
+    shunter.ok("pool", "create", "chosen-here", "-q")
+    shunter.ok("queue", "create", "chosen-here", "fast", "-q")
+    for name, *more in (
+        ("ch-fast", "--queue", "fast", "--tag", "a", "--tag", "b"),
+        ("ch-slow", "--tag", "a"),
+    ):
+        shunter.ok("deploy", "--name", name, "--pool", "chosen-here", *more, "--", "true")
+
+    def listed(*words: str) -> list[str]:
+        return shunter.ok("deployment", "list", "-q", *words).text.split()
+
+    assert listed("--pool", "chosen-here") == listed("--pool", "chosen-h") == ["ch-fast", "ch-slow"]
+    assert listed("--pool", "chosen-here", "--queue", "fast") == ["ch-fast"]
+    assert listed("--pool", "chosen-here", "--queue", "def") == ["ch-slow"]
+    assert listed("--tag", "a", "--tag", "b") == ["ch-fast"]
+    assert listed("--tag", "a", "--pool", "default") == []
+    assert shunter.ok("agent", "list", "-q", "--pool", "default").text == "a1\n"
+    assert shunter.ok("agent", "list", "-q", "--pool", "chosen-here").text == ""
+    assert shunter.ok("agent", "list", "-q", "--tag", "nobody-has-it").text == ""
+    mistyped = shunter("deployment", "list", "--pool", "chosen-hree")
+    assert (mistyped.code, mistyped.out, "'chosen-here'" in mistyped.err) == (2, b"", True)
+    alone = shunter("agent", "list", "--queue", "fast")
+    assert (alone.code, alone.out, "--queue needs --pool" in alone.err) == (2, b"", True)
+    for name in ("ch-fast", "ch-slow"):
+        shunter.ok("deployment", "delete", name, "--yes")
+
+
 # -- many runs
 
 

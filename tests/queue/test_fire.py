@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from shunter_work_pools.contracts.errors import BadRequest, NotFound
-from shunter_work_pools.queue import fire, views
+from shunter_work_pools.queue import fire, timetable, views
 from shunter_work_pools.storage.schema import events, runs
 from tests.queue.world import LATE_AFTER, World
 
@@ -414,6 +414,20 @@ async def test_slots_are_made_once_though_the_clock_is_set_back(world: World) ->
     await world.fire()
     found = await slots(world)
     assert len(found) == len(set(found)) == 15
+
+
+async def test_a_server_that_starts_on_a_clock_set_back_goes_on_where_it_was(world: World) -> None:
+    """It looks at all schedules anew; none comes to slots that were dealt with."""
+    await world.deploy(schedules=[cron("* * * * *", catch_up="none")])
+    world.clock.advance(600)
+    assert await world.fire() == 1  # just started: they were missed
+    world.clock.advance(-300)
+    await world.store.write(timetable.reckon_anew)
+    assert await world.fire() == 1
+    world.clock.advance(360)
+    while await world.fire(since=-360):
+        pass
+    assert await slots(world) == [0]
 
 
 async def test_many_schedules_at_once_are_all_served(world: World) -> None:

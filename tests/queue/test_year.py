@@ -21,7 +21,7 @@ from sqlalchemy import select
 
 from shunter_work_pools.contracts.base import Micros, micros, moment
 from shunter_work_pools.contracts.deployments import BackfillRequest
-from shunter_work_pools.queue import backfill, fire
+from shunter_work_pools.queue import backfill, fire, timetable
 from shunter_work_pools.storage.schema import events, ready, runs, schedules
 from tests.queue.world import World
 from tests.storage.stores import NOON
@@ -270,6 +270,7 @@ class Year:
 
     async def start(self) -> None:
         self.up, self.since = True, self.now
+        await self.world.store.write(timetable.reckon_anew)
         if self.chance.random() < 0.4:
             await self.fire_some(self.chance.randrange(4))
             self.up = False

@@ -28,7 +28,7 @@ from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.hub import Hub
-from shunter_work_pools.queue import fire, reap
+from shunter_work_pools.queue import fire, reap, timetable
 from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in
 from shunter_work_pools.queue.sync import Registered, difference, heartbeat, register
@@ -97,6 +97,7 @@ class Engine:
         self._hearing_since = asyncio.get_running_loop().time()
         await self.store.write(make_partitions)
         self.firing_since = self._next_look = await self.store.read(lambda tx: tx.now)
+        await self.store.write(timetable.reckon_anew)
         await self._look_ahead()
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "dispatch": self._dispatch,

@@ -13,6 +13,7 @@ from shunter_cli import checks, confirm, live, naming, output
 from shunter_cli.completing import agents
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, local
+from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
 from shunter_cli.setting_flags import as_words, taking
 from shunter_work_pools.contracts.configuration import load
@@ -71,12 +72,26 @@ def start(
 
 @group.command("list")
 def list_(
-    watch: WatchOption = False, output_as: OutputOption = Output.TABLE, quiet: QuietOption = False
+    tag: TagsOption = None,
+    pool: PoolOption = None,
+    queue: QueueOption = None,
+    watch: WatchOption = False,
+    output_as: OutputOption = Output.TABLE,
+    quiet: QuietOption = False,
 ) -> None:
-    """Show all agents."""
+    """Show all agents, or those that serve a pool or a queue of it."""
     with connect() as client:
+        of_pool, of_queue = place(client, pool, queue)
+
+        def wanted(one: Agent) -> bool:
+            return (
+                set(tag or []) <= set(one.tags)
+                and (of_pool is None or of_pool in one.pools)
+                and (of_queue is None or not one.queues or of_queue in one.queues)
+            )
+
         live.show(
-            lambda: client.list_agents().agents,
+            lambda: list(filter(wanted, client.list_agents().agents)),
             lambda found: _list(found, output_as, quiet),
             watch=watch,
             what=unseen,

@@ -12,6 +12,7 @@ from shunter_cli import confirm, faults, live, naming, output
 from shunter_cli.completing import deployments
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, exactly, local
+from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
 
 if TYPE_CHECKING:
@@ -38,12 +39,31 @@ def attach(app: typer.Typer) -> None:
 
 @group.command("list")
 def list_(
-    watch: WatchOption = False, output_as: OutputOption = Output.TABLE, quiet: QuietOption = False
+    tag: TagsOption = None,
+    pool: PoolOption = None,
+    queue: QueueOption = None,
+    watch: WatchOption = False,
+    output_as: OutputOption = Output.TABLE,
+    quiet: QuietOption = False,
 ) -> None:
-    """Show all deployments."""
+    """Show all deployments, or some.
+
+    Those that name no pool are in none: where their tags lead is seen run by run.
+    """
     with connect() as client:
+        of_pool, of_queue = place(client, pool, queue)
+
+        def wanted(one: Deployment) -> bool:
+            return (
+                set(tag or []) <= set(one.spec.tags)
+                and of_pool in (None, one.spec.pool)
+                and of_queue in (None, one.spec.queue or "default")
+            )
+
         live.show(
-            lambda: list(client.each_deployment()), lambda found: _list(found, output_as, quiet), watch=watch
+            lambda: list(filter(wanted, client.each_deployment())),
+            lambda found: _list(found, output_as, quiet),
+            watch=watch,
         )
 
 

@@ -11,10 +11,10 @@ from shunter_cli import checks, confirm, live, naming, output
 from shunter_cli.completing import pools, queues
 from shunter_cli.connection import connect
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
-from shunter_work_pools.contracts.errors import InvalidInput, NotFound
+from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from shunter_work_pools.contracts.pools import Pool, Queue, QueuePatch
+    from shunter_work_pools.contracts.pools import Queue, QueuePatch
 
 group = typer.Typer(no_args_is_help=True, help="Work queues: the ordered lines inside a pool.")
 
@@ -131,7 +131,9 @@ def inspect(pool: PoolArgument, name: NameArgument, output_as: OutputOption = Ou
 
 def _found(pool: str, name: str) -> Queue:
     with connect() as client:
-        return naming.queue(client, pool, name, lambda one, queue: _of(client.get_pool(one), queue))
+        return naming.queue(
+            client, pool, name, lambda one, queue: naming.queue_in(client.get_pool(one), queue)
+        )
 
 
 @group.command("pause")
@@ -188,17 +190,10 @@ def delete(
     """Delete a queue; not while a run waits or is active in it, or a deployment names it."""
     with connect() as client:
         found = naming.whole(client, naming.POOL, pool, client.get_pool)
-        queue = naming.whole(client, naming.queues_of(pool), name, lambda one: _of(found, one))
+        queue = naming.whole(client, naming.queues_of(pool), name, lambda one: naming.queue_in(found, one))
         confirm.removal(f"queue {queue.name} of pool {queue.pool}", yes=yes)
         client.delete_queue(queue.pool, queue.name)
     _show(queue, "deleted", output_as)
-
-
-def _of(pool: Pool, name: str) -> Queue:
-    for queue in pool.queues:
-        if queue.name == name:
-            return queue
-    raise NotFound(f"pool '{pool.name}' has no queue '{name}'")
 
 
 def _show(queue: Queue, done: str, output_as: Output) -> None:

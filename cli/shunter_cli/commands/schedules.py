@@ -198,11 +198,12 @@ def _deployed(
     client: Client, deployment: str, schedule: str | None, from_: str | None, count: int
 ) -> tuple[str, Preview]:
     """The zone and the slots, as the server sees them."""
+    from shunter_work_pools import schedules as rules
 
     def ask(whole: str, name: str) -> tuple[str, Preview]:
         known = next((one for one in client.get_deployment(whole).schedules if one.name == name), None)
         zone = known.when.timezone if known else "UTC"
-        after = durations.on_the_wall(from_, "--from", ZoneInfo(zone)) if from_ is not None else None
+        after = durations.on_the_wall(from_, "--from", rules.zone_of(zone)) if from_ is not None else None
         return zone, client.preview_schedule(whole, name, after=after, count=count)
 
     return naming.schedule(client, deployment, schedule, ask)

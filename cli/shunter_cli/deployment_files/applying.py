@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from shunter_cli import durations, faults, output
 from shunter_cli.connection import connect
 from shunter_cli.deployment_files import difference, finding
-from shunter_cli.deployment_files.checking import Loaded, load
-from shunter_cli.deployment_files.places import FileFaults
+from shunter_cli.deployment_files.checking import Loaded, SomeFaults, load
+from shunter_cli.deployment_files.places import Fault, FileFaults
 from shunter_cli.output import Output
 from shunter_work_pools.contracts.deployments import ApplyRequest, Change, Named
-from shunter_work_pools.contracts.errors import InvalidInput, Refused
+from shunter_work_pools.contracts.errors import InvalidInput, Refused, ShunterError
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
@@ -33,7 +33,7 @@ def deploy_file(file: str | None, only: Sequence[str], *, dry_run: bool, check: 
     path = Path(file).expanduser() if file is not None else finding.find(Path.cwd())
     label = file if file is not None else path.name
     try:
-        loaded = _chosen(load(path, label, os.environ, check=check), only)
+        loaded = _chosen(_load(path, label, check=check), only)
         with connect() as client:
             changes = _apply(client, loaded, dry_run=dry_run)
     except FileFaults as exc:
@@ -41,6 +41,27 @@ def deploy_file(file: str | None, only: Sequence[str], *, dry_run: bool, check: 
             faults.tell(output.plain(line))
         raise InvalidInput(exc.detail, exc.remedy) from exc
     show(loaded.deployments, changes, dry_run=dry_run, form=form)
+
+
+def _load(path: Path, label: str, *, check: bool) -> Loaded:
+    try:
+        return load(path, label, os.environ, check=check)
+    except SomeFaults as exc:
+        raise FileFaults(label, [*exc.faults, *_of_the_server(exc.sound)]) from exc
+
+
+def _of_the_server(sound: Loaded) -> list[Fault]:
+    """What only the server finds wrong with deployments that are sound by themselves; nothing if it is away."""
+    if not sound.deployments:
+        return []
+    try:
+        with connect() as client:
+            _apply(client, sound.once(), dry_run=True)  # a name given twice is told already
+    except FileFaults as exc:
+        return exc.faults
+    except ShunterError:
+        pass
+    return []
 
 
 def show(named: Sequence[Named], changes: Sequence[Change], *, dry_run: bool, form: Output) -> None:

@@ -51,7 +51,14 @@ class Loaded:
 
     def only(self, names: Sequence[str]) -> Loaded:
         """With no other deployments than those."""
-        chosen = [at for at, one in enumerate(self.deployments) if one.name in names]
+        return self._at([at for at, one in enumerate(self.deployments) if one.name in names])
+
+    def once(self) -> Loaded:
+        """With the first deployment of each name."""
+        first = {one.name: at for at, one in reversed(list(enumerate(self.deployments)))}
+        return self._at(sorted(first.values()))
+
+    def _at(self, chosen: Sequence[int]) -> Loaded:
         return Loaded(self.file, [self.deployments[at] for at in chosen], [self.nodes[at] for at in chosen])
 
     def located(self, refusal: Refused) -> Exception:
@@ -69,6 +76,14 @@ class Loaded:
         return fault_at(self.nodes[at], as_written(told.get("loc") or ()), detail, remedy)
 
 
+class SomeFaults(FileFaults):
+    """A file with faults; ``sound`` are those of its deployments that have none by themselves."""
+
+    def __init__(self, sound: Loaded, faults: Sequence[Fault]) -> None:
+        super().__init__(sound.file, faults)
+        self.sound = sound
+
+
 def load(path: Path, label: str, env: Mapping[str, str], *, check: bool = True) -> Loaded:
     """The deployments of a file.
 
@@ -78,7 +93,7 @@ def load(path: Path, label: str, env: Mapping[str, str], *, check: bool = True) 
         check: whether what is to be run must exist here.
 
     Raises:
-        FileFaults: everything that is wrong with it.
+        FileFaults: everything that is wrong with it; :class:`SomeFaults` if its deployments could be told apart.
         InvalidInput: it cannot be read at all.
     """
     root, unread = read_tree(path, label, env)
@@ -107,7 +122,7 @@ def load(path: Path, label: str, env: Mapping[str, str], *, check: bool = True) 
                 loaded.deployments.append(named)
                 loaded.nodes.append(node)
     if faults:
-        raise FileFaults(label, faults)
+        raise SomeFaults(loaded, faults)
     return loaded
 
 

@@ -148,7 +148,7 @@ class Event(Contract):
 
     Attributes:
         kind: the state it came into (``Claimed``, ``Running``, ...) or a mark (``late``, ``lost``,
-            ``released``, ``catch_up_skipped``).
+            ``released``), or of a deployment ``catch_up_skipped`` and ``zone_unknown``.
         actor: who made it: user, scheduler, queue, agent, reaper.
     """
 

@@ -63,14 +63,14 @@ _BEEN = select(runs.c.schedule_id, runs.c.slot_at).where(
 
 @dataclass
 class _Turn:
-    """What one schedule does in one transaction: the slots to make, and how far it has come then."""
+    """What one schedule does in one transaction: the slots to make, how far it has come then, and an event."""
 
     row: Row[Any]
     schedule: Schedule
     wanted: list[Micros]
     done_until: Micros
     next_at: Micros | None
-    passed_over: dict[str, Any] | None
+    told: dict[str, Any] | None
 
 
 def fire(tx: Tx, late_after: Micros, since: Micros) -> int:
@@ -124,7 +124,7 @@ def _fire(
             for turn in turns
         ],
     )
-    timetable.tell(tx, [turn.passed_over for turn in turns])
+    timetable.tell(tx, [turn.told for turn in turns])
     return len(turns)
 
 
@@ -151,8 +151,16 @@ def _turns(
 
 
 def _turn(row: Row[Any], schedule: Schedule, now: Micros, since: Micros, most: int | None) -> _Turn:
-    done_until, passed_over = timetable.settle(row, schedule, min(since, now))
-    turn = _Turn(row, schedule, [], now, None, passed_over)
+    try:
+        return _reckoned(row, schedule, now, since, most)
+    except slots.UnknownZone as exc:  # the others go on
+        return _Turn(row, schedule, [], row.done_until, None, timetable.unknown_zone(row, exc))
+
+
+def _reckoned(row: Row[Any], schedule: Schedule, now: Micros, since: Micros, most: int | None) -> _Turn:
+    done_until, told = timetable.settle(row, schedule, min(since, now))
+    # Not back to now, if the clock was set back while no server was there.
+    turn = _Turn(row, schedule, [], max(done_until, now), None, told)
     for at in timetable.upcoming(schedule, done_until, row.anchor_at):
         if at > now or len(turn.wanted) == most:
             turn.next_at = at

@@ -1,7 +1,8 @@
 """Timetable: how far each schedule of a deployment has come, and when it is due next.
 
 A schedule's row says that every slot up to ``done_until`` was dealt with; ``next_at`` is the first one
-after it, or NULL while none may be made. What a schedule means stands in the current revision.
+after it, or NULL while none may be made or its zone is not known. What a schedule means stands in the
+current revision.
 
 An edit takes effect at the moment of its deploy: what was due before was made under the old revision, and
 the new times make no slots before it. A schedule that was taken away and comes again begins anew.
@@ -25,7 +26,7 @@ from shunter_work_pools.contracts.deployments import (
 from shunter_work_pools.contracts.states import Actor
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.schedules.slots import slots as walk
-from shunter_work_pools.storage.schema import schedules
+from shunter_work_pools.storage.schema import deployments, schedules
 from shunter_work_pools.storage.store import Tx
 
 #: Slots that are not made up for are counted up to here; of more only the first and the last are told.
@@ -86,7 +87,10 @@ def _made_up_for(schedule: Schedule, after: Micros, until: Micros, anchor: Micro
 def _passed_over(row: Row[Any], schedule: Schedule, until: Micros, reason: str) -> dict[str, Any] | None:
     """The event of the slots after ``done_until`` up to ``until``, which never become runs; None: no slots."""
     after, end, anchor = moment(row.done_until), moment(until), moment(row.anchor_at)
-    found, more = slots.slots_between(schedule, after, end, anchor, COUNTED)
+    try:
+        found, more = slots.slots_between(schedule, after, end, anchor, COUNTED)
+    except slots.UnknownZone:  # nobody knows when they were
+        return None
     if not found:
         return None
     first, last, count = found[0], found[-1], len(found)
@@ -103,21 +107,27 @@ def _passed_over(row: Row[Any], schedule: Schedule, until: Micros, reason: str) 
         data["slots"] = count
     elif isinstance(schedule.when, IntervalSchedule):
         data["slots"] = round((last - first).total_seconds() / schedule.when.seconds) + 1
-    return {"deployment_id": row.deployment_id, "data": data}
+    return {"kind": "catch_up_skipped", "deployment_id": row.deployment_id, "data": data}
 
 
-def tell(tx: Tx, passed_over: list[dict[str, Any] | None]) -> None:
-    """Record on their deployments which slots never become runs."""
+def unknown_zone(row: Row[Any], exc: slots.UnknownZone) -> dict[str, Any]:
+    """The event of a schedule that makes no slots until a server starts that knows its zone."""
+    data = {"schedule": row.name, "detail": exc.detail, "remedy": exc.remedy}
+    return {"kind": "zone_unknown", "deployment_id": row.deployment_id, "data": data}
+
+
+def tell(tx: Tx, told: list[dict[str, Any] | None]) -> None:
+    """Record on their deployments what happened to their schedules."""
     rows = [
         event_row(
             None,
-            "catch_up_skipped",
+            one["kind"],
             Actor.SCHEDULER,
             tx.now,
             deployment_id=one["deployment_id"],
             **one["data"],
         )
-        for one in passed_over
+        for one in told
         if one is not None
     ]
     record(tx, rows)
@@ -199,6 +209,29 @@ def _timed(
         "next_at": next_after(schedule, done_until, anchor) if going else None,
     }
     return values, passed_over
+
+
+# ---- zones that changed
+
+
+def reckon_anew(tx: Tx) -> None:
+    """Let firing look at every schedule that is not paused, as a server does when it starts.
+
+    Zones change their rules, and data that know of it come with a restart. What was reckoned before may be
+    an hour off, or there may be no such zone then and one now.
+    """
+    paused = select(deployments.c.id).where(deployments.c.paused | deployments.c.deleted_at.is_not(None))
+    going = (
+        select(schedules.c.id)
+        .where(
+            schedules.c.removed.is_(False),
+            schedules.c.paused.is_(False),
+            schedules.c.next_at.is_(None) | (schedules.c.next_at > tx.now),
+            schedules.c.deployment_id.not_in(paused),
+        )
+        .with_for_update(skip_locked=True, key_share=True)  # who holds one reckons it at this moment
+    )
+    tx.conn.execute(update(schedules).where(schedules.c.id.in_(going)).values(next_at=tx.now))
 
 
 # ---- rows

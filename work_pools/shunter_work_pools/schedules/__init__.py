@@ -24,8 +24,10 @@ from shunter_work_pools.schedules.checks import check
 from shunter_work_pools.schedules.remarks import preview
 from shunter_work_pools.schedules.slots import jitter_of, latest_between, next_slot, slots_between
 from shunter_work_pools.schedules.words import in_words
+from shunter_work_pools.schedules.zones import UnknownZone, zone_of
 
 __all__ = [
+    "UnknownZone",
     "check",
     "in_words",
     "jitter_of",
@@ -33,4 +35,5 @@ __all__ = [
     "next_slot",
     "preview",
     "slots_between",
+    "zone_of",
 ]

@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.schedules import wall as walls
+from shunter_work_pools.schedules.zones import zone_of
 
 #: Longest COUNT: each of the times is counted out.
 MOST_COUNTED = 10_000
@@ -303,7 +304,7 @@ def recurrence(text: str, timezone: str, anchor: datetime) -> Recurrence:
 
 @lru_cache(maxsize=4096)
 def _recurrence(text: str, timezone: str, anchor: datetime | None) -> Recurrence:
-    said, zone = read(text, timezone), ZoneInfo(timezone)
+    said, zone = read(text, timezone), zone_of(timezone)
     begin = _on_wall(said.begin, zone) if said.begin is not None else None
     if begin is None and anchor is not None:
         begin = anchor.astimezone(zone).replace(tzinfo=None, microsecond=0)
@@ -350,7 +351,7 @@ def check_recurrence(text: str, timezone: str, anchor: datetime) -> None:
         rule = replace(rule, interval=1, last=None)
         found = replace(found, rule=rule, until=None)
     start = rule.begin.replace(tzinfo=UTC) - walls.LARGEST_CHANGE if rule is not None else anchor
-    if next(found.slots(ZoneInfo(timezone), start), None) is None:
+    if next(found.slots(zone_of(timezone), start), None) is None:
         raise BadRequest(
             f'rrule: "{_short(text)}" never fires: no time matches all its parts',
             "Look at UNTIL, EXDATE and the days: no year has, for example, a 30 February.",

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from shunter_work_pools.contracts.deployments import IntervalSchedule, Schedule, SlotPreview
 from shunter_work_pools.schedules import wall
 from shunter_work_pools.schedules.slots import slots, walk_of
+from shunter_work_pools.schedules.zones import zone_of
 
 #: Before a slot, changes of the clock are looked for so far back; before the first one of a preview:
 _BEFORE, _BEFORE_FIRST = timedelta(days=60), timedelta(days=1)
@@ -27,7 +28,7 @@ def preview(schedule: Schedule, after: datetime, anchor: datetime, count: int) -
         count: of slots; fewer come back if the schedule is exhausted.
     """
     when = schedule.when
-    zone = ZoneInfo(when.timezone)
+    zone = zone_of(when.timezone)
     walk = None if isinstance(when, IntervalSchedule) else walk_of(when, anchor)
     told = []
     since = max(after, wall.EARLIEST) - wall.TICK

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from shunter_work_pools.contracts.base import Micros, micros, moment
 from shunter_work_pools.contracts.deployments import (
@@ -19,6 +18,7 @@ from shunter_work_pools.contracts.deployments import (
 from shunter_work_pools.schedules import wall
 from shunter_work_pools.schedules.cron import parsed
 from shunter_work_pools.schedules.recurrence import recurrence
+from shunter_work_pools.schedules.zones import zone_of
 
 
 def next_slot(schedule: Schedule, after: datetime, anchor: datetime) -> datetime | None:
@@ -124,8 +124,8 @@ def _of_when(when: When, after: datetime, anchor: datetime) -> Iterator[datetime
     if isinstance(when, IntervalSchedule):
         return _of_interval(when, after, when.anchor or anchor)
     if isinstance(when, CronSchedule):
-        return wall.slots(parsed(when.cron, when.day), ZoneInfo(when.timezone), after)
-    return recurrence(when.rrule, when.timezone, anchor).slots(ZoneInfo(when.timezone), after)
+        return wall.slots(parsed(when.cron, when.day), zone_of(when.timezone), after)
+    return recurrence(when.rrule, when.timezone, anchor).slots(zone_of(when.timezone), after)
 
 
 def _of_interval(when: IntervalSchedule, after: datetime, anchor: datetime) -> Iterator[datetime]:

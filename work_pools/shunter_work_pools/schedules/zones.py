@@ -5,8 +5,29 @@ from __future__ import annotations
 import difflib
 import zoneinfo
 from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 from shunter_work_pools.contracts.errors import BadRequest
+
+
+class UnknownZone(BadRequest):
+    """The data of this machine lack a zone: those where it was deployed did not."""
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """The zone of a schedule that was checked when it was deployed, perhaps elsewhere or long ago.
+
+    Raises:
+        UnknownZone: the data of this machine do not have it (any more).
+    """
+    try:
+        return ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError) as exc:
+        raise UnknownZone(
+            f'timezone: the time zone data of this machine do not have "{name}"',
+            "Bring them up to date (the Python package tzdata, or the system's) and start anew, "
+            "or deploy the schedule with another zone.",
+        ) from exc
 
 
 def check_zone(name: str) -> None:

@@ -116,7 +116,8 @@ schedules = Table(
     Column("removed", Boolean(), nullable=False),  # no longer in the deployment; runs refer to it
     Column("anchor_at", Time, nullable=False),
     Column("done_until", Time, nullable=False),  # every slot up to this moment was dealt with
-    # The first slot after it; NULL: it or its deployment is paused, it is removed or exhausted.
+    # The first slot after it; NULL: it or its deployment is paused, it is removed or exhausted, or its zone
+    # is unknown.
     Column("next_at", Time, index=True),
     UniqueConstraint("deployment_id", "name"),
 )
