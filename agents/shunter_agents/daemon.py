@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterErr
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.states import Cause
 from shunter_work_pools.daemon_log import configure, get_logger
+from shunter_work_pools.service_manager import Condition, ServiceManager
 
 log = get_logger()
 T = TypeVar("T")
@@ -72,6 +74,7 @@ class Agent:
         launchers: makes the launcher of a pool type.
         folder: its state folder, open.
         pools, queues, limit, tags: what it serves, see ``SyncRequest``.
+        manager: is told how it is.
     """
 
     def __init__(
@@ -85,8 +88,12 @@ class Agent:
         queues: list[str],
         limit: int,
         tags: list[str],
+        manager: ServiceManager | None = None,
     ) -> None:
         self._server = server
+        self._manager = manager or ServiceManager()
+        self._turns = 0  # of the main loop, and when the last one began
+        self._turned_at = time.monotonic()
         self._make_launcher = launchers
         self._folder = folder
         self._name = name
@@ -149,6 +156,7 @@ class Agent:
             self._cancelling = True
             for attempt in list(self._holdings.working.values()):
                 self._supervisor.stop(attempt, Stop.CANCEL)
+        self._manager.tell(self._condition())
         self._speak_up()
 
     # Exit conditions of the main loop:
@@ -159,6 +167,7 @@ class Agent:
     async def _main_loop(self) -> int:
         backoff = Backoff()
         while True:
+            self._turn()
             if self._dead is not None:
                 return BROKEN
             if self._draining and self._finished():
@@ -194,6 +203,7 @@ class Agent:
             ("reporter", self._reporter.run()),
             ("log shipper", self._shipper.run()),
             ("janitor", self._janitor.run()),
+            ("service manager", self._manager.keep_told(self._condition)),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(self._background_ended)
@@ -209,6 +219,25 @@ class Agent:
             exc_info=self._dead,
         )
         self._speak_up()
+
+    def _turn(self) -> None:
+        self._turns += 1
+        self._turned_at = time.monotonic()
+        if (
+            self._turns == 2
+        ):  # the server has answered, or is away, which an agent bears; it has not refused us
+            self._manager.tell(self._condition())
+
+    def _condition(self) -> Condition:
+        runs = len(self._holdings.working)
+        doing = "draining" if self._draining else f"serving {', '.join(self._pools)}"
+        away = "the server is away; " if self._link.away else ""
+        return Condition(
+            f"{away}{doing}: {runs} of {self._about['limit']} runs",
+            ready=self._turns > 1,
+            stopping=self._draining,
+            moved_at=self._turned_at,
+        )
 
     # -- beginning
 
@@ -482,6 +511,7 @@ def run_agent(
     Returns:
         0 when drained; 1 if a part of it died; 2 if it could not begin (the reason is on stderr).
     """
+    manager = ServiceManager.of(os.environ)  # before anything is started that would inherit it
     try:
         values = load({"agent.limit": limit})
         configure(values)
@@ -490,7 +520,7 @@ def run_agent(
     except ShunterError as exc:
         return _complain(told(exc))
     try:
-        return asyncio.run(_live(folder, name, pools, queues, values["agent.limit"], tags))
+        return asyncio.run(_live(folder, name, pools, queues, values["agent.limit"], tags, manager))
     except Fatal as exc:
         return _complain(str(exc))
     except ShunterError as exc:
@@ -500,7 +530,13 @@ def run_agent(
 
 
 async def _live(
-    folder: StateFolder, name: str, pools: list[str], queues: list[str], limit: int, tags: list[str]
+    folder: StateFolder,
+    name: str,
+    pools: list[str],
+    queues: list[str],
+    limit: int,
+    tags: list[str],
+    manager: ServiceManager,
 ) -> int:
     from shunter_infrastructure.registry import launcher_for
     from shunter_work_pools.client import AsyncClient
@@ -515,6 +551,7 @@ async def _live(
             queues=queues,
             limit=limit,
             tags=tags,
+            manager=manager,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
@@ -79,6 +80,8 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._hearing_since = asyncio.get_running_loop().time()
         self._last_look: tuple[Micros, float] | None = None
+        #: When the loop that never rests for long last came around, by ``time.monotonic()``.
+        self.moved_at = time.monotonic()
         #: As of the last look of the schedule loop, by the store's clock; see :meth:`fires_since`.
         self.firing_since: Micros = 0
         #: When the schedule loop is to look again at the latest, by the store's clock.
@@ -354,6 +357,7 @@ class Engine:
             await asyncio.wait_for(hub.schedules.wait(), pause)
 
     async def _reap(self) -> None:
+        self.moved_at = time.monotonic()
         await asyncio.sleep(self.settings.reap_every)
         settings = self.settings
         now, late = await self.store.read(lambda tx: (tx.now, reap.late_waits(tx, tx.now - self.late_after)))

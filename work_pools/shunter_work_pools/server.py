@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.home import ensure_token, home_from_env
 from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.engine import Engine
+from shunter_work_pools.service_manager import Condition, ServiceManager
 from shunter_work_pools.settings import settings_of
 from shunter_work_pools.storage.logs import FileLogStore
 from shunter_work_pools.storage.store import open_store
@@ -39,11 +41,12 @@ def serve(flags: Mapping[str, object] | None = None) -> None:
         ShunterError: a setting is wrong, the port is in use, the database cannot be used, the folder not
             be written.
     """
+    manager = ServiceManager.of(os.environ)
     values = load(flags)
     configure(values)
     listening = _listen(values["server.host"], listening_port(values))
     with contextlib.closing(listening), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(listening, values))
+        runner.run(_serve(listening, values, manager))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -76,7 +79,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _serve(listening: socket.socket, values: Mapping[str, Any]) -> None:
+async def _serve(listening: socket.socket, values: Mapping[str, Any], manager: ServiceManager) -> None:
     home, host = home_from_env(), values["server.host"]
     hosts = LOCAL_HOSTS | {name.lower() for name in [host, *values["server.allowed_hosts"]]}
     store = open_store(values["server.database_url"], home.database_file)
@@ -93,12 +96,12 @@ async def _serve(listening: socket.socket, values: Mapping[str, Any]) -> None:
             timeout_graceful_shutdown=STOP_GRACE,
             server_header=False,
         )
-        server = _Server(config, engine)
+        url = f"http://{host}:{listening.getsockname()[1]}/api"
+        server = _Server(config, engine, manager, url)
         # What was made while starting stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        port = listening.getsockname()[1]
-        log.info("serving", url=f"http://{host}:{port}/api", store=engine.store.kind)
+        log.info("serving", url=url, store=engine.store.kind)
         serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
         await asyncio.wait({serving, engine.failure}, return_when=asyncio.FIRST_COMPLETED)
         if engine.failure.done():
@@ -113,12 +116,29 @@ async def _serve(listening: socket.socket, values: Mapping[str, Any]) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, but held requests are answered before it waits for those under way."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, manager: ServiceManager, url: str) -> None:
         super().__init__(config)
         self.engine = engine
+        self.manager = manager
+        self.url = url
+
+    def condition(self) -> Condition:
+        """For the service manager."""
+        return Condition(
+            f"serving {self.url}: {len(self.engine.hub.agents)} agents connected",
+            ready=self.started,
+            stopping=self.should_exit,
+            moved_at=self.engine.moved_at,
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets)
+        self.telling = asyncio.create_task(self.manager.keep_told(self.condition), name="service manager")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, answer, finish."""
+        self.manager.tell(self.condition())
         self.engine.release_waiters()
         await super().shutdown(sockets)
 
