@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shunter_cli import checks, confirm, live, naming, output
+from shunter_cli import checks, confirm, installing, live, naming, output
 from shunter_cli.completing import agents
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, local
 from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
+from shunter_cli.installing import NowOption, PrintOption, RunAsOption, UserOption
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
-from shunter_cli.setting_flags import as_words, taking
+from shunter_cli.service_units import agent_unit
+from shunter_cli.setting_flags import OF_AGENT, as_words, taking
 from shunter_work_pools.contracts.configuration import load
 
 if TYPE_CHECKING:
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
 group = typer.Typer(no_args_is_help=True, help="Agents: the daemons that take runs and launch them.")
 
 NameArgument = Annotated[str, typer.Argument(help="The agent's name.", metavar="NAME", autocompletion=agents)]
+ServedPools = Annotated[
+    list[str], typer.Option(help="A pool to serve, in order of preference. Repeatable.", metavar="NAME")
+]
+ServedQueues = Annotated[
+    list[str] | None, typer.Option(help="Serve only this queue of its pools. Repeatable.", metavar="NAME")
+]
+TagOption = Annotated[
+    list[str] | None, typer.Option(help="What runs may require of it. Repeatable.", metavar="TAG")
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(help="Its name, by default HOST-POOL; under it it finds its runs again.", metavar="NAME"),
+]
 
 
 def attach(app: typer.Typer) -> None:
@@ -32,42 +47,86 @@ def attach(app: typer.Typer) -> None:
 
 
 @group.command("start")
-@taking(["agent.limit"])
+@taking(OF_AGENT)
 def start(
-    pool: Annotated[
-        list[str], typer.Option(help="A pool to serve, in order of preference. Repeatable.", metavar="NAME")
-    ],
+    pool: ServedPools,
     flags: dict[str, Any],
-    queue: Annotated[
-        list[str] | None, typer.Option(help="Serve only this queue of its pools. Repeatable.", metavar="NAME")
-    ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(help="What runs may require of it. Repeatable.", metavar="TAG")
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="Its name, by default HOST-POOL; under it it finds its runs again.", metavar="NAME"
-        ),
-    ] = None,
+    queue: ServedQueues = None,
+    tag: TagOption = None,
+    name: NameOption = None,
 ) -> None:
     """Serve pools: take runs that are due, launch them, report back.
 
     Runs until it is told to stop: SIGTERM or Ctrl-C takes nothing new and lets runs finish, a second
     one cancels them. Killed, it finds its runs again at the next start under the same name.
     """
+    words = _checked(pool, flags, queue, tag, name)
+    # The daemon lives for months: it leaves the command line's libraries behind, and keeps the pid.
+    os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])
+
+
+def _checked(
+    pool: list[str], flags: dict[str, Any], queue: list[str] | None, tag: list[str] | None, name: str | None
+) -> list[str]:
+    """The words after ``agent start``; what is wrong in them is told here, in the words of all commands."""
     checks.names("--pool", pool)
     checks.names("--queue", queue or [])
     checks.names("--name", [name] if name is not None else [])
     checks.tags("--tag", tag or [])
-    load(flags)  # what is wrong is told here, in the words of all commands
+    load(flags)
     words = as_words(flags)
     for option, values in (("--pool", pool), ("--queue", queue), ("--tag", tag)):
         words += [word for value in values or [] for word in (option, value)]
     if name is not None:
         words += ["--name", name]
-    # The daemon lives for months: it leaves the command line's libraries behind, and keeps the pid.
-    os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])
+    return words
+
+
+@group.command("install")
+@taking(OF_AGENT)
+def install(
+    pool: ServedPools,
+    flags: dict[str, Any],
+    queue: ServedQueues = None,
+    tag: TagOption = None,
+    name: NameOption = None,
+    user: UserOption = False,
+    run_as: RunAsOption = None,
+    now: NowOption = False,
+    print_: PrintOption = False,
+) -> None:
+    """Make a service of it, which systemd starts at each boot and whenever it ends.
+
+    It is written as a unit shunter-agent-NAME with the options given here and the variables SHUNTER_... that
+    are set now; its home is /var/lib/shunter unless SHUNTER_HOME says otherwise.
+    """
+    if name is None:
+        from shunter_agents.state_folder import default_name
+
+        checks.names("--pool", pool)
+        name = default_name(pool[0])
+    words = _checked(pool, flags, queue, tag, name)
+    service = installing.planned(
+        _unit(name), ["agent", "start", *words], flags, user=user, run_as=run_as, of="agent"
+    )
+    text = agent_unit(service, name)
+    if print_:
+        output.say(text.rstrip("\n"))
+    else:
+        installing.install(service, text, now=now)
+
+
+@group.command("uninstall")
+def uninstall(
+    name: Annotated[str, typer.Argument(help="The agent's name.", metavar="NAME")], user: UserOption = False
+) -> None:
+    """Stop an agent's service, which lets its runs finish, and remove its unit. Its state stays."""
+    checks.names("NAME", [name])
+    installing.uninstall(_unit(name), user=user)
+
+
+def _unit(name: str) -> str:
+    return f"shunter-agent-{name}"
 
 
 @group.command("list")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shunter_cli import output
+from shunter_cli import installing, output
+from shunter_cli.installing import NowOption, PrintOption, RunAsOption, UserOption
 from shunter_cli.output import Output, OutputOption
+from shunter_cli.service_units import server_unit
 from shunter_cli.setting_flags import OF_SERVER, as_words, taking
 from shunter_work_pools.contracts.configuration import listening_port, load
 from shunter_work_pools.contracts.errors import InvalidInput, Unavailable
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
     from shunter_work_pools.client import Client
     from shunter_work_pools.contracts.agents import ServerInfo
+
+_UNIT = "shunter-server"
 
 group = typer.Typer(no_args_is_help=True, help="The server: keeps deployments, schedules, pools and runs.")
 
@@ -63,6 +68,37 @@ def up(
     return up(plan)
 
 
+@group.command("install")
+@taking(OF_SERVER)
+def install(
+    flags: dict[str, Any],
+    user: UserOption = False,
+    run_as: RunAsOption = None,
+    now: NowOption = False,
+    print_: PrintOption = False,
+) -> None:
+    """Make a service of it, which systemd starts at each boot and whenever it ends.
+
+    It is written as the unit shunter-server with the options given here and the variables SHUNTER_... that are
+    set now; its home is /var/lib/shunter unless SHUNTER_HOME says otherwise.
+    """
+    values = load(flags)
+    words = ["server", "start", *as_words(flags)]
+    service = installing.planned(_UNIT, words, flags, user=user, run_as=run_as, of="server")
+    service = replace(service, writes=_database_folders(values["server.database_url"]))
+    text = server_unit(service)
+    if print_:
+        output.say(text.rstrip("\n"))
+    else:
+        installing.install(service, text, now=now)
+
+
+@group.command("uninstall")
+def uninstall(user: UserOption = False) -> None:
+    """Stop the server's service and remove its unit. Its database and all else of its home stay."""
+    installing.uninstall(_UNIT, user=user)
+
+
 @group.command("status")
 def status(output_as: OutputOption = Output.TABLE) -> int:
     """Show what the server is, and whether it is ready to serve. The exit code is 1 if it is not."""
@@ -106,6 +142,23 @@ def backup(
     url = load(flags)["server.database_url"]
     _part("storage.upkeep").backup(url, file)
     output.say(f"written: {file} ({_size(file.stat().st_size)})")
+
+
+def _database_folders(url: str | None) -> list[Path]:
+    """Where SQLite writes, if that is said here.
+
+    Raises:
+        InvalidInput: it is said from where this command runs; the service runs elsewhere.
+    """
+    if url is None or not url.startswith("sqlite:///"):
+        return []
+    file = Path(url.removeprefix("sqlite:///"))
+    if not file.is_absolute():
+        raise InvalidInput(
+            f"{url} is meant from the current folder, and a service has another",
+            f"Write the whole path: sqlite:///{file.absolute()}",
+        )
+    return [file.parent]
 
 
 def _part(name: str) -> ModuleType:
