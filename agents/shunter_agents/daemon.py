@@ -221,11 +221,11 @@ class Agent:
         self._speak_up()
 
     def _turn(self) -> None:
+        """The main loop comes around. By the second time the server has not refused this agent: it has answered,
+        or it is away, which an agent bears."""
         self._turns += 1
         self._turned_at = time.monotonic()
-        if (
-            self._turns == 2
-        ):  # the server has answered, or is away, which an agent bears; it has not refused us
+        if self._turns == 2:
             self._manager.tell(self._condition())
 
     def _condition(self) -> Condition:

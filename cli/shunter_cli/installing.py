@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,13 @@ from shunter_cli.faults import tell
 from shunter_cli.service_units import ACCOUNT, MARK, Service, own_home
 from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
 from shunter_work_pools.contracts.home import Home, home_from_env
-from shunter_work_pools.contracts.settings import BY_VARIABLE, HOME_VARIABLE, PROFILE_VARIABLE, SETTINGS
+from shunter_work_pools.contracts.settings import (
+    BY_VARIABLE,
+    HOME_VARIABLE,
+    PROFILE_VARIABLE,
+    SETTINGS,
+    Setting,
+)
 
 UserOption = Annotated[
     bool, typer.Option("--user", help="A service of your own instead of one of the whole machine.")
@@ -28,8 +36,14 @@ RunAsOption = Annotated[
 NowOption = Annotated[bool, typer.Option("--now", help="Start it, and at each boot from now on.")]
 PrintOption = Annotated[bool, typer.Option("--print", help="Print the unit and do nothing.")]
 
+#: Where units of the whole machine are (systemd.unit(5)).
+SYSTEM_UNITS = Path("/etc/systemd/system")
+#: There if systemd runs here (sd_booted(3)).
+BOOTED = Path("/run/systemd/system")
 #: Variables that say where the folders of one's own services are.
 _XDG = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+#: Settings that a service is given if they are set where it is installed, by how their names begin.
+_OURS = {"agent": ("api_url", "token", "log.", "agent."), "server": ("token", "log.", "server.", "keep.")}
 
 
 def planned(
@@ -48,75 +62,88 @@ def planned(
     """
     if user and run_as is not None:
         raise InvalidInput("--run-as is for services of the whole machine, and --user is not one")
-    for name, given in flags.items():
-        setting = SETTINGS[name]
-        if given is not None and setting.mask is not None and setting.mask(str(given)) != str(given):
+    for name, typed in flags.items():
+        if typed is not None and _is_secret(SETTINGS[name], str(typed)):
             raise InvalidInput(
-                f"{setting.flag} holds a secret, and everybody may read a unit",
-                f"Write it into the configuration file of the service's home: shunter config set {name} VALUE",
+                f"{SETTINGS[name].flag} holds a secret, and everybody may read a unit",
+                f"Write it into the configuration of the service's home: shunter config set {name} VALUE",
             )
     command = [sys.executable, "-m", "shunter_cli.main", *words]
     account = None if user else run_as or ACCOUNT
     home = home_from_env().config if os.environ.get(HOME_VARIABLE) else None
     if account is not None and home is None:
         home = own_home(account)
-    return Service(unit, command, _environment(of, user=user), account, home)
+    ours = {name for name, setting in BY_VARIABLE.items() if setting.name.startswith(_OURS[of])}
+    ours |= {PROFILE_VARIABLE, *(_XDG if user and home is None else ())}
+    given = {name: os.environ[name] for name in sorted(ours) if os.environ.get(name)}
+    secrets = [name for name in given if name in BY_VARIABLE and _is_secret(BY_VARIABLE[name], given[name])]
+    environment = {name: value for name, value in given.items() if name not in secrets}
+    return Service(unit, command, environment, account, home, secrets=secrets)
 
 
-def _environment(of: str, *, user: bool) -> dict[str, str]:
-    """What of the environment the service is given, too: settings that matter to it, but no secrets."""
-    kept = {PROFILE_VARIABLE, *(_XDG if user and not os.environ.get(HOME_VARIABLE) else ())}
-    for variable, setting in BY_VARIABLE.items():
-        given = os.environ.get(variable, "")
-        ours = setting.name == "api_url" or setting.name.startswith(
-            ("log.", "agent.") if of == "agent" else ("log.", "server.", "keep.")
+def _is_secret(setting: Setting, given: str) -> bool:
+    return setting.mask is not None and setting.mask(given) != given
+
+
+def systemd_version() -> int | None:
+    """The version of this machine's systemd, None if it has none."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
-        if ours and (setting.mask is None or setting.mask(given) == given):
-            kept.add(variable)
-    return {name: os.environ[name] for name in sorted(kept) if os.environ.get(name)}
+    except OSError:
+        return None
+    found = re.match(r"systemd (\d+)", done.stdout)
+    return int(found[1]) if found else None
 
 
 def install(service: Service, text: str, *, now: bool) -> None:
     """Write the unit, and start it if that was asked for.
 
     Raises:
-        InvalidInput: it may not be written: no right, no such account, a unit of somebody else.
+        InvalidInput: it may not be written: no right, no such account, a unit of somebody else; or there is no
+            systemd here to start it.
         ShunterError: systemd does not start it.
     """
-    path = unit_file(service.unit, user=service.account is None)
-    _check_right(service.account is None)
+    user = service.account is None
+    path = unit_file(service.unit, user=user)
+    _check_right(user)
     if service.account is not None:
         _check_account(service.account)
+    if now and not BOOTED.is_dir():
+        raise InvalidInput(
+            "systemd does not run here, so nothing can be started", "Leave out --now to write the unit alone."
+        )
     before = _ours(path)
     if before != text:
-        try:
+        with _changing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.new")
-            draft.write_text(text)
+            draft.write_text(text, "utf-8")
             draft.chmod(0o644)
             draft.replace(path)
-        except OSError as exc:
-            raise InvalidInput(
-                f"{path} cannot be written: {exc.strerror}", "Free space, or get the right."
-            ) from exc
     output.say(
         f"{path}: {'written' if before is None else 'as it was' if before == text else 'written anew'}"
     )
-    systemctl = _systemctl(service.account is None)
-    if not _booted() or not now:
-        to_do = [f"{systemctl} daemon-reload", f"{systemctl} enable --now {service.unit}"]
-        reason = "" if _booted() else ", where systemd runs (here it does not)"
-        tell("\n  ".join([f"To start it, now and at each boot{reason}:", *to_do]))
-    else:
-        _run(systemctl, "daemon-reload")
-        _run(systemctl, "enable", "--now", service.unit)
-        output.say(f"{service.unit} runs: {systemctl} status {service.unit}")
-        if before not in (None, text):
-            tell(f"If it ran before, it goes by the new unit after: {systemctl} restart {service.unit}")
     _tell_what_it_needs(service)
+    systemctl = _systemctl(user)
+    if not now:
+        reason = "" if BOOTED.is_dir() else ", where systemd runs (here it does not)"
+        tell(f"To start it, now and at each boot{reason}:")
+        tell(f"  {systemctl} daemon-reload\n  {systemctl} enable --now {service.unit}")
+        return
+    _run(systemctl, "daemon-reload")
+    _run(systemctl, "enable", "--now", service.unit)
+    output.say(f"{service.unit} runs: {systemctl} status {service.unit}")
+    if before not in (None, text):
+        tell(f"If it ran before, it goes by the new unit after: {systemctl} restart {service.unit}")
 
 
 def _tell_what_it_needs(service: Service) -> None:
+    for variable in service.secrets:
+        tell(f"{variable} holds a secret: it is not in the unit, which everybody may read.")
+    if service.secrets:
+        tell("  Write it into the configuration of the service's home: shunter config set")
     if service.account is None:
         tell("It ends when you log out, unless you are allowed to linger: loginctl enable-linger")
     home = Home(*[service.home] * 3) if service.home is not None else home_from_env()
@@ -124,7 +151,7 @@ def _tell_what_it_needs(service: Service) -> None:
         whose = f"owned by {service.account}" if service.account is not None else "yours"
         tell(
             f"It needs the server's token in {home.token_file}, mode 0600, {whose}; a server with the same home "
-            "makes it at its first start. A unit holds no secrets, so SHUNTER_TOKEN is not in it."
+            "makes it at its first start."
         )
 
 
@@ -136,14 +163,18 @@ def uninstall(unit: str, *, user: bool) -> None:
         ShunterError: systemd does not stop it.
     """
     path = unit_file(unit, user=user)
-    if _ours(path) is None:
-        raise InvalidInput(f"there is no unit {path}", "`systemctl list-unit-files 'shunter-*'` lists them.")
-    _check_right(user)
     systemctl = _systemctl(user)
-    if _booted():
+    if _ours(path) is None:
+        raise InvalidInput(
+            f"there is no unit {path}", f"`{systemctl} list-unit-files 'shunter-*'` lists them."
+        )
+    _check_right(user)
+    booted = BOOTED.is_dir()
+    if booted:
         _run(systemctl, "disable", "--now", unit)
-    path.unlink()
-    if _booted():
+    with _changing(path):
+        path.unlink()
+    if booted:
         _run(systemctl, "daemon-reload")
     output.say(f"{path}: removed; its state stays where it is")
 
@@ -151,7 +182,7 @@ def uninstall(unit: str, *, user: bool) -> None:
 def unit_file(unit: str, *, user: bool) -> Path:
     """Where a unit's file is (systemd.unit(5))."""
     if not user:
-        return Path("/etc/systemd/system") / f"{unit}.service"
+        return SYSTEM_UNITS / f"{unit}.service"
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(config) / "systemd/user" / f"{unit}.service"
 
@@ -176,6 +207,16 @@ def _ours(path: Path) -> str | None:
     return text
 
 
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise InvalidInput(
+            f"{path} cannot be changed: {exc.strerror}", "Free space, or get the right."
+        ) from exc
+
+
 def _check_right(user: bool) -> None:
     if not user and os.geteuid() != 0:
         raise InvalidInput(
@@ -194,11 +235,6 @@ def _check_account(account: str) -> None:
             f"Make it: useradd --system --user-group --home-dir {own_home(account)} "
             f"--shell /usr/sbin/nologin {account}\nOr name another one with --run-as.",
         ) from None
-
-
-def _booted() -> bool:
-    """Whether systemd runs here (sd_booted(3))."""
-    return Path("/run/systemd/system").is_dir()
 
 
 def _systemctl(user: bool) -> str:

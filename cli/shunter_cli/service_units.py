@@ -11,8 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shunter_work_pools.contracts.errors import InvalidInput
+
 #: The account of services of the whole machine, unless another is named.
 ACCOUNT = "shunter"
+#: Versions of systemd that start a delegated service again while runs of its former life are in cgroups below it
+#: (docs/decisions/0007).
+SUBGROUP = range(254, 258)
 #: How the first line begins of every unit that is ours to write and to remove.
 MARK = "# Written by `shunter "
 
@@ -29,6 +34,7 @@ class Service:
         home: folder of its state; None: as the user's environment says. With an account it is that account's
             below /var/lib unless another is named.
         writes: further folders that a server writes into.
+        secrets: variables that it is not given, since everybody may read a unit.
     """
 
     unit: str
@@ -37,6 +43,7 @@ class Service:
     account: str | None = None
     home: Path | None = None
     writes: Sequence[Path] = ()
+    secrets: Sequence[str] = ()
 
 
 def own_home(account: str) -> Path:
@@ -44,8 +51,15 @@ def own_home(account: str) -> Path:
     return Path("/var/lib") / (account if account == ACCOUNT else f"{ACCOUNT}-{account}")
 
 
-def agent_unit(service: Service, name: str) -> str:
-    """The unit of an agent."""
+def agent_unit(service: Service, name: str, systemd: int | None) -> str:
+    """The unit of an agent.
+
+    Args:
+        systemd: version of the systemd that is to read it; None: not known.
+
+    Raises:
+        InvalidInput: something of it cannot be written into a unit.
+    """
     return f"""\
 {MARK}agent install`, which may write it anew.
 # Changes of your own belong into `{_systemctl(service)} edit {service.unit}`.
@@ -78,8 +92,9 @@ TimeoutStopSec=1min
 KillMode=process
 # A run that was killed for want of memory is one run's misfortune, not the agent's.
 OOMPolicy=continue
-# The agent makes cgroups for limits of memory below its own.
+# The agent may make cgroups for limits of memory below its own.
 Delegate=yes
+{_subgroup(systemd)}\
 # Runs count as the agent's tasks; how many there may be is for the setting agent.limit to say.
 TasksMax=infinity
 
@@ -92,8 +107,21 @@ WantedBy={_target(service)}
 """
 
 
+def _subgroup(systemd: int | None) -> str:
+    if systemd not in SUBGROUP:
+        return ""
+    return (
+        "# Itself it is in a cgroup beside those of its runs: so they do not stand in the way of its next start.\n"
+        "DelegateSubgroup=shunter-agent\n"
+    )
+
+
 def server_unit(service: Service) -> str:
-    """The unit of the server."""
+    """The unit of the server.
+
+    Raises:
+        InvalidInput: something of it cannot be written into a unit.
+    """
     return f"""\
 {MARK}server install`, which may write it anew.
 # Changes of your own belong into `{_systemctl(service)} edit {service.unit}`.
@@ -175,7 +203,7 @@ def _identity(service: Service) -> str:
     environment = dict(service.environment)
     lines = ["WorkingDirectory=/"]  # nothing in a home is to come before what Python imports
     if service.account is not None:
-        lines.append(f"User={service.account}")
+        lines.append(f"User={_account(service.account)}")
         if _is_own(service):
             assert service.home is not None
             lines += [f"StateDirectory={service.home.name}", "StateDirectoryMode=0700"]
@@ -209,9 +237,24 @@ def exec_line(command: Sequence[str]) -> str:
 
 
 def word(text: str) -> str:
-    """One word as systemd.syntax(7) reads it, specifiers included."""
+    """One word as systemd.syntax(7) reads it, specifiers included.
+
+    Raises:
+        InvalidInput: it has characters that no unit should have: control characters, what is not UTF-8.
+    """
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
+        raise InvalidInput(
+            f"{text!r} cannot be written into a unit", "Use a text without line ends and control characters."
+        )
     text = text.replace("%", "%%")
-    if re.fullmatch(r"[\w@%+=:,./$-]+", text):
+    if re.fullmatch(r"[\w@%+=:,./$-]+", text, re.ASCII):
         return text
     text = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text) + '"'
+    return f'"{text}"'
+
+
+def _account(name: str) -> str:
+    """An account's name, which ``User=`` takes without quotes, by the rule that systemd calls strict."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,30}", name):
+        raise InvalidInput(f"{name!r} cannot be an account of a service", "Use letters, digits, - and _.")
+    return name

@@ -71,10 +71,10 @@ class ServiceManager:
         if self._socket is None:
             return
         lines = [f"STATUS={' '.join(condition.status.split())}"]
-        if condition.ready:
-            lines.append("READY=1")
         if condition.stopping:
             lines.append("STOPPING=1")
+        elif condition.ready:
+            lines.append("READY=1")
         if time.monotonic() - condition.moved_at < PATIENCE:
             if self._watchdog is not None:
                 lines.append("WATCHDOG=1")

@@ -109,7 +109,7 @@ def install(
     service = installing.planned(
         _unit(name), ["agent", "start", *words], flags, user=user, run_as=run_as, of="agent"
     )
-    text = agent_unit(service, name)
+    text = agent_unit(service, name, installing.systemd_version())
     if print_:
         output.say(text.rstrip("\n"))
     else:
