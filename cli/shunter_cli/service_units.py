@@ -232,7 +232,16 @@ def _systemctl(service: Service) -> str:
 
 
 def exec_line(command: Sequence[str]) -> str:
-    """A command as ``ExecStart=`` reads it; of the program ``$`` means itself, elsewhere a variable."""
+    """A command as ``ExecStart=`` reads it; of the program ``$`` means itself, elsewhere a variable.
+
+    Raises:
+        InvalidInput: systemd would not start such a program, or :func:`word` refuses a word.
+    """
+    if set(command[0]) & set("\"'\\"):
+        raise InvalidInput(
+            f"systemd starts no program with quotes or backslashes in its path: {command[0]}",
+            "Install shunter in another folder.",
+        )
     return " ".join([word(command[0]), *(word(each).replace("$", "$$") for each in command[1:])])
 
 
