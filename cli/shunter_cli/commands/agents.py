@@ -32,10 +32,10 @@ ServedPools = Annotated[
 ServedQueues = Annotated[
     list[str] | None, typer.Option(help="Serve only this queue of its pools. Repeatable.", metavar="NAME")
 ]
-TagOption = Annotated[
+OwnTags = Annotated[
     list[str] | None, typer.Option(help="What runs may require of it. Repeatable.", metavar="TAG")
 ]
-NameOption = Annotated[
+OwnName = Annotated[
     str | None,
     typer.Option(help="Its name, by default HOST-POOL; under it it finds its runs again.", metavar="NAME"),
 ]
@@ -52,8 +52,8 @@ def start(
     pool: ServedPools,
     flags: dict[str, Any],
     queue: ServedQueues = None,
-    tag: TagOption = None,
-    name: NameOption = None,
+    tag: OwnTags = None,
+    name: OwnName = None,
 ) -> None:
     """Serve pools: take runs that are due, launch them, report back.
 
@@ -88,8 +88,8 @@ def install(
     pool: ServedPools,
     flags: dict[str, Any],
     queue: ServedQueues = None,
-    tag: TagOption = None,
-    name: NameOption = None,
+    tag: OwnTags = None,
+    name: OwnName = None,
     user: UserOption = False,
     run_as: RunAsOption = None,
     now: NowOption = False,
