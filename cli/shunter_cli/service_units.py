@@ -17,7 +17,7 @@ from shunter_work_pools.contracts.errors import InvalidInput
 ACCOUNT = "shunter"
 #: Versions of systemd that start a delegated service again while runs of its former life are in cgroups below it
 #: (docs/decisions/0007).
-SUBGROUP = range(254, 258)
+SUBGROUP = range(254, 257)
 #: How the first line begins of every unit that is ours to write and to remove.
 MARK = "# Written by `shunter "
 

@@ -25,6 +25,7 @@ BUDGETS = {
     "launchers": 180,
     "queue": 180,
     "schedules": 45,
+    "services": 120,
     "settings": 90,
     "states": 20,
     "storage": 120,

@@ -46,7 +46,7 @@ def _server(user: bool) -> Service:
 
 
 DOCUMENTS = {
-    "agent.service": agent_unit(_agent(user=False), "a1", 257),
+    "agent.service": agent_unit(_agent(user=False), "a1", 256),
     "agent-user.service": agent_unit(_agent(user=True), "a1", None),
     "server.service": server_unit(_server(user=False)),
     "server-user.service": server_unit(_server(user=True)),
@@ -65,7 +65,7 @@ def test_an_agent_is_beside_its_runs_only_where_systemd_can_start_it_again_there
         for version in (None, 219, 252, 253, 254, 255, 256, 257, 258, 259, 300)
         if "DelegateSubgroup" in agent_unit(_agent(user=False), "a1", version)
     ]
-    assert having == [254, 255, 256, 257] == list(SUBGROUP)
+    assert having == [254, 255, 256] == list(SUBGROUP)
 
 
 # -- escaping
