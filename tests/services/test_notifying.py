@@ -76,11 +76,11 @@ def agent(here: Site, ear: Listener, name: str, **env: str) -> Iterator[subproce
 
 
 @contextlib.contextmanager
-def server(ear: Listener, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def server(ear: Listener, home: Path, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A server as its unit starts it, and its port."""
     port = free_port()
     words = ["-m", "shunter_cli.main", "server", "start", "--port", str(port)]
-    env = _clean() | ear.environment() | {"SHUNTER_HOME": str(home)}
+    env = _clean() | ear.environment() | {"SHUNTER_HOME": str(home)} | more
     with daemon(words, env, home.parent / "server.log") as process:
         yield process, port
 
@@ -132,6 +132,19 @@ def test_an_agent_is_ready_gives_signs_of_life_and_drains(
         (tmp_path / "go").touch()
         assert process.wait(20) == 0
     assert here.ended(run).state == "Completed"
+
+
+def test_what_changes_is_told_at_once(here: Site, ear: Listener, tmp_path: Path) -> None:
+    """Not when the next sign of life is due, which is in a minute here."""
+    script = f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+    with agent(here, ear, "prompt", WATCHDOG_USEC="120000000") as process:
+        ear.until(ready)
+        started(here, "prompt", script)
+        appears(tmp_path / "begun")
+        process.terminate()
+        assert "EXTEND_TIMEOUT_USEC" in ear.until(stopping, 10)
+        (tmp_path / "go").touch()
+        assert process.wait(20) == 0
 
 
 def test_an_agent_is_ready_though_the_server_is_away(here: Site, ear: Listener) -> None:
@@ -225,6 +238,13 @@ def test_a_server_is_ready_gives_signs_of_life_and_stops(listener: Listener, tmp
         told = listener.until(stopping)
         assert "READY" not in told
         assert int(told["EXTEND_TIMEOUT_USEC"]) > 0
+
+
+def test_a_server_tells_at_once_that_it_stops(ear: Listener, tmp_path: Path) -> None:
+    with server(ear, tmp_path / "home", WATCHDOG_USEC="120000000") as (process, _):
+        ear.until(ready)
+        assert ends(process) == 0
+    assert stopping(ear.until(lambda one: True, 1))
 
 
 def test_runs_are_not_told_of_the_service_manager(here: Site, ear: Listener) -> None:
