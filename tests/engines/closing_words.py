@@ -25,7 +25,7 @@ BUDGETS = {
     "launchers": 180,
     "queue": 180,
     "schedules": 45,
-    "services": 120,
+    "services": 150,
     "settings": 90,
     "states": 20,
     "storage": 120,

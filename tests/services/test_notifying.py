@@ -95,6 +95,11 @@ def started(here: Site, name: str, script: str, **work: Any) -> str:
     return str(here.client.create_run(RunRequest(deployment=name)).id)
 
 
+def waiting(folder: Path) -> str:
+    """A script that makes the file ``begun`` there and waits for ``go``; not for ever, should its test fail."""
+    return f"cd {folder}; touch begun; for i in $(seq 1200); do [ -e go ] && exit; sleep 0.05; done; exit 1"
+
+
 def appears(path: Path, seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
@@ -115,9 +120,7 @@ def test_an_agent_is_ready_gives_signs_of_life_and_drains(
         gaps = [later.at - one.at for one, later in itertools.pairwise(beats)]
         print(f"a sign of life every {sorted(gaps)[len(gaps) // 2]:.3f} s, at most {max(gaps):.3f} s")
         assert WATCHDOG / 2 * 0.8 < sorted(gaps)[len(gaps) // 2] < WATCHDOG / 2 * 1.5
-        run = started(
-            here, name, f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
-        )
+        run = started(here, name, waiting(tmp_path))
         appears(tmp_path / "begun")
         process.terminate()
         told = listener.until(stopping)
@@ -136,7 +139,7 @@ def test_an_agent_is_ready_gives_signs_of_life_and_drains(
 
 def test_what_changes_is_told_at_once(here: Site, ear: Listener, tmp_path: Path) -> None:
     """Not when the next sign of life is due, which is in a minute here."""
-    script = f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+    script = waiting(tmp_path)
     with agent(here, ear, "prompt", WATCHDOG_USEC="120000000") as process:
         ear.until(ready)
         started(here, "prompt", script)
@@ -210,7 +213,7 @@ def test_a_blocked_event_loop_gives_no_sign_of_life(
 def test_a_watchdog_s_signal_shows_where_it_hung_and_the_next_life_finds_the_run(
     here: Site, ear: Listener, tmp_path: Path
 ) -> None:
-    script = f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+    script = waiting(tmp_path)
     with agent(here, ear, "aborted") as process:
         ear.until(ready)
         run = started(here, "aborted", script)
