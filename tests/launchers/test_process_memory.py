@@ -325,8 +325,11 @@ def test_version_2_stays_where_others_are(machine: Machine, tree: Tree) -> None:
     assert sorted(_read(own, "cgroup.procs").split()) == sorted([str(os.getpid()), str(os.getppid())])
 
 
-def test_version_2_stays_in_a_service_that_could_not_start_again(machine: Machine) -> None:
-    own = machine.put("/system.slice/shunter.service")
+@pytest.mark.parametrize(
+    "inside", ["shunter.service", "shunter.service/other", "shunter.service/other/shunter-agent"]
+)
+def test_version_2_stays_in_a_service_that_could_not_start_again(machine: Machine, inside: str) -> None:
+    own = machine.put(f"/system.slice/{inside}")
     found = machine.find()
     assert found.kind == "address_space"
     assert "DelegateSubgroup=shunter-agent" in found.reason

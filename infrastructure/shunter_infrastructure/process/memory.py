@@ -5,7 +5,7 @@ agent may make cgroups below its own one, if that is writable (it runs as root, 
 
 * **v1**: a folder beside the agent's processes will do.
 * **v2**: a cgroup either holds processes or hands controllers on to those below, never both (the rule of no internal
-  processes). So the agent has to be in a leaf of its own, ``shunter-agent``. It is put there by systemd 254 or newer
+  processes). So the agent has to be in a leaf of its own, ``shunter-agent``. It is put there by systemd 254 to 256
   (``DelegateSubgroup=shunter-agent``), or goes there itself if nobody else is in its cgroup. It does not in a
   ``.service``: systemd could not start the service again while runs of a former life keep that cgroup in use.
 
@@ -123,11 +123,12 @@ def _own_cgroup(proc: str) -> tuple[int, str]:
 
 def _delegated(own: str) -> str:
     """The v2 cgroup below which runs get theirs, with the memory controller handed on."""
-    if os.path.basename(own) == LEAF:
+    service = _service(own)
+    if os.path.basename(own) == LEAF and service in (None, os.path.dirname(own)):
         parent = os.path.dirname(own)
-    elif own.endswith(".service"):
+    elif service is not None:
         raise _Unusable(
-            f"the unit of {own} needs Delegate=yes and DelegateSubgroup={LEAF} (systemd 254 or newer)"
+            f"the unit of {service} needs Delegate=yes and DelegateSubgroup={LEAF} (systemd 254 to 256)"
         )
     else:
         parent = own
@@ -140,6 +141,17 @@ def _delegated(own: str) -> str:
         return parent
     _go_into_leaf(parent)
     return parent
+
+
+def _service(own: str) -> str | None:
+    """The cgroup of the systemd service that a cgroup belongs to; None: it belongs to none."""
+    while own != os.path.dirname(own):
+        if own.endswith(".service"):
+            return own
+        if own.endswith((".scope", ".slice")):
+            return None
+        own = os.path.dirname(own)
+    return None
 
 
 def _go_into_leaf(parent: str) -> None:
