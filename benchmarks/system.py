@@ -63,9 +63,14 @@ class System:
             raise RuntimeError(f"shunter {' '.join(arguments)}: {done.stderr}")
         return done.stdout
 
+    @property
+    def token(self) -> str:
+        """What the server wants to see."""
+        return (self.home / "token").read_text().strip()
+
     def connect(self) -> Connection:
         """A keep-alive connection."""
-        return Connection(self.port, (self.home / "token").read_text().strip())
+        return Connection(self.port, self.token)
 
     def start_agent(self, name: str, limit: int) -> psutil.Process:
         """Start an agent of pool ``default`` and wait until the server knows it."""
