@@ -191,7 +191,7 @@ class Engine:
                         waiting.ended |= diff.finished
                         waiting.offered = request.free if request.taking else None
                         if waiting.free > 0:
-                            self.hub.claimable.set()
+                            self.hub.has_room(agent.id)
                         await asyncio.wait(
                             cast("list[asyncio.Future[Any]]", [waiting.answer, hang_up]),
                             timeout=left,
@@ -271,9 +271,9 @@ class Engine:
         try:
             await asyncio.wait_for(hub.claimable.wait(), timeout)
         except TimeoutError:
+            hub.stir()
             await self._look_ahead()
-        hub.claimable.clear()
-        waiting = [entry for entry in hub.agents.values() if entry.free > 0 and not entry.answer.done()]
+        waiting = hub.takers()
         if not waiting:
             return
         offers = [
@@ -290,10 +290,10 @@ class Engine:
         try:
             granted = await self.store.write(lambda tx: claim(tx, offers))
         except Unavailable:
-            hub.claimable.set()  # it is still to be claimed
+            hub.stir()  # it is still to be claimed
             raise
         if granted >= MOST:
-            hub.claimable.set()  # there may be more for those that got nothing
+            hub.stir()  # there may be more for those that got nothing
         for entry, offer in zip(waiting, offers, strict=True):
             if offer.granted:
                 entry.wake(offer.granted)

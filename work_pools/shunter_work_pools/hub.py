@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -54,6 +54,8 @@ class Hub:
     def __init__(self) -> None:
         self.agents: dict[int, Waiting] = {}
         self.claimable = asyncio.Event()
+        self._stirred: set[int] = set()
+        self._with_room: set[int] = set()
         self.schedules = asyncio.Event()
         #: When the next waiting run becomes due, by the event loop's clock; infinity: none is known to.
         self.next_due = math.inf
@@ -66,22 +68,53 @@ class Hub:
             waiting = self.agents.get(agent_id)
             if waiting is not None:
                 waiting.ended |= runs & waiting.held
-                self.claimable.set()
+                self.has_room(agent_id)
         for agent_id in changes.agents:
             waiting = self.agents.get(agent_id)
             if waiting is not None:
                 waiting.wake()
         if changes.pools:
-            self.claimable.set()
+            self.stir(changes.pools)
         if changes.due_in is not None:
             due = asyncio.get_running_loop().time() + changes.due_in
             if due < self.next_due:
                 self.next_due = due
-                self.claimable.set()
+                self.claimable.set()  # to sleep no longer than until then
         if changes.schedules:
             self.schedules.set()
         for run_id in changes.runs:
             self.touch(run_id)
+
+    def stir(self, pools: Iterable[int] | None = None) -> None:
+        """Something may have become claimable in these pools; None: in any."""
+        if pools is None:
+            pools = [pool for waiting in self.agents.values() for pool in waiting.agent.pools]
+        self._stirred.update(pools)
+        self.claimable.set()
+
+    def has_room(self, agent_id: int) -> None:
+        """An agent that waits could take something, or more than before."""
+        self._with_room.add(agent_id)
+        self.claimable.set()
+
+    def takers(self) -> list[Waiting]:
+        """Those for whom there may be something to claim that was not there when last asked.
+
+        With thousands of agents, one that comes to wait must not cost a look at all the others: what they
+        could take was claimed for them before.
+        """
+        self.claimable.clear()
+        stirred, self._stirred = self._stirred, set()
+        with_room, self._with_room = self._with_room, set()
+        if stirred:
+            found = [
+                waiting
+                for agent_id, waiting in self.agents.items()
+                if agent_id in with_room or not stirred.isdisjoint(waiting.agent.pools)
+            ]
+        else:
+            found = [self.agents[agent_id] for agent_id in with_room if agent_id in self.agents]
+        return [waiting for waiting in found if waiting.free > 0 and not waiting.answer.done()]
 
     def touch(self, run_id: UUID) -> None:
         """Wake those who watch a run."""
