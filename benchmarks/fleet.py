@@ -44,14 +44,19 @@ class _Fleet:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._said.put(line.strip())
+        self._said.put("")
 
-    def hear(self, within: float = 60) -> str:
+    def hear(self, within: float = 120) -> str:
         """The next line.
 
         Raises:
+            RuntimeError: it has ended; its standard error says why.
             queue.Empty: it says nothing.
         """
-        return self._said.get(timeout=within)
+        line = self._said.get(timeout=within)
+        if not line:
+            raise RuntimeError("the simulated agents have ended")
+        return line
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -118,7 +118,7 @@ class Fleet:
         self.port, self.token, self.count, self.pools, self.sites = port, token, count, pools, sites
         self._to_meet = count
         self._room = asyncio.Semaphore(_CONNECTING)
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def met(self) -> None:
         """One more has been answered."""
@@ -129,8 +129,8 @@ class Fleet:
 
     def fail(self, reason: str) -> None:
         """Something is not as it must be."""
-        if not self._failed.done():
-            self._failed.set_exception(RuntimeError(reason))
+        if not self._ended.done():
+            self._ended.set_exception(RuntimeError(reason))
 
     async def live(self) -> None:
         """Until standard input ends.
@@ -146,10 +146,12 @@ class Fleet:
                 "127.0.0.1",
                 self.port,
             )
-        over = loop.run_in_executor(None, sys.stdin.read)
-        await asyncio.wait([over, self._failed], return_when=asyncio.FIRST_COMPLETED)
-        if self._failed.done():
-            self._failed.result()
+        loop.add_reader(sys.stdin.fileno(), self._over)
+        await self._ended
+
+    def _over(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
 
 
 async def _live(given: argparse.Namespace, token: str) -> None:

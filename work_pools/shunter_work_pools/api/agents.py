@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import ValidationError
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 
 from shunter_work_pools.api.dependencies import TheEngine, answer
 from shunter_work_pools.contracts.agents import (
@@ -32,6 +35,7 @@ from shunter_work_pools.queue.report import owned_logs, report
 router = APIRouter(prefix="/agents", tags=["agents"])
 
 AgentName = Annotated[Name, Path()]
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 @router.get("")
@@ -55,10 +59,31 @@ async def remove_agent(name: str, engine: TheEngine) -> None:
     engine.forget_agent(name)
 
 
-@router.post("/{name}/sync", response_model=SyncAnswer)
 async def sync_agent(name: AgentName, body: SyncRequest, request: Request, engine: TheEngine) -> Response:
     """Held until something should be different on the agent, ``hold_for`` seconds at the most."""
     return answer(await engine.sync(name, body, _hung_up(request)))
+
+
+class SyncRoute(APIRoute):
+    """The route of :func:`sync_agent`, which finds out by itself what that wants.
+
+    Each of thousands of agents comes every ten seconds, and FastAPI's way takes several times what a sync does.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See FastAPI: what answers a request."""
+        return self._answer
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            where = "path", "name"
+            name = _NAME.validate_python(request.path_params["name"])
+            where = ("body",)
+            body = SyncRequest.model_validate_json(await request.body())
+        except ValidationError as exc:
+            faults = exc.errors(include_url=False)
+            raise RequestValidationError([fault | {"loc": (*where, *fault["loc"])} for fault in faults]) from exc
+        return await sync_agent(name, body, request, request.app.state.engine)
 
 
 async def _hung_up(request: Request) -> None:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from shunter_work_pools.api import agents, deployments, pools, runs, schedules
 from shunter_work_pools.api.dependencies import answer
-from shunter_work_pools.contracts.agents import ServerInfo
+from shunter_work_pools.contracts.agents import ServerInfo, SyncAnswer
 from shunter_work_pools.contracts.base import Instant
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused, Unavailable
 from shunter_work_pools.contracts.status import Status
@@ -44,6 +44,14 @@ def build_app(engine: Engine) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
     # Routes are matched in turn: the busiest first.
+    app.router.add_api_route(
+        "/api/v1/agents/{name}/sync",
+        agents.sync_agent,
+        methods=["POST"],
+        tags=["agents"],
+        response_model=SyncAnswer,
+        route_class_override=agents.SyncRoute,
+    )
     for routes in (runs.router, agents.router, pools.router, deployments.router, schedules.router):
         app.include_router(routes, prefix="/api/v1")
 
