@@ -31,7 +31,7 @@ from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.hub import Hub
 from shunter_work_pools.queue import fire, reap, timetable
 from shunter_work_pools.queue.apply import Times
-from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in
+from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
 from shunter_work_pools.queue.sync import Registered, difference, heartbeat, register
 from shunter_work_pools.retention import Retention
 from shunter_work_pools.settings import Settings
@@ -181,7 +181,9 @@ class Engine:
         try:
             while True:
                 with self.hub.waiting(agent, held) as waiting:
-                    diff = await self.store.read(lambda tx: difference(tx, agent.id, request.holds))
+                    diff, due = await self.store.read(
+                        lambda tx: (difference(tx, agent.id, request.holds), is_due(tx))
+                    )
                     self._hear(agent.id)
                     left = deadline - loop.time()
                     if diff or left <= 0 or self.hub.stopping:
@@ -190,7 +192,7 @@ class Engine:
                         # A draining or unhealthy agent takes nothing, whatever ends.
                         waiting.ended |= diff.finished
                         waiting.offered = request.free if request.taking else None
-                        if waiting.free > 0:
+                        if waiting.free > 0 and (due or waiting.stirred):
                             self.hub.has_room(agent.id)
                         await asyncio.wait(
                             cast("list[asyncio.Future[Any]]", [waiting.answer, hang_up]),

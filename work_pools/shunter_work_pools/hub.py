@@ -26,6 +26,7 @@ class Waiting:
         held: runs that it said it holds.
         ended: those of them that it has given back since.
         offered: attempts it said it can take; None until its books were compared.
+        stirred: something became claimable for it before that.
         answer: set to assignments, or to nothing when it has to look again.
     """
 
@@ -33,6 +34,7 @@ class Waiting:
     held: frozenset[UUID]
     ended: set[UUID] = field(default_factory=set)
     offered: int | None = None
+    stirred: bool = False
     answer: asyncio.Future[list[Assignment]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -112,6 +114,8 @@ class Hub:
                 for agent_id, waiting in self.agents.items()
                 if agent_id in with_room or not stirred.isdisjoint(waiting.agent.pools)
             ]
+            for waiting in found:
+                waiting.stirred |= waiting.offered is None
         else:
             found = [self.agents[agent_id] for agent_id in with_room if agent_id in self.agents]
         return [waiting for waiting in found if waiting.free > 0 and not waiting.answer.done()]

@@ -304,6 +304,14 @@ def assignment(
     )
 
 
+_DUE = select(select(ready.c.run_id).where(ready.c.due_at <= bindparam("now")).exists())
+
+
+def is_due(tx: Tx) -> bool:
+    """Whether any run waits that is due: if none does, there is nothing to claim. Reads only, and little."""
+    return bool(tx.conn.scalar(_DUE, {"now": tx.now}))
+
+
 def due_in(tx: Tx) -> float | None:
     """Seconds until the next waiting run becomes due, by the store's clock, if any is due later than now."""
     due: Micros | None = tx.conn.scalar(select(func.min(ready.c.due_at)).where(ready.c.due_at > tx.now))

@@ -19,16 +19,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, Refused, StoreError, Unavailable
 from shunter_work_pools.storage.migrate import ensure_schema
+
+if TYPE_CHECKING:  # it is loaded for Postgres alone
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
 Clock = Callable[[], Micros]
@@ -464,6 +467,8 @@ class PostgresStore:
         self.url = make_url(url).set(drivername="postgresql+asyncpg")
         self.clock = clock
         self.connections = connections
+        # The pool serves who asks first when one comes back; here those who wait have their turn.
+        self._turns = asyncio.Semaphore(connections)
         self.cache: dict[Any, Any] = {}
         self.on_commit: Callable[[Changes], None] = _ignore
         self.schema_found: str | None = None
@@ -474,6 +479,10 @@ class PostgresStore:
 
         self._engine = create_async_engine(
             self.url, hide_parameters=True, pool_size=self.connections, max_overflow=0
+        )
+        # Said as a transaction begins, which takes no round trip of its own.
+        self._snapshots = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         where = self.url.render_as_string(hide_password=True)
         try:
@@ -491,7 +500,7 @@ class PostgresStore:
 
     async def write(self, work: Work[T]) -> T:
         """See :class:`Store`."""
-        async with self._connect() as conn, conn.begin():
+        async with self._connect(self._engine) as conn, conn.begin():
             tx, result = await conn.run_sync(self._run, work)
         _learn(self.cache, tx)
         self.on_commit(tx.changes)
@@ -499,16 +508,15 @@ class PostgresStore:
 
     async def read(self, work: Work[T]) -> T:
         """See :class:`Store`."""
-        async with self._connect() as conn:
-            await conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        async with self._connect(self._snapshots) as conn:
             tx, result = await conn.run_sync(self._run, work)
         _learn(self.cache, tx)
         return result  # type: ignore[no-any-return]
 
     @contextlib.asynccontextmanager
-    async def _connect(self) -> Any:
+    async def _connect(self, engine: AsyncEngine) -> Any:
         try:
-            async with self._engine.connect() as conn:
+            async with self._turns, engine.connect() as conn:
                 yield conn
         except (OSError, TimeoutError) as exc:
             raise Unavailable(f"Postgres cannot be reached: {exc}", "It will be tried again.") from exc
