@@ -171,6 +171,7 @@ class Engine:
                     "Install the agent's and the server's versions of Shunter alike.",
                 )
             agent = await self._register(name, request)
+            self._hear(agent.id)
         except BaseException:
             gone.close()
             raise
@@ -184,7 +185,6 @@ class Engine:
                     diff, due = await self.store.read(
                         lambda tx: (difference(tx, agent.id, request.holds), is_due(tx))
                     )
-                    self._hear(agent.id)
                     left = deadline - loop.time()
                     if diff or left <= 0 or self.hub.stopping:
                         return self._answer(diff.assignments, diff.cancel, diff.forget)
@@ -194,11 +194,13 @@ class Engine:
                         waiting.offered = request.free if request.taking else None
                         if waiting.free > 0 and (due or waiting.stirred):
                             self.hub.has_room(agent.id)
-                        await asyncio.wait(
+                        done, _ = await asyncio.wait(
                             cast("list[asyncio.Future[Any]]", [waiting.answer, hang_up]),
                             timeout=left,
                             return_when=asyncio.FIRST_COMPLETED,
                         )
+                        if not done:
+                            return self._answer()  # the time is over, and nobody said that anything changed
                     if hang_up.done():
                         return self._answer()
                     granted = waiting.answer.result() if waiting.answer.done() else []
@@ -221,7 +223,7 @@ class Engine:
 
     def _long_silent(self, agent_id: int) -> bool:
         """Whether an agent, or a pool it serves, may have been deleted since it was last heard of."""
-        silent_since = asyncio.get_running_loop().time() - self.settings.lost_after / 2
+        silent_since = asyncio.get_running_loop().time() - self.settings.lost_after * 0.8
         return self._heard.get(agent_id, -math.inf) < silent_since
 
     def _hear(self, agent_id: int) -> None:

@@ -78,6 +78,9 @@ class Changes:
         self.schedules |= other.schedules
 
 
+_CLOCK = select(func.extract("epoch", func.clock_timestamp()) * 1_000_000)
+
+
 class Tx:
     """One transaction: the connection, its moment, and what it changes.
 
@@ -116,8 +119,7 @@ class Tx:
             if self._clock is not None:
                 self._now = self._clock()
             else:
-                seconds = func.extract("epoch", func.clock_timestamp())
-                self._now = int(self.conn.scalar(select(seconds * 1_000_000)) or 0)
+                self._now = int(self.conn.scalar(_CLOCK) or 0)
         return self._now
 
 
