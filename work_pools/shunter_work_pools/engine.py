@@ -28,11 +28,12 @@ from shunter_work_pools.contracts.agents import Assignment, Held, SyncAnswer, Sy
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
 from shunter_work_pools.daemon_log import get_logger
+from shunter_work_pools.glances import Glances
 from shunter_work_pools.hub import Hub
 from shunter_work_pools.queue import fire, reap, timetable
 from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
-from shunter_work_pools.queue.sync import Registered, difference, heartbeat, register
+from shunter_work_pools.queue.sync import Difference, Registered, difference, heartbeat, register
 from shunter_work_pools.retention import Retention
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
@@ -69,6 +70,7 @@ class Engine:
         self.logs = logs
         self.settings = settings or Settings()
         self.hub = Hub()
+        self._glances = Glances(store)
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready = False
         self.started_at = datetime.now(UTC)
@@ -182,9 +184,7 @@ class Engine:
         try:
             while True:
                 with self.hub.waiting(agent, held) as waiting:
-                    diff, due = await self.store.read(
-                        lambda tx: (difference(tx, agent.id, request.holds), is_due(tx))
-                    )
+                    diff, due = await self._compare(agent.id, request.holds)
                     left = deadline - loop.time()
                     if diff or left <= 0 or self.hub.stopping:
                         return self._answer(diff.assignments, diff.cancel, diff.forget)
@@ -210,6 +210,14 @@ class Engine:
                         return self._answer()  # a newer sync of this agent took over
         finally:
             hang_up.cancel()
+
+    async def _compare(self, agent_id: int, holds: list[Held]) -> tuple[Difference, bool]:
+        """What should be different on an agent, and whether any run waits that is due."""
+        if not holds:
+            seen = await self._glances.look(agent_id)
+            if agent_id not in seen.concerned:
+                return Difference([], [], [], set()), seen.due
+        return await self.store.read(lambda tx: (difference(tx, agent_id, holds), is_due(tx)))
 
     async def _register(self, name: str, request: SyncRequest) -> Registered:
         known = self._registered.get(name)

@@ -145,6 +145,13 @@ _LEASES = (
 )
 
 
+def concerned(tx: Tx, agent_ids: set[int]) -> frozenset[int]:
+    """Those of some agents, which hold nothing, for which :func:`difference` may have something."""
+    leased = select(leases.c.agent_id).where(leases.c.agent_id.in_(agent_ids))
+    told = select(agents.c.id).where(agents.c.id.in_(agent_ids), agents.c.drain_session.is_not(None))
+    return frozenset(tx.conn.scalars(leased.union(told)))
+
+
 def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
     """Compare what an agent holds with its leases; reads only.
 
