@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import command_line, fleet, history, retention, schedules, starts, stops
+from benchmarks import command_line, fleet, history, promptness, retention, schedules, starts, stops
 from benchmarks.report import Table
 
 BENCHMARKS = {
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "cli": ("Command line", command_line.command_line),
     "schedules": ("Schedules", schedules.schedules),
     "retention": ("Retention", retention.retention),
+    "promptness": ("Promptness", promptness.promptness),
     "fleet": ("Two thousand agents", fleet.fleet),
     "history": ("A million finished runs", history.history),
 }

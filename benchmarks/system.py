@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,8 +118,14 @@ class Connection:
 
 
 @contextmanager
-def running(*, database_url: str | None = None, home: Path | None = None) -> Iterator[System]:
-    """A server on a free port, stopped at the end with every agent that was started."""
+def running(
+    *, database_url: str | None = None, home: Path | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[System]:
+    """A server on a free port, stopped at the end with every agent that was started.
+
+    Args:
+        settings: flags of the server -> values.
+    """
     folder = home or new_home()
     port = free_port()
     # Modules are compiled once, as in any installation.
@@ -127,6 +133,8 @@ def running(*, database_url: str | None = None, home: Path | None = None) -> Ite
     env = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
     env |= {"SHUNTER_HOME": str(folder), "SHUNTER_API_URL": f"http://127.0.0.1:{port}/api"}
     command = [*SHUNTER, "server", "start", "--port", str(port)]
+    for flag, value in (settings or {}).items():
+        command += [flag, value]
     if database_url:
         command += ["--database-url", database_url]
     with open(folder / "server.log", "ab") as log:
