@@ -19,8 +19,9 @@ from benchmarks.system import Connection, running
 SHORT_GRACE = 0.5
 #: The least that a server may be told, seconds.
 LOST_AFTER = 15
-#: Its first instruction and its last but the exit, by the system's clock; bash tells it without a further process.
-STAMPED = "echo $EPOCHREALTIME; sleep 0.05; echo $EPOCHREALTIME"
+#: Its first instruction and its last but the exit, by the system's clock, 50 to 149 ms apart. bash tells the time
+#: without a further process.
+STAMPED = "echo $EPOCHREALTIME; printf -v span 0.%03d $((RANDOM % 100 + 50)); sleep $span; echo $EPOCHREALTIME"
 
 
 def _running(way: Connection, deployment: str) -> tuple[str, int]:

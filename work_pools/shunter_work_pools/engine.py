@@ -372,15 +372,19 @@ class Engine:
         self.moved_at = time.monotonic()
         await asyncio.sleep(self.settings.reap_every)
         settings = self.settings
-        now, late = await self.store.read(lambda tx: (tx.now, reap.late_waits(tx, tx.now - self.late_after)))
+        now, late, silent = await self.store.read(
+            lambda tx: (
+                tx.now,
+                reap.late_waits(tx, tx.now - self.late_after),
+                reap.silent_holds(tx, tx.now - round(settings.lost_after * _SECOND)),
+            )
+        )
         self._mind_the_clock(now)
         if late:
             await self.store.write(lambda tx: reap.mark_late(tx, tx.now - self.late_after))
         # Time in which no heartbeat could be heard is not an agent's silence.
         hearing = asyncio.get_running_loop().time() - self._hearing_since
-        if hearing > settings.lost_after and await self.store.read(
-            lambda tx: reap.silent_holds(tx, tx.now - round(settings.lost_after * _SECOND))
-        ):
+        if silent and hearing > settings.lost_after:
             await self.store.write(
                 lambda tx: reap.mark_lost(tx, tx.now - round(settings.lost_after * _SECOND))
             )
@@ -397,6 +401,7 @@ class Engine:
             if abs((now - then) / _SECOND - (monotonic - at)) > _CLOCK_STEP:
                 log.warning("the clock was set, or this machine slept; agents have time to speak up")
                 self._hearing_since = monotonic
+                self._seen = dict(self._heard)  # written once more, by the clock as it is now
         self._last_look = now, monotonic
 
     async def _heartbeat(self) -> None:

@@ -18,7 +18,7 @@ class Settings:
         lost_after: an agent silent for so long is lost, and so are its runs.
         lease_for: an exclusive run is ended by its agent so long after it last reached the server.
         give_up_after: after so long ``on_lost`` of a run's deployment acts.
-        reap_every: how often late and lost are looked for.
+        reap_every: how often late and lost are looked for; with what a look takes, less than a second.
         heartbeat_every: heartbeats of all agents are written together so often.
         retain_every: how often what need not be kept is looked for.
         keep: what is kept of runs that have ended, where a deployment does not say; None: everything.
@@ -28,7 +28,7 @@ class Settings:
     lost_after: float = 30.0
     lease_for: float = 240.0
     give_up_after: float = 300.0
-    reap_every: float = 1.0
+    reap_every: float = 0.75
     heartbeat_every: float = 1.0
     retain_every: float = 60.0
     keep: Keep = field(default_factory=Keep)
