@@ -23,10 +23,14 @@ class _Fleet:
     """The process of the simulated agents, and what it says."""
 
     def __init__(self, system: System, count: int) -> None:
+        flags = {"--port": system.port, "--count": count, "--pools": POOLS, "--sites": SITES}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.simulated_agents"]
-            + ["--port", str(system.port), "--count", str(count)]
-            + ["--pools", str(POOLS), "--sites", str(SITES)],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.simulated_agents",
+                *(str(one) for pair in flags.items() for one in pair),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -21,7 +21,9 @@ SHORT_GRACE = 0.5
 LOST_AFTER = 15
 #: Its first instruction and its last but the exit, by the system's clock, 50 to 149 ms apart. bash tells the time
 #: without a further process.
-STAMPED = "echo $EPOCHREALTIME; printf -v span 0.%03d $((RANDOM % 100 + 50)); sleep $span; echo $EPOCHREALTIME"
+STAMPED = (
+    "echo $EPOCHREALTIME; printf -v span 0.%03d $((RANDOM % 100 + 50)); sleep $span; echo $EPOCHREALTIME"
+)
 
 
 def _running(way: Connection, deployment: str) -> tuple[str, int]:
@@ -71,7 +73,10 @@ def _gone(way: Connection, run_id: str, pids: list[int]) -> float:
 
 def cancellation(table: Table, count: int = 200) -> None:
     """From the request to cancel to the death of the last process; every fourth run ignores SIGTERM."""
-    kinds = {"polite": (["sleep", "1000"], 1), "stubborn": (["sh", "-c", "trap '' TERM; sleep 1000; true"], 2)}
+    kinds = {
+        "polite": (["sleep", "1000"], 1),
+        "stubborn": (["sh", "-c", "trap '' TERM; sleep 1000; true"], 2),
+    }
     taken: dict[str, list[float]] = {"polite": [], "stubborn": []}
     with running() as system:
         system.start_agent("bench", 4)
@@ -107,7 +112,9 @@ def refill(table: Table, count: int = 250) -> None:
         # Each end makes room for the next start in line; the first ``limit`` found room of their own.
         found = [(start - end) * 1000 for end, start in zip(ends, starts[limit:], strict=False)]
         gaps += found
-        table.row(f"slot freed to next run's first instruction, limit {limit}, p50", percentile(found, 50), "ms")
+        table.row(
+            f"slot freed to next run's first instruction, limit {limit}, p50", percentile(found, 50), "ms"
+        )
     table.row("slot freed to next run's first instruction, p99 of all", percentile(gaps, 99), "ms", 50)
 
 

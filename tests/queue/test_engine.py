@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -25,12 +26,14 @@ from shunter_work_pools.contracts.errors import Unavailable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from shunter_work_pools.engine import Engine
+from shunter_work_pools.glances import Glance
 from shunter_work_pools.queue import apply, catalog, fire, views
+from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.queue.ids import new_run_id
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
-from shunter_work_pools.storage.store import SqliteStore
+from shunter_work_pools.storage.store import SqliteStore, Tx
 from tests.api.serving import until
 
 SOON = 5.0
@@ -49,8 +52,8 @@ class Clock:
 class Agent:
     """Syncs as an agent does."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, name: str = "a1") -> None:
+        self.engine, self.name = engine, name
         self.session, self.identity = new_run_id(time.time_ns() // 1000), uuid4()
         self.holds: list[Held] = []
 
@@ -65,7 +68,7 @@ class Agent:
             holds=self.holds,
             hold_for=hold_for,
         )
-        answer = await self.engine.sync("a1", request, asyncio.sleep(3600))
+        answer = await self.engine.sync(self.name, request, asyncio.sleep(3600))
         self.holds += [Held(run=a.run, attempt=a.attempt, epoch=a.epoch) for a in answer.assignments]
         return answer
 
@@ -148,9 +151,61 @@ async def test_a_grant_to_a_sync_that_was_replaced_is_found_at_once(engine: Engi
 
 async def _nothing(read, work):  # type: ignore[no-untyped-def]
     found = await read(work)
-    if hasattr(found, "assignments"):
-        found.assignments.clear()
-    return found
+    return replace(found, concerned=frozenset()) if isinstance(found, Glance) else found
+
+
+async def test_a_run_that_comes_while_books_are_compared_is_granted(engine: Engine) -> None:
+    read, compared, go_on = engine.store.read, asyncio.Event(), asyncio.Event()
+
+    async def slow(work):  # type: ignore[no-untyped-def]
+        found = await read(work)
+        if isinstance(found, Glance):
+            compared.set()
+            await go_on.wait()
+        return found
+
+    engine.store.read = slow  # type: ignore[method-assign]
+    syncing = asyncio.create_task(Agent(engine).sync(SOON))
+    await asyncio.wait_for(compared.wait(), SOON)
+    run_id = await _submit(engine)
+    await until(lambda: not engine.hub.claimable.is_set())  # claims were made for all that waited then
+    go_on.set()
+    answer = await asyncio.wait_for(syncing, 2.0)
+    assert [a.run for a in answer.assignments] == [run_id]
+
+
+async def test_what_an_agent_that_comes_costs_does_not_depend_on_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[set[int]] = []
+
+    def watched(tx: Tx, offers: list[Offer]) -> int:
+        offered.append({offer.agent_id for offer in offers})
+        return claim(tx, offers)
+
+    monkeypatch.setattr("shunter_work_pools.engine.claim", watched)
+    waiting = [asyncio.create_task(Agent(engine, f"a{number}").sync(SOON)) for number in range(5)]
+    await until(lambda: sum(entry.offered is not None for entry in engine.hub.agents.values()) == 5)
+    assert offered == []  # nothing is due: nothing is claimed
+    spec = DeploymentSpec(work=Work(command=["true"]), pool="main", require=["gpu"])
+    named = [Named(name="job", spec=spec)]
+    await engine.store.write(lambda tx: apply.apply(tx, named, engine.times(tx.now)))
+    await _submit(engine)
+    await until(lambda: any(len(agents) == 5 for agents in offered))  # each could have been the one
+    before = len(offered)
+    waiting.append(asyncio.create_task(Agent(engine, "late").sync(SOON)))
+    await until(lambda: len(offered) > before)
+    assert [len(agents) for agents in offered[before:]] == [1]
+    engine.release_waiters()
+    await asyncio.gather(*waiting)
+
+
+async def test_a_contact_is_a_request_that_came_not_the_end_of_its_time(engine: Engine) -> None:
+    syncing = asyncio.create_task(Agent(engine).sync(0.3))
+    await until(lambda: bool(engine.hub.agents))
+    ((agent_id, came),) = engine._heard.items()
+    await syncing
+    assert engine._heard == {agent_id: came}
 
 
 async def test_a_claim_that_met_a_store_that_was_away_is_made_again(engine: Engine) -> None:

@@ -315,3 +315,20 @@ async def test_two_that_wait_for_each_other_are_told_to_come_again(store: AnySto
         assert isinstance(failed[0], Unavailable)
     finally:
         await store.write(lambda tx: tx.conn.execute(text("DROP TABLE pair")))
+
+
+async def test_a_connection_is_had_in_turn(migrated_postgres: str) -> None:
+    store = PostgresStore(migrated_postgres, connections=1)
+    await store.open()
+    served: list[str] = []
+
+    async def asks(name: str, times: int) -> None:
+        for _ in range(times):
+            await store.read(lambda tx: tx.conn.scalar(text("SELECT 1")))
+            served.append(name)
+
+    try:
+        await asyncio.gather(*(asks(name, 10) for name in "abc"))
+    finally:
+        await store.close()
+    assert ["".join(sorted(served[first : first + 3])) for first in range(0, 30, 3)] == ["abc"] * 10

@@ -22,7 +22,6 @@ from shunter_work_pools.contracts.agents import (
     ReleaseRequest,
     ReportAnswer,
     ReportBatch,
-    SyncAnswer,
     SyncRequest,
 )
 from shunter_work_pools.contracts.base import Name
@@ -76,13 +75,15 @@ class SyncRoute(APIRoute):
 
     async def _answer(self, request: Request) -> Response:
         try:
-            where = "path", "name"
+            where: tuple[str, ...] = ("path", "name")
             name = _NAME.validate_python(request.path_params["name"])
             where = ("body",)
             body = SyncRequest.model_validate_json(await request.body())
         except ValidationError as exc:
             faults = exc.errors(include_url=False)
-            raise RequestValidationError([fault | {"loc": (*where, *fault["loc"])} for fault in faults]) from exc
+            raise RequestValidationError(
+                [fault | {"loc": (*where, *fault["loc"])} for fault in faults]
+            ) from exc
         return await sync_agent(name, body, request, request.app.state.engine)
 
 
