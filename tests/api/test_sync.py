@@ -272,6 +272,20 @@ async def test_a_session_that_was_superseded_is_refused(server: Served) -> None:
     assert refused.status_code == 404
 
 
+async def test_what_is_wrong_with_a_sync_is_told_as_everywhere(server: Served) -> None:
+    told = await server.sync(free=-1, status=400)
+    assert told["type"] == "urn:shunter:problem:bad-request"
+    assert "free: Input should be greater than or equal to 0 (got -1)" in told["detail"]
+    told = await server.sync(surplus=1, status=400)
+    assert told["errors"][0]["loc"] == ["body", "surplus"]
+    told = await server.sync("-a", status=400)
+    assert told["detail"].startswith("name: ")
+    headers = {"content-type": "application/json"}
+    told = await server.ask("POST", "/agents/a1/sync", 400, content=b"{", headers=headers)
+    assert told["type"] == "urn:shunter:problem:bad-request"
+    assert (await server.http.get("/agents/a1/sync")).status_code == 405
+
+
 async def test_reports_before_the_first_sync_are_refused(server: Served) -> None:
     body = {"session": str(UUID(int=100)), "reports": []}
     told = await server.post("/agents/a1/reports", body, 404)

@@ -52,8 +52,8 @@ class Clock:
 class Agent:
     """Syncs as an agent does."""
 
-    def __init__(self, engine: Engine, name: str = "a1") -> None:
-        self.engine, self.name = engine, name
+    def __init__(self, engine: Engine, name: str = "a1", pool: str = "main") -> None:
+        self.engine, self.name, self.pool = engine, name, pool
         self.session, self.identity = new_run_id(time.time_ns() // 1000), uuid4()
         self.holds: list[Held] = []
 
@@ -62,7 +62,7 @@ class Agent:
             protocol=PROTOCOL,
             session=self.session,
             identity=self.identity,
-            pools=["main"],
+            pools=[self.pool],
             limit=8,
             free=free,
             holds=self.holds,
@@ -184,14 +184,17 @@ async def test_what_an_agent_that_comes_costs_does_not_depend_on_the_others(
         return claim(tx, offers)
 
     monkeypatch.setattr("shunter_work_pools.engine.claim", watched)
+    await engine.store.write(lambda tx: catalog.create_pool(tx, PoolSpec(name="other")))
     waiting = [asyncio.create_task(Agent(engine, f"a{number}").sync(SOON)) for number in range(5)]
-    await until(lambda: sum(entry.offered is not None for entry in engine.hub.agents.values()) == 5)
+    waiting.append(asyncio.create_task(Agent(engine, "elsewhere", "other").sync(SOON)))
+    await until(lambda: sum(entry.offered is not None for entry in engine.hub.agents.values()) == 6)
     assert offered == []  # nothing is due: nothing is claimed
     spec = DeploymentSpec(work=Work(command=["true"]), pool="main", require=["gpu"])
     named = [Named(name="job", spec=spec)]
     await engine.store.write(lambda tx: apply.apply(tx, named, engine.times(tx.now)))
     await _submit(engine)
-    await until(lambda: any(len(agents) == 5 for agents in offered))  # each could have been the one
+    await until(lambda: bool(offered))
+    assert [len(agents) for agents in offered] == [5]  # each of its pool could have been the one
     before = len(offered)
     waiting.append(asyncio.create_task(Agent(engine, "late").sync(SOON)))
     await until(lambda: len(offered) > before)

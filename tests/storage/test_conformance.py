@@ -317,18 +317,18 @@ async def test_two_that_wait_for_each_other_are_told_to_come_again(store: AnySto
         await store.write(lambda tx: tx.conn.execute(text("DROP TABLE pair")))
 
 
-async def test_a_connection_is_had_in_turn(migrated_postgres: str) -> None:
+async def test_connections_that_are_all_busy_are_told_as_unavailable(
+    migrated_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = PostgresStore(migrated_postgres, connections=1)
     await store.open()
-    served: list[str] = []
-
-    async def asks(name: str, times: int) -> None:
-        for _ in range(times):
-            await store.read(lambda tx: tx.conn.scalar(text("SELECT 1")))
-            served.append(name)
-
+    monkeypatch.setattr(store._engine.pool, "_timeout", 0.05)
     try:
-        await asyncio.gather(*(asks(name, 10) for name in "abc"))
+        busy = asyncio.create_task(store.read(lambda tx: tx.conn.execute(text("SELECT pg_sleep(0.5)")).all()))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable, match="busy"):
+            await store.write(count)
+        await busy
+        assert await store.read(count) >= 0
     finally:
         await store.close()
-    assert ["".join(sorted(served[first : first + 3])) for first in range(0, 30, 3)] == ["abc"] * 10

@@ -24,6 +24,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from shunter_work_pools.contracts.base import Micros
@@ -469,8 +470,6 @@ class PostgresStore:
         self.url = make_url(url).set(drivername="postgresql+asyncpg")
         self.clock = clock
         self.connections = connections
-        # The pool serves who asks first when one comes back; here those who wait have their turn.
-        self._turns = asyncio.Semaphore(connections)
         self.cache: dict[Any, Any] = {}
         self.on_commit: Callable[[Changes], None] = _ignore
         self.schema_found: str | None = None
@@ -518,8 +517,12 @@ class PostgresStore:
     @contextlib.asynccontextmanager
     async def _connect(self, engine: AsyncEngine) -> Any:
         try:
-            async with self._turns, engine.connect() as conn:
+            async with engine.connect() as conn:
                 yield conn
+        except PoolTimeout as exc:
+            raise Unavailable(
+                f"all {self.connections} connections to Postgres are busy", "It will be tried again."
+            ) from exc
         except (OSError, TimeoutError) as exc:
             raise Unavailable(f"Postgres cannot be reached: {exc}", "It will be tried again.") from exc
         except DBAPIError as exc:
