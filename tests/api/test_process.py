@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -53,6 +54,17 @@ async def test_asked_to_stop_it_answers_what_is_held_and_exits_0(tmp_path: Path,
             assert await stopping == 0, server.output
             assert time.monotonic() - began < SOON
         assert "Traceback" not in server.output
+
+
+def test_it_takes_room_for_as_many_connections_as_it_may_have(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))  # as services begin, but with less
+    try:
+        with server_process(tmp_path / "home") as server:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_what_was_answered_survives_sigkill(tmp_path: Path, database_url: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,9 +48,17 @@ def serve(flags: Mapping[str, object] | None = None) -> None:
     manager = ServiceManager.of(os.environ)
     values = load(flags)
     configure(values)
+    _allow_many_connections()
     listening = _listen(values["server.host"], listening_port(values))
     with contextlib.closing(listening), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(listening, values, manager))
+
+
+def _allow_many_connections() -> None:
+    """Each agent keeps one open, and services begin with room for a thousand files: take what may be had."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit that it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
