@@ -47,20 +47,14 @@ class Output:
     Attributes:
         size: bytes written so far.
         taken: bytes of the disk.
+        settled: offset up to which nobody needs it any more.
     """
 
     attempt: Attempt
     path: Path
     size: int
     taken: int
-
-    @property
-    def settled(self) -> int:
-        """Offset up to which nobody needs it any more."""
-        one = self.attempt
-        if one.log_done:
-            return _whole(self.size)
-        return _whole(min(self.size, max(one.log_sent or 0, one.log_gone)))
+    settled: int
 
     @property
     def idle(self) -> int:
@@ -123,15 +117,13 @@ class Spool:
         """Make room where it is wanted; seconds until the next look, None: nothing is here."""
         outputs = self._outputs()
         over, short = self._lacking(outputs)
-        if max(over, short) > 0:
-            await self._relieve(outputs, over, short)
-            outputs = self._outputs()
-            over, short = self._lacking(outputs)
+        want = max(over, short)
+        if want > 0 and await self._relieve(outputs, over, short):
+            return SOONEST  # and see whether it is enough
         self._tell(over)
-        if not self._holdings.attempts:
-            return None
-        room = -max(over, short)
-        return IN_VAIN if room < 0 else min(LATEST, max(SOONEST, room / RATE))
+        if want > 0:
+            return IN_VAIN
+        return min(LATEST, max(SOONEST, -want / RATE)) if self._holdings.attempts else None
 
     def _outputs(self) -> list[Output]:
         found = []
@@ -144,7 +136,9 @@ class Spool:
             except OSError:
                 continue
             if stat.S_ISREG(facts.st_mode):
-                found.append(Output(attempt, path, facts.st_size, facts.st_blocks * 512))
+                size = facts.st_size
+                settled = size if attempt.log_done else max(attempt.log_sent or 0, attempt.log_gone)
+                found.append(Output(attempt, path, size, facts.st_blocks * 512, _whole(min(settled, size))))
         return found
 
     def _lacking(self, outputs: list[Output]) -> tuple[int, int]:
@@ -152,14 +146,16 @@ class Spool:
         disk = os.statvfs(self._holdings.folder.path)
         return sum(one.taken for one in outputs) - self._limit, self._min_disk - disk.f_bavail * disk.f_frsize
 
-    async def _relieve(self, outputs: list[Output], over: int, short: int) -> None:
+    async def _relieve(self, outputs: list[Output], over: int, short: int) -> bool:
+        """Make room; whether there was any to be made."""
         if not self._can():
-            return
+            return False
+        made = False
         for one in sorted(outputs, key=lambda one: one.idle, reverse=True):
             if max(over, short) <= 0 or one.idle == 0:
                 break
             if await self._give_up(one, one.settled):
-                over, short = over - one.idle, short - one.idle
+                over, short, made = over - one.idle, short - one.idle, True
         if short > sum(one.losable for one in outputs):
             short = 0  # others have filled the disk: it would be lost for nothing
         for one in sorted(outputs, key=lambda one: one.losable, reverse=True):
@@ -167,7 +163,8 @@ class Spool:
                 break
             to = one.cut(max(over, short))
             if await self._give_up(one, to):
-                over, short = over - (to - one.settled), short - (to - one.settled)
+                over, short, made = over - (to - one.settled), short - (to - one.settled), True
+        return made
 
     async def _give_up(self, one: Output, to: int) -> bool:
         """Give the output up to offset ``to`` up; whether there is a hole now."""

@@ -22,7 +22,13 @@ class Life:
     """
 
     def __init__(
-        self, server: FakeServer, root: Path, launcher: Launcher, limit: int, spool_limit: int
+        self,
+        server: FakeServer,
+        root: Path,
+        launcher: Launcher,
+        limit: int,
+        spool_limit: int,
+        min_disk: int,
     ) -> None:
         self.folder = StateFolder(root, "a1")
         self.launcher = launcher
@@ -36,7 +42,7 @@ class Life:
             limit=limit,
             tags=[],
             spool_limit=spool_limit,
-            min_disk=0,
+            min_disk=min_disk,
         )
         self.done = asyncio.ensure_future(self.agent.run())
 
@@ -67,9 +73,10 @@ async def life(
     launcher: Launcher | None = None,
     limit: int = 8,
     spool_limit: int = 2**30,
+    min_disk: int = 0,
 ) -> AsyncIterator[Life]:
     """An agent that is ended at the end of the block, if it has not ended before."""
-    one = Life(server, root, launcher or FakeLauncher(), limit, spool_limit)
+    one = Life(server, root, launcher or FakeLauncher(), limit, spool_limit, min_disk)
     try:
         yield one
     finally:
