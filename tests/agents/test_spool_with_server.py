@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +43,12 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Si
 def start(place: Site, name: str, run: Counted) -> UUID:
     place.client.deploy(name, DeploymentSpec(work=Work(command=run.command), pool="default"))
     return place.client.create_run(RunRequest(deployment=name)).id
+
+
+def shunter(place: Site, *words: object) -> bytes:
+    """What a command prints."""
+    command = [Path(sys.executable).with_name("shunter"), *map(str, words)]
+    return subprocess.run(command, env=place.env, check=True, stdout=subprocess.PIPE).stdout
 
 
 def head_arrives(place: Site, made: UUID, run: Counted) -> None:
@@ -92,6 +100,8 @@ def test_200_megabytes_while_the_server_is_away(place: Site, tmp_path: Path) -> 
     assert run.head <= first <= run.head + UPLOAD
     assert run.size - 20 * MIB <= end <= run.size - TAIL
     assert place.client.get_run(str(made)).attempts[0].log_missing == end - first
+    assert shunter(place, "run", "logs", made) == log
+    assert f" {end - first:,} bytes of its output\n" in shunter(place, "run", "inspect", made).decode()
     print(f"took {most / MIB:.1f} MiB at the most, {(end - first) / MIB:.1f} MiB are missing")
     assert most <= 20 * MIB + 50 * MIB * 0.3  # what it writes between two looks, on a busy machine
 
