@@ -186,9 +186,23 @@ async def test_a_folder_that_is_used_again_has_no_holes(tmp_path: Path) -> None:
         assert await finish(server, second, key) == []
 
 
-async def test_no_hole_without_a_word_in_the_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_end_of_each_output_always_waits(tmp_path: Path) -> None:
+    """Also where that is more than may wait; nothing new is taken then."""
+    server, run = FakeServer(), Counted(tmp_path / "run", 16, 64)
+    async with agent(server, tmp_path / "agents", TAIL // 2):
+        key = due(server, run)
+        await server.until(lambda: key in server.leases and server.leases[key].end is None)
+        server.away = AWAY
+        run.go()
+        await on_disk(lambda: run.written)
+        server.away = None
+        await server.until(lambda: not server.syncs[-1].taking)
+        assert "what is left is too little of each" in server.syncs[-1].troubles[0]
+        gaps = await finish(server, run, key)
+        assert gaps[-1][1] <= run.size - TAIL
+
+
+async def test_no_hole_without_a_word_in_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that cannot be written keeps the output whole, and the agent from taking more."""
     tried = asyncio.Event()
 
