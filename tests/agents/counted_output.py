@@ -18,7 +18,8 @@ MARK = re.compile(rb"(?:(?<=\n)|\A)\[shunter: ([\d,]+) bytes of output are missi
 
 _FILL = b"abcdefghijklmno\n" * (BLOCK // 16 - 1)
 _WRITER = """
-import os, sys, time
+import os, signal, sys, time
+signal.alarm(100)  # whatever becomes of the test
 head, rest, pause, folder = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 fill = b"abcdefghijklmno\\n" * (65536 // 16 - 1)
 def write(first, last):

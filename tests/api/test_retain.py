@@ -114,6 +114,7 @@ async def test_batches_go_on_until_all_is_done(server: Served, monkeypatch: pyte
 
 
 async def test_a_log_with_a_gap_leaves_nothing(server: Served) -> None:
+    await server.pool()
     await deploy(server)
     run_id = await server.submit()
     (granted,) = await server.take()
