@@ -42,7 +42,9 @@ class Attempt:
         in_start: a launch is under way at this moment.
         ended: its end is written down, nothing of it runs.
         end_acked: the server has the end.
-        log_sent: bytes of output that the server has; None: to be asked.
+        log_sent: offset in the output up to which the server has it; None: to be asked.
+        log_gone: offset up to which the file may have holes instead of output. What of it the server has not
+            is lost.
         log_final: all bytes of output, once known.
         log_done: no output is owed.
     """
@@ -62,6 +64,7 @@ class Attempt:
         "launching",
         "log_done",
         "log_final",
+        "log_gone",
         "log_sent",
         "received",
         "started",
@@ -103,6 +106,7 @@ class Attempt:
         self.ended = False
         self.end_acked = False
         self.log_sent: int | None = None if adopted else 0
+        self.log_gone = 0
         self.log_final: int | None = None
         self.log_done = False
         self.task: asyncio.Task[None] | None = None
@@ -159,6 +163,15 @@ class Attempt:
         if seq >= END_SEQ and self.ended:
             self.end_acked = True
 
+    def give_up_output(self, to: int) -> None:
+        """The output up to offset ``to`` is given up, so that there may be a hole: written down before it.
+
+        Raises:
+            OSError: it could not be written down; nothing may be done to the output.
+        """
+        self.journal.append({"gap": [self.log_gone, to]})
+        self.log_gone = to
+
     def grant_again(self, record: Record) -> None:
         """Go on under a higher epoch: all steps are told again, since the server counts anew.
 
@@ -179,7 +192,9 @@ class Attempt:
                     self.stopped, self.stopped_at = Stop(line["stop"]), Stamp.from_json(line["at"])
                 elif "acked" in line and line["epoch"] == self.assignment.epoch:
                     acked = int(line["acked"])
-            except (ValueError, KeyError, TypeError) as exc:
+                elif "gap" in line:
+                    self.log_gone = max(self.log_gone, int(line["gap"][1]))
+            except (ValueError, LookupError, TypeError) as exc:
                 raise Damaged(f"{line}: {exc}") from exc
         self._recall_steps(lines)
         self.acknowledge(acked)

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from shunter_agents.killpoints import reached
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
 from shunter_agents.log_shipper import LogShipper
 from shunter_agents.reporter import Reporter
+from shunter_agents.spool import Spool
 from shunter_agents.state_folder import StateFolder, check_name, default_name
 from shunter_agents.supervisor import Supervisor
 from shunter_agents.verdict import Stop
@@ -74,6 +75,7 @@ class Agent:
         launchers: makes the launcher of a pool type.
         folder: its state folder, open.
         pools, queues, limit, tags: what it serves, see ``SyncRequest``.
+        spool_limit, min_disk: see ``Spool``.
         manager: is told how it is.
     """
 
@@ -88,6 +90,8 @@ class Agent:
         queues: list[str],
         limit: int,
         tags: list[str],
+        spool_limit: int,
+        min_disk: int,
         manager: ServiceManager | None = None,
     ) -> None:
         self._server = server
@@ -116,6 +120,9 @@ class Agent:
         self._holdings.on_left = self._speak_up
         self._reporter = Reporter(server, name, folder.session, self._link, self._holdings)
         self._shipper = LogShipper(server, name, self._link)
+        self._spool = Spool(self._holdings, spool_limit, min_disk, self._spool_is_full)
+        self._spool_full: str | None = None
+        self._shipper.on_output = self._spool.wake
         self._janitor = Janitor(self._holdings)
         self._janitor.on_removed = self._removed
         self._supervisor = Supervisor(name, self._holdings, self._reporter, self._shipper, self._janitor)
@@ -202,12 +209,21 @@ class Agent:
         for name, work in (
             ("reporter", self._reporter.run()),
             ("log shipper", self._shipper.run()),
+            ("spool", self._spool.run()),
             ("janitor", self._janitor.run()),
             ("service manager", self._manager.keep_told(self._condition)),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(self._background_ended)
             self._tasks.append(task)
+
+    def _spool_is_full(self, sentence: str | None) -> None:
+        if sentence:
+            log.error("nothing new is taken: there is no room for output", reason=sentence)
+        else:
+            log.info("there is room for output again")
+        self._spool_full = sentence
+        self._speak_up()
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -293,7 +309,7 @@ class Agent:
     async def _sync(self) -> SyncAnswer | None:
         """One sync; None if it was interrupted, because there is something new to say."""
         self._holdings.look_at_disk()
-        taking = not self._draining and not self._holdings.disk_full
+        taking = not self._draining and not self._holdings.disk_full and self._spool_full is None
         if not self._met or (self._draining and not self._holdings.owed):
             hold_for = 0.0  # what follows from the answer should not wait
         else:
@@ -301,6 +317,7 @@ class Agent:
         request = SyncRequest.model_construct(
             **self._about,
             taking=taking,
+            troubles=[self._spool_full] if self._spool_full else [],
             free=self._holdings.free(),
             holds=self._holdings.held(),
             hold_for=hold_for,
@@ -520,7 +537,7 @@ def run_agent(
     except ShunterError as exc:
         return _complain(told(exc))
     try:
-        return asyncio.run(_live(folder, name, pools, queues, values["agent.limit"], tags, manager))
+        return asyncio.run(_live(folder, name, pools, queues, values, tags, manager))
     except Fatal as exc:
         return _complain(str(exc))
     except ShunterError as exc:
@@ -534,7 +551,7 @@ async def _live(
     name: str,
     pools: list[str],
     queues: list[str],
-    limit: int,
+    values: Mapping[str, Any],
     tags: list[str],
     manager: ServiceManager,
 ) -> int:
@@ -549,14 +566,16 @@ async def _live(
             name=name,
             pools=pools,
             queues=queues,
-            limit=limit,
+            limit=values["agent.limit"],
             tags=tags,
+            spool_limit=values["agent.spool_limit"],
+            min_disk=values["agent.min_disk"],
             manager=manager,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.drain)
-        log.info("agent starts", name=name, pools=pools, limit=limit, folder=str(folder.path))
+        log.info("agent starts", name=name, pools=pools, limit=values["agent.limit"], folder=str(folder.path))
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         return await agent.run()

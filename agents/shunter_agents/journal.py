@@ -8,6 +8,7 @@ never owned.
   under a higher epoch;
 * ``{"report": {...}, "at": STAMP}``: a report, in the order of ``seq``;
 * ``{"stop": REASON, "at": STAMP}``: the agent is about to stop the work;
+* ``{"gap": [FROM, TO]}``: these bytes of its output are given up; a hole in the file may take their place;
 * ``{"acked": SEQ, "epoch": EPOCH}``: the server has them up to SEQ (written only where the folder
   outlives the acknowledgement).
 

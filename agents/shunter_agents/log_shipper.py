@@ -1,7 +1,8 @@
 """One task that brings the output of all attempts to the server, by offset, fairly, in bounded memory.
 
 Live attempts are looked at every :data:`LOOK` seconds, an ended one at once. Output stays in its file
-until the server has it, however long that takes; what is in memory is one upload.
+until the server has it, however long that takes, or until it has to make room (:mod:`spool`): then the
+server is told of a gap. What is in memory is one upload; it is sent until the server has taken it.
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ class LogShipper:
         self._wake = asyncio.Event()
         self._one_by_one = 0
         self.on_done: Callable[[Attempt], None] = lambda attempt: None
+        self.on_output: Callable[[], None] = lambda: None
 
     def watch(self, attempt: Attempt) -> None:
         """It runs, and may write."""
         if not self._live:
             self._wake.set()
         self._live[attempt.key] = attempt
+        self.on_output()
 
     def finish(self, attempt: Attempt) -> None:
         """It has ended: ``log_final`` is known."""
@@ -56,6 +59,7 @@ class LogShipper:
             return
         self._ready.append(attempt)
         self._wake.set()
+        self.on_output()
 
     def forget(self, attempt: Attempt) -> None:
         """Its output is of no interest any more."""
@@ -65,24 +69,32 @@ class LogShipper:
     async def run(self) -> None:
         """Bring output for ever."""
         backoff = Backoff()
+        batch: list[Attempt] = []
+        frames: Frames = []
         while True:
-            if not self._ready:
-                await self._look()
-            batch, frames = await self._gather()
             if not frames:
+                if not self._ready:
+                    await self._look()
+                batch, frames = await self._gather()
                 continue
             try:
                 answer = await self._server.upload_logs(self._name, encode_frames(frames))
             except Exception as exc:
                 if judge(exc) is Trouble.BAD:
                     self._isolate(batch, told(exc))
+                    frames = []
                     continue
-                self._ready.extendleft(reversed([one for one in batch if not one.log_done]))
                 await self._link.trouble(exc, backoff, "output of runs")
+                # The same again: of what is on its way nothing is lost, whatever has become of its file.
+                frames = [
+                    (_gap(one) if frame.gap else frame, data)
+                    for one, (frame, data) in zip(batch, frames, strict=True)
+                ]
                 continue
             backoff.reset()
             self._link.up()
             self._account(batch, frames, answer.sizes)
+            frames = []
 
     async def _look(self) -> None:
         """Wait until there may be something: at once for what has ended, by the clock for what runs."""
@@ -109,16 +121,9 @@ class LogShipper:
             if attempt.log_done or attempt.handle is None or attempt.key in taken:
                 continue
             taken.add(attempt.key)
-            data = b"" if attempt.log_sent is None else await self._read(attempt, min(share, room))
-            if data is None or (not data and attempt.log_sent is not None):
+            frame, data = await self._next(attempt, min(share, room))
+            if frame is None:
                 continue
-            frame = LogFrame.model_construct(
-                run=attempt.key[0],
-                attempt=attempt.key[1],
-                epoch=attempt.assignment.epoch,
-                offset=attempt.log_sent or 0,
-                length=len(data),
-            )
             batch.append(attempt)
             frames.append((frame, data))
             room -= len(data)
@@ -127,36 +132,46 @@ class LogShipper:
                 break
         return batch, frames
 
-    async def _read(self, attempt: Attempt, limit: int) -> bytes | None:
-        """Its next output; None if it cannot be had now."""
+    async def _next(self, attempt: Attempt, limit: int) -> tuple[LogFrame | None, bytes]:
+        """What to send of it now: its output, a gap in it, or the question how much of it is there."""
+        if attempt.log_sent is None:
+            return _frame(attempt), b""
+        data = await self._read(attempt, attempt.log_sent, limit)
+        if attempt.log_done:
+            return None, b""
+        if attempt.log_sent < attempt.log_gone:  # looked at after reading: it may be a hole that was read
+            return _gap(attempt), b""
+        return (_frame(attempt, length=len(data)), data) if data else (None, b"")
+
+    async def _read(self, attempt: Attempt, offset: int, limit: int) -> bytes:
+        """Its next output; nothing if it cannot be had now."""
         assert attempt.handle is not None
-        assert attempt.log_sent is not None
-        if attempt.log_final is not None and attempt.log_sent >= attempt.log_final:
+        if attempt.log_final is not None and offset >= attempt.log_final:
             self._done(attempt)
-            return None
+            return b""
         try:
-            data = await attempt.launcher.read_output(attempt.handle, attempt.log_sent, limit)
+            data = await attempt.launcher.read_output(attempt.handle, offset, limit)
         except LauncherUnavailable:
             self._later(attempt)
-            return None
+            return b""
         except Exception as exc:
             log.error("the output of a run cannot be read", reason=str(exc), **attempt.names)
             self._later(attempt)
-            return None
+            return b""
         if not data and attempt.log_final is not None:
             log.error(
                 "output of a run is missing at its end",
-                offset=attempt.log_sent,
+                offset=offset,
                 expected=attempt.log_final,
                 **attempt.names,
             )
-            self._done(attempt)
+            attempt.log_gone = attempt.log_final  # found so again by a next life
         return data
 
     def _account(self, batch: list[Attempt], frames: Frames, sizes: list[LogSize]) -> None:
         """Go on from where the server says it is."""
         by_key = {(size.run, size.attempt): size for size in sizes}
-        for attempt, (frame, data) in zip(batch, frames, strict=True):
+        for attempt, (frame, _) in zip(batch, frames, strict=True):
             if attempt.log_done:
                 continue
             size = by_key.get(attempt.key)
@@ -164,16 +179,19 @@ class LogShipper:
                 if frame.epoch == attempt.assignment.epoch:
                     log.info("the server takes no more output of this run", **attempt.names)
                     self._done(attempt)
+                else:
+                    self._ready.append(attempt)  # it was granted anew meanwhile
                 continue
             before = attempt.log_sent
-            if size is None or (data and size.size == before):
+            new = frame.length + frame.gap
+            if size is None or (new and size.size == before):
                 log.error("output of a run does not arrive", offset=before, **attempt.names)
                 self._later(attempt)
                 continue
             attempt.log_sent = size.size
             if attempt.log_final is not None and size.size >= attempt.log_final:
                 self._done(attempt)
-            elif attempt.log_final is not None or data:
+            elif attempt.log_final is not None or new:
                 self._ready.append(attempt)  # perhaps there is more already
 
     def _isolate(self, batch: list[Attempt], reason: str) -> None:
@@ -201,3 +219,19 @@ class LogShipper:
         attempt.log_done = True
         self._live.pop(attempt.key, None)
         self.on_done(attempt)
+
+
+def _frame(attempt: Attempt, length: int = 0, gap: int = 0) -> LogFrame:
+    return LogFrame.model_construct(
+        run=attempt.key[0],
+        attempt=attempt.key[1],
+        epoch=attempt.assignment.epoch,
+        offset=attempt.log_sent or 0,
+        length=length,
+        gap=gap,
+    )
+
+
+def _gap(attempt: Attempt) -> LogFrame:
+    """All that was given up of it and is not with the server."""
+    return _frame(attempt, gap=attempt.log_gone - (attempt.log_sent or 0))

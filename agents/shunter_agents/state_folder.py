@@ -89,6 +89,7 @@ class StateFolder:
 
     Attributes:
         path, attempts, trash, damaged: folders.
+        lock_file: always there, and empty but for a process id.
         identity: who this agent is, whatever it is called.
         session: this life of it.
         sessions: all its lives that it knows of, this one included -> boot id.
@@ -104,11 +105,12 @@ class StateFolder:
         self.attempts = self.path / "attempts"
         self.trash = self.path / "trash"
         self.damaged = self.path / "damaged"
+        self.lock_file = self.path / "lock"
         self._spare: list[Path] = []  # in the trash still: what a life does not use, the next one removes
         try:
             agents.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.path.mkdir(exist_ok=True, mode=0o700)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            self._lock = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise self._unwritable(exc) from exc
         try:

@@ -73,9 +73,9 @@ def _copy_one(client: Client, run: Run, number: int, follow: bool) -> Run:
                 if not part.complete:
                     tell(f"attempt {number} was lost with its agent: output may be missing here")
                 return run
-            if not told and at < attempt.log_size:
+            if not told and part.reached < attempt.log_size:
                 told = True
-                tell(f"waiting for {attempt.log_size - at} more bytes from agent {attempt.agent}")
+                tell(f"waiting for {attempt.log_size - part.reached} more bytes from agent {attempt.agent}")
         at = _write(_read(client, run, number, at, wait=HOLD))
 
 

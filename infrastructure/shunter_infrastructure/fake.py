@@ -331,6 +331,10 @@ class FakeLauncher:
         work = _Work.load(handle.folder / STATE)
         return b"" if work is None else work.script.output.encode()[offset : offset + limit]
 
+    def output_file(self, handle: Handle) -> Path | None:
+        """See :meth:`Launcher.output_file`: it is in the script."""
+        return None
+
     async def cleanup(self, handle: Handle) -> None:
         """See :meth:`Launcher.cleanup`."""
         self.calls.append(("cleanup", handle.folder.name))

@@ -204,6 +204,10 @@ class Launcher(Protocol):
     async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
         """Up to ``limit`` bytes of output from ``offset``; empty where there is none (yet)."""
 
+    def output_file(self, handle: Handle) -> Path | None:
+        """The file below the attempt's folder that holds its output, byte by byte, and nothing else; None if
+        it is kept elsewhere. The agent may punch holes into what it has noted as lost or delivered."""
+
     async def cleanup(self, handle: Handle) -> None:
         """Remove what the engine keeps of an ended attempt. The agent removes the folder itself."""
 

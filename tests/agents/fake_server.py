@@ -39,6 +39,7 @@ class Lease:
     Attributes:
         steps: the reports it took, in order.
         live: still leased.
+        log: its output; zeros where ``gaps`` says that it is lost.
     """
 
     assignment: Assignment
@@ -46,6 +47,7 @@ class Lease:
     cancelling: bool = False
     live: bool = True
     log: bytearray = field(default_factory=bytearray)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def states(self) -> list[str]:
@@ -248,7 +250,10 @@ class FakeServer:
             if lease is None or lease.assignment.epoch != frame.epoch:
                 sizes[key] = LogSize(run=key[0], attempt=key[1], size=0, stale=True)
                 continue
-            if frame.offset <= len(lease.log):
+            if frame.gap and frame.offset <= len(lease.log) < frame.offset + frame.gap:
+                lease.gaps.append((len(lease.log), frame.offset + frame.gap))
+                lease.log += bytes(lease.gaps[-1][1] - len(lease.log))
+            elif frame.offset <= len(lease.log):
                 lease.log += data[len(lease.log) - frame.offset :]
             sizes[key] = LogSize(run=key[0], attempt=key[1], size=len(lease.log))
         self.uploads.append({key: size.size for key, size in sizes.items()})

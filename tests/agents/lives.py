@@ -21,7 +21,15 @@ class Life:
         done: its exit code, once it has ended.
     """
 
-    def __init__(self, server: FakeServer, root: Path, launcher: Launcher, limit: int) -> None:
+    def __init__(
+        self,
+        server: FakeServer,
+        root: Path,
+        launcher: Launcher,
+        limit: int,
+        spool_limit: int,
+        min_disk: int,
+    ) -> None:
         self.folder = StateFolder(root, "a1")
         self.launcher = launcher
         self.agent = Agent(
@@ -33,6 +41,8 @@ class Life:
             queues=[],
             limit=limit,
             tags=[],
+            spool_limit=spool_limit,
+            min_disk=min_disk,
         )
         self.done = asyncio.ensure_future(self.agent.run())
 
@@ -58,10 +68,15 @@ class Life:
 
 @contextlib.asynccontextmanager
 async def life(
-    server: FakeServer, root: Path, launcher: Launcher | None = None, limit: int = 8
+    server: FakeServer,
+    root: Path,
+    launcher: Launcher | None = None,
+    limit: int = 8,
+    spool_limit: int = 2**30,
+    min_disk: int = 0,
 ) -> AsyncIterator[Life]:
     """An agent that is ended at the end of the block, if it has not ended before."""
-    one = Life(server, root, launcher or FakeLauncher(), limit)
+    one = Life(server, root, launcher or FakeLauncher(), limit, spool_limit, min_disk)
     try:
         yield one
     finally:

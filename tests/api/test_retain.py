@@ -113,6 +113,20 @@ async def test_batches_go_on_until_all_is_done(server: Served, monkeypatch: pyte
     assert await server.engine.store.read(orphans) == {}
 
 
+async def test_a_log_with_a_gap_leaves_nothing(server: Served) -> None:
+    await server.pool()
+    await deploy(server)
+    run_id = await server.submit()
+    (granted,) = await server.take()
+    await server.report(granted, "Starting", "Running")
+    await server.upload(granted, 0, b"", gap=10)
+    await server.report(granted, "Completed", log_size=10)
+    folder: Path = server.engine.logs.folder  # type: ignore[attr-defined]
+    assert len(list(folder.glob(f"*/{run_id}.*"))) == 2
+    assert (await server.http.delete(f"/runs/{run_id}")).status_code == 204
+    assert files(server) == set()
+
+
 async def test_logs_go_and_reading_one_says_so(server: Served) -> None:
     await server.pool()
     await deploy(server, logs=2)

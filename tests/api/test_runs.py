@@ -311,6 +311,36 @@ async def test_complete_is_said_when_the_attempt_has_ended_and_all_its_bytes_are
     assert told(await log(server, granted)) == (10, "true", "1")
 
 
+async def test_a_gap_is_marked_and_counted_and_the_log_comes_to_its_end(server: Served) -> None:
+    """Offsets of agents are those of the output, those of readers are those of what can be read."""
+    granted = await attempt(server)
+    await server.upload(granted, 0, b"head\n")
+    for _ in range(2):  # sending it twice is harmless
+        answer = await server.upload(granted, 0, b"", gap=1_000_005)
+        assert answer["sizes"][0]["size"] == 1_000_005
+    await server.report(granted, "Completed", log_size=1_000_010)
+    mark = b"[shunter: 1,000,000 bytes of output are missing here: "
+    response = await log(server, granted)
+    assert response.content.startswith(b"head\n" + mark)
+    size = len(response.content)
+    assert told(response) == (size, "false", "1")
+    await server.upload(granted, 1_000_005, b"tail\n")
+    response = await log(server, granted, headers={"range": f"bytes={size}-"})
+    assert (response.content, told(response)) == (b"tail\n", (size + 5, "true", "1"))
+    assert response.headers["shunter-log-reached"] == "1000010"
+    (one,) = (await server.run(granted["run"]))["attempts"]
+    assert (one["log_size"], one["log_missing"]) == (1_000_010, 1_000_000)
+
+
+async def test_a_gap_that_is_the_end_completes_a_log(server: Served) -> None:
+    granted = await attempt(server)
+    await server.report(granted, "Completed", log_size=7)
+    await server.upload(granted, 0, b"", gap=7)
+    response = await log(server, granted)
+    assert response.content.startswith(b"[shunter: 7 bytes")
+    assert told(response) == (len(response.content), "true", "1")
+
+
 async def test_a_reader_is_held_until_there_is_more(server: Served) -> None:
     granted = await attempt(server)
     await server.upload(granted, 0, b"one")

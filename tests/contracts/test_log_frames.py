@@ -38,6 +38,14 @@ def test_a_length_that_is_not_that_of_the_bytes_is_not_encoded() -> None:
         encode_frames([(frame, b"ab")])
 
 
+def test_a_gap_has_no_bytes() -> None:
+    gap = LogFrame(run=RUN, attempt=1, epoch=3, offset=5, length=0, gap=1000)
+    assert decode_frames(encode_frames([(gap, b"")]))[0][0] == gap
+    both = gap.model_copy(update={"length": 1})
+    with pytest.raises(BadRequest, match=r"byte 0: not a frame header: .*a gap has no bytes"):
+        decode_frames(encode_frames([(both, b"x")]))
+
+
 @pytest.mark.parametrize(
     ("cut", "says"),
     [

@@ -63,6 +63,18 @@ async def test_output_is_read_in_pieces(launcher: Launcher, engine: Engine, atte
     assert await launcher.read_output(handle, len(data) + 5, 10) == b""
 
 
+async def test_the_file_of_output_is_below_its_folder_or_there_is_none(
+    launcher: Launcher, engine: Engine, attempts: Attempts
+) -> None:
+    """The agent makes holes in it: it must be this attempt's, and hold its output at the same offsets."""
+    handle = await attempts(engine.command(output="first line\n")).start(launcher)
+    await ended(launcher, handle)
+    file = launcher.output_file(handle)
+    if file is not None:
+        assert file.is_relative_to(handle.folder)
+        assert file.read_bytes() == b"first line\n"
+
+
 async def test_output_is_there_while_it_runs(launcher: Launcher, engine: Engine, attempts: Attempts) -> None:
     handle = await attempts(engine.command(output="alive", hang=True)).start(launcher)
     assert await written(launcher, handle, b"alive") == b"alive"

@@ -51,10 +51,10 @@ def test_any_appends_leave_a_prefix_and_going_on_from_it_gives_all(
         size = shared.append(run, 1, start, OUTPUT[start:end])
         if start <= expected:
             expected = max(expected, end)
-        assert size == expected == shared.size(run, 1)
+        assert size == expected == shared.extent(run, 1).size
         assert shared.read(run, 1, 0, len(OUTPUT) + 1) == OUTPUT[:expected]
-    while shared.size(run, 1) < len(OUTPUT):
-        at = shared.size(run, 1)
+    while shared.extent(run, 1).size < len(OUTPUT):
+        at = shared.extent(run, 1).size
         assert shared.append(run, 1, at, memoryview(OUTPUT)[at : at + 100]) == min(at + 100, len(OUTPUT))
     assert shared.read(run, 1, 0, len(OUTPUT) + 1) == OUTPUT
 
@@ -63,13 +63,13 @@ def test_attempts_and_runs_have_their_own_output(logs: FileLogStore) -> None:
     one, other = UUID(int=1), UUID(int=2)
     for run, attempt, data in ((one, 1, b"a"), (one, 2, b"bb"), (other, 1, b"ccc")):
         logs.append(run, attempt, 0, data)
-    assert [logs.size(one, 1), logs.size(one, 2), logs.size(other, 1)] == [1, 2, 3]
+    assert [logs.extent(one, 1).size, logs.extent(one, 2).size, logs.extent(other, 1).size] == [1, 2, 3]
     assert logs.read(one, 2, 0, 10) == b"bb"
 
 
 def test_what_wrote_nothing_is_empty(logs: FileLogStore) -> None:
     run = uuid4()
-    assert logs.size(run, 1) == 0
+    assert logs.extent(run, 1).size == 0
     assert logs.read(run, 1, 0, 10) == b""
     logs.sync(run, 1)
     assert logs.append(run, 1, 10, b"beyond") == 0
@@ -106,7 +106,7 @@ def test_a_big_output_is_whole_and_others_cannot_read_it(logs: FileLogStore) -> 
         logs.append(run, 1, at * len(block), block)
         digest.update(block)
     logs.sync(run, 1)
-    assert logs.size(run, 1) == 32 * len(block)
+    assert logs.extent(run, 1).size == 32 * len(block)
     found = hashlib.sha256()
     at = 0
     while part := logs.read(run, 1, at, 1_000_003):
@@ -134,7 +134,7 @@ def test_a_full_disk_is_unavailable_keeps_what_was_written_and_goes_on_with_room
         with pytest.raises(Unavailable, match="cannot be written") as caught:
             logs.append(run, 1, 0, data)
         assert caught.value.remedy
-        kept = logs.size(run, 1)
+        kept = logs.extent(run, 1).size
         assert 0 < kept < 150_000
         assert logs.read(run, 1, 0, len(data)) == data[:kept]
         with pytest.raises(Unavailable):
@@ -160,7 +160,7 @@ data = bytes(range(250)) * 1000
 try:
     logs.append(UUID(int=1), 1, 0, data)
 except Unavailable as exc:
-    print("unavailable", logs.size(UUID(int=1), 1))
+    print("unavailable", logs.extent(UUID(int=1), 1).size)
 """
 
 

@@ -145,14 +145,17 @@ class LogPart:
     Attributes:
         data: the bytes from ``start``.
         start: offset of the first.
-        size: bytes of output that the server has by now.
-        complete: the attempt has ended and the server has all of its bytes.
+        size: bytes that the server has by now.
+        reached: how far in the attempt's output they come: other than ``size`` where some of it is missing
+            and a mark takes its place.
+        complete: the attempt has ended, and the server has all of its bytes or knows them to be lost.
         attempt: number of the attempt that they belong to.
     """
 
     data: bytes
     start: int
     size: int
+    reached: int
     complete: bool
     attempt: int
 
@@ -569,10 +572,12 @@ def _log_part(response: httpx.Response, start: int) -> LogPart:
     # A server that ignores the range sends everything.
     data = response.content if response.status_code == 206 else response.content[start:]
     try:
+        size = response.headers["Shunter-Log-Size"]
         return LogPart(
             data=data,
             start=start,
-            size=int(response.headers["Shunter-Log-Size"]),
+            size=int(size),
+            reached=int(response.headers.get("Shunter-Log-Reached", size)),  # new with protocol 2
             complete=response.headers["Shunter-Log-Complete"] == "true",
             attempt=int(response.headers["Shunter-Attempt"]),
         )

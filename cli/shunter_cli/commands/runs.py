@@ -449,6 +449,7 @@ def _attempt(one: Attempt, now: datetime) -> list[tuple[str, str]]:
         ("  memory", output.size(one.max_rss_bytes) if one.max_rss_bytes is not None else ""),
         ("  processor", f"{one.cpu_seconds:.3g} s" if one.cpu_seconds is not None else ""),
         ("  output", output.size(one.log_size) if one.log_size is not None else ""),
+        ("  missing", f"{one.log_missing:,} bytes of its output" if one.log_missing else ""),
     ]
 
 

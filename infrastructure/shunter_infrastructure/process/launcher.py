@@ -197,6 +197,10 @@ class ProcessLauncher:
         finally:
             os.close(fd)
 
+    def output_file(self, handle: Handle) -> Path | None:
+        """See :meth:`Launcher.output_file`."""
+        return handle.folder / OUTPUT
+
     async def cleanup(self, handle: Handle) -> None:
         """Nothing is left to do: the keeper removed the cgroup, or whoever found it dead did."""
 

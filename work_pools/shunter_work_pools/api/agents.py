@@ -148,7 +148,10 @@ def _append(
         if (frame.run, frame.attempt, frame.epoch) not in owned:
             sizes[key] = LogSize(run=frame.run, attempt=frame.attempt, size=0, stale=True)
             continue
-        size = engine.logs.append(frame.run, frame.attempt, frame.offset, data)
+        if frame.gap:
+            size = engine.logs.skip(frame.run, frame.attempt, frame.offset, frame.gap)
+        else:
+            size = engine.logs.append(frame.run, frame.attempt, frame.offset, data)
         total = owned[frame.run, frame.attempt, frame.epoch]
         if total is not None and size >= total:
             # The agent forgets the output once this is answered.

@@ -29,6 +29,7 @@ from shunter_work_pools.contracts.states import ATTEMPT_ENDS, RUN_ENDS
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.queue import control, views
 from shunter_work_pools.queue.submit import submit
+from shunter_work_pools.storage.log_gaps import Extent
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -122,7 +123,10 @@ async def get_run(
     def differs(found: Run) -> bool:
         return seen is None or f"{found.state}:{found.attempt_count}" != seen
 
-    return answer(await _watch(engine, run_id, wait, differs))
+    found = await _watch(engine, run_id, wait, differs)
+    for one in found.attempts:
+        one.log_missing = engine.logs.extent(run_id, one.number).missing
+    return answer(found)
 
 
 @router.get("/{run}/events")
@@ -179,8 +183,11 @@ async def read_logs(
 ) -> Response:
     """The bytes that an attempt wrote, in order, from an offset; 410 if they were deleted.
 
-    Headers: ``Shunter-Log-Size`` is what the server has, ``Shunter-Log-Complete`` whether that is all
-    there will ever be.
+    Where output is missing, a line takes its place that says so: ``[shunter: N bytes of output are missing
+    here: ...]``.
+
+    Headers: ``Shunter-Log-Size`` is what there is to read, ``Shunter-Log-Reached`` how far in the output
+    that comes, ``Shunter-Log-Complete`` whether that is all there will ever be.
     """
     run_id = await _find(engine, run)
     start, end = _bounds(range_)
@@ -189,16 +196,17 @@ async def read_logs(
         chosen = _attempt(found, attempt)
         if chosen is None:
             return found.state in _ENDED
-        size = engine.logs.size(run_id, chosen.number)
-        return size > start or chosen.log_deleted or _complete(found, chosen, size)
+        extent = engine.logs.extent(run_id, chosen.number)
+        return extent.stored > start or chosen.log_deleted or _complete(chosen, extent)
 
     found = await _watch(engine, run_id, wait, enough)
     chosen = _attempt(found, attempt)
     if chosen is None:
         if attempt is not None:
             raise NotFound(f"run {run_id} has no attempt {attempt}", f"It has {found.attempt_count}.")
-        return _log_answer(b"", 0, found.state in _ENDED, 0, range_)
-    size = engine.logs.size(run_id, chosen.number)
+        return _log_answer(b"", Extent(0, 0, 0), found.state in _ENDED, 0, range_)
+    extent = engine.logs.extent(run_id, chosen.number)
+    size = extent.stored
     if size == 0 and chosen.log_deleted and chosen.log_size != 0:
         raise Gone(
             f"the log of attempt {chosen.number} of run {run_id} was deleted, as it need not be kept any more",
@@ -208,14 +216,16 @@ async def read_logs(
     data = b""
     if length > 0:
         data = await asyncio.to_thread(engine.logs.read, run_id, chosen.number, start, length)
-    return _log_answer(data, size, _complete(found, chosen, size), chosen.number, range_, start)
+    return _log_answer(data, extent, _complete(chosen, extent), chosen.number, range_, start)
 
 
 def _log_answer(
-    data: bytes, size: int, complete: bool, attempt: int, range_: str | None, start: int = 0
+    data: bytes, extent: Extent, complete: bool, attempt: int, range_: str | None, start: int = 0
 ) -> Response:
+    size = extent.stored
     headers = {
         "Shunter-Log-Size": str(size),
+        "Shunter-Log-Reached": str(extent.size),
         "Shunter-Log-Complete": "true" if complete else "false",
         "Shunter-Attempt": str(attempt),
         "X-Content-Type-Options": "nosniff",
@@ -243,9 +253,9 @@ def _attempt(run: Run, number: int | None) -> Attempt | None:
     return next((attempt for attempt in run.attempts if attempt.number == number), None)
 
 
-def _complete(run: Run, attempt: Attempt, size: int) -> bool:
-    """All bytes are here: the attempt has ended and its agent's count is reached."""
-    return attempt.state in _ATTEMPT_ENDED and size >= (attempt.log_size or 0)
+def _complete(attempt: Attempt, extent: Extent) -> bool:
+    """All bytes are here, or known to be lost: the attempt has ended and its agent's count is reached."""
+    return attempt.state in _ATTEMPT_ENDED and extent.size >= (attempt.log_size or 0)
 
 
 async def _find(engine: Engine, run: str) -> UUID:

@@ -7,10 +7,10 @@ that sending twice is harmless.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
 from shunter_work_pools.contracts.deployments import Seconds, Work
@@ -145,7 +145,7 @@ class Report(Contract):
         state: where the attempt is now.
         cause: with an end other than Completed.
         result: JSON value left by the run, up to 64 KiB.
-        log_size: total bytes of output, with an end.
+        log_size: total bytes of output as it was written, lost ones included; with an end.
     """
 
     run: UUID
@@ -197,6 +197,7 @@ class LogFrame(Contract):
     """Header of one frame of a log upload: ``length`` bytes of an attempt's output from ``offset``.
 
     Attributes:
+        offset: in the output as the attempt wrote it.
         gap: so many bytes from ``offset`` on are lost (``length`` is 0 then): a mark takes their place.
     """
 
@@ -205,13 +206,20 @@ class LogFrame(Contract):
     epoch: int = Field(ge=1)
     offset: int = Field(ge=0)
     length: int = Field(ge=0, le=LOG_UPLOAD_LIMIT)
-    gap: int = Field(default=0, ge=0)
+    gap: int = Field(default=0, ge=0, le=2**62)
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if self.gap and self.length:
+            raise ValueError("a gap has no bytes")
+        return self
 
 
 class LogSize(Contract):
-    """How many bytes of an attempt's output the server has; the agent goes on from there.
+    """How much of an attempt's output the server has; the agent goes on from there.
 
     Attributes:
+        size: offset in the output up to which it knows it, as bytes or as a gap.
         stale: the attempt is not this agent's (any more), or unknown: send no more.
     """
 

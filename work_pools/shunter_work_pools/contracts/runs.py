@@ -50,6 +50,8 @@ class Attempt(Contract):
         max_rss_bytes: highest resident set of one process of the tree, bytes.
         cpu_seconds: user and system time of the tree, seconds.
         log_size: bytes it wrote, known once it has ended.
+        log_missing: how many of them are known to be lost: a mark takes their place in the log. Looked up
+            for a look at one run only; else None.
         log_deleted: its output was deleted, as it need not be kept any more.
         lost: its agent is silent for longer than ``lost_after``.
         message: what a person should know, e.g. why it could not start.
@@ -70,6 +72,7 @@ class Attempt(Contract):
     max_rss_bytes: int | None = None
     cpu_seconds: float | None = None
     log_size: int | None = None
+    log_missing: int | None = None
     log_deleted: bool = False
     lost: bool = False
 
