@@ -21,6 +21,7 @@ from uuid import UUID
 import httpx
 import uvicorn
 
+from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
 from shunter_work_pools.engine import Engine
@@ -82,7 +83,7 @@ class Served:
 
     def sync_body(self, **more: Any) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "protocol": 1,
+            "protocol": PROTOCOL,
             "session": str(UUID(int=100)),
             "identity": str(IDENTITY),
             "pools": ["main"],
