@@ -248,7 +248,7 @@ async def _claims(database_url: str | None, home: Path, times: int, name: str) -
                 exit_code=0,
                 log_size=0,
             )
-            await store.write(lambda tx, end=end: report(tx, agent.id, [end]))
+            await store.write(lambda tx, end=end: report(tx, agent.id, [end], lost_after=30.0))
         return found[5:]
     finally:
         await store.close()

@@ -21,9 +21,9 @@ from uuid import UUID
 import httpx
 import uvicorn
 
-from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
+from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
