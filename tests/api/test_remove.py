@@ -21,6 +21,7 @@ async def silence(server: Served, name: str = "a1") -> None:
     """The agent was last heard of long ago."""
     server.engine._seen.clear()
     server.engine._heard.clear()
+    server.engine._hearing_since -= 10_000  # and somebody would have heard it
     await server.engine.store.write(
         lambda tx: (
             tx.conn.execute(update(agents).where(agents.c.name == name).values(last_seen_at=0)) and None
