@@ -226,14 +226,16 @@ serve({"server.port": sys.argv[1], "server.database_url": sys.argv[2] or None})
 
 
 class ServerProcess:
-    """A server as a process of its own, in an empty home."""
+    """A server as a process of its own; ``env``: variables beside its home."""
 
-    def __init__(self, home: Path, database_url: str = "", port: int = 0) -> None:
+    def __init__(
+        self, home: Path, database_url: str = "", port: int = 0, env: dict[str, str] | None = None
+    ) -> None:
         self.home = home
-        env = {key: value for key, value in os.environ.items() if not key.startswith("SHUNTER_")}
+        variables = {key: value for key, value in os.environ.items() if not key.startswith("SHUNTER_")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, str(port), database_url],
-            env=env | {"SHUNTER_HOME": str(home), "NO_COLOR": "1"},
+            env=variables | {"SHUNTER_HOME": str(home), "NO_COLOR": "1"} | (env or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

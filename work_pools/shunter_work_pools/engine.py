@@ -70,6 +70,7 @@ class Engine:
         self.logs = logs
         self.settings = settings or Settings()
         self.hub = Hub()
+        self._clock = asyncio.get_running_loop().time  # for threads, too
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready = False
         self.started_at = datetime.now(UTC)
@@ -371,9 +372,9 @@ class Engine:
         Args:
             now: by the store's clock.
         """
-        hearing = asyncio.get_running_loop().time() - self._hearing_since
+        hearing = self._clock() - self._hearing_since
         return remove.Silence(
-            alive_after=self.alive_after(now) if hearing > self.settings.lost_after else 0,
+            alive_after=self.alive_after(now) if hearing > self.settings.lost_after else -1,
             lease_for=round(self.settings.lease_for * _SECOND),
             hearing_since=now - round(hearing * _SECOND),
         )
