@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,16 @@ class Life:
         ]
         return size
 
+    async def begin(self, **request: Any) -> str:
+        """Make a pool, a deployment and a run of it."""
+        await self.ask("POST", "/pools", json={"name": "main"})
+        spec = {"work": {"command": ["x"]}, "pool": "main"}
+        await self.ask("PUT", "/deployments/job", json=spec)
+        made = await self.ask("POST", "/runs", json={"deployment": "job"} | request)
+        return str(made["id"])
+
     async def claim(self) -> Any:
+        """The attempt of the only run that waits."""
         (granted,) = (await self.sync(hold_for=SOON))["assignments"]
         return granted
 
@@ -72,13 +80,14 @@ async def life(home: Path, url: str) -> AsyncIterator[Life]:
         assert await server.stop() == 0, server.output
 
 
-async def dies_at(home: Path, url: str, point: str, asks: Callable[[Life], Coroutine[Any, Any, Any]]) -> None:
-    """A life of the server that is over before ``asks`` has its answer."""
+@asynccontextmanager
+async def dying(home: Path, url: str, point: str) -> AsyncIterator[Life]:
+    """A life that ends at a point which only the last request of the block comes to: that has no answer."""
     server = ServerProcess(home, url, env={KILL: point})
     try:
         async with server.client() as http:
             with pytest.raises(httpx.TransportError):
-                await asyncio.wait_for(asks(Life(http)), 2 * SOON)
+                yield Life(http)
         assert await server.end() == -signal.SIGKILL, server.output
     finally:
         if server.process.poll() is None:
@@ -86,34 +95,23 @@ async def dies_at(home: Path, url: str, point: str, asks: Callable[[Life], Corou
             server.process.communicate()
 
 
-async def begin(home: Path, url: str, **spec: Any) -> str:
-    """A pool, a deployment and a run of it."""
-    async with life(home, url) as server:
-        await server.ask("POST", "/pools", json={"name": "main"})
-        spec = {"work": {"command": ["x"]}, "pool": "main"} | spec
-        await server.ask("PUT", "/deployments/job", json=spec)
-        return str((await server.ask("POST", "/runs", json={"deployment": "job"}))["id"])
-
-
 async def test_a_run_that_was_made_is_not_made_again(tmp_path: Path, database_url: str) -> None:
-    await begin(tmp_path, database_url)
-    request = {"deployment": "job", "idempotency_key": "k"}
-    await dies_at(
-        tmp_path, database_url, "after-run-created", lambda life: life.ask("POST", "/runs", json=request)
-    )
+    async with dying(tmp_path, database_url, "after-run-created") as server:
+        await server.begin(idempotency_key="k")
     async with life(tmp_path, database_url) as server:
+        request = {"deployment": "job", "idempotency_key": "k"}
         made = await server.ask("POST", "/runs", json=request)
         assert made["created"] is False
-        assert len((await server.ask("GET", "/runs"))["runs"]) == 2
-        assert (await server.run(made["id"]))["state"] == "Scheduled"
+        assert [run["state"] for run in (await server.ask("GET", "/runs"))["runs"]] == ["Scheduled"]
 
 
 async def test_a_claim_nobody_heard_of_is_told_again_under_its_epoch(
     tmp_path: Path, database_url: str
 ) -> None:
     """Neither Pending for ever nor launched twice: the lease is there, and the next sync says so."""
-    run_id = await begin(tmp_path, database_url)
-    await dies_at(tmp_path, database_url, "after-claim-committed", lambda life: life.claim())
+    async with dying(tmp_path, database_url, "after-claim-committed") as server:
+        run_id = await server.begin()
+        await server.claim()
     async with life(tmp_path, database_url) as server:
         assert (await server.run(run_id))["state"] == "Claimed"
         (granted,) = (await server.sync(taking=False, free=0))["assignments"]
@@ -128,15 +126,10 @@ async def test_a_claim_nobody_heard_of_is_told_again_under_its_epoch(
 async def test_reports_nobody_acknowledged_count_once(
     tmp_path: Path, database_url: str, states: list[str]
 ) -> None:
-    run_id = await begin(tmp_path, database_url)
-    async with life(tmp_path, database_url) as server:
+    async with dying(tmp_path, database_url, "after-reports-committed") as server:
+        run_id = await server.begin()
         granted = await server.claim()
-
-    async def report(server: Life) -> None:
-        await server.sync(granted)
         await server.report(granted, *states)
-
-    await dies_at(tmp_path, database_url, "after-reports-committed", report)
     async with life(tmp_path, database_url) as server:
         answer = await server.sync(granted)
         assert answer["forget"] == [], "its acknowledgement is under way to it"
@@ -147,39 +140,15 @@ async def test_reports_nobody_acknowledged_count_once(
         assert kinds == ["Scheduled", "Claimed", *states]
 
 
-async def test_output_nobody_acknowledged_is_there_once(tmp_path: Path, database_url: str) -> None:
-    run_id = await begin(tmp_path, database_url)
-    async with life(tmp_path, database_url) as server:
-        granted = await server.claim()
-        assert (await server.upload(granted, 0, b"on"))["size"] == 2
-
-    async def upload(server: Life) -> None:
-        await server.upload(granted, 2, b"ce\n")
-
-    await dies_at(tmp_path, database_url, "after-logs-appended", upload)
-    async with life(tmp_path, database_url) as server:
-        assert (await server.upload(granted, 2, b"ce\n"))["size"] == 5
-        assert (await server.upload(granted, 5, b"!"))["size"] == 6
-        log = await server.http.get(f"/runs/{run_id}/logs")
-        assert log.content == b"once\n!"
-
-
 async def test_what_was_given_back_waits_once_and_is_granted_under_the_next_epoch(
     tmp_path: Path, database_url: str
 ) -> None:
-    run_id = await begin(tmp_path, database_url)
-    async with life(tmp_path, database_url) as server:
+    async with dying(tmp_path, database_url, "after-release-committed") as server:
+        run_id = await server.begin()
         granted = await server.claim()
-    body = {
-        "session": BODY["session"],
-        "attempts": [{key: granted[key] for key in ("run", "attempt", "epoch")}],
-    }
-
-    async def release(server: Life) -> None:
-        await server.sync(granted, taking=False, free=0)
+        back = {key: granted[key] for key in ("run", "attempt", "epoch")}
+        body = {"session": BODY["session"], "attempts": [back]}
         await server.ask("POST", "/agents/a1/release", json=body)
-
-    await dies_at(tmp_path, database_url, "after-release-committed", release)
     async with life(tmp_path, database_url) as server:
         assert (await server.run(run_id))["state"] == "Scheduled"
         answer = await server.sync(granted, taking=False, free=0)
@@ -192,32 +161,36 @@ async def test_what_was_given_back_waits_once_and_is_granted_under_the_next_epoc
         assert (await server.run(run_id))["state"] == "Claimed"
 
 
-async def test_a_cancellation_nobody_heard_of_reaches_the_agent(tmp_path: Path, database_url: str) -> None:
-    run_id = await begin(tmp_path, database_url)
-    async with life(tmp_path, database_url) as server:
+# ---- where the kind of store makes no difference
+
+
+async def test_output_nobody_acknowledged_is_there_once(tmp_path: Path) -> None:
+    async with dying(tmp_path, "", "after-logs-appended") as server:
+        run_id = await server.begin()
         granted = await server.claim()
-    await dies_at(
-        tmp_path,
-        database_url,
-        "after-cancel-committed",
-        lambda life: life.ask("POST", f"/runs/{run_id}/cancel"),
-    )
-    async with life(tmp_path, database_url) as server:
+        await server.upload(granted, 0, b"on")
+    async with life(tmp_path, "") as server:
+        assert (await server.upload(granted, 0, b"once"))["size"] == 4
+        assert (await server.upload(granted, 4, b"!"))["size"] == 5
+        assert (await server.http.get(f"/runs/{run_id}/logs")).content == b"once!"
+
+
+async def test_a_cancellation_nobody_heard_of_reaches_the_agent(tmp_path: Path) -> None:
+    async with dying(tmp_path, "", "after-cancel-committed") as server:
+        run_id = await server.begin()
+        granted = await server.claim()
+        await server.ask("POST", f"/runs/{run_id}/cancel")
+    async with life(tmp_path, "") as server:
         assert [one["run"] for one in (await server.sync(granted))["cancel"]] == [run_id]
         assert (await server.ask("POST", f"/runs/{run_id}/cancel"))["state"] == "Cancelling"
 
 
-async def test_a_drain_nobody_heard_of_reaches_the_agent(tmp_path: Path, database_url: str) -> None:
-    await begin(tmp_path, database_url)
-    async with life(tmp_path, database_url) as server:
+async def test_a_drain_nobody_heard_of_reaches_the_agent(tmp_path: Path) -> None:
+    async with dying(tmp_path, "", "after-drain-committed") as server:
+        await server.begin()
         granted = await server.claim()
-
-    async def drain(server: Life) -> None:
-        await server.sync(granted)
         await server.ask("POST", "/agents/a1/drain")
-
-    await dies_at(tmp_path, database_url, "after-drain-committed", drain)
-    async with life(tmp_path, database_url) as server:
+    async with life(tmp_path, "") as server:
         answer = await server.sync(granted, hold_for=10)
         assert (answer["drain"], answer["forget"]) == (True, [])
 
