@@ -40,7 +40,7 @@ def answering(status: int, headers: dict[str, str], body: bytes) -> Iterator[tup
         def _any(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             asked.append((self.command, self.path, self.headers, content))
-            self.send_response(status)
+            self.send_response_only(status)
             for name, value in (headers | {"Content-Length": str(len(body))}).items():
                 self.send_header(name, value)
             self.end_headers()

@@ -30,7 +30,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 from typing import (
     Any,
     Concatenate,
@@ -698,12 +698,18 @@ def _asked_to_wait(response: httpx.Response) -> dict[str, float]:
     text = response.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return {"retry_after": float(text[:9])}
-    try:
-        then = parsedate_to_datetime(text)
-        now = parsedate_to_datetime(response.headers.get("Date", format_datetime(datetime.now(UTC))))
-        return {"retry_after": max(0.0, (then - now).total_seconds())}
-    except (ValueError, TypeError):  # no date, or one without a zone
+    then = _http_date(text)
+    if then is None:
         return {}
+    now = _http_date(response.headers.get("Date", "")) or datetime.now(UTC)
+    return {"retry_after": max(0.0, (then - now).total_seconds())}
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _refusal(response: httpx.Response) -> Refused:

@@ -1,0 +1,264 @@
+"""Silence of agents, by the server's own loops: marked in time, never wrongly, and healed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from shunter_work_pools.contracts.base import micros
+from shunter_work_pools.settings import Settings
+from shunter_work_pools.storage.schema import agents
+from shunter_work_pools.storage.store import PostgresStore, SqliteStore
+from tests.api.serving import SOON, Served, held, served, until
+from tests.api.test_sync import hold, ready
+from tests.storage.stores import AnyStore, empty
+
+HOUR = 3600.0
+#: As the real ones, but the patience, which stands in the same relations.
+QUICK = Settings(lost_after=1.0, lease_for=1.5, give_up_after=2.5)
+
+
+class SetClock:
+    """The store's clock, which somebody may set."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+
+    def __call__(self) -> int:
+        return round((time.time() + self.offset) * 1e6)
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+async def serve(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serve]:
+    """Servers one after the other on one store of that kind: ``async with serve(clock) as server``."""
+    path = tmp_path / "shunter.db"
+    url = "" if kind == "sqlite" else request.getfixturevalue("migrated_postgres")
+    if kind == "sqlite":
+        shutil.copyfile(request.getfixturevalue("migrated_sqlite"), path)
+    else:
+        first = PostgresStore(url)
+        await first.open()
+        await empty(first)
+        await first.close()
+
+    @asynccontextmanager
+    async def one(clock: SetClock | None = None, settings: Settings = QUICK) -> AsyncIterator[Served]:
+        store: AnyStore
+        if kind == "sqlite":
+            store = SqliteStore(path, clock) if clock is not None else SqliteStore(path)
+        else:
+            store = PostgresStore(url, clock)
+        async with served(store, tmp_path / "logs", settings) as server:
+            yield server
+
+    yield one
+
+
+async def is_lost(server: Served, run_id: str) -> bool:
+    return bool((await server.run(run_id))["lost"])
+
+
+async def in_state(server: Served, run_id: str, state: str) -> bool:
+    return bool((await server.run(run_id))["state"] == state)
+
+
+async def one_running(server: Served, **spec: Any) -> Any:
+    """An attempt that an agent runs."""
+    await ready(server, **spec)
+    await server.submit()
+    (granted,) = await server.take()
+    await server.report(granted, "Starting", "Running")
+    return granted
+
+
+async def stays_heard(server: Served, granted: Any, seconds: float) -> None:
+    """Its agent syncs for so long."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        await server.sync(holds=[held(granted)], free=0, hold_for=0.2)
+
+
+async def test_a_lost_agents_runs_are_marked_within_a_second_after_its_time(serve: Serve) -> None:
+    async with serve() as server:
+        granted = await one_running(server, on_lost="wait")
+        await stays_heard(server, granted, QUICK.lost_after + 0.1)
+        last_contact = time.time()
+        await server.sync(holds=[held(granted)], free=0)
+        with server.engine.hub.watching(_uuid(granted["run"])) as changed:
+            while not await is_lost(server, granted["run"]):
+                changed.clear()
+                await asyncio.wait_for(changed.wait(), SOON)
+        events = (await server.get(f"/runs/{granted['run']}/events"))["events"]
+        (marked,) = [event for event in events if event["kind"] == "lost"]
+        after = _seconds(marked["at"]) - last_contact
+        assert QUICK.lost_after - 0.1 <= after <= QUICK.lost_after + 1.0
+        # Back, it goes on under its epoch.
+        assert (await server.sync(holds=[held(granted)], free=0))["forget"] == []
+        await until(lambda: _not(is_lost(server, granted["run"])))
+        await server.report(granted, "Completed", log_size=0)
+        assert await in_state(server, granted["run"], "Completed")
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+async def test_a_clock_that_is_set_by_an_hour_does_no_harm(serve: Serve, step: float) -> None:
+    clock = SetClock()
+    async with serve(clock) as server:
+        granted = await one_running(server, on_lost="crash")
+        await stays_heard(server, granted, QUICK.give_up_after + 0.2)  # the server could act from now on
+        clock.offset += step
+        await stays_heard(server, granted, 2 * server.engine.settings.reap_every + 0.5)
+        run = await server.run(granted["run"])
+        assert (run["state"], run["lost"]) == ("Running", False)
+        kinds = [event["kind"] for event in (await server.get(f"/runs/{granted['run']}/events"))["events"]]
+        assert kinds == ["Scheduled", "Claimed", "Starting", "Running"]
+        (agent,) = (await server.get("/agents"))["agents"]
+        assert agent["lost"] is False
+        # One that is really silent is lost in time by the new clock, and given up.
+        began = time.monotonic()
+        await until(lambda: is_lost(server, granted["run"]))
+        assert time.monotonic() - began <= QUICK.lost_after + 1.5
+        await until(lambda: in_state(server, granted["run"], "Crashed"))
+        attempt = (await server.run(granted["run"]))["attempts"][0]
+        assert attempt["claimed_at"] <= attempt["started_at"] <= attempt["ended_at"]
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+async def test_a_clock_that_is_set_between_a_look_and_a_deed_does_no_harm(serve: Serve, step: float) -> None:
+    """The reaper has looked at the clock and found somebody silent; then the clock is set."""
+    clock = SetClock()
+    async with serve(clock) as server:
+        granted = await one_running(server, on_lost="crash")
+        await stays_heard(server, granted, QUICK.give_up_after + 0.2)
+        write = server.engine.store.write
+        read = server.engine.store.read
+        stepped = asyncio.Event()
+
+        async def reading(work: Any) -> Any:
+            found = await read(work)
+            if "silent_holds" in work.__code__.co_names and not stepped.is_set():
+                clock.offset += step
+                stepped.set()
+                return True
+            return found
+
+        server.engine.store.read = reading
+        await asyncio.wait_for(stepped.wait(), SOON)
+        await stays_heard(server, granted, 1.0)
+        assert server.engine.store.write == write
+        run = await server.run(granted["run"])
+        assert (run["state"], run["lost"]) == ("Running", False)
+
+
+async def test_an_agent_that_was_heard_of_in_the_future_is_lost_all_the_same(serve: Serve) -> None:
+    """The clock was set back while no server was up; the agent is gone."""
+    clock = SetClock()
+    async with serve(clock) as server:
+        granted = await one_running(server, on_lost="crash")
+    clock.offset -= HOUR
+    async with serve(clock) as server:
+        seen = await server.engine.store.read(lambda tx: tx.conn.scalar(select(agents.c.last_seen_at)))
+        assert seen <= clock()
+        await until(lambda: is_lost(server, granted["run"]))
+        await until(lambda: in_state(server, granted["run"], "Crashed"))
+
+
+async def test_time_without_a_server_is_no_silence(serve: Serve) -> None:
+    clock = SetClock()
+    async with serve(clock) as server:
+        granted = await one_running(server, on_lost="crash")
+        await stays_heard(server, granted, QUICK.give_up_after + 0.2)
+    clock.offset += 10 * 60  # ten minutes without any server
+    async with serve(clock) as server:
+        await asyncio.sleep(QUICK.lost_after - 0.3)
+        run = await server.run(granted["run"])
+        assert (run["state"], run["lost"]) == ("Running", False)
+        await stays_heard(server, granted, QUICK.lost_after)
+        assert not await is_lost(server, granted["run"])
+        await server.report(granted, "Completed", log_size=0)
+        assert await in_state(server, granted["run"], "Completed")
+
+
+@pytest.mark.parametrize("on_lost", ["crash", "retry"])
+async def test_a_return_after_give_up_is_stale_and_does_not_touch_the_run(serve: Serve, on_lost: str) -> None:
+    async with serve() as server:
+        granted = await one_running(server, on_lost=on_lost)
+        ends = "Retrying" if on_lost == "retry" else "Crashed"
+        await until(lambda: in_state(server, granted["run"], ends), 2 * SOON)
+        # It is told to stop that work; what it says of it changes nothing, what it wrote is kept.
+        answer = await server.sync(holds=[held(granted)], taking=False)
+        assert answer["forget"] == [held(granted)]
+        (ack,) = (await server.report(granted, "Completed", log_size=5))["acks"]
+        assert ack["stale"] is True
+        assert "not held under epoch 1" in ack["detail"]
+        assert (await server.upload(granted, 0, b"late\n"))["sizes"][0] == {
+            "run": granted["run"],
+            "attempt": 1,
+            "size": 5,
+            "stale": False,
+        }
+        body = {"session": server.sync_body()["session"], "attempts": [held(granted)]}
+        assert (await server.post("/agents/a1/release", body))["acks"][0]["stale"] is True
+        run = await server.run(granted["run"])
+        assert (run["state"], run["attempt_count"]) == (ends, 1)
+
+
+async def test_cancelled_while_lost_it_ends_cancelled_by_whoever_comes_first(serve: Serve) -> None:
+    async with serve() as server:
+        back = await one_running(server, on_lost="wait")
+        gone = await server.submit()
+        other = {"name": "a2", "identity": "00000000-0000-0000-0000-000000000008"}
+        (never,) = await server.take(**other)
+        await until(lambda: is_lost(server, back["run"]))
+        for run_id in (back["run"], gone):
+            assert (await server.post(f"/runs/{run_id}/cancel"))["state"] == "Cancelling"
+        # One agent is back, and stops it; the other is given up.
+        assert (await server.sync(holds=[held(back)], free=0))["cancel"] == [held(back)]
+        await server.report(back, "Cancelled", cause="cancelled", log_size=0)
+        assert await in_state(server, back["run"], "Cancelled")
+        await until(lambda: in_state(server, never["run"], "Cancelled"), 2 * SOON)
+
+
+async def test_a_freed_slot_is_filled_again_at_once(serve: Serve) -> None:
+    """From the report of an end to the next assignment, while the agent's sync is held: p99 at most 50 ms."""
+    async with serve(settings=Settings()) as server:
+        await ready(server)
+        await server.post("/runs/batch", {"runs": [{"deployment": "job"}] * 101}, 201)
+        (granted,) = await server.take(limit=1, free=1)
+        took = []
+        for _ in range(100):
+            syncing = hold(server, limit=1, free=0, holds=[held(granted)])
+            await server.waits()
+            began = time.perf_counter()
+            await server.report(granted, "Starting", "Running", "Completed", log_size=0)
+            (granted,) = (await asyncio.wait_for(syncing, SOON))["assignments"]
+            took.append(time.perf_counter() - began)
+        assert quantiles(took, n=2)[0] <= 0.05, f"median {quantiles(took, n=2)[0] * 1000:.1f} ms"
+        print(f"freed slot filled: p99 {quantiles(took, n=100)[-1] * 1000:.1f} ms")
+
+
+def _uuid(text: str) -> Any:
+    from uuid import UUID
+
+    return UUID(text)
+
+
+def _seconds(text: str) -> float:
+    from datetime import datetime
+
+    return micros(datetime.fromisoformat(text)) / 1e6
+
+
+async def _not(holds: Awaitable[bool]) -> bool:
+    return not await holds
