@@ -250,7 +250,7 @@ async def claims(store: Store, times: int, name: str) -> list[float]:
             exit_code=0,
             log_size=0,
         )
-        await store.write(lambda tx, end=end: report(tx, agent.id, [end]))
+        await store.write(lambda tx, end=end: report(tx, agent.id, [end], lost_after=30.0))
     return found[5:]
 
 

@@ -32,6 +32,9 @@ _OPTIONS = {
     "pass_env": "--pass-env",
     "count": "--retries",
     "delay": "--retry-delay",
+    "backoff": "--retry-backoff",
+    "max_delay": "--retry-max-delay",
+    "jitter": "--retry-jitter",
     "scheduled_at": "--at",
     "seconds": "--interval",
 }

@@ -63,6 +63,8 @@ STYLES = {
     "late": "yellow",
     "paused": "yellow",
     "ready": "green",
+    "unwell": "yellow",
+    "draining": "yellow",
 }
 #: Characters of an id's end that a table shows; the random part of a UUIDv7, good as an argument.
 SHORT = 8

@@ -23,6 +23,7 @@ import uvicorn
 
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
+from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
@@ -82,7 +83,7 @@ class Served:
 
     def sync_body(self, **more: Any) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "protocol": 1,
+            "protocol": PROTOCOL,
             "session": str(UUID(int=100)),
             "identity": str(IDENTITY),
             "pools": ["main"],
@@ -225,14 +226,16 @@ serve({"server.port": sys.argv[1], "server.database_url": sys.argv[2] or None})
 
 
 class ServerProcess:
-    """A server as a process of its own, in an empty home."""
+    """A server as a process of its own; ``env``: variables beside its home."""
 
-    def __init__(self, home: Path, database_url: str = "", port: int = 0) -> None:
+    def __init__(
+        self, home: Path, database_url: str = "", port: int = 0, env: dict[str, str] | None = None
+    ) -> None:
         self.home = home
-        env = {key: value for key, value in os.environ.items() if not key.startswith("SHUNTER_")}
+        variables = {key: value for key, value in os.environ.items() if not key.startswith("SHUNTER_")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, str(port), database_url],
-            env=env | {"SHUNTER_HOME": str(home), "NO_COLOR": "1"},
+            env=variables | {"SHUNTER_HOME": str(home), "NO_COLOR": "1"} | (env or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

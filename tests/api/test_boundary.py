@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from shunter_work_pools.api import agents, deployments, pools, runs, schedules
 from shunter_work_pools.api.boundary import BODY_LIMIT
+from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.errors import from_problem
 from tests.api.serving import NO_TLS, TOKEN, Served
 
@@ -24,7 +25,7 @@ def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
     """An answer that is a problem document (RFC 9457) of this type."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
-    assert response.headers["shunter-protocol"] == "1"
+    assert response.headers["shunter-protocol"] == str(PROTOCOL)
     body: dict[str, Any] = response.json()
     assert (body["type"], body["status"]) == (PREFIX + slug, status)
     assert body["title"]
@@ -313,7 +314,7 @@ async def test_the_openapi_document_is_sound_and_lists_every_route(plain: Served
 
 async def test_every_answer_names_the_protocol(plain: Served) -> None:
     for path in ("/runs", "/nothing", f"http://127.0.0.1:{plain.port}/healthz"):
-        assert (await plain.http.get(path)).headers["shunter-protocol"] == "1"
+        assert (await plain.http.get(path)).headers["shunter-protocol"] == str(PROTOCOL)
 
 
 async def test_requests_that_are_cut_short_harm_nobody(plain: Served) -> None:

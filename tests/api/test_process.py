@@ -19,7 +19,7 @@ from tests.api.serving import SOON, server_process, until
 from tests.storage.stores import KINDS
 
 BODY = {
-    "protocol": 1,
+    "protocol": 2,
     "session": str(UUID(int=100)),
     "identity": str(UUID(int=7)),
     "pools": ["main"],

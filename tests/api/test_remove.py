@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select, update
 
+from shunter_work_pools.contracts.base import moment
+from shunter_work_pools.queue import reap
 from shunter_work_pools.storage.schema import agents, metadata, pools
 from shunter_work_pools.storage.store import Tx
 from tests.api.serving import Served, held
@@ -21,6 +24,7 @@ async def silence(server: Served, name: str = "a1") -> None:
     """The agent was last heard of long ago."""
     server.engine._seen.clear()
     server.engine._heard.clear()
+    server.engine._hearing_since -= 10_000  # and somebody would have heard it
     await server.engine.store.write(
         lambda tx: (
             tx.conn.execute(update(agents).where(agents.c.name == name).values(last_seen_at=0)) and None
@@ -143,7 +147,7 @@ async def test_an_agent_that_is_gone_is_forgotten_and_may_come_back(server: Serv
     await server.deploy(pool="main")
     await server.submit()
     (granted,) = await server.take()
-    assert "holds 1 attempt" in (await delete(server, "/agents/a1", 409))["detail"]
+    assert "is alive and holds 1 attempt" in (await delete(server, "/agents/a1", 409))["detail"]
     await server.report(granted, "Starting", "Running", "Completed", log_size=0)
     assert "is alive" in (await delete(server, "/agents/a1", 409))["detail"]
     assert (await server.get("/agents/a1"))["name"] == "a1"
@@ -181,3 +185,91 @@ async def test_a_run_goes_with_its_log_and_events_once_it_has_ended(server: Serv
     assert late["sizes"][0]["stale"] is True
     assert [path for path in server.engine.logs.folder.rglob("*") if path.is_file()] == []  # type: ignore[attr-defined]
     await delete(server, f"/runs/{run}", 404)
+
+
+async def lost_with(server: Served, **spec: Any) -> Any:
+    """An attempt of an agent that is lost."""
+    await server.pool()
+    await server.deploy(pool="main", **spec)
+    await server.submit()
+    (granted,) = await server.take()
+    await server.report(granted, "Starting", "Running")
+    await server.without("reap")  # it would come first
+    await silence(server)
+    return granted
+
+
+GIVE_UP = "/agents/a1?give_up=true"
+
+
+@pytest.mark.parametrize(
+    ("on_lost", "ends"), [("wait", "Crashed"), ("crash", "Crashed"), ("retry", "Retrying")]
+)
+async def test_an_agent_that_is_known_to_be_gone_is_given_up_at_once(
+    server: Served, on_lost: str, ends: str
+) -> None:
+    granted = await lost_with(server, on_lost=on_lost)
+    refused = await delete(server, "/agents/a1", 409)
+    assert "is lost and holds 1 attempt" in refused["detail"]
+    assert "shunter agent remove a1" in refused["remedy"]
+    assert (await server.run(granted["run"]))["state"] == "Running"
+    await delete(server, GIVE_UP)
+    await server.get("/agents/a1", 404)
+    run = await server.run(granted["run"])
+    assert (run["state"], run["cause"]) == (ends, "agent_lost")
+    assert "a1 was removed by hand" in run["message"]
+    # It was not gone after all: whatever it says of that attempt is stale, and it is told to stop.
+    answer = await server.sync(holds=[held(granted)], taking=False)
+    assert answer["forget"] == [held(granted)]
+    (ack,) = (await server.report(granted, "Completed", log_size=0))["acks"]
+    assert ack["stale"] is True
+    assert (await server.run(granted["run"]))["state"] == ends
+
+
+async def test_given_up_by_hand_what_was_to_be_cancelled_is_cancelled(server: Served) -> None:
+    granted = await lost_with(server, on_lost="retry")
+    await server.post(f"/runs/{granted['run']}/cancel")
+    await delete(server, GIVE_UP)
+    assert (await server.run(granted["run"]))["state"] == "Cancelled"
+
+
+async def test_an_exclusive_run_is_not_given_up_before_its_lease_has_passed(server: Served) -> None:
+    granted = await lost_with(server, exclusive=True, on_lost="retry")
+    engine = server.engine
+    now = await engine.store.read(lambda tx: tx.now)
+    last = now - 100 * 1_000_000
+    await engine.store.write(lambda tx: tx.conn.execute(update(agents).values(last_seen_at=last)) and None)
+    refused = await delete(server, GIVE_UP, 409)
+    until = moment(last + 240 * 1_000_000).isoformat(timespec="seconds").replace("+00:00", "Z")
+    assert f"1 run that is exclusive, and may have work of it going on until {until}" in refused["detail"]
+    assert (await server.run(granted["run"]))["state"] == "Running", "nothing was changed"
+    # Heard long ago by the store's clock; but this server listens since a minute, and the clock may have been set.
+    await engine.store.write(lambda tx: tx.conn.execute(update(agents).values(last_seen_at=0)) and None)
+    engine._hearing_since = engine._clock() - 60
+    assert "exclusive" in (await delete(server, GIVE_UP, 409))["detail"]
+    engine._hearing_since = engine._clock() - 241
+    await delete(server, GIVE_UP)
+    assert (await server.run(granted["run"]))["state"] == "Retrying"
+
+
+async def test_an_agent_that_is_alive_is_not_given_up_nor_one_that_nobody_could_hear(server: Served) -> None:
+    granted = await lost_with(server)
+    server.engine._hearing_since = server.engine._clock()  # the server has just been started
+    assert "is alive" in (await delete(server, GIVE_UP, 409))["detail"]
+    await server.sync(holds=[held(granted)])
+    server.engine._hearing_since -= 10_000
+    await server.engine._write_heartbeats()
+    refused = await delete(server, GIVE_UP, 409)
+    assert "is alive and holds 1 attempt" in refused["detail"]
+    assert (await server.run(granted["run"]))["state"] == "Running"
+
+
+async def test_retry_while_lost_is_refused_and_says_what_to_do(server: Served) -> None:
+    granted = await lost_with(server, on_lost="wait")
+    await server.engine.store.write(lambda tx: reap.mark_lost(tx, tx.now))
+    refused = await server.post(f"/runs/{granted['run']}/retry", status=409)
+    assert "its agent a1 is lost, and may be working on it still" in refused["detail"]
+    assert "shunter agent remove a1" in refused["remedy"]
+    await delete(server, GIVE_UP)
+    await server.post(f"/runs/{granted['run']}/retry")
+    assert (await server.run(granted["run"]))["state"] == "Scheduled"

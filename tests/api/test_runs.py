@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from shunter_work_pools.api.runs import LOG_CHUNK
+from shunter_work_pools.contracts import PROTOCOL
 from tests.api.serving import SOON, Served, until
 
 
@@ -456,5 +457,5 @@ async def test_deployments(server: Served) -> None:
 
 async def test_the_server_says_what_it_is(server: Served, kind: str) -> None:
     told = await server.get("/server")
-    assert (told["protocol"], told["store"]) == (1, kind)
+    assert (told["protocol"], told["store"]) == (PROTOCOL, kind)
     assert abs(datetime.fromisoformat(told["server_time"]) - datetime.now(UTC)) < timedelta(seconds=5)

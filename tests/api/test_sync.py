@@ -12,6 +12,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from shunter_work_pools.contracts import PROTOCOL
 from tests.api.serving import SOON, TOKEN, Served, held, until
 
 
@@ -36,7 +37,7 @@ async def test_nothing_to_say_is_said_when_the_time_is_over(server: Served) -> N
     answer = await server.sync(hold_for=0.2)
     assert 0.19 <= time.monotonic() - began < SOON
     assert (answer["assignments"], answer["cancel"], answer["forget"], answer["drain"]) == ([], [], [], False)
-    assert (answer["protocol"], answer["lost_after"], answer["give_up_after"]) == (1, 30, 300)
+    assert (answer["protocol"], answer["lost_after"], answer["give_up_after"]) == (PROTOCOL, 30, 300)
     await server.sync(hold_for=11, status=400)
 
 
@@ -240,7 +241,7 @@ async def test_many_agents_and_many_runs_meet_once_each(server: Served) -> None:
 
 async def test_another_protocol_is_refused(plain: Served) -> None:
     await ready(plain)
-    for protocol in (0, 2):
+    for protocol in (0, 3):
         told = await plain.sync(protocol=protocol, status=426)
         assert told["type"] == "urn:shunter:problem:protocol-mismatch"
         assert str(protocol) in told["detail"]

@@ -46,7 +46,7 @@ from pathlib import Path
 clock = Path(sys.argv[2])
 time.time_ns = lambda: int(clock.read_text())
 from shunter_work_pools import engine
-engine.heartbeat = lambda tx, ago: None  # their age is of a clock that does not stand still
+engine.heartbeat = engine.note_seen = lambda tx, ago: None  # their age is of a clock that does not stand still
 from shunter_cli.main import main
 sys.exit(main(["server", "start", "--port", sys.argv[1]]))
 """
@@ -99,7 +99,13 @@ class World:
     # ---- making it
 
     def sync(
-        self, name: str, *held: Assignment, free: int = 8, hold_for: float = 0, session: UUID = _SESSION
+        self,
+        name: str,
+        *held: Assignment,
+        free: int = 8,
+        hold_for: float = 0,
+        session: UUID = _SESSION,
+        troubles: list[str] | None = None,
     ) -> list[Assignment]:
         """What the agent is given; in a new session it is written down that it was seen."""
         request = SyncRequest(
@@ -112,6 +118,8 @@ class World:
             tags=["ssd"],
             holds=[Held(run=one.run, attempt=one.attempt, epoch=one.epoch) for one in held],
             hold_for=hold_for,
+            taking=not troubles,
+            troubles=troubles or [],
             host=f"{name}.example.org",
             version="0.1.0",
         )
@@ -195,11 +203,18 @@ def _fill(world: World) -> None:
         tags=["demo", "team=web"],
     )
     nightly = DeploymentSpec(
-        work=Work(entrypoint="pipeline.py:main", source="/srv/jobs", python="/usr/bin/python3", timeout=3600),
+        work=Work(
+            entrypoint="pipeline.py:main",
+            source="/srv/jobs",
+            python="/usr/bin/python3",
+            timeout=3600,
+            memory_limit=1536 * 2**20,
+        ),
         parameters={"year": 2026, "city": "Zürich"},
         pool="default",
         queue="fast",
-        retries=RetryPolicy(count=1),
+        retries=RetryPolicy(count=1, backoff=2, jitter=0.1, on=[Cause.EXIT_CODE, Cause.OOM]),
+        exclusive=True,
         description="Loads what was published over night; 毎日.",
     )
     train = DeploymentSpec(work=Work(command=["./train"], source="/srv/jobs"), tags=["gpu"], priority=3)
@@ -245,6 +260,9 @@ def _fill(world: World) -> None:
 
     world.at(seconds=2)
     world.sync("a1", running, free=7, session=UUID(int=101))
+    world.sync("full3", troubles=["only 12MiB are free where its state folder is, less than 256MiB"])
+    world.sync("old4")
+    client.drain_agent("old4")
     world.at(seconds=0)
     world.start("upcoming", "hello", scheduled_at=(NOW + timedelta(hours=1)).isoformat())
     schedules = [

@@ -106,6 +106,20 @@ DEPLOYS = {
     "a bad tag": (["--tag", "two words", "--", "true"], "--tag 'two words'"),
     "a bad variable": (["--env", "1X=1", "--", "true"], "1X"),
     "negative retries": (["--retries", "-1", "--", "true"], "--retries"),
+    "a jitter over one": (["--retry-jitter", "2", "--", "true"], "--retry-jitter 2.0"),
+    "a backoff under one": (["--retry-backoff", "0.5", "--", "true"], "--retry-backoff 0.5"),
+    "an unknown cause": (["--retry-on", "oon", "--", "true"], "--retry-on 'oon' is no cause of an end"),
+    "a cause somebody asked for": (["--retry-on", "cancelled", "--", "true"], "somebody asked for it"),
+    "a cause with a near one": (["--retry-on", "time-out", "--", "true"], "Did you mean 'timeout'?"),
+    "no size": (["--memory-limit", "much", "--", "true"], "--memory-limit 'much' is not a size"),
+    "a size too small": (
+        ["--memory-limit", "1kB", "--", "true"],
+        "--memory-limit '1kB' is no limit of memory",
+    ),
+    "exclusive with a long grace": (
+        ["--exclusive", "--grace", "4m", "--pool", "default", "--", "true"],
+        "a grace of 4m does not fit an exclusive run",
+    ),
     "an endless time-out": (["--timeout", "99999d", "--", "true"], "--timeout"),
     "a zero time-out": (["--timeout", "0", "--", "true"], "--timeout '0' is zero"),
     "nothing": ([], "nothing to run"),
@@ -113,12 +127,15 @@ DEPLOYS = {
 }
 
 
+_RULES = ("negative retries", "a jitter over one", "a backoff under one")
+
+
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("case", DEPLOYS)
 def test_a_bad_deploy(shunter: Console, case: str) -> None:
     words, says = DEPLOYS[case]
     done = shunter("deploy", "--name", "bad", *words)
-    if case in ("queue without pool", "a bad tag", "a bad variable", "negative retries"):
+    if case in ("queue without pool", "a bad tag", "a bad variable", *_RULES):
         assert done.code == 2  # the rule is the remedy
         assert done.err.startswith("Error: ")
         assert says in done.err

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shunter_agents.link import Backoff, Trouble, asked_delay, judge
 from shunter_work_pools.client import AsyncClient, Client, endpoint
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER
 from shunter_work_pools.contracts.deployments import DeploymentPatch
@@ -39,7 +40,7 @@ def answering(status: int, headers: dict[str, str], body: bytes) -> Iterator[tup
         def _any(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             asked.append((self.command, self.path, self.headers, content))
-            self.send_response(status)
+            self.send_response_only(status)
             for name, value in (headers | {"Content-Length": str(len(body))}).items():
                 self.send_header(name, value)
             self.end_headers()
@@ -75,6 +76,10 @@ def answering(status: int, headers: dict[str, str], body: bytes) -> Iterator[tup
         (200, {}, b"<html>", ProtocolMismatch, "is not a Shunter server"),
         (404, {}, b"nothing", ProtocolMismatch, "is not a Shunter server"),
         (502, {}, b"bad gateway", ServerUnreachable, "a proxy there says 502"),
+        (500, {}, b"<html>", ServerUnreachable, "a proxy there says 500"),
+        (429, {}, b"<html>", ServerUnreachable, "a proxy there says 429"),
+        (200, OURS | {"Content-Encoding": "gzip"}, b"no gzip", ServerUnreachable, "no server answers"),
+        (200, OURS, b'{"pools": [', ShunterError, "is not understood: Invalid JSON"),
         (200, OURS, b"{}", ShunterError, "is not understood: pools: Field required"),
         (200, OURS, b"<html>", ShunterError, "is not understood: Invalid JSON"),
         (500, OURS, b"oops", Refused, "was answered 500"),
@@ -96,6 +101,45 @@ async def test_an_answer_becomes_the_error_it_means(
     for caught in (sync, unsync):
         assert type(caught.value) is error
         assert says in str(caught.value)
+
+
+_UNAVAILABLE = b'{"type": "urn:shunter:problem:unavailable", "detail": "stopping"}'
+_NOON, _LATER = "Sun, 22 Nov 2026 12:00:00 GMT", "Sun, 22 Nov 2026 12:00:42 GMT"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "seconds"),
+    [
+        (429, {"Retry-After": "7"}, b"<html>", 7),
+        (503, {"Retry-After": "42"}, b"", 42),
+        (503, OURS | {"Retry-After": "3"}, _UNAVAILABLE, 3),
+        (429, {"Retry-After": _LATER, "Date": _NOON}, b"", 42),  # whatever this machine's clock says
+        (429, {"Retry-After": _NOON, "Date": _LATER}, b"", 0),
+        (429, {"Retry-After": "Sun, 22 Nov 2099 12:00:00 GMT"}, b"", 60),  # agents ask once a minute at least
+        (429, {"Retry-After": "-5"}, b"", 0),
+        (429, {"Retry-After": "soon"}, b"", 0),
+        (429, {}, b"", 0),
+    ],
+)
+async def test_how_long_a_proxy_wants_to_be_left_alone_reaches_the_agent(
+    status: int, headers: dict[str, str], body: bytes, seconds: float
+) -> None:
+    with answering(status, headers, body) as (url, _):
+        async with AsyncClient(url, "t") as client:
+            with pytest.raises(ShunterError) as caught:
+                await client.list_pools()
+    assert judge(caught.value) is Trouble.AWAY, "it waits, and sends the same again"
+    assert min(asked_delay(caught.value), 60) == seconds
+    assert Backoff().next(asked_delay(caught.value)) >= seconds
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"<html>"), (404, b""), (403, b"<html>"), (302, b"")])
+async def test_what_is_no_server_of_ours_is_waited_for(status: int, body: bytes) -> None:
+    with answering(status, {"Location": "/login"}, body) as (url, _):
+        async with AsyncClient(url, "t") as client:
+            with pytest.raises(ProtocolMismatch) as caught:
+                await client.list_pools()
+    assert judge(caught.value) is Trouble.DENIED, "a person must do something; the agent asks on"
 
 
 def test_unknown_fields_of_answers_are_ignored() -> None:

@@ -375,3 +375,20 @@ def test_bad_schedules_by_options(shunter: Console, base: str, words: list[str],
     assert (done.code, done.out) == (2, b"")
     assert says in done.err
     assert base not in _names(shunter)
+
+
+def test_an_exclusive_deployment_whose_grace_does_not_fit_is_refused_with_its_place(shunter: Console) -> None:
+    text = """\
+deployments:
+  - name: does-not-fit
+    command: "true"
+    pool: default
+    exclusive: true
+    grace: 4m
+"""
+    _write(shunter, text)
+    done = shunter("deploy")
+    assert (done.code, done.out) == (2, b"")
+    assert "shunter.yaml:6:12: deployments[0].grace: a grace of 4m does not fit an exclusive run" in done.err
+    assert "--lease-for" in done.err
+    assert "does-not-fit" not in _names(shunter)

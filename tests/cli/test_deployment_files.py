@@ -53,14 +53,16 @@ deployments:
     pool: default
     queue: fast
     priority: -5
-    retries: {count: 3, delay: 1m}
+    retries: {count: 3, delay: 1m, backoff: 2, max_delay: 10m, jitter: 0.5, on: [oom, timeout]}
     timeout: 5m
     start_timeout: 30
     grace: 0
+    memory_limit: 1.5GiB
     env: {A: "1"}
     pass_env: [HOME]
     working_dir: sub
     on_lost: retry
+    exclusive: true
     keep: {runs: 10, logs_for: 2d}
     schedules:
       - name: daily
@@ -95,6 +97,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
             "timeout": 300.0,
             "start_timeout": 30.0,
             "grace": 0.0,
+            "memory_limit": 1536 * 2**20,
         },
         "description": "All there is.",
         "parameters": {"year": 2013, "deep": {"list": [1, None, True, 1.5]}},
@@ -103,8 +106,16 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         "pool": "default",
         "queue": "fast",
         "priority": -5,
-        "retries": {"count": 3, "delay": 60.0},
+        "retries": {
+            "count": 3,
+            "delay": 60.0,
+            "backoff": 2.0,
+            "max_delay": 600.0,
+            "jitter": 0.5,
+            "on": ["oom", "timeout"],
+        },
         "on_lost": "retry",
+        "exclusive": True,
         "keep": {"runs": 10, "logs_for": 172_800.0},
         "schedules": [
             {
@@ -365,6 +376,32 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     "too many retries": (
         ENTRY + "    retries: 1001\n",
         ["4:14: deployments[0].retries.count: 1001 is out of bounds: it must be at most 1,000"],
+    ),
+    "a delay that shrinks": (
+        ENTRY + "    retries: {count: 1, backoff: 0.5}\n",
+        ["4:33: deployments[0].retries.backoff: 0.5 is out of bounds: it must be at least 1"],
+    ),
+    "no cause": (
+        ENTRY + "    retries: {count: 1, on: [oon]}\n",
+        ["4:28: deployments[0].retries.on: 'oon' is no cause of an end"],
+    ),
+    "a cause that somebody asked for": (
+        ENTRY + "    retries: {count: 1, on: [cancelled]}\n",
+        [
+            "4:28: deployments[0].retries.on: 'cancelled' is no cause to try again after: somebody asked for it"
+        ],
+    ),
+    "one cause that is no list": (
+        ENTRY + "    retries: {count: 1, on: oom}\n",
+        ["4:28: deployments[0].retries.on: must be a list of causes"],
+    ),
+    "no size": (
+        ENTRY + "    memory_limit: much\n",
+        ["4:19: deployments[0].memory_limit: 'much' is not a size"],
+    ),
+    "a size that is too small": (
+        ENTRY + "    memory_limit: 512\n",
+        ["4:19: deployments[0].memory_limit: 512 is no limit of memory: it must be from 1MiB to 1024TiB"],
     ),
     "no duration": (
         ENTRY + "    timeout: soon\n",
@@ -663,6 +700,7 @@ def test_editors_and_deploy_agree(tmp_path: Path) -> None:
     validator = jsonschema.Draft202012Validator(schema.schema())
     validator.check_schema(schema.schema())
     good = [FULL, ENTRY, start(toml=False, with_schema=True)]
+    good += [ENTRY + "    memory_limit: ${N}\n    exclusive: ${N}\n    retries: {jitter: 0, on: []}\n"]
     good += [ENTRY + "    timeout: ${N}\n    priority: ${N}\n    retries: ${N}\n    on_lost: ${N:-crash}\n"]
     for text in good:
         tree, _ = yaml_tree.parse(text)
@@ -678,6 +716,11 @@ def test_editors_and_deploy_agree(tmp_path: Path) -> None:
         "a number for a text",
         "a text for a number",
         "too many retries",
+        "a delay that shrinks",
+        "no cause",
+        "a cause that somebody asked for",
+        "one cause that is no list",
+        "a size that is too small",
         "no duration",
         "nothing to run",
         "two things to run",

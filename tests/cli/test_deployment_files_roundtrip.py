@@ -51,7 +51,18 @@ SHARED = {
     "tags": st.lists(NAMES, max_size=3),
     "pool": NAMES,
     "priority": st.integers(-1000, 1000),
-    "retries": st.integers(0, 1000) | st.fixed_dictionaries({"count": st.integers(0, 5), "delay": SPANS}),
+    "retries": st.integers(0, 1000)
+    | st.fixed_dictionaries(
+        {"count": st.integers(0, 5), "delay": SPANS},
+        optional={
+            "backoff": st.integers(1, 100),
+            "max_delay": SPANS,
+            "jitter": st.sampled_from([0, 0.25, 1]),
+            "on": st.lists(st.sampled_from(["oom", "timeout", "signal"]), unique=True),
+        },
+    ),
+    "memory_limit": st.sampled_from(["1MiB", "1.5GiB", "200MB"]) | st.integers(2**20, 2**50),
+    "exclusive": st.booleans(),
     "timeout": SPANS,
     "env": st.dictionaries(st.sampled_from(["A", "B_2"]), LINE, max_size=2),
     "on_lost": st.sampled_from(["wait", "retry", "crash"]),

@@ -56,7 +56,7 @@ LINES = {
     ],
     "pool": ["pool list", "pool list -q", "pool inspect default", "pool inspect gpu"],
     "queue": ["queue list", "queue list default", "queue list -q", "queue inspect default fast"],
-    "agent": ["agent list", "agent list -q", "agent inspect a1", "agent inspect box2"],
+    "agent": ["agent list", "agent list -q", "agent inspect a1", "agent inspect full3"],
     "status": ["status", "status --since 1h"],
 }
 PROGRAMS = [

@@ -21,7 +21,7 @@ from shunter_work_pools.queue.report import report
 from shunter_work_pools.storage.schema import backfills, leases, runs
 from shunter_work_pools.storage.store import PostgresStore
 from tests.queue.test_fire import cron, every
-from tests.queue.world import LATE_AFTER, Agent, S, World
+from tests.queue.world import LATE_AFTER, LOST_AFTER, Agent, S, World
 
 
 async def fill(world: World, hours: float = 10, name: str = "job", **more: Any) -> BackfillAnswer:
@@ -280,7 +280,7 @@ async def test_many_claimers_at_once_never_exceed_its_concurrency(hourly: World,
                     await agent.release(one)
                     continue
                 step = agent.step(one, S.COMPLETED, log_size=0)
-                await store.write(lambda tx, step=step: report(tx, agent.id, [step]))
+                await store.write(lambda tx, step=step: report(tx, agent.id, [step], LOST_AFTER))
 
     try:
         await asyncio.gather(*map(work, agents, itertools.cycle(stores)))

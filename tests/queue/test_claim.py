@@ -13,7 +13,7 @@ from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.queue.claim import MOST, claim, due_in
 from shunter_work_pools.storage.schema import leases
 from shunter_work_pools.storage.store import PostgresStore
-from tests.queue.world import Agent, S, World
+from tests.queue.world import LOST_AFTER, Agent, S, World
 
 
 async def order(agent: Agent, batch: int = 1) -> list[str]:
@@ -299,7 +299,7 @@ async def test_many_claimers_at_once_never_exceed_a_limit_and_never_share_a_run(
                     step = agent.step(one, S.COMPLETED, log_size=0)
                     from shunter_work_pools.queue.report import report
 
-                    await store.write(lambda tx, step=step: report(tx, agent.id, [step]))
+                    await store.write(lambda tx, step=step: report(tx, agent.id, [step], LOST_AFTER))
 
     try:
         await asyncio.gather(*map(work, agents, itertools.cycle(stores)))

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
+from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import (
     Assignment,
     Held,
@@ -38,6 +39,7 @@ from tests.storage.stores import AnyStore, Clock
 
 LOST_AFTER = 30.0
 GIVE_UP_AFTER = 300.0
+LEASE_FOR = 240.0
 LATE_AFTER = 15.0
 TRUE = Work(command=["/bin/true"])
 S = AttemptState
@@ -95,7 +97,7 @@ class Agent:
 
     async def send(self, *reports: Report) -> list[ReportAck]:
         """Send one batch."""
-        return await self.world.store.write(lambda tx: report(tx, self.id, list(reports)))
+        return await self.world.store.write(lambda tx: report(tx, self.id, list(reports), LOST_AFTER))
 
     async def report(self, granted: Assignment, *states: AttemptState, **more: Any) -> ReportAck:
         """Report states one after another in one batch; ``more`` but ``age`` belongs to the last."""
@@ -121,7 +123,7 @@ class Agent:
     async def release(self, *granted: Assignment) -> list[ReportAck]:
         """Give attempts back."""
         request = ReleaseRequest(session=self.known.session, attempts=[held(one) for one in granted])
-        return await self.world.store.write(lambda tx: release(tx, self.id, request))
+        return await self.world.store.write(lambda tx: release(tx, self.id, request, LOST_AFTER))
 
     async def difference(self, *holds: Held) -> Difference:
         """What should be different on it."""
@@ -174,7 +176,9 @@ class World:
     async def deploy(self, name: str = "job", since: float = 0.0, **spec: Any) -> bool:
         spec.setdefault("work", TRUE)
         document = DeploymentSpec.model_validate(spec)
-        times = apply.Times(round(LATE_AFTER * 1e6), self._began(since), alive_after=0)
+        times = apply.Times(
+            round(LATE_AFTER * 1e6), self._began(since), 0, lost_after=LOST_AFTER, lease_for=LEASE_FOR
+        )
         (change,) = await self.store.write(
             lambda tx: apply.apply(tx, [Named(name=name, spec=document)], times)
         )
@@ -239,7 +243,8 @@ class World:
         number = next(self._identities)
         more.setdefault("session", UUID(int=number))
         more.setdefault("identity", UUID(int=number))
-        request = SyncRequest(protocol=1, pools=list(pools or ("main",)), limit=limit, free=limit, **more)
+        more.setdefault("protocol", PROTOCOL)
+        request = SyncRequest(pools=list(pools or ("main",)), limit=limit, free=limit, **more)
         known = await self.store.write(lambda tx: register(tx, name, request, LOST_AFTER))
         return Agent(self, known, request)
 

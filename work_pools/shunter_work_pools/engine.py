@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from shunter_work_pools import killpoints
 from shunter_work_pools.contracts import PROTOCOL, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import Assignment, Held, SyncAnswer, SyncRequest
 from shunter_work_pools.contracts.base import Micros
@@ -30,15 +31,23 @@ from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refu
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.glances import Glances
 from shunter_work_pools.hub import Hub
-from shunter_work_pools.queue import fire, reap, timetable
+from shunter_work_pools.queue import fire, reap, remove, timetable
 from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
-from shunter_work_pools.queue.sync import Difference, Registered, difference, heartbeat, register
+from shunter_work_pools.queue.drain import drain
+from shunter_work_pools.queue.sync import (
+    Difference,
+    Registered,
+    difference,
+    heartbeat,
+    note_seen,
+    register,
+)
 from shunter_work_pools.retention import Retention
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
 from shunter_work_pools.storage.partitions import make_partitions
-from shunter_work_pools.storage.store import Store
+from shunter_work_pools.storage.store import Store, Tx
 
 T = TypeVar("T")
 log = get_logger()
@@ -71,6 +80,7 @@ class Engine:
         self.settings = settings or Settings()
         self.hub = Hub()
         self._glances = Glances(store)
+        self._clock = asyncio.get_running_loop().time  # for threads, too
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready = False
         self.started_at = datetime.now(UTC)
@@ -101,6 +111,7 @@ class Engine:
         self.store.on_commit = self.hub.committed
         self._hearing_since = asyncio.get_running_loop().time()
         await self.store.write(make_partitions)
+        await self.store.write(reap.from_the_future)
         self.firing_since = self._next_look = await self.store.read(lambda tx: tx.now)
         await self.store.write(timetable.reckon_anew)
         await self._look_ahead()
@@ -186,8 +197,9 @@ class Engine:
                 with self.hub.waiting(agent, held) as waiting:
                     diff, due = await self._compare(agent.id, request.holds)
                     left = deadline - loop.time()
-                    if diff or left <= 0 or self.hub.stopping:
-                        return self._answer(diff.assignments, diff.cancel, diff.forget)
+                    drain = diff.drains == agent.session
+                    if diff or left <= 0 or self.hub.stopping or (drain and _has_yet_to_hear(request)):
+                        return self._answer(diff.assignments, diff.cancel, diff.forget, drain=drain)
                     if not waiting.answer.done():
                         # A draining or unhealthy agent takes nothing, whatever ends.
                         waiting.ended |= diff.finished
@@ -202,12 +214,12 @@ class Engine:
                         if not done:
                             return self._answer()  # the time is over, and nobody said that anything changed
                     if hang_up.done():
-                        return self._answer()
+                        return self._answer(drain=drain)
                     granted = waiting.answer.result() if waiting.answer.done() else []
                     if granted:
                         return self._answer(granted)
                     if self.hub.agents.get(agent.id) is not waiting:
-                        return self._answer()  # a newer sync of this agent took over
+                        return self._answer(drain=drain)  # a newer sync of this agent took over
         finally:
             hang_up.cancel()
 
@@ -237,6 +249,23 @@ class Engine:
     def _hear(self, agent_id: int) -> None:
         self._seen[agent_id] = self._heard[agent_id] = asyncio.get_running_loop().time()
 
+    async def drain(self, name: str) -> None:
+        """Tell an agent to take nothing new; see :func:`shunter_work_pools.queue.drain.drain`.
+
+        Raises:
+            NotFound, Conflict: it is unknown, or lost.
+        """
+        known = self._registered.get(name)
+        waiting = self.hub.agents.get(known[1].id) if known is not None else None
+        if waiting is not None:
+            waiting.offered = None  # not between this commit and the answer that tells it
+        try:
+            await self.store.write(lambda tx: drain(tx, name, self.silence(tx.now).alive_after))
+        except BaseException:
+            if waiting is not None:
+                waiting.wake()
+            raise
+
     def forget_agent(self, name: str) -> None:
         """An agent was deleted: it is registered anew should it come back."""
         known = self._registered.pop(name, None)
@@ -261,13 +290,15 @@ class Engine:
         assignments: Sequence[Assignment] = (),
         cancel: Sequence[Held] = (),
         forget: Sequence[Held] = (),
+        *,
+        drain: bool = False,
     ) -> SyncAnswer:
         return SyncAnswer.model_construct(
             protocol=PROTOCOL,
             assignments=list(assignments),
             cancel=list(cancel),
             forget=list(forget),
-            drain=False,
+            drain=drain,
             server_time=datetime.now(UTC),
             lost_after=self.settings.lost_after,
             give_up_after=self.settings.give_up_after,
@@ -304,6 +335,8 @@ class Engine:
         except Unavailable:
             hub.stir()  # it is still to be claimed
             raise
+        if granted:
+            killpoints.reached("after-claim-committed")
         if granted >= MOST:
             hub.stir()  # there may be more for those that got nothing
         for entry, offer in zip(waiting, offers, strict=True):
@@ -344,11 +377,30 @@ class Engine:
         Args:
             now: by the store's clock.
         """
-        return Times(self.late_after, self.fires_since(now), self.alive_after(now))
+        return Times(
+            self.late_after,
+            self.fires_since(now),
+            self.alive_after(now),
+            lost_after=self.settings.lost_after,
+            lease_for=self.settings.lease_for,
+        )
 
     def alive_after(self, now: Micros) -> Micros:
         """Agents heard of since this moment count as alive."""
         return now - round(self.settings.lost_after * _SECOND)
+
+    def silence(self, now: Micros) -> remove.Silence:
+        """What is to be known before an agent is taken for gone.
+
+        Args:
+            now: by the store's clock.
+        """
+        hearing = self._clock() - self._hearing_since
+        return remove.Silence(
+            alive_after=self.alive_after(now) if hearing > self.settings.lost_after else -1,
+            lease_for=round(self.settings.lease_for * _SECOND),
+            hearing_since=now - round(hearing * _SECOND),
+        )
 
     async def _schedule(self) -> None:
         """Make runs of what is due, a batch at a time; nothing is due: sleep until something is."""
@@ -379,30 +431,37 @@ class Engine:
                 reap.silent_holds(tx, tx.now - round(settings.lost_after * _SECOND)),
             )
         )
-        self._mind_the_clock(now)
+        await self._mind_the_clock(now)
         if late:
             await self.store.write(lambda tx: reap.mark_late(tx, tx.now - self.late_after))
-        # Time in which no heartbeat could be heard is not an agent's silence.
+        # Time in which no heartbeat could be heard is not an agent's silence. It is measured up to the moment
+        # that was looked at: the clock may be set between that look and what is done.
         hearing = asyncio.get_running_loop().time() - self._hearing_since
+        lost_before = now - round(settings.lost_after * _SECOND)
         if silent and hearing > settings.lost_after:
-            await self.store.write(
-                lambda tx: reap.mark_lost(tx, tx.now - round(settings.lost_after * _SECOND))
-            )
+            await self.store.write(lambda tx: reap.mark_lost(tx, lost_before))
             if hearing > settings.give_up_after:
-                await self.store.write(
-                    lambda tx: reap.give_up(tx, tx.now - round(settings.give_up_after * _SECOND))
-                )
+                given_up_before = now - round(settings.give_up_after * _SECOND)
+                await self.store.write(lambda tx: reap.give_up(tx, given_up_before))
 
-    def _mind_the_clock(self, now: Micros) -> None:
-        """Notice that the store's clock was set, or that this machine slept: then silence starts anew."""
+    async def _mind_the_clock(self, now: Micros) -> None:
+        """Notice that the store's clock was set, or that this machine slept: then silence starts anew.
+
+        And when agents were last heard of is written by the new clock.
+        """
         monotonic = asyncio.get_running_loop().time()
-        if self._last_look is not None:
-            then, at = self._last_look
-            if abs((now - then) / _SECOND - (monotonic - at)) > _CLOCK_STEP:
-                log.warning("the clock was set, or this machine slept; agents have time to speak up")
-                self._hearing_since = monotonic
-                self._seen = dict(self._heard)  # written once more, by the clock as it is now
-        self._last_look = now, monotonic
+        last, self._last_look = self._last_look, (now, monotonic)
+        if last is None or abs((now - last[0]) / _SECOND - (monotonic - last[1])) <= _CLOCK_STEP:
+            return
+        log.warning("the clock was set, or this machine slept; agents have time to speak up")
+        self._hearing_since = monotonic
+        ago = {agent_id: monotonic - at for agent_id, at in self._heard.items()}
+
+        def correct(tx: Tx) -> None:
+            note_seen(tx, ago)
+            reap.from_the_future(tx)
+
+        await self.store.write(correct)
 
     async def _heartbeat(self) -> None:
         await asyncio.sleep(self.settings.heartbeat_every)
@@ -435,6 +494,11 @@ class Engine:
     async def _maintain(self) -> None:
         await asyncio.sleep(3600)
         await self.store.write(make_partitions)
+
+
+def _has_yet_to_hear(request: SyncRequest) -> bool:
+    """Whether an agent does not seem to drain: one of protocol 1 that does only says that it takes nothing."""
+    return not request.draining and (request.taking or request.protocol > 1)
 
 
 def _same_agent(known: SyncRequest, request: SyncRequest) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +14,17 @@ from shunter_cli import checks, confirm, installing, live, naming, output
 from shunter_cli.completing import agents
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, local
+from shunter_cli.faults import tell
 from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.installing import NowOption, PrintOption, RunAsOption, UserOption
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
 from shunter_cli.service_units import agent_unit
 from shunter_cli.setting_flags import OF_AGENT, as_words, taking
 from shunter_work_pools.contracts.configuration import load
+from shunter_work_pools.contracts.errors import Conflict, ServerUnreachable, Unavailable
 
 if TYPE_CHECKING:
+    from shunter_work_pools.client import Client
     from shunter_work_pools.contracts.agents import Agent
 
 group = typer.Typer(no_args_is_help=True, help="Agents: the daemons that take runs and launch them.")
@@ -169,24 +173,35 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
     elif output_as is not Output.TABLE:
         output.show_objects(found, output_as)
     else:
+        troubles = ("TROUBLES",) if any(agent.troubles for agent in found) else ()
         output.table(
-            ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", "TAGS", "HOST"),
+            ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", *troubles, "TAGS", "HOST"),
             [
                 (
                     agent.name,
                     output.words(agent.pools),
-                    "lost" if agent.lost else "ready",
+                    condition(agent),
                     str(agent.active),
                     str(agent.limit),
                     ago(agent.last_seen_at),
+                    *("; ".join(agent.troubles) or "-" for _ in troubles),
                     output.words(agent.tags),
                     agent.host or "-",
                 )
                 for agent in found
             ],
-            elastic=("NAME", "POOLS", "TAGS", "HOST"),
+            elastic=("NAME", "POOLS", "TROUBLES", "TAGS", "HOST"),
             spare=("HOST", "TAGS"),
         )
+
+
+def condition(agent: Agent) -> str:
+    """How an agent is, in one word: lost, draining, unwell (it takes nothing now) or ready."""
+    if agent.lost:
+        return "lost"
+    if agent.draining:
+        return "draining"
+    return "unwell" if agent.troubles else "ready"
 
 
 @group.command("inspect")
@@ -200,7 +215,8 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     output.facts(
         [
             ("name", agent.name),
-            ("state", "lost" if agent.lost else "ready"),
+            ("state", condition(agent)),
+            *(("trouble", trouble) for trouble in agent.troubles),
             ("pools", output.words(agent.pools)),
             ("queues", output.words(agent.queues) if agent.queues else "all of its pools"),
             ("tags", output.words(agent.tags)),
@@ -213,13 +229,72 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     )
 
 
+@group.command("drain")
+def drain(
+    name: NameArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Until nothing of it runs any more.")] = False,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Tell an agent to take nothing new; it ends once its runs have.
+
+    This life of it only: started again, it takes runs.
+    """
+    with connect() as client:
+        found = naming.found(client, naming.AGENT, name, client.get_agent)
+        agent = client.drain_agent(found.name)
+        if wait:
+            agent = _emptied(client, agent)
+    if output_as is not Output.TABLE:
+        output.show_object(agent, output_as)
+    elif agent.active:
+        output.say(f"agent {agent.name} drains; {output.counted(agent.active, 'run')} of it go on")
+    else:
+        output.say(f"agent {agent.name} drains; nothing of it runs")
+
+
+def _emptied(client: Client, agent: Agent) -> Agent:
+    """The agent once it holds nothing; a server that goes away meanwhile is waited for."""
+    told = False
+    while agent.active:
+        time.sleep(live.EVERY)
+        try:
+            agent = client.get_agent(agent.name)
+        except (ServerUnreachable, Unavailable) as exc:
+            if not told:
+                tell(f"{exc.detail}; waiting for it to come back")
+            told = True
+            continue
+        told = False
+        if not agent.draining:
+            raise Conflict(f"agent {agent.name} was started anew and takes runs again", "Drain it again.")
+        if agent.lost and agent.active:
+            raise Conflict(
+                f"agent {agent.name} was lost while it drained, with {output.counted(agent.active, 'run')}",
+                "Start it again under its name: it finds its runs. If its machine is gone for good: "
+                f"`shunter agent remove {agent.name}`.",
+            )
+    return agent
+
+
 @group.command("remove")
 def remove(name: NameArgument, yes: YesOption = False, output_as: OutputOption = Output.TABLE) -> None:
-    """Forget an agent that is gone; one that still runs is not forgotten."""
+    """Forget an agent that is gone; one that still runs is not forgotten.
+
+    The runs that a lost one holds end now, as the deployment's --on-lost says (wait: as Crashed): only if its
+    machine is gone for good, for otherwise they may go on there, and run twice.
+    """
     with connect() as client:
         agent = naming.whole(client, naming.AGENT, name, client.get_agent)
-        confirm.removal(f"agent {agent.name}, seen {ago(agent.last_seen_at)}", yes=yes)
-        client.remove_agent(agent.name)
+        give_up = agent.lost and agent.active > 0
+        runs = (
+            f" with {output.counted(agent.active, 'run')} of it that may still go on there" if give_up else ""
+        )
+        confirm.removal(f"agent {agent.name}, seen {ago(agent.last_seen_at)},{runs}".rstrip(","), yes=yes)
+        client.remove_agent(agent.name, give_up=give_up)
+        if give_up:
+            tell(
+                f"Warning: {output.counted(agent.active, 'run')} of it ended; what goes on there is not known"
+            )
     if output_as is not Output.TABLE:
         output.show_object(agent, output_as)
     else:

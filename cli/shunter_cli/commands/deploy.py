@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from shunter_cli import checks, completing, durations, faults, output, parameters, schedule_options
+from shunter_cli import (
+    causes,
+    checks,
+    completing,
+    durations,
+    faults,
+    output,
+    parameters,
+    schedule_options,
+    sizes,
+)
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.output import Output, OutputOption
 from shunter_work_pools.contracts.errors import InvalidInput
@@ -130,12 +140,32 @@ def deploy(
         str | None, typer.Option(help="Parameters as a JSON object in a file, - for stdin.", metavar="FILE")
     ] = None,
     retries: Annotated[int, typer.Option(help="Further attempts if one does not complete.", metavar="N")] = 0,
-    retry_delay: Annotated[str, typer.Option(help="Time between two attempts.", metavar="TIME")] = "0s",
+    retry_delay: Annotated[
+        str, typer.Option(help="Time between the first two attempts.", metavar="TIME")
+    ] = "0s",
+    retry_backoff: Annotated[
+        float, typer.Option(help="Each further delay is so many times the one before.", metavar="N")
+    ] = 1.0,
+    retry_max_delay: Annotated[
+        str, typer.Option(help="A delay that grows does so up to this.", metavar="TIME")
+    ] = "1h",
+    retry_jitter: Annotated[
+        float, typer.Option(help="Up to this share of a delay, 0 to 1, is added to it.", metavar="N")
+    ] = 0.0,
+    retry_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only after this cause, as in oom; by default after any. Repeatable.", metavar="CAUSE"
+        ),
+    ] = None,
     timeout: Annotated[str | None, typer.Option(help="Longest time of an attempt.", metavar="TIME")] = None,
     start_timeout: Annotated[
         str, typer.Option(help="Longest time until it has started.", metavar="TIME")
     ] = "5m",
     grace: Annotated[str, typer.Option(help="Time between SIGTERM and SIGKILL.", metavar="TIME")] = "10s",
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Memory of all its processes together, as in 512MiB.", metavar="SIZE")
+    ] = None,
     priority: Annotated[int, typer.Option(help="Within the queue, higher first.", metavar="N")] = 0,
     env: Annotated[
         list[str] | None,
@@ -155,6 +185,10 @@ def deploy(
     on_lost: Annotated[
         OnLost, typer.Option(help="What to do with a run whose agent stays silent.")
     ] = OnLost.CRASH,
+    exclusive: Annotated[
+        bool,
+        typer.Option("--exclusive", help="Two attempts never work at once: cut off, its agent ends it."),
+    ] = False,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Deploy what exists only where the agent runs.")
     ] = False,
@@ -197,6 +231,7 @@ def deploy(
         timeout=durations.seconds(timeout, "--timeout", zero=False) if timeout is not None else None,
         start_timeout=durations.seconds(start_timeout, "--start-timeout", zero=False),
         grace=durations.seconds(grace, "--grace"),
+        memory_limit=sizes.memory(memory_limit, "--memory-limit") if memory_limit is not None else None,
     )
     spec = DeploymentSpec(
         work=work,
@@ -212,8 +247,16 @@ def deploy(
                 interval, cron, rrule, timezone, day_and, anchor, jitter, start, end, catch_up.value
             )
         ),
-        retries=RetryPolicy(count=retries, delay=durations.seconds(retry_delay, "--retry-delay")),
+        retries=RetryPolicy(
+            count=retries,
+            delay=durations.seconds(retry_delay, "--retry-delay"),
+            backoff=retry_backoff,
+            max_delay=durations.seconds(retry_max_delay, "--retry-max-delay"),
+            jitter=retry_jitter,
+            on=causes.retried(retry_on or [], "--retry-on"),
+        ),
         on_lost=on_lost.value,
+        exclusive=exclusive,
         description=description or target.description,
     )
     with connect() as client:

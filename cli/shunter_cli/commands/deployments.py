@@ -14,13 +14,14 @@ from shunter_cli.connection import connect
 from shunter_cli.durations import ago, exactly, local
 from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+from shunter_work_pools.contracts.sizes import size
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from shunter_cli.backfilling import Filled
     from shunter_work_pools.client import Client
-    from shunter_work_pools.contracts.deployments import Deployment, Revision, ScheduleView
+    from shunter_work_pools.contracts.deployments import Deployment, RetryPolicy, Revision, ScheduleView
 
 group = typer.Typer(no_args_is_help=True, help="Deployments: named, runnable things.")
 
@@ -116,19 +117,31 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("tags", ", ".join(spec.tags)),
         ("requires", ", ".join(spec.require)),
         ("priority", str(spec.priority) if spec.priority else ""),
-        (
-            "retries",
-            f"{spec.retries.count}, after {exactly(spec.retries.delay)}" if spec.retries.count else "",
-        ),
+        ("retries", _retries(spec.retries) if spec.retries.count else ""),
         ("time-out", exactly(work.timeout) if work.timeout else ""),
         ("grace", exactly(work.grace)),
+        ("memory limit", size(work.memory_limit) if work.memory_limit is not None else ""),
         ("if its agent is lost", spec.on_lost),
+        ("exclusive", "two attempts never work at once" if spec.exclusive else ""),
         ("environment", ", ".join([*work.env, *work.pass_env])),
     ]
     for schedule in found.schedules:
         state = "paused" if schedule.paused else f"next {local(schedule.next_at)} ({ago(schedule.next_at)})"
         pairs.append((f"schedule {schedule.name}", f"{timing(schedule)}; {state}"))
     output.facts([(key, value) for key, value in pairs if value])
+
+
+def _retries(policy: RetryPolicy) -> str:
+    """``3, after 10s, each delay 2 times the one before up to 5m, after oom or timeout only``."""
+    parts = [f"{policy.count}, after {exactly(policy.delay)}"]
+    if policy.backoff > 1:
+        most = exactly(max(policy.delay, policy.max_delay))
+        parts.append(f"each delay {policy.backoff:g} times the one before up to {most}")
+    if policy.jitter:
+        parts.append(f"up to {policy.jitter:.0%} more at random")
+    if policy.on:
+        parts.append(f"after {faults.either((cause.value for cause in policy.on), most=20)} only")
+    return ", ".join(parts)
 
 
 @group.command("history")

@@ -126,9 +126,9 @@ def _sections(found: Status, now: datetime) -> list[Section]:
         Section(
             "AGENTS",
             len(found.agents),
-            ("NAME", "STATE", ">ACTIVE", "SEEN", "POOLS"),
-            [_agent(agent, now) for agent in sorted(found.agents, key=lambda one: (not one.lost, one.name))],
-            ("NAME", "POOLS"),
+            ("NAME", "STATE", ">ACTIVE", "SEEN", "MORE"),
+            [_agent(agent, now) for agent in sorted(found.agents, key=_worst_first)],
+            ("NAME", "MORE"),
         ),
         Section(
             "NEXT",
@@ -164,10 +164,17 @@ def _failed(run: Run, now: datetime) -> tuple[str, ...]:
     return (output.short(run.id), run.deployment, run.state, ago(run.ended_at, now), why)
 
 
+def _worst_first(agent: Agent) -> tuple[bool, bool, str]:
+    return not agent.lost, not agent.troubles, agent.name
+
+
 def _agent(agent: Agent, now: datetime) -> tuple[str, ...]:
-    state = "lost" if agent.lost else "ready"
-    active = f"{agent.active} of {agent.limit}"
-    return (agent.name, state, active, ago(agent.last_seen_at, now), output.words(agent.pools))
+    from shunter_cli.commands.agents import condition
+
+    state, active = condition(agent), f"{agent.active} of {agent.limit}"
+    # What is wrong with it says more than what it would serve.
+    more = "; ".join(agent.troubles) if state == "unwell" else output.words(agent.pools)
+    return (agent.name, state, active, ago(agent.last_seen_at, now), more)
 
 
 def _for(since: datetime, now: datetime) -> str:

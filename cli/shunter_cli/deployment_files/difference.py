@@ -13,11 +13,12 @@ from typing import Any
 
 from shunter_cli import durations, output
 from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
+from shunter_work_pools.contracts.sizes import size
 
 #: Fields, by the last step of their name, that are seconds.
 _DURATIONS = frozenset(
     (
-        *("timeout", "start_timeout", "grace", "delay", "interval", "jitter", "catch_up_age"),
+        *("timeout", "start_timeout", "grace", "delay", "max_delay", "interval", "jitter", "catch_up_age"),
         *("runs_for", "logs_for", "events_for"),
     )
 )
@@ -181,6 +182,8 @@ def _value(name: str, value: Any) -> str:
     spoken = not name.startswith("parameters.") and ".parameters." not in name
     if spoken and last in _DURATIONS and isinstance(value, float):
         return durations.exactly(value)
+    if name == "memory_limit":
+        return size(value)
     if name == "command":
         value = shlex.join(value)
         return output.plain(value)

@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from shunter_cli import durations
+from shunter_cli import causes, durations, sizes
 from shunter_cli.deployment_files.places import Written
 from shunter_cli.deployment_files.yaml_tree import scalar
 from shunter_work_pools.contracts.base import Json, Name, Tag
-from shunter_work_pools.contracts.deployments import CatchUp, EnvName, OnLost
+from shunter_work_pools.contracts.deployments import RETRIED_CAUSES, CatchUp, EnvName, OnLost
 from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_work_pools.contracts.states import Cause
 
 #: Deployments that one file may have, schedules that one deployment may have.
 DEPLOYMENTS_LIMIT, SCHEDULES_LIMIT = 1000, 1000
@@ -86,6 +87,27 @@ def _retries(value: Any) -> Any:
     return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _memory(value: Any) -> int:
+    value = _number(value)
+    try:
+        if isinstance(value, str):
+            return sizes.memory(value, "")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return sizes.limit(value, str(value), "")
+    except InvalidInput as exc:
+        raise wrong(exc.detail, exc.remedy) from exc
+    raise wrong("must be a size", "Write it like 512MiB, 1.5GiB or a number of bytes.")
+
+
+def _causes(value: Any) -> Any:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise wrong("must be a list of causes", "Write it like [oom, timeout].")
+    try:
+        return causes.retried(value, "")
+    except InvalidInput as exc:
+        raise wrong(exc.detail.strip(), exc.remedy) from exc
+
+
 def _moment(value: Any) -> Any:
     if isinstance(value, str):
         try:
@@ -98,15 +120,29 @@ def _moment(value: Any) -> Any:
     )
 
 
+_LIKE_A_SIZE = {
+    "anyOf": [
+        {"type": "integer", "minimum": sizes.LEAST, "maximum": sizes.MOST},
+        {"type": "string", "examples": ["512MiB", "1.5GiB"]},
+    ]
+}
 Span = Annotated[float, BeforeValidator(_seconds(0, zero=True)), _in_schema(minimum=0)]
 PositiveSpan = Annotated[float, BeforeValidator(_seconds(0, zero=False)), _in_schema(exclusiveMinimum=0)]
 Interval = Annotated[float, BeforeValidator(_seconds(1, zero=False)), _in_schema(minimum=1)]
 _LIKE_A_TIME = {"type": "string", "examples": ["2027-03-28", "2027-03-28T06:00:00+02:00"]}
+Memory = Annotated[int, BeforeValidator(_memory), WithJsonSchema(_LIKE_A_SIZE)]
 Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema(_LIKE_A_TIME)]
 Switch = Annotated[bool, BeforeValidator(_number)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Amount = Annotated[int, Field(ge=0, le=100_000_000), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=0, le=1000), BeforeValidator(_number)]
+Backoff = Annotated[float, Field(ge=1, le=100), BeforeValidator(_number)]
+Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
+Causes = Annotated[
+    list[Cause],
+    BeforeValidator(_causes),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "enum": sorted(RETRIED_CAUSES)}}),
+]
 Slots = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_number)]
 Priority = Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(_number)]
 _EITHER = {
@@ -171,7 +207,15 @@ class RetriesEntry(Part):
     count: Count = 0
     """Further attempts after the first."""
     delay: Span = 0.0
-    """Time between two attempts."""
+    """Time between the first two attempts."""
+    backoff: Backoff = 1.0
+    """Each further delay is so many times the one before."""
+    max_delay: Span = 3600.0
+    """A delay that grows does so up to this."""
+    jitter: Share = 0.0
+    """Up to this share of a delay is added to it."""
+    on: Causes = []
+    """Only after these causes; by default after any."""
 
 
 class KeepEntry(Part):
@@ -192,25 +236,7 @@ class KeepEntry(Part):
 
 
 _RETRIES_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0, "maximum": 1000},
-        {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "count": {
-                    "type": "integer",
-                    "minimum": 0,
-                    "maximum": 1000,
-                    "description": "Further attempts.",
-                },
-                "delay": {
-                    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DURATION}],
-                    "description": "Time between two attempts.",
-                },
-            },
-        },
-    ]
+    "anyOf": [{"type": "integer", "minimum": 0, "maximum": 1000}, RetriesEntry.model_json_schema()]
 }
 
 
@@ -232,13 +258,15 @@ class Defaults(Part):
     retries: Annotated[RetriesEntry, BeforeValidator(_retries), WithJsonSchema(_RETRIES_SCHEMA)] = (
         RetriesEntry()
     )
-    """Further attempts if one does not complete: a number, or count and delay."""
+    """Further attempts if one does not complete: a number, or count, delay and the like."""
     timeout: PositiveSpan | None = None
     """Longest time of an attempt."""
     start_timeout: PositiveSpan = 300.0
     """Longest time until an attempt has started."""
     grace: Span = 10.0
     """Time between SIGTERM and SIGKILL."""
+    memory_limit: Memory | None = None
+    """Memory that all processes of an attempt may use together: 512MiB, 1.5GiB or a number of bytes."""
     env: dict[EnvName, str] = {}
     """Variables of the run."""
     pass_env: list[EnvName] = []
@@ -251,6 +279,8 @@ class Defaults(Part):
     """Folder that entrypoint and command are found from; by default this file's."""
     on_lost: OnLost = "crash"
     """What to do with a run whose agent stays silent."""
+    exclusive: Switch = False
+    """Two attempts of a run never work at once: an agent that is cut off ends the work itself."""
     keep: KeepEntry = KeepEntry()
     """How long its ended runs, their logs and events are kept."""
 

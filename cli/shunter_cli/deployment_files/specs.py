@@ -127,6 +127,7 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
             timeout=entry.timeout,
             start_timeout=entry.start_timeout,
             grace=entry.grace,
+            memory_limit=entry.memory_limit,
         ),
         parameters=_typed(entry.parameters, schema),
         parameter_schema=schema,
@@ -141,6 +142,7 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
         ],
         retries=RetryPolicy(**entry.retries.model_dump()),
         on_lost=entry.on_lost,
+        exclusive=entry.exclusive,
         keep=Keep(**entry.keep.model_dump()),
         description=entry.description or known.description,
     )

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 
+from shunter_work_pools import killpoints
 from shunter_work_pools.api.dependencies import TheEngine, answer
 from shunter_work_pools.contracts.agents import (
     LOG_MEDIA_TYPE,
@@ -52,10 +53,23 @@ async def get_agent(name: str, engine: TheEngine) -> Agent:
 
 
 @router.delete("/{name}", status_code=204, response_class=Response)
-async def remove_agent(name: str, engine: TheEngine) -> None:
-    """Forget one that is gone; should it come back, it is registered anew."""
-    await engine.store.write(lambda tx: remove.remove_agent(tx, name, engine.alive_after(tx.now)))
+async def remove_agent(name: str, engine: TheEngine, give_up: bool = False) -> None:
+    """Forget one that is gone; should it come back, it is registered anew.
+
+    With ``give_up`` the attempts that it holds are ended as after a long silence.
+    """
+    await engine.store.write(
+        lambda tx: remove.remove_agent(tx, name, engine.silence(tx.now), give_up=give_up)
+    )
     engine.forget_agent(name)
+
+
+@router.post("/{name}/drain")
+async def drain_agent(name: str, engine: TheEngine) -> Agent:
+    """Tell it to take nothing new, and to end once nothing is left; its next start takes runs again."""
+    await engine.drain(name)
+    killpoints.reached("after-drain-committed")
+    return await get_agent(name, engine)
 
 
 async def sync_agent(name: AgentName, body: SyncRequest, request: Request, engine: TheEngine) -> Response:
@@ -99,7 +113,10 @@ async def _hung_up(request: Request) -> None:
 async def take_reports(name: AgentName, batch: ReportBatch, engine: TheEngine) -> Response:
     """Steps of attempts, numbered; sending twice is harmless."""
     agent_id = engine.agent(name, batch.session)
-    acks = await engine.store.write(lambda tx: report(tx, agent_id, batch.reports))
+    acks = await engine.store.write(
+        lambda tx: report(tx, agent_id, batch.reports, engine.settings.lost_after)
+    )
+    killpoints.reached("after-reports-committed")
     return answer(ReportAnswer.model_construct(acks=acks))
 
 
@@ -107,7 +124,8 @@ async def take_reports(name: AgentName, batch: ReportBatch, engine: TheEngine) -
 async def release_attempts(name: AgentName, body: ReleaseRequest, engine: TheEngine) -> Response:
     """Attempts that were not started; their runs wait again at once."""
     agent_id = engine.agent(name, body.session)
-    acks = await engine.store.write(lambda tx: sync.release(tx, agent_id, body))
+    acks = await engine.store.write(lambda tx: sync.release(tx, agent_id, body, engine.settings.lost_after))
+    killpoints.reached("after-release-committed")
     return answer(ReportAnswer.model_construct(acks=acks))
 
 
@@ -134,6 +152,7 @@ async def take_logs(name: AgentName, request: Request, engine: TheEngine) -> Res
         keys = {(frame.run, frame.attempt, frame.epoch) for frame, _ in frames if frame.run not in going}
         owned = await engine.store.read(lambda tx: owned_logs(tx, keys))
         sizes = await asyncio.to_thread(_append, engine, frames, owned)
+    killpoints.reached("after-logs-appended")
     for run_id in runs:
         engine.hub.touch(run_id)
     return answer(LogAnswer.model_construct(sizes=sizes))

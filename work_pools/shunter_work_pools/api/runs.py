@@ -11,6 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
+from shunter_work_pools import killpoints
 from shunter_work_pools.api.dependencies import TheEngine, answer
 from shunter_work_pools.contracts.base import Instant
 from shunter_work_pools.contracts.errors import BadRequest, Gone, NotFound
@@ -48,6 +49,7 @@ Wait = Annotated[float, Query(ge=0, le=HOLD_LIMIT, description="seconds the answ
 async def create_run(request: RunRequest, engine: TheEngine) -> Response:
     """Make one run; 200 instead of 201 if its idempotency key had made it before."""
     ((run_id, created),) = await engine.store.write(lambda tx: submit(tx, [request]))
+    killpoints.reached("after-run-created")
     return answer(RunCreated.model_construct(id=run_id, created=created), 201 if created else 200)
 
 
@@ -141,6 +143,7 @@ async def cancel_run(run: str, engine: TheEngine) -> Response:
     """End it now if it waits, have it stopped if it is active."""
     run_id = await _find(engine, run)
     await engine.store.write(lambda tx: control.cancel(tx, run_id))
+    killpoints.reached("after-cancel-committed")
     return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select, update
 
 from shunter_work_pools import schedules as slots
+from shunter_work_pools.contracts.agents import LEASE_MARGIN
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
+from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused
 from shunter_work_pools.queue import timetable
 from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment_row, queue_row, revision_spec
@@ -31,11 +33,14 @@ class Times:
     Attributes:
         late_after, since: as for :func:`~shunter_work_pools.queue.fire.fire`.
         alive_after: agents heard of since this moment count as alive.
+        lost_after, lease_for: the settings, seconds.
     """
 
     late_after: Micros
     since: Micros
     alive_after: Micros
+    lost_after: float
+    lease_for: float
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def apply(tx: Tx, wanted: list[Named], times: Times) -> list[Change]:
     Raises:
         BadRequest: with ``faults``, all that were found.
     """
-    found = list(_faults(tx, wanted))
+    found = list(_faults(tx, wanted, times))
     if found:
         raise _refusal(wanted, found)
     done: dict[str, Change] = {}
@@ -197,19 +202,19 @@ def _refusal(wanted: list[Named], found: list[Fault]) -> BadRequest:
     return BadRequest(detail, remedy, faults=[fault.document() for fault in found])
 
 
-def _faults(tx: Tx, wanted: list[Named]) -> Iterator[Fault]:
+def _faults(tx: Tx, wanted: list[Named], times: Times) -> Iterator[Fault]:
     first: dict[str, int] = {}
     for at, one in enumerate(wanted):
         if first.setdefault(one.name, at) != at:
             yield Fault(at, ["name"], f"{one.name!r} is named twice in this request", "Name each once.")
-        for loc, detail, remedy in _faults_of(tx, one.spec):
+        for loc, detail, remedy in _faults_of(tx, one.spec, times):
             yield Fault(at, loc, detail, remedy)
 
 
 _Found = tuple[list[str | int], str, str]
 
 
-def _faults_of(tx: Tx, spec: DeploymentSpec) -> Iterator[_Found]:
+def _faults_of(tx: Tx, spec: DeploymentSpec, times: Times) -> Iterator[_Found]:
     try:
         check_schema(spec.parameter_schema)
     except Refused as exc:
@@ -227,6 +232,21 @@ def _faults_of(tx: Tx, spec: DeploymentSpec) -> Iterator[_Found]:
         except NotFound as exc:
             there = tx.conn.scalar(select(pools.c.id).where(pools.c.name == spec.pool)) is not None
             yield ["queue" if there else "pool"], exc.detail, exc.remedy
+    if spec.exclusive:
+        yield from _lease_faults(spec.work.grace, times)
+
+
+def _lease_faults(grace: float, times: Times) -> Iterator[_Found]:
+    """An agent that is cut off must be able to end the work in time, though not before it counts as lost."""
+    room = times.lease_for - times.lost_after - LEASE_MARGIN
+    if grace > room:
+        yield (
+            ["work", "grace"],
+            f"a grace of {exactly(grace)} does not fit an exclusive run: the server's lease of "
+            f"{exactly(times.lease_for)}, less {exactly(times.lost_after)} until an agent is lost and "
+            f"{exactly(LEASE_MARGIN)} to spare, leaves {exactly(max(0.0, room))}",
+            "Give a shorter grace, or start the server with a longer --lease-for (and --give-up-after).",
+        )
 
 
 def _hold(tx: Tx, queue: Row[Any]) -> None:

@@ -21,6 +21,7 @@ from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.retries import AVOIDED_FOR
 from shunter_work_pools.storage.schema import (
     backfills,
     deployments,
@@ -47,7 +48,7 @@ class Offer:
         session: the life of the daemon that asks.
         pools: ids of the pools it serves.
         queues: names of the queues it serves; empty: all.
-        tags: what runs may demand of it.
+        tags: what runs may demand of it: its tags and abilities.
         free: attempts it can take.
         granted: filled in by :func:`claim`.
     """
@@ -102,8 +103,16 @@ _HEADS = (
     .order_by(queues.c.priority.desc(), lanes.c.priority.desc(), lanes.c.served_at, _HEAD_DUE, lanes.c.id)
 )
 _TAKE = (
-    select(ready.c.run_id, ready.c.due_at, ready.c.late)
-    .where(ready.c.lane_id == bindparam("lane"), ready.c.due_at <= bindparam("now"))
+    select(ready.c.run_id, ready.c.due_at, ready.c.late, ready.c.avoid_agent_id)
+    .where(
+        ready.c.lane_id == bindparam("lane"),
+        ready.c.due_at <= bindparam("now"),
+        or_(
+            ready.c.avoid_agent_id.is_(None),
+            ready.c.avoid_agent_id != bindparam("only"),
+            ready.c.due_at <= bindparam("avoided_until"),
+        ),
+    )
     .order_by(ready.c.due_at, ready.c.run_id)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
@@ -184,14 +193,22 @@ def _take_in_turn(
             most = min(share, room.left(head), free)
             if most <= 0:
                 continue
-            rows = tx.conn.execute(_TAKE, {"lane": head.id, "now": tx.now, "most": most}).all()
+            # What avoids the only one that offers is passed over, not looked at again and again.
+            only = fitting[0].agent_id if len(fitting) == 1 else 0
+            until = tx.now - AVOIDED_FOR
+            wanted = {"lane": head.id, "now": tx.now, "most": most, "only": only, "avoided_until": until}
+            rows = tx.conn.execute(_TAKE, wanted).all()
+            before = len(gone)
             for row in rows:
-                offer = max(fitting, key=lambda offer: offer.free)
+                avoid = row.avoid_agent_id if row.due_at > until else None
+                possible = [offer for offer in fitting if offer.free > 0 and offer.agent_id != avoid]
+                if not possible:
+                    continue
+                offer = max(possible, key=lambda offer: offer.free)
                 offer.free -= 1
                 taken.append((row.run_id, head, offer, row.late))
                 gone.append(row.run_id)
-            if rows:
-                room.use(head, len(rows))
+            room.use(head, len(gone) - before)
             if len(rows) == most:
                 again.append(head)
         if not gone:
@@ -301,6 +318,7 @@ def assignment(
         parameters=run.parameters,
         scheduled_at=moment(run.scheduled_at),
         work=spec.work,
+        exclusive=spec.exclusive,
     )
 
 
@@ -313,6 +331,15 @@ def is_due(tx: Tx) -> bool:
 
 
 def due_in(tx: Tx) -> float | None:
-    """Seconds until the next waiting run becomes due, by the store's clock, if any is due later than now."""
+    """Seconds until the next waiting run becomes due, by the store's clock, if any is due later than now.
+
+    Or until the next one may go to the agent that it avoids.
+    """
     due: Micros | None = tx.conn.scalar(select(func.min(ready.c.due_at)).where(ready.c.due_at > tx.now))
-    return None if due is None else (due - tx.now) / 1_000_000
+    avoiding: Micros | None = tx.conn.scalar(
+        select(func.min(ready.c.due_at)).where(
+            ready.c.avoid_agent_id.is_not(None), ready.c.due_at > tx.now - AVOIDED_FOR
+        )
+    )
+    moments = [due, None if avoiding is None else avoiding + AVOIDED_FOR]
+    return min(((at - tx.now) / 1_000_000 for at in moments if at is not None), default=None)

@@ -13,8 +13,8 @@ from shunter_work_pools.contracts.states import RUN_ENDS, Actor, AttemptState, C
 from shunter_work_pools.queue.catalog import deployment_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.retain import move_cursors_back
-from shunter_work_pools.queue.routing import lane_of, marked, place
-from shunter_work_pools.storage.schema import deployments, leases, pools, queues, ready, runs
+from shunter_work_pools.queue.routing import demands, lane_of, marked, place
+from shunter_work_pools.storage.schema import agents, deployments, leases, pools, queues, ready, runs
 from shunter_work_pools.storage.store import Tx
 
 #: Runs that one transaction ends at the most.
@@ -137,7 +137,7 @@ def retry(tx: Tx, run_id: UUID) -> None:
     if state is RunState.COMPLETED:
         raise Conflict(f"run {run_id} is Completed", "Start a new run instead.")
     if state not in RUN_ENDS:
-        raise Conflict(f"run {run_id} has not ended: {state.value}", "Wait for its end, or cancel it first.")
+        raise _not_ended(tx, run_id, state)
     if tx.conn.scalar(select(deployments.c.deleted_at).where(deployments.c.id == run.deployment_id)):
         raise Conflict(f"the deployment of run {run_id} was deleted", "Deploy it again and start a new run.")
     move_cursors_back(tx, run)
@@ -157,12 +157,26 @@ def retry(tx: Tx, run_id: UUID) -> None:
     # A run that had no place when it ended may have one by now, and one whose place was deleted another.
     pool_id, queue_id = _place_left(tx, run) or place(tx, spec, run.tags) or (None, None)
     if pool_id is not None and queue_id is not None:
-        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
+        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, demands(spec), run.backfill_id)
         tx.changes.pools.add(pool_id)
     tx.conn.execute(update(runs).where(runs.c.id == run_id).values(pool_id=pool_id, queue_id=queue_id))
     tx.conn.execute(insert(ready).values(run_id=run_id, lane_id=lane_id, due_at=tx.now, late=marked(run)))
     record(tx, [event_row(run_id, RunState.SCHEDULED.value, Actor.USER, tx.now, retry=True)])
     tx.changes.runs.add(run_id)
+
+
+def _not_ended(tx: Tx, run_id: UUID, state: RunState) -> Conflict:
+    lost = tx.conn.execute(
+        select(agents.c.name)
+        .join(leases, leases.c.agent_id == agents.c.id)
+        .where(leases.c.run_id == run_id, leases.c.lost)
+    ).scalar_one_or_none()
+    if lost is None:
+        return Conflict(f"run {run_id} has not ended: {state.value}", "Wait for its end, or cancel it first.")
+    return Conflict(
+        f"run {run_id} has not ended: its agent {lost} is lost, and may be working on it still",
+        f"Wait until the agent is back or given up; if its machine is gone for good: `shunter agent remove {lost}`.",
+    )
 
 
 def _place_left(tx: Tx, run: Row[Any]) -> tuple[int, int] | None:

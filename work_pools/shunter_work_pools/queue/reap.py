@@ -9,10 +9,11 @@ from uuid import UUID
 from sqlalchemy import Row, select, update
 
 from shunter_work_pools.contracts.base import Micros
-from shunter_work_pools.contracts.states import Actor, AttemptState
+from shunter_work_pools.contracts.deployments import DeploymentSpec
+from shunter_work_pools.contracts.states import Actor, AttemptState, Cause
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
-from shunter_work_pools.queue.report import end_attempt
+from shunter_work_pools.queue.report import Retry, end_attempt
 from shunter_work_pools.storage.schema import agents, leases, ready, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -97,22 +98,39 @@ def give_up(tx: Tx, seen_before: Micros) -> int:
 def _give_up(tx: Tx, rows: Sequence[Row[Any]]) -> int:
     ended = 0
     for lease in rows:
-        on_lost = revision_spec(tx, lease.deployment_id, lease.revision).on_lost
-        if lease.cancelling:
-            end_attempt(tx, lease, AttemptState.CANCELLED, Actor.REAPER, cause="cancelled", ended_at=tx.now)
-        elif on_lost != "wait":
-            message = f"agent {lease.agent} has been silent for too long; whether the work goes on there cannot be known"
-            end_attempt(
-                tx,
-                lease,
-                AttemptState.CRASHED,
-                Actor.REAPER,
-                cause="agent_lost",
-                ended_at=tx.now,
-                message=message,
-                retry="always" if on_lost == "retry" else "never",
-            )
-        else:
+        spec = revision_spec(tx, lease.deployment_id, lease.revision)
+        if spec.on_lost == "wait" and not lease.cancelling:
             continue
+        doubt = (
+            "it had ended by itself" if spec.exclusive else "whether the work goes on there cannot be known"
+        )
+        end_lost(tx, lease, spec, f"agent {lease.agent} has been silent for too long; {doubt}")
         ended += 1
     return ended
+
+
+def end_lost(tx: Tx, lease: Row[Any], spec: DeploymentSpec, message: str) -> None:
+    """End an attempt whose agent is gone, as ``on_lost`` says; where that says to wait, as Crashed.
+
+    Args:
+        lease: with ``agent``, the agent's name.
+        spec: of the run's revision.
+    """
+    if lease.cancelling:
+        end_attempt(tx, lease, AttemptState.CANCELLED, Actor.REAPER, cause="cancelled")
+        return
+    retry: Retry = "never"
+    if spec.on_lost == "retry":
+        retry = "always"
+    elif Cause.AGENT_LOST in spec.retries.on:
+        retry = "policy"  # it names this very cause
+    end_attempt(
+        tx, lease, AttemptState.CRASHED, Actor.REAPER, cause="agent_lost", message=message, retry=retry
+    )
+
+
+def from_the_future(tx: Tx) -> None:
+    """Agents last heard of in what is the future now, as the clock was set back: they were heard of just now."""
+    ahead = tx.conn.scalar(select(agents.c.id).where(agents.c.last_seen_at > tx.now).limit(1))
+    if ahead is not None:
+        tx.conn.execute(update(agents).where(agents.c.last_seen_at > tx.now).values(last_seen_at=tx.now))

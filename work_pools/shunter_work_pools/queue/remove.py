@@ -6,16 +6,19 @@ their rows go when the last run does (:mod:`~shunter_work_pools.queue.retain`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, Select, delete, func, select, update
 
-from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.errors import BadRequest, Conflict
 from shunter_work_pools.contracts.states import Actor, Cause, RunState
-from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment_row, pool_row, queue_row
+from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment_row, pool_row, queue_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.reap import end_lost
 from shunter_work_pools.queue.sync import agent_row
 from shunter_work_pools.storage.schema import (
     agents,
@@ -206,21 +209,65 @@ def _alive(tx: Tx, alive_after: Micros) -> list[Row[Any]]:
 # ---- agents
 
 
-def remove_agent(tx: Tx, name: str, alive_after: Micros) -> None:
+@dataclass(frozen=True)
+class Silence:
+    """What the server knows of agents that are silent.
+
+    Attributes:
+        alive_after: agents heard of since this moment count as alive.
+        lease_for: so long after it was last heard of an agent may have the work of an exclusive run going on.
+        hearing_since: before this moment nobody could be heard, so that silence tells nothing.
+    """
+
+    alive_after: Micros
+    lease_for: Micros
+    hearing_since: Micros
+
+
+def remove_agent(tx: Tx, name: str, silence: Silence, *, give_up: bool) -> None:
     """Forget an agent that is gone; should it come back, it is registered anew.
+
+    Args:
+        give_up: end the attempts that it holds at once, as ``on_lost`` says after a long silence; somebody
+            knows that its machine is gone. One that would wait for ever ends as Crashed.
 
     Raises:
         NotFound: there is none.
-        Conflict: it is alive, or holds attempts.
+        Conflict: it is alive, holds attempts that are not to be given up, or ones of exclusive runs whose
+            lease has not passed yet.
     """
     locked = select(agents).where(agents.c.id == agent_row(tx, name).id).with_for_update()
     agent = tx.conn.execute(locked).one()
-    holds = _count(tx, select(leases.c.run_id).where(leases.c.agent_id == agent.id))
-    if holds:
+    held = tx.conn.execute(
+        select(leases, agents.c.name.label("agent"))
+        .join(agents, agents.c.id == leases.c.agent_id)
+        .where(leases.c.agent_id == agent.id)
+        .order_by(leases.c.run_id)
+        .with_for_update(of=leases)
+    ).all()
+    if agent.last_seen_at > silence.alive_after:
+        holds = f" and holds {_attempts(held)}" if held else ""
+        raise Conflict(f"agent {name!r} is alive{holds}", "Stop it first, and wait until it counts as lost.")
+    if held and not give_up:
         raise Conflict(
-            f"agent {name!r} holds {holds} {'attempt' if holds == 1 else 'attempts'}",
-            "Wait until they have ended, or cancel their runs and wait until the agent is given up.",
+            f"agent {name!r} is lost and holds {_attempts(held)}",
+            "Wait until it is back or given up. If its machine is gone for good, and the work on it: "
+            f"`shunter agent remove {name}` ends them now.",
         )
-    if agent.last_seen_at > alive_after:
-        raise Conflict(f"agent {name!r} is alive", "Stop it first, and wait until it counts as lost.")
+    specs = [revision_spec(tx, lease.deployment_id, lease.revision) for lease in held]
+    passed = max(agent.last_seen_at, silence.hearing_since) + silence.lease_for
+    exclusive = sum(spec.exclusive for spec in specs)
+    if exclusive and passed >= tx.now:
+        until = moment(passed).isoformat(timespec="seconds").replace("+00:00", "Z")
+        raise Conflict(
+            f"agent {name!r} holds {exclusive} {'run that is' if exclusive == 1 else 'runs that are'} exclusive, "
+            f"and may have work of it going on until {until}",
+            "Ask again after that.",
+        )
+    for lease, spec in zip(held, specs, strict=True):
+        end_lost(tx, lease, spec, f"its agent {name} was removed by hand as gone")
     tx.conn.execute(delete(agents).where(agents.c.id == agent.id))
+
+
+def _attempts(held: Sequence[Row[Any]]) -> str:
+    return f"{len(held)} {'attempt' if len(held) == 1 else 'attempts'}"

@@ -10,7 +10,7 @@ from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from shunter_work_pools.contracts.agents import Report, ReportAck
 from shunter_work_pools.contracts.base import Micros
-from shunter_work_pools.contracts.deployments import RESULT_LIMIT
+from shunter_work_pools.contracts.deployments import RESULT_LIMIT, DeploymentSpec
 from shunter_work_pools.contracts.states import (
     ATTEMPT_ENDS,
     Actor,
@@ -20,10 +20,11 @@ from shunter_work_pools.contracts.states import (
     cause_fits,
     may_move_attempt,
 )
+from shunter_work_pools.queue import retries
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.parameters import json_size
-from shunter_work_pools.queue.routing import lane_of, marked
+from shunter_work_pools.queue.routing import demands, lane_of, marked
 from shunter_work_pools.storage.schema import agents, attempts, leases, payloads, ready, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -57,8 +58,9 @@ class Steps:
     An attempt that started and ended within one batch never touches its lease but to delete it.
     """
 
-    def __init__(self, tx: Tx) -> None:
+    def __init__(self, tx: Tx, lost_after: float) -> None:
         self.tx = tx
+        self.lost_after = lost_after
         self.events: list[dict[str, Any]] = []
         self.progress: list[dict[str, Any]] = []
         self.ends: list[_End] = []
@@ -68,7 +70,7 @@ class Steps:
         tx = self.tx
         if self.progress:
             tx.conn.execute(_PROGRESS, self.progress)
-        _write_ends(tx, self.ends, self.events)
+        _write_ends(tx, self.ends, self.events, lost_after=self.lost_after)
         record(tx, self.events)
 
 
@@ -119,15 +121,18 @@ class _End:
         }
 
 
-def report(tx: Tx, agent_id: int, reports: list[Report]) -> list[ReportAck]:
+def report(tx: Tx, agent_id: int, reports: list[Report], lost_after: float) -> list[ReportAck]:
     """Apply reports of one agent; acknowledgements, one per attempt, in the order of the batch.
 
     A report with a number that was seen is skipped, so sending twice is harmless. One under an epoch
     that is no longer held changes nothing and is answered as stale.
+
+    Args:
+        lost_after: an agent heard of within so many seconds may be given what this one could not launch.
     """
     wanted = list(dict.fromkeys(item.run for item in reports))
     held = {lease.run_id: lease for lease in tx.conn.execute(_LEASES, {"wanted": wanted})}
-    steps = Steps(tx)
+    steps = Steps(tx, lost_after)
     acks: dict[tuple[UUID, int, int], ReportAck] = {}
     ordered = sorted(reports, key=lambda item: (item.run, item.attempt, item.epoch, item.seq))
     for (run_id, number, epoch), group in groupby(ordered, lambda item: (item.run, item.attempt, item.epoch)):
@@ -173,8 +178,9 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         if ended:
             refused = "a report after the end"
             break
-        # Batches travel for different times: no step may seem to come before the one it follows.
-        reached = at = min(tx.now, max(reached, tx.now - round(item.age * 1_000_000)))
+        # Batches travel for different times, and the clock may be set: no step may seem to come before the
+        # one it follows.
+        reached = at = max(reached, tx.now - round(item.age * 1_000_000))
         if item.state in ATTEMPT_ENDS:
             result, remark = _result(item)
             cause, doubt = _cause(item)
@@ -289,8 +295,18 @@ _END_RUN = (
 _READY = insert(ready)
 
 
-def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retry: Retry = "policy") -> None:
-    """Leases go, attempts stay, runs end or wait for their next attempt."""
+def _write_ends(
+    tx: Tx,
+    ends: list[_End],
+    event_rows: list[dict[str, Any]],
+    retry: Retry = "policy",
+    lost_after: float = 0.0,
+) -> None:
+    """Leases go, attempts stay, runs end or wait for their next attempt.
+
+    Args:
+        lost_after: an agent heard of within so many seconds may be given what another could not launch.
+    """
     if not ends:
         return
     wanted = [end.lease.run_id for end in ends]
@@ -298,12 +314,12 @@ def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retr
     run_rows, ready_rows, results = [], [], []
     for end in ends:
         run, row = found[end.lease.run_id], end.row
-        policy = revision_spec(tx, run.deployment_id, run.revision).retries
+        spec = revision_spec(tx, run.deployment_id, run.revision)
+        nth = row["number"] - run.attempts_forgiven
         again = retry == "always" or (
             retry == "policy"
-            and end.state in (AttemptState.FAILED, AttemptState.CRASHED, AttemptState.TIMED_OUT)
             and not end.lease.cancelling
-            and row["number"] - run.attempts_forgiven <= policy.count
+            and retries.wanted(spec.retries, end.state, row["cause"], nth)
         )
         event_rows.append(
             event_row(
@@ -330,19 +346,15 @@ def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retr
         tx.changes.runs.add(run.id)
         tx.changes.pools.add(end.lease.pool_id)
         if again:
-            due = row["ended_at"] + round(policy.delay * 1_000_000)
-            spec = revision_spec(tx, run.deployment_id, run.revision)
-            lane_id = lane_of(
-                tx, end.lease.queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id
-            )
-            ready_rows.append({"run_id": run.id, "lane_id": lane_id, "due_at": due, "late": marked(run)})
+            delay = retries.delay(spec.retries, run.id, row["number"], nth)
+            waiting = _waiting(tx, end, run, spec, delay, lost_after)
+            ready_rows.append(waiting)
+            told: dict[str, Any] = {"delay": delay / 1_000_000}
+            if waiting["avoid_agent_id"] is not None:
+                told["avoids"] = row["agent"]
             event_rows.append(
-                event_row(
-                    run.id, RunState.RETRYING.value, end.actor, tx.now, row["number"], delay=policy.delay
-                )
+                event_row(run.id, RunState.RETRYING.value, end.actor, tx.now, row["number"], **told)
             )
-            if due > tx.now:
-                tx.changes.becomes_due((due - tx.now) / 1_000_000)
         elif end.result is not None:
             results.append({"run": run.id, "new_result": end.result})
     tx.conn.execute(_DROP, {"wanted": wanted})
@@ -359,6 +371,28 @@ def _write_ends(tx: Tx, ends: list[_End], event_rows: list[dict[str, Any]], retr
         tx.conn.execute(statement, results)
 
 
+def _waiting(
+    tx: Tx, end: _End, run: Row[Any], spec: DeploymentSpec, delay: Micros, lost_after: float
+) -> dict[str, Any]:
+    """The row of a run that waits for its next attempt."""
+    lease = end.lease
+    # The end may seem to be ahead of a clock that was set back.
+    due = min(end.row["ended_at"], tx.now) + delay
+    avoid = retries.avoided(tx, end.row["cause"], lease.agent_id, lease.queue_id, spec, lost_after)
+    if due > tx.now:
+        tx.changes.becomes_due((due - tx.now) / 1_000_000)
+    elif avoid is not None:
+        tx.changes.becomes_due(max(0.0, (due + retries.AVOIDED_FOR - tx.now) / 1_000_000))
+    lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, demands(spec), run.backfill_id)
+    return {
+        "run_id": run.id,
+        "lane_id": lane_id,
+        "due_at": due,
+        "late": marked(run),
+        "avoid_agent_id": avoid,
+    }
+
+
 def end_attempt(
     tx: Tx,
     lease: Row[Any],
@@ -366,18 +400,17 @@ def end_attempt(
     actor: Actor,
     *,
     cause: str,
-    ended_at: Micros,
     message: str | None = None,
     retry: Retry = "never",
 ) -> None:
-    """End an attempt that its agent will not report on; ``lease`` is a locked row of leases."""
+    """End an attempt now that its agent will not report on; ``lease`` is a locked row of leases."""
     if not hasattr(lease, "agent"):
         lease = tx.conn.execute(_LEASES, {"wanted": [lease.run_id]}).one()
     end = _End(
         lease,
         state,
         actor,
-        ended_at,
+        max(tx.now, lease.started_at or lease.granted_at),
         cause=cause,
         message=message or lease.message,
         started_at=lease.started_at,

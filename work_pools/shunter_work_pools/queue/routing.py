@@ -68,6 +68,24 @@ def place(
     return None
 
 
+#: What an agent can do that speaks a protocol, beside its tags; no tag begins with ~.
+_ABILITIES: dict[int, frozenset[str]] = {1: frozenset(), 2: frozenset({"~limits"})}
+
+
+def abilities(protocol: int) -> frozenset[str]:
+    """What an agent that speaks this version of the protocol can do, in the words of :func:`demands`."""
+    return _ABILITIES[protocol]
+
+
+def demands(spec: DeploymentSpec) -> list[str]:
+    """What a run asks of its agent: tags, and that it keeps to what older ones would not even read.
+
+    An agent of protocol 1 would let an exclusive run go on past its lease, and would not limit its memory.
+    """
+    limits = spec.exclusive or spec.work.memory_limit is not None
+    return [*spec.require, "~limits"] if limits else spec.require
+
+
 def marked(run: Any) -> bool:
     """What ``ready.late`` says of a run: it is late already, or a backfill's, which never will be.
 
@@ -78,7 +96,10 @@ def marked(run: Any) -> bool:
 
 
 class LaneKey(NamedTuple):
-    """What runs of one lane have in common; ``require``: sorted, joined by spaces; ``backfill_id``: 0 is none."""
+    """What runs of one lane have in common.
+
+    ``require``: their :func:`demands`, sorted, joined by spaces; ``backfill_id``: 0 is none.
+    """
 
     queue_id: int
     priority: int
@@ -167,7 +188,7 @@ def place_unplaced(tx: Tx) -> None:
         if found is None:
             continue
         pool_id, queue_id = found
-        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
+        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, demands(spec), run.backfill_id)
         tx.conn.execute(update(runs).where(runs.c.id == run.id).values(pool_id=pool_id, queue_id=queue_id))
         tx.conn.execute(update(ready).where(ready.c.run_id == run.id).values(lane_id=lane_id))
         tx.changes.pools.add(pool_id)

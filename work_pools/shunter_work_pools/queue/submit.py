@@ -17,7 +17,7 @@ from shunter_work_pools.queue.catalog import Placed, deployment, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.ids import new_run_id, reverse
 from shunter_work_pools.queue.parameters import check_parameters
-from shunter_work_pools.queue.routing import LaneKey, lanes_of, marked, matching_pools, place
+from shunter_work_pools.queue.routing import LaneKey, demands, lanes_of, marked, matching_pools, place
 from shunter_work_pools.storage.schema import payloads, ready, run_tags, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -172,7 +172,7 @@ def _places(tx: Tx, new: list[NewRun]) -> dict[_Key, _Place]:
             named[name] = place(tx, spec, [])
         found[key] = named[name]
     ways = {
-        key: LaneKey(at[1], key[1], key[0], " ".join(sorted(specs[key].require)), key[3])
+        key: LaneKey(at[1], key[1], key[0], " ".join(sorted(demands(specs[key]))), key[3])
         for key, at in found.items()
         if at is not None
     }

@@ -15,7 +15,8 @@ from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.claim import assignment
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.fire import first_due
-from shunter_work_pools.queue.routing import lane_of, marked
+from shunter_work_pools.queue.retries import AVOIDED_FOR, avoided_still
+from shunter_work_pools.queue.routing import abilities, demands, lane_of, marked
 from shunter_work_pools.storage.schema import (
     agents,
     attempts,
@@ -36,6 +37,7 @@ class Registered:
 
     Attributes:
         pools: ids of its pools, in its order.
+        tags: its tags and its abilities: what runs may demand of it.
     """
 
     id: int
@@ -115,7 +117,7 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
         session=request.session,
         pools=tuple(ids[pool] for pool in request.pools),
         queues=frozenset(request.queues),
-        tags=frozenset(request.tags),
+        tags=frozenset(request.tags) | abilities(request.protocol),
     )
 
 
@@ -125,22 +127,27 @@ class Difference:
 
     Attributes:
         finished: runs that it holds still and of which the server has its report of the end.
+        drains: the session of it that was told to drain, if one was.
     """
 
     assignments: list[Assignment]
     cancel: list[Held]
     forget: list[Held]
     finished: set[UUID]
+    drains: UUID | None = None
 
     def __bool__(self) -> bool:
         return bool(self.assignments or self.cancel or self.forget)
 
 
+#: An agent with its leases; one row without a lease if it has none.
 _LEASES = (
-    select(leases, pools.c.name.label("pool"), queues.c.name.label("queue"))
-    .join(pools, pools.c.id == leases.c.pool_id)
-    .join(queues, queues.c.id == leases.c.queue_id)
-    .where(leases.c.agent_id == bindparam("agent"))
+    select(leases, pools.c.name.label("pool"), queues.c.name.label("queue"), agents.c.drain_session)
+    .select_from(agents)
+    .join(leases, leases.c.agent_id == agents.c.id, isouter=True)
+    .join(pools, pools.c.id == leases.c.pool_id, isouter=True)
+    .join(queues, queues.c.id == leases.c.queue_id, isouter=True)
+    .where(agents.c.id == bindparam("agent"))
     .order_by(leases.c.granted_at, leases.c.run_id)
 )
 
@@ -158,7 +165,8 @@ def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
     A lease it does not know of is an answer it never got: it is assigned again. Something it holds
     without a lease is no longer its own.
     """
-    mine = tx.conn.execute(_LEASES, {"agent": agent_id}).all()
+    rows = tx.conn.execute(_LEASES, {"agent": agent_id}).all()
+    mine = [row for row in rows if row.run_id is not None]
     held = {(hold.run, hold.attempt, hold.epoch): hold for hold in holds}
     owned = set()
     unknown, cancel = [], []
@@ -182,7 +190,7 @@ def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
         for lease in unknown
         if lease.cancelling
     ]
-    return Difference(again, cancel, forget, finished)
+    return Difference(again, cancel, forget, finished, rows[0].drain_session if rows else None)
 
 
 def _ended_by_agent(tx: Tx, holds: list[Held]) -> set[tuple[UUID, int, int]]:
@@ -222,11 +230,7 @@ def heartbeat(tx: Tx, seen: dict[int, float]) -> None:
     """
     if not seen:
         return
-    statement = update(agents).where(agents.c.id == bindparam("agent")).values(last_seen_at=bindparam("seen"))
-    rows = [
-        {"agent": agent_id, "seen": tx.now - round(ago * 1_000_000)} for agent_id, ago in sorted(seen.items())
-    ]
-    tx.conn.execute(statement, rows)
+    note_seen(tx, seen)
     lost = tx.conn.execute(
         select(leases.c.run_id, leases.c.attempt)
         .where(leases.c.lost, leases.c.agent_id.in_(list(seen)))
@@ -241,11 +245,25 @@ def heartbeat(tx: Tx, seen: dict[int, float]) -> None:
         tx.changes.runs.update(row.run_id for row in lost)
 
 
-def release(tx: Tx, agent_id: int, request: ReleaseRequest) -> list[ReportAck]:
+def note_seen(tx: Tx, seen: dict[int, float]) -> None:
+    """Write when agents were last heard of; ``seen`` as for :func:`heartbeat`."""
+    if not seen:
+        return
+    statement = update(agents).where(agents.c.id == bindparam("agent")).values(last_seen_at=bindparam("seen"))
+    rows = [
+        {"agent": agent_id, "seen": tx.now - round(ago * 1_000_000)} for agent_id, ago in sorted(seen.items())
+    ]
+    tx.conn.execute(statement, rows)
+
+
+def release(tx: Tx, agent_id: int, request: ReleaseRequest, lost_after: float) -> list[ReportAck]:
     """Take back attempts that were not started: the runs wait again at once, under the same number.
 
     An attempt that is to be cancelled ends as Cancelled instead; one that was started (or is no longer
     this agent's) is answered as stale and nothing changes.
+
+    Args:
+        lost_after: an agent heard of within so many seconds counts as alive.
     """
     from shunter_work_pools.queue.report import end_attempt
 
@@ -273,16 +291,19 @@ def release(tx: Tx, agent_id: int, request: ReleaseRequest) -> list[ReportAck]:
             )
             continue
         if lease.cancelling:
-            end_attempt(tx, lease, AttemptState.CANCELLED, Actor.AGENT, cause="cancelled", ended_at=tx.now)
+            end_attempt(tx, lease, AttemptState.CANCELLED, Actor.AGENT, cause="cancelled")
         else:
-            put_back(tx, lease, Actor.AGENT)
+            put_back(tx, lease, Actor.AGENT, lost_after)
         tx.changes.freed.setdefault(agent_id, set()).add(held.run)
         acks.append(ReportAck(run=held.run, attempt=held.attempt, seq=lease.seq))
     return acks
 
 
-def put_back(tx: Tx, lease: Row[Any], actor: Actor) -> None:
-    """End a lease of which nothing was started: its run is as before the grant."""
+def put_back(tx: Tx, lease: Row[Any], actor: Actor, lost_after: float) -> None:
+    """End a lease of which nothing was started: its run is as before the grant.
+
+    Also as to whom it avoids, from now on once more.
+    """
     run = tx.conn.execute(select(runs).where(runs.c.id == lease.run_id)).one()
     state = RunState.RETRYING if run.attempts > run.attempts_forgiven else RunState.SCHEDULED
     spec = revision_spec(tx, run.deployment_id, run.revision)
@@ -292,10 +313,17 @@ def put_back(tx: Tx, lease: Row[Any], actor: Actor) -> None:
         .where(runs.c.id == lease.run_id, runs.c.state == RunState.ACTIVE.value)
         .values(state=state.value)
     )
-    lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, spec.require, run.backfill_id)
+    lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, demands(spec), run.backfill_id)
+    avoid = avoided_still(tx, run.id, lease.attempt, lease.queue_id, spec, lost_after)
+    if avoid is not None:
+        tx.changes.becomes_due(AVOIDED_FOR / 1_000_000)
     tx.conn.execute(
         insert(ready).values(
-            run_id=run.id, lane_id=lane_id, due_at=first_due(tx, run, spec), late=marked(run)
+            run_id=run.id,
+            lane_id=lane_id,
+            due_at=first_due(tx, run, spec) if avoid is None else tx.now,
+            late=marked(run),
+            avoid_agent_id=avoid,
         )
     )
     record(tx, [event_row(run.id, "released", actor, tx.now, lease.attempt, epoch=lease.epoch)])

@@ -493,7 +493,7 @@ def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agen
             first_seen_at=moment(row.first_seen_at),
             last_seen_at=moment(row.last_seen_at),
             lost=row.last_seen_at <= alive_after,
-            draining=row.draining,
+            draining=row.draining or row.drain_session == row.session,
             troubles=row.troubles,
         )
         for row in tx.conn.execute(statement)

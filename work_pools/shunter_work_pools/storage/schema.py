@@ -47,6 +47,9 @@ Label = String(128)
 #: Condition of runs that ended badly, in the words of an index: a statement must use the same.
 FAILED = "state IN ('Failed', 'Crashed', 'TimedOut')"
 
+#: Condition of waiting runs that avoid an agent, likewise.
+AVOIDING = "avoid_agent_id IS NOT NULL"
+
 #: An id that was given to a row that is gone is not given to another: much is kept in memory by id.
 NEVER_AGAIN: dict[str, Any] = {"sqlite_autoincrement": True}
 
@@ -210,6 +213,7 @@ ready = Table(
     Column("avoid_agent_id", Serial),  # could not launch it; while another may, it is not asked again
     Index("ix_ready_lane_id_due_at_run_id", "lane_id", "due_at", "run_id"),
     Index("ix_ready_late_due_at", "late", "due_at"),
+    Index("ix_ready_avoiding", "due_at", postgresql_where=text(AVOIDING), sqlite_where=text(AVOIDING)),
 )
 
 agents = Table(
