@@ -29,7 +29,8 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import (
     Any,
     Concatenate,
@@ -539,9 +540,18 @@ class Endpoints:
         return _call("GET", "agents", name, to=Agent)
 
     @endpoint
-    def remove_agent(self, name: str) -> Call[None]:
-        """Forget an agent that is gone: it holds nothing and has not been heard of for ``lost_after``."""
-        return Call("DELETE", _path("agents", name), _nothing)
+    def drain_agent(self, name: str) -> Call[Agent]:
+        """Tell an agent to take nothing new, and to end once nothing is left; its next start takes runs again."""
+        return _call("POST", "agents", name, "drain", to=Agent)
+
+    @endpoint
+    def remove_agent(self, name: str, *, give_up: bool = False) -> Call[None]:
+        """Forget an agent that has not been heard of for ``lost_after``.
+
+        With ``give_up`` its machine is known to be gone: the attempts that it holds end at once, as its
+        deployments' ``on_lost`` says. Otherwise it may hold none.
+        """
+        return Call("DELETE", _path("agents", name), _nothing, query={"give_up": give_up or None})
 
     @endpoint
     def sync(self, name: str, request: SyncRequest) -> Call[SyncAnswer]:
@@ -639,11 +649,13 @@ class _Core(Endpoints):
         """Raise unless this is a 2xx answer of a Shunter server that speaks our protocol."""
         spoken = response.headers.get(PROTOCOL_HEADER)
         if spoken is None:
-            if response.status_code in (502, 503, 504):  # a proxy in front of a server that is away
+            # A proxy in front of a server that is away, or that has had enough of us.
+            if response.status_code in (408, 429) or response.status_code >= 500:
                 raise ServerUnreachable(
                     f"no server answers at {self.api_url}: a proxy there says "
                     f"{response.status_code} {response.reason_phrase}",
                     _START_ONE,
+                    **_asked_to_wait(response),
                 )
             raise ProtocolMismatch(
                 f"what answers at {self.api_url} is not a Shunter server "
@@ -658,6 +670,7 @@ class _Core(Endpoints):
         if response.is_success:
             return
         refusal = _refusal(response)
+        refusal.extra |= _asked_to_wait(response)
         if isinstance(refusal, NotFound) and not self.api_url.endswith("/api"):
             refusal.remedy = (
                 f"{refusal.remedy}\nSHUNTER_API_URL is {self.api_url}: it usually ends in /api.".strip()
@@ -670,7 +683,7 @@ class _Core(Endpoints):
             "Client and server may be of different versions: compare `shunter --version` on both.",
         )
 
-    def _unreachable(self, exc: httpx.TransportError) -> ServerUnreachable:
+    def _unreachable(self, exc: httpx.RequestError) -> ServerUnreachable:
         if isinstance(exc, httpx.ConnectTimeout | httpx.PoolTimeout):
             reason = f"no connection within {self._connect_timeout:g} seconds"
         elif isinstance(exc, httpx.TimeoutException):
@@ -678,6 +691,25 @@ class _Core(Endpoints):
         else:
             reason = str(exc) or type(exc).__name__
         return ServerUnreachable(f"no server answers at {self.api_url}: {reason}", _START_ONE)
+
+
+def _asked_to_wait(response: httpx.Response) -> dict[str, float]:
+    """``retry_after``: seconds that whoever answered wants to be left alone (RFC 9110, 10.2.3); {}: none said."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return {"retry_after": float(text[:9])}
+    then = _http_date(text)
+    if then is None:
+        return {}
+    now = _http_date(response.headers.get("Date", "")) or datetime.now(UTC)
+    return {"retry_after": max(0.0, (then - now).total_seconds())}
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _refusal(response: httpx.Response) -> Refused:
@@ -743,7 +775,7 @@ class Client(_Core):
         """Send one call and return its result."""
         try:
             response = self._http.request(**self._request(call))
-        except httpx.TransportError as exc:
+        except httpx.RequestError as exc:  # also an answer that cannot be decompressed
             raise self._unreachable(exc) from exc
         return self._result(call, response)
 
@@ -805,7 +837,7 @@ class AsyncClient(_Core):
         """Send one call and return its result."""
         try:
             response = await self._http.request(**self._request(call))
-        except httpx.TransportError as exc:
+        except httpx.RequestError as exc:  # also an answer that cannot be decompressed
             raise self._unreachable(exc) from exc
         return self._result(call, response)
 

@@ -20,6 +20,8 @@ from shunter_work_pools.contracts.states import AttemptState, Cause
 HOLD_LIMIT = 10.0
 #: Seconds: the usual length of a lease, see ``SyncAnswer.lease_for``.
 LEASE_FOR = 240.0
+#: Seconds before the end of its lease at which the work of an exclusive run is ended at the latest.
+LEASE_MARGIN = 5.0
 #: Reports in one batch.
 REPORT_LIMIT = 1000
 #: Bytes of one log upload, framing included.

@@ -38,7 +38,16 @@ class ShunterError(Exception):
 
 
 class ServerUnreachable(ShunterError):
-    """No answer from the server: it is down, or the address is wrong."""
+    """No answer from the server: it is down, or the address is wrong.
+
+    Args:
+        detail, remedy: as for all.
+        extra: ``retry_after``, seconds, if a proxy in front of the server asked to be left alone so long.
+    """
+
+    def __init__(self, detail: str, remedy: str = "", **extra: Any) -> None:
+        super().__init__(detail, remedy)
+        self.extra = extra
 
 
 class InvalidInput(ShunterError):
