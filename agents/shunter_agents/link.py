@@ -71,8 +71,8 @@ def judge(exc: Exception) -> Trouble:
         return Trouble.UNKNOWN
     if isinstance(exc, BadRequest | TooLarge | Conflict):
         return Trouble.BAD
-    if isinstance(exc, ValueError) and not isinstance(exc, ShunterError):
-        return Trouble.BAD  # it cannot even be put into words
+    if isinstance(exc, ValueError) and not isinstance(exc, OSError):
+        return Trouble.BAD  # it cannot even be put into words (errors of TLS certificates are both)
     return Trouble.AWAY
 
 
@@ -157,9 +157,4 @@ class Link:
 
 def asked_delay(exc: Exception) -> float:
     """Seconds that the server asked to wait (Retry-After), 0 if it did not."""
-    extra = getattr(exc, "extra", {})
-    value = getattr(exc, "retry_after", None) or extra.get("retry_after")
-    try:
-        return float(value) if value is not None else 0.0
-    except (TypeError, ValueError):
-        return 0.0
+    return (exc.retry_after or 0.0) if isinstance(exc, ShunterError) else 0.0

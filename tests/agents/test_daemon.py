@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import shutil
@@ -262,7 +261,7 @@ async def test_a_stale_acknowledgement_stops_the_work(tmp_path: Path) -> None:
 TROUBLES: list[Callable[[], Exception]] = [
     lambda: ServerUnreachable("refused"),
     lambda: Unavailable("stopping"),
-    lambda: Refused("429", retry_after=0.2),
+    lambda: Refused("429"),
     lambda: ShunterError("the answer is not understood"),
     lambda: Unauthenticated("the token is wrong"),
 ]
@@ -570,8 +569,8 @@ async def test_draining_twice_stops_what_runs(tmp_path: Path) -> None:
     async with life(server, tmp_path) as one:
         key = server.add("hang")
         await server.until(lambda: key in server.leases and len(server.leases[key].steps) == 2)
-        one.agent.drain()
-        one.agent.drain()
+        one.agent.told_to_stop()
+        one.agent.told_to_stop()
         assert await one.done == OK
         assert outcome(server, key) == ("Cancelled", "cancelled")
 
@@ -605,8 +604,8 @@ async def test_draining_twice_while_the_server_is_away_leaves_the_rest_on_disk(t
         await server.until(lambda: key in server.leases and len(server.leases[key].steps) == 2)
         server.away = ServerUnreachable("refused")
         server.touch()
-        one.agent.drain()
-        one.agent.drain()
+        one.agent.told_to_stop()
+        one.agent.told_to_stop()
         async with asyncio.timeout(5):
             assert await one.done == OK
         one.folder.close()
@@ -617,43 +616,6 @@ async def test_draining_twice_while_the_server_is_away_leaves_the_rest_on_disk(t
 
 
 # -- the disk
-
-
-async def test_a_full_disk_takes_nothing_new_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shunter_agents.daemon.DISK", 0.1)
-    server = FakeServer()
-    launcher = FakeLauncher()
-    full = False
-    write = Journal._append
-
-    def append(journal: Journal, body: bytes) -> None:
-        if full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(journal, body)
-
-    monkeypatch.setattr(Journal, "_append", append)
-    async with life(server, tmp_path, launcher) as one:
-        monkeypatch.setattr(one.folder, "can_write", lambda: not full)
-        running = server.add("sleep=0.3", "exit=5")
-        await server.until(lambda: running in server.leases and len(server.leases[running].steps) == 2)
-        full = True
-        refused = server.add()
-        await server.until(lambda: bool(server.released))
-        assert server.released == [refused]
-        await server.until(lambda: not server.syncs[-1].taking)
-        await server.ended(running)
-        assert outcome(server, running) == ("Failed", "exit_code")
-        assert not one.done.done()
-        full = False
-        taken = server.add()
-        await server.ended(taken)
-        assert outcome(server, taken) == ("Completed", None)
-        assert f"{refused[0]}.1" not in starts(launcher)
-        async with asyncio.timeout(10):
-            while list(one.folder.trash.iterdir()):  # noqa: ASYNC110 - the folder is the truth
-                await asyncio.sleep(0.02)
 
 
 async def test_a_run_that_removes_its_own_folder_is_settled_like_any_other(tmp_path: Path) -> None:
