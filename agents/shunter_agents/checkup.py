@@ -44,13 +44,13 @@ class Checkup:
         self._options = options
         self._soon = asyncio.Event()
         health.on_writing = self._soon.set
-        if options.health_check is not None:
-            health.trouble(Kind.CHECK, "its health check (agent.health_check) has not been run yet")
 
     def first_look(self) -> None:
         """Before anything is taken. The state folder was written a moment ago: this does not hang."""
         self._look_at_memory()
         self._judge_disk(self._try_disk)
+        if self._options.health_check is not None:
+            self._health.trouble(Kind.CHECK, "its health check (agent.health_check) has not been run yet")
 
     async def watch_machine(self) -> None:
         """Look at disk and memory, for ever."""
