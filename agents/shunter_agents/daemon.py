@@ -125,6 +125,7 @@ class Agent:
         self._supervisor = Supervisor(
             name, self._holdings, self._health, self._reporter, self._shipper, self._janitor
         )
+        self._supervisor.on_lease_wanted = self._speak_up
         self._gone: dict[Key, int] = {}
         self._asking: asyncio.Future[Any] | None = None
         self._draining = False
@@ -247,7 +248,7 @@ class Agent:
             self._unheard = False
             backoff.reset()
             self._link.up()
-            self._supervisor.leased(asked.ticks + answer.lease_for)
+            self._supervisor.leased(asked, answer.lease_for)
             news = await self._apply(answer)
             if self._is_idle(news, asked):
                 log.info("idle: there is nothing to do")
@@ -346,7 +347,10 @@ class Agent:
             hold_for = 0.0  # what follows from the answer should not wait
         else:
             hold_for = min(
-                self._health.next_change() or HOLD_LIMIT, IDLE if self._options.until_idle else HOLD_LIMIT
+                HOLD_LIMIT,
+                self._health.next_change() or HOLD_LIMIT,
+                self._supervisor.answer_within(),
+                IDLE if self._options.until_idle else HOLD_LIMIT,
             )
         request = SyncRequest.model_construct(
             **self._about,

@@ -27,6 +27,7 @@ from shunter_agents.reporter import Reporter
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
 from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed, Lease
 from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import HOLD_LIMIT, LEASE_FOR
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.daemon_log import get_logger
@@ -49,6 +50,7 @@ class Supervisor:
 
     Attributes:
         confirmed: set once the server has answered a sync that named what was found at start.
+        on_lease_wanted: called when an exclusive attempt waits for the server's next answer.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Supervisor:
         self._agent = agent
         self._holdings = holdings
         self._health = health
+        self._lease_for = LEASE_FOR
         self._leased_until: float | None = None
         self._lease_came = asyncio.Event()
         self._reporter = reporter
@@ -71,6 +74,7 @@ class Supervisor:
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.confirmed = asyncio.Event()
+        self.on_lease_wanted: Callable[[], None] = lambda: None
         reporter.on_acked = self._acked
         reporter.on_stale = self._stale
         shipper.on_done = self._settle
@@ -110,15 +114,25 @@ class Supervisor:
         end = Exit(Stamp.now(), error=cause, message=message)
         self._end(attempt, verdict(end, None), end)
 
-    def leased(self, until: float) -> None:
+    def leased(self, asked: Stamp, lease_for: float) -> None:
         """The server has answered: exclusive attempts may go on.
 
         Args:
-            until: end of the lease, seconds of the boot-time clock.
+            asked: when the request that was answered was sent.
+            lease_for: seconds from then on to the end of the lease.
         """
-        self._leased_until = until
+        self._lease_for, self._leased_until = lease_for, asked.ticks + lease_for
         came, self._lease_came = self._lease_came, asyncio.Event()
         came.set()
+
+    def answer_within(self) -> float:
+        """Seconds after which exclusive attempts need another answer, or sooner: so that one may be lost."""
+        room = [
+            self._lease_for - attempt.assignment.work.grace - MARGIN
+            for attempt in self._holdings.working.values()
+            if attempt.assignment.exclusive
+        ]
+        return min(room) / 3 if room and min(room) > 0 else HOLD_LIMIT
 
     async def hold_all(self) -> None:
         """Tell the launchers of exclusive attempts until when these may go on."""
@@ -244,6 +258,7 @@ class Supervisor:
     async def _lease_to_start(self, attempt: Attempt) -> Lease:
         """A lease that has not run out: when none is at hand, that of the next answer of the server."""
         while self._leased_until is None or self._lease_of(attempt).ask_at <= Stamp.now().ticks:
+            self.on_lease_wanted()
             await self._lease_came.wait()
         return self._lease_of(attempt)
 

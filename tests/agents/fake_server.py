@@ -80,12 +80,15 @@ class FakeServer:
         self.released: list[Key] = []
         self.uploads: list[dict[Key, int]] = []
         self.drain = False
+        self.lease_for = 240.0
         self.session: UUID | None = None
         self.changed = asyncio.Condition()
 
     # -- what a test does
 
-    def add(self, *words: str, run: UUID | None = None, attempt: int = 1, **work: Any) -> Key:
+    def add(
+        self, *words: str, run: UUID | None = None, attempt: int = 1, exclusive: bool = False, **work: Any
+    ) -> Key:
         """Make a run of the fake launcher's script due."""
         self.waiting.append(
             Assignment(
@@ -99,6 +102,7 @@ class FakeServer:
                 queue="default",
                 scheduled_at=datetime.now(UTC),
                 work=Work(command=["fake", *words], **work),
+                exclusive=exclusive,
             )
         )
         self.touch()
@@ -211,6 +215,7 @@ class FakeServer:
             server_time=datetime.now(UTC),
             lost_after=30,
             give_up_after=300,
+            lease_for=self.lease_for,
         )
 
     async def report(self, name: str, batch: ReportBatch) -> ReportAnswer:
