@@ -157,4 +157,9 @@ class Link:
 
 def asked_delay(exc: Exception) -> float:
     """Seconds that the server asked to wait (Retry-After), 0 if it did not."""
-    return (exc.retry_after or 0.0) if isinstance(exc, ShunterError) else 0.0
+    extra = getattr(exc, "extra", {})
+    value = getattr(exc, "retry_after", None) or extra.get("retry_after")
+    try:
+        return float(value) if value is not None else 0.0
+    except (TypeError, ValueError):
+        return 0.0

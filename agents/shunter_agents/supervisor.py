@@ -27,7 +27,7 @@ from shunter_agents.reporter import Reporter
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
 from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed, Lease
 from shunter_infrastructure.stamp import Stamp
-from shunter_work_pools.contracts.agents import HOLD_LIMIT, LEASE_FOR
+from shunter_work_pools.contracts.agents import HOLD_LIMIT, LEASE_FOR, LEASE_MARGIN
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.daemon_log import get_logger
@@ -41,8 +41,6 @@ LAUNCH_PATIENCE = 2.0
 TIMER_STEP = 60.0
 #: Longest wait, seconds, between two tries while a launcher's engine is away.
 ENGINE_LIMIT = 5.0
-#: Seconds before the end of a lease at which all of an exclusive attempt must have ended.
-MARGIN = 5.0
 
 
 class Supervisor:
@@ -128,7 +126,7 @@ class Supervisor:
     def answer_within(self) -> float:
         """Seconds after which exclusive attempts need another answer, or sooner: so that one may be lost."""
         room = [
-            self._lease_for - attempt.assignment.work.grace - MARGIN
+            self._lease_for - attempt.assignment.work.grace - LEASE_MARGIN
             for attempt in self._holdings.working.values()
             if attempt.assignment.exclusive
         ]
@@ -145,13 +143,13 @@ class Supervisor:
             return  # it ends by itself; what was noted before still holds
         try:
             await attempt.launcher.hold(handle, self._lease_of(attempt))
-        except (LauncherUnavailable, OSError) as exc:
+        except (LauncherUnavailable, OSError, ValueError) as exc:
             # The lease that was noted before holds. The next answer of the server tries again.
             log.warning("the lease of a run cannot be made longer now", reason=str(exc), **attempt.names)
 
     def _lease_of(self, attempt: Attempt) -> Lease:
         assert self._leased_until is not None
-        kill_at = self._leased_until - MARGIN
+        kill_at = self._leased_until - LEASE_MARGIN
         return Lease(kill_at - attempt.assignment.work.grace, kill_at)
 
     async def close(self) -> None:

@@ -261,7 +261,7 @@ async def test_a_stale_acknowledgement_stops_the_work(tmp_path: Path) -> None:
 TROUBLES: list[Callable[[], Exception]] = [
     lambda: ServerUnreachable("refused"),
     lambda: Unavailable("stopping"),
-    lambda: Refused("429"),
+    lambda: Refused("429", retry_after=0.2),
     lambda: ShunterError("the answer is not understood"),
     lambda: Unauthenticated("the token is wrong"),
 ]

@@ -23,7 +23,7 @@ MARGIN = 0.2
 
 @pytest.fixture(autouse=True)
 def _short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "MARGIN", MARGIN)
+    monkeypatch.setattr(supervisor, "LEASE_MARGIN", MARGIN)
 
 
 class Watched(FakeLauncher):
