@@ -389,11 +389,17 @@ class Agent:
 
     async def _ask(self, work: Coroutine[Any, Any, T], limit: float | None = None) -> T | None:
         """The result of something that :meth:`_speak_up` may interrupt; None then."""
-        self._asking = asyncio.ensure_future(work)
-        done, _ = await asyncio.wait({self._asking}, timeout=limit)
-        task, self._asking = self._asking, None
-        if not done:
-            task.cancel()
+        task = self._asking = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task}, timeout=limit)
+        finally:
+            self._asking = None
+            if (
+                not task.done()
+            ):  # time is up, or the agent ends: whatever still comes of it, nobody wants to know
+                task.add_done_callback(_disregard)
+                task.cancel()
+        if not task.done():
             raise TimeoutError(f"no answer within {limit:g} seconds")
         return None if task.cancelled() else task.result()
 
@@ -573,6 +579,11 @@ class Agent:
         if any(not (stuck and attempt.dropped) for attempt in self._holdings.attempts.values()):
             return False
         return not self._maybe_granted or (unheard and now > self._drained_at + LAST_WORDS)
+
+
+def _disregard(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _is_refusal(exc: Exception) -> bool:
