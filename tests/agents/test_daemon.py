@@ -10,15 +10,18 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from shunter_agents import log_shipper
+from shunter_agents.attempt import Step
 from shunter_agents.daemon import BROKEN, OK, Fatal
 from shunter_agents.journal import Journal
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.process.launcher import ProcessLauncher
+from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.errors import (
@@ -29,6 +32,7 @@ from shunter_work_pools.contracts.errors import (
     Unauthenticated,
     Unavailable,
 )
+from shunter_work_pools.contracts.states import AttemptState
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
 
@@ -332,6 +336,25 @@ async def test_a_report_that_is_always_refused_is_kept(tmp_path: Path) -> None:
         await gone(one, server)
 
 
+async def test_a_report_that_the_server_had_already_holds_up_nobody(tmp_path: Path) -> None:
+    """Acknowledged with one that was under way, it waits still when the next batch is made."""
+    server = FakeServer()
+    async with life(server, tmp_path) as one:
+        had, other = server.add("hang"), server.add("hang")
+        await server.until(lambda: all(len(server.leases[key].steps) == 2 for key in server.leases))
+        await server.until(lambda: len(server.leases) == 2)
+        first, second = (one.agent._holdings.attempts[key] for key in (had, other))
+        for attempt in (first, second):
+            attempt.steps = [Step(2, Stamp.now(), AttemptState.RUNNING, {})]
+            one.agent._reporter.add(attempt)
+        first.acknowledge(2)
+        batches = len(server.batches)
+        await server.until(lambda: len(server.batches) > batches)
+        await asyncio.sleep(0.1)
+        assert not second.steps
+        assert not one.done.done()
+
+
 # -- beginning
 
 
@@ -412,14 +435,24 @@ async def test_what_a_former_life_never_started_waits_for_the_server(tmp_path: P
         assert server.leases[lost].states == []
 
 
-def _written_down(server: FakeServer, root: Path) -> Key:
+async def test_a_server_that_is_away_costs_no_run_its_time_to_start(tmp_path: Path) -> None:
+    server = FakeServer()
+    key = _written_down(server, tmp_path, start_timeout=0.3)
+    server.away = ServerUnreachable("refused")
+    async with life(server, tmp_path):
+        await asyncio.sleep(0.6)
+        server.back()
+        await server.ended(key)
+        assert outcome(server, key) == ("Completed", None)
+
+
+def _written_down(server: FakeServer, root: Path, **work: Any) -> Key:
     """An attempt that a former life wrote down, and did not begin."""
     from shunter_agents.journal import Record
     from shunter_agents.state_folder import StateFolder
-    from shunter_infrastructure.stamp import Stamp
 
     folder = StateFolder(root, "a1")
-    assignment = _assignment()
+    assignment = _assignment(**work)
     server.grant(assignment, folder.session)
     path = folder.attempts / f"{assignment.run}.1"
     path.mkdir()
@@ -428,7 +461,7 @@ def _written_down(server: FakeServer, root: Path) -> Key:
     return assignment.run, 1
 
 
-def _assignment() -> Assignment:
+def _assignment(**work: Any) -> Assignment:
     return Assignment(
         run=uuid4(),
         attempt=1,
@@ -439,7 +472,7 @@ def _assignment() -> Assignment:
         pool="default",
         queue="default",
         scheduled_at=datetime.now(UTC),
-        work=Work(command=["fake"]),
+        work=Work(command=["fake"], **work),
     )
 
 

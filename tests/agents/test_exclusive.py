@@ -12,8 +12,10 @@ import pytest
 from shunter_agents import supervisor
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.launcher import Handle, Lease
+from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.errors import ServerUnreachable
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import life
@@ -188,3 +190,58 @@ async def test_a_launcher_that_cannot_keep_a_lease_starts_nothing_exclusive(tmp_
         await server.ended(key)
         assert outcome(server, key) == ("Crashed", "rejected")
         assert launcher.first == []
+
+
+# -- with real processes
+
+
+def stubborn(server: FakeServer, stamps: Path, **work: Any) -> Key:
+    """A run that writes down again and again that it works (boot-time clock), and does not heed SIGTERM."""
+    key = server.add(exclusive=True)
+    script = f"trap '' TERM; while :; do cut -d' ' -f1 /proc/uptime >> {stamps}; sleep 0.02; done"
+    command = Work(command=["sh", "-c", script], **work)
+    server.waiting[-1] = server.waiting[-1].model_copy(update={"work": command})
+    return key
+
+
+def last_stamp(stamps: Path) -> float:
+    return float(stamps.read_text().splitlines()[-1])
+
+
+async def over(moment: float) -> None:
+    await asyncio.sleep(max(0.0, moment - Stamp.now().ticks))
+
+
+async def test_a_keeper_ends_it_when_the_agent_is_dead(tmp_path: Path) -> None:
+    server, stamps = FakeServer(), tmp_path / "stamps"
+    server.lease_for = 2.5
+    async with life(server, tmp_path, ProcessLauncher()) as one:
+        key = stubborn(server, stamps, grace=0.3)
+        await server.until(lambda: runs(server, key))
+        await one.die()
+        dead = Stamp.now().ticks
+    await over(dead + 0.5)
+    assert last_stamp(stamps) > dead, "it outlives the agent"
+    await over(dead + server.lease_for)
+    assert last_stamp(stamps) <= dead + server.lease_for - MARGIN + 0.1
+    async with life(server, tmp_path, ProcessLauncher()):
+        await server.ended(key)
+        assert outcome(server, key) == ("Crashed", "agent_lost")
+
+
+async def test_a_server_that_is_away_ends_it_in_time_and_a_quick_one_does_not(tmp_path: Path) -> None:
+    server, stamps = FakeServer(), tmp_path / "stamps"
+    server.lease_for = 1.5
+    async with life(server, tmp_path, ProcessLauncher()):
+        key = stubborn(server, stamps, grace=0.2)
+        await server.until(lambda: runs(server, key))
+        await asyncio.sleep(3.5)
+        assert server.leases[key].end is None, "each answer makes its lease longer"
+        server.away = ServerUnreachable("refused")
+        server.touch()
+        gone = Stamp.now().ticks
+        await over(gone + server.lease_for)
+        assert gone < last_stamp(stamps) <= gone + server.lease_for - MARGIN + 0.1
+        server.back()
+        await server.ended(key)
+        assert outcome(server, key) == ("Crashed", "agent_lost")
