@@ -341,9 +341,12 @@ async def test_a_report_that_the_server_had_already_holds_up_nobody(tmp_path: Pa
     server = FakeServer()
     async with life(server, tmp_path) as one:
         had, other = server.add("hang"), server.add("hang")
-        await server.until(lambda: all(len(server.leases[key].steps) == 2 for key in server.leases))
-        await server.until(lambda: len(server.leases) == 2)
+        for key in (had, other):
+            await server.until(lambda key=key: key in server.leases and len(server.leases[key].steps) == 2)
         first, second = (one.agent._holdings.attempts[key] for key in (had, other))
+        async with asyncio.timeout(5):
+            while first.steps or second.steps:  # noqa: ASYNC110 - acknowledged
+                await asyncio.sleep(0.01)
         for attempt in (first, second):
             attempt.steps = [Step(2, Stamp.now(), AttemptState.RUNNING, {})]
             one.agent._reporter.add(attempt)

@@ -214,6 +214,19 @@ async def test_a_check_of_ones_own(tmp_path: Path) -> None:
         await troubled(server, "the licence server")
 
 
+async def test_what_is_granted_to_an_agent_that_is_unwell_is_given_back(tmp_path: Path) -> None:
+    """As when the trouble came while the answer was under way."""
+    server, launcher = FakeServer(), FakeLauncher()
+    async with life(server, tmp_path, launcher, health_check="exit 1") as one:
+        await troubled(server, "its health check fails")
+        key = server.add()
+        server.grant(server.waiting.pop(), one.folder.session)
+        server.touch()
+        await server.until(lambda: bool(server.released))
+        assert server.released == [key]
+        assert starts(launcher) == []
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [("exit 7", "exit code 7"), ("kill -9 $$", "signal 9"), ("no-such-command-here", "not found")],
