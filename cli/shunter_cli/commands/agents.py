@@ -13,6 +13,7 @@ from shunter_cli import checks, confirm, live, naming, output
 from shunter_cli.completing import agents
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, local, seconds
+from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
 from shunter_cli.setting_flags import as_words, taking
 from shunter_work_pools.contracts.configuration import load
