@@ -23,6 +23,7 @@ from shunter_infrastructure.fake import FakeLauncher
 from shunter_work_pools.client import AsyncClient
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.errors import Refused, ServerUnreachable
+from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
 from tests.agents.ugly import ANSWERS, SILENT, STRANGERS, Door
@@ -53,26 +54,42 @@ async def agent(root: Path, name: str, url: str, **client: Any) -> AsyncIterator
             folder.close()
 
 
-async def made(here: Site, name: str, *words: str) -> str:
+@pytest.fixture
+async def people(here: Site) -> AsyncIterator[AsyncClient]:
+    """How people see the server meanwhile: directly, and not by threads, of which there are few."""
+    async with AsyncClient(f"http://127.0.0.1:{here.port}/api", TOKEN) as client:
+        yield client
+
+
+async def made(people: AsyncClient, name: str, *words: str) -> str:
     """A run of the fake launcher's script, in the pool of that name."""
-    from shunter_work_pools.contracts.pools import PoolSpec
-
-    def make() -> str:
-        if name not in [pool.name for pool in here.client.list_pools().pools]:
-            here.client.create_pool(PoolSpec(name=name))
-        here.client.deploy(name, DeploymentSpec(work=Work(command=["fake", *words]), pool=name))
-        return str(here.client.create_run(RunRequest(deployment=name)).id)
-
-    return await asyncio.to_thread(make)
+    if name not in [pool.name for pool in (await people.list_pools()).pools]:
+        await people.create_pool(PoolSpec(name=name))
+    await people.deploy(name, DeploymentSpec(work=Work(command=["fake", *words]), pool=name))
+    return str((await people.create_run(RunRequest(deployment=name))).id)
 
 
-async def completed(here: Site, run: str, output: bytes) -> None:
-    ended = await asyncio.to_thread(here.ended, run, 40.0)
-    assert (ended.state, ended.attempt_count) == ("Completed", 1), ended
-    assert await asyncio.to_thread(here.output, run) == output
-    events = (await asyncio.to_thread(here.client.list_events, run)).events
+async def running(people: AsyncClient, run: str) -> None:
+    async with asyncio.timeout(40):
+        while (found := await people.get_run(run)).state != "Running":
+            await people.get_run(run, wait=2.0, seen=(found.state, found.attempt_count))
+
+
+async def completed(people: AsyncClient, run: str, output: bytes) -> None:
+    async with asyncio.timeout(40):
+        while (ended := await people.get_run(run)).ended_at is None:
+            await people.get_run(run, wait=2.0, seen=(ended.state, ended.attempt_count))
+        assert (ended.state, ended.attempt_count) == ("Completed", 1), ended
+        while not (part := await people.read_log(run, wait=1.0)).complete:
+            continue
+    assert part.data == output
+    events = (await people.list_events(run)).events
     kinds = [event.kind for event in events if event.kind not in ("lost", "found", "late")]
     assert kinds == ["Scheduled", "Claimed", "Starting", "Running", "Completed"]
+
+
+async def ended(people: AsyncClient, run: str) -> bool:
+    return (await people.get_run(run)).ended_at is not None
 
 
 async def in_all_ways(ways: list[str], body: Callable[[str], Awaitable[None]]) -> None:
@@ -86,38 +103,42 @@ def _named(way: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in way)
 
 
-async def test_a_server_that_turns_ugly_while_runs_are_live(here: Site, tmp_path: Path) -> None:
+async def test_a_server_that_turns_ugly_while_runs_are_live(
+    here: Site, people: AsyncClient, tmp_path: Path
+) -> None:
     async def one(way: str) -> None:
         name = f"live-{_named(way)}"
-        run = await made(here, name, "sleep=2.5", f"output={way}")
+        run = await made(people, name, "sleep=4", f"output={way}")
         async with (
             Door(here.port) as door,
             agent(tmp_path, name, f"http://127.0.0.1:{door.port}/api") as task,
         ):
-            await asyncio.to_thread(_until_running, here, run)
+            await running(people, run)
             await door.turn(way)
-            await asyncio.sleep(4)  # it ends meanwhile
+            await asyncio.sleep(5)  # it ends meanwhile
             assert not task.done(), way
             assert way == "refused" or door.asked > 0
-            assert here.client.get_run(run).ended_at is None
+            assert not await ended(people, run)
             await door.turn("")
-            await completed(here, run, way.encode())
+            await completed(people, run, way.encode())
             assert not task.done()
 
     await in_all_ways([*ANSWERS, *STRANGERS, *SILENT], one)
 
 
-async def test_a_server_that_is_ugly_when_the_agent_starts(here: Site, tmp_path: Path) -> None:
+async def test_a_server_that_is_ugly_when_the_agent_starts(
+    here: Site, people: AsyncClient, tmp_path: Path
+) -> None:
     async def one(way: str) -> None:
         name = f"start-{_named(way)}"
-        run = await made(here, name, "output=x")
+        run = await made(people, name, "output=x")
         async with Door(here.port) as door:
             await door.turn(way)
             async with agent(tmp_path, name, f"http://127.0.0.1:{door.port}/api") as task:
                 await asyncio.sleep(3)
                 assert not task.done(), way
                 await door.turn("")
-                await completed(here, run, b"x")
+                await completed(people, run, b"x")
 
     await in_all_ways([*ANSWERS, *SILENT], one)
 
@@ -133,13 +154,8 @@ async def test_what_is_no_server_of_ours_ends_the_start_only(here: Site, tmp_pat
     await in_all_ways(list(STRANGERS), one)
 
 
-def _until_running(here: Site, run: str) -> None:
-    while here.client.get_run(run).state != "Running":
-        here.client.get_run(run, wait=1.0)
-
-
 async def test_names_that_cannot_be_resolved(
-    here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Site, people: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, broken = socket.getaddrinfo, True
 
@@ -149,20 +165,20 @@ async def test_names_that_cannot_be_resolved(
         return real("127.0.0.1" if host in ("localhost", b"localhost") else host, *args, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    run = await made(here, "dns", "sleep=1", "output=x")
+    run = await made(people, "dns", "sleep=3", "output=x")
     async with Door(here.port) as door, agent(tmp_path, "dns", f"http://localhost:{door.port}/api") as task:
         await asyncio.sleep(1)
         assert not task.done()
         broken = False
-        await asyncio.to_thread(_until_running, here, run)
+        await running(people, run)
         broken = True
         await door.turn("closed")
         await door.turn("")
-        await asyncio.sleep(2)
+        await asyncio.sleep(3.5)
         assert not task.done()
-        assert here.client.get_run(run).ended_at is None
+        assert not await ended(people, run)
         broken = False
-        await completed(here, run, b"x")
+        await completed(people, run, b"x")
 
 
 def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -175,11 +191,13 @@ def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
     return key, certificate
 
 
-async def test_tls_that_fails(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls_that_fails(
+    here: Site, people: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No TLS at all, and a certificate that is not trusted: at the start, and later."""
     good, bad = _certificate(tmp_path, "good"), _certificate(tmp_path, "bad")
     monkeypatch.setenv("SSL_CERT_FILE", str(good[1]))
-    run = await made(here, "tls", "sleep=1.5", "output=x")
+    run = await made(people, "tls", "sleep=3", "output=x")
 
     async with Door(here.port) as plain, _Tls(plain.port) as tls:
         await tls.show(bad)
@@ -190,13 +208,13 @@ async def test_tls_that_fails(here: Site, tmp_path: Path, monkeypatch: pytest.Mo
             await asyncio.sleep(0.5)
             assert not task.done()
             await tls.show(good)
-            await asyncio.to_thread(_until_running, here, run)
+            await running(people, run)
             await tls.show(bad)
-            await asyncio.sleep(2)
+            await asyncio.sleep(3.5)
             assert not task.done()
-            assert here.client.get_run(run).ended_at is None
+            assert not await ended(people, run)
             await tls.show(good)
-            await completed(here, run, b"x")
+            await completed(people, run, b"x")
 
 
 class _Tls:

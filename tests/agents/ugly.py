@@ -95,8 +95,8 @@ class Door:
                 await self._be_ugly(reader, writer)
             else:
                 await self._let_through(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # of a connection that nobody waits for: asyncio would complain of one that is cancelled
         finally:
             self._open.discard(writer)
             writer.close()
