@@ -6,7 +6,9 @@ import argparse
 import sys
 
 from shunter_agents.daemon import run_agent
+from shunter_agents.options import lifetime
 from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
+from shunter_work_pools.contracts.settings import SETTINGS
 
 
 def main() -> int:
@@ -14,13 +16,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="shunter agent start")
     parser.add_argument("--pool", action="append", required=True, dest="pools")
     parser.add_argument("--queue", action="append", default=[], dest="queues")
-    parser.add_argument("--limit")
     parser.add_argument("--tag", action="append", default=[], dest="tags")
     parser.add_argument("--name")
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--until-idle", action="store_true")
+    parser.add_argument("--max-lifetime", type=lifetime)
+    parser.add_argument("--take-over", action="store_true")
+    of_agent = [setting for name, setting in SETTINGS.items() if name.startswith("agent.")]
+    for setting in of_agent:
+        parser.add_argument(setting.flag, dest=setting.name)
     given = parser.parse_args()
     try:
         return run_agent(
-            given.pools, queues=given.queues, limit=given.limit, tags=given.tags, name=given.name
+            given.pools,
+            settings={setting.name: getattr(given, setting.name) for setting in of_agent},
+            queues=given.queues,
+            tags=given.tags,
+            name=given.name,
+            once=given.once,
+            until_idle=given.until_idle,
+            max_lifetime=given.max_lifetime,
+            take_over=given.take_over,
         )
     except ShunterError as error:
         sys.stderr.write(f"Error: {error.detail}\n")

@@ -14,12 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 from shunter_agents.attempt import Attempt, Key
+from shunter_agents.checkup import Checkup
+from shunter_agents.health import Health, Kind
+from shunter_agents.heartbeat import Heartbeat
 from shunter_agents.holdings import Holdings
 from shunter_agents.janitor import Janitor
 from shunter_agents.journal import Damaged, Journal, Record
 from shunter_agents.killpoints import reached
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
 from shunter_agents.log_shipper import LogShipper
+from shunter_agents.options import Options, of_settings
 from shunter_agents.reporter import Reporter
 from shunter_agents.spool import Spool
 from shunter_agents.state_folder import StateFolder, check_name, default_name
@@ -48,8 +52,10 @@ T = TypeVar("T")
 
 #: Seconds to the next sync after an answer that came at once and said nothing new.
 NOTHING_NEW = 0.1
-#: Seconds between two looks at a disk that is full.
-DISK = 2.0
+#: Seconds that the queue must have had nothing for an agent that ends when it is idle.
+IDLE = 1.0
+#: Seconds in which an agent that was told not to wait longer still delivers what it owes.
+LAST_WORDS = 30.0
 #: Attempts that ended here and are remembered, so that nothing starts them again.
 REMEMBERED = 10_000
 #: Seconds without any answer after which a sync is given up: half-open connections never answer.
@@ -74,8 +80,8 @@ class Agent:
         server: the client.
         launchers: makes the launcher of a pool type.
         folder: its state folder, open.
-        pools, queues, limit, tags: what it serves, see ``SyncRequest``.
-        spool_limit, min_disk: see ``Spool``.
+        options: what it was started with.
+        stand_in: sends a sync while the agent is held up, see ``heartbeat``; None: nobody does.
         manager: is told how it is.
     """
 
@@ -84,16 +90,11 @@ class Agent:
         server: Server,
         launchers: Launchers,
         folder: StateFolder,
-        *,
-        name: str,
-        pools: list[str],
-        queues: list[str],
-        limit: int,
-        tags: list[str],
-        spool_limit: int,
-        min_disk: int,
+        options: Options,
+        stand_in: Callable[[SyncRequest], object] | None = None,
         manager: ServiceManager | None = None,
     ) -> None:
+        name = options.name
         self._server = server
         self._manager = manager or ServiceManager()
         self._turns = 0  # of the main loop, and when the last one began
@@ -101,37 +102,50 @@ class Agent:
         self._make_launcher = launchers
         self._folder = folder
         self._name = name
+        self._options = options
         self._about: dict[str, Any] = {
             "protocol": PROTOCOL,
             "session": folder.session,
             "identity": folder.identity,
-            "pools": pools,
-            "queues": queues,
-            "tags": tags,
-            "limit": limit,
+            "pools": options.pools,
+            "queues": options.queues,
+            "tags": options.tags,
+            "limit": options.limit,
             "host": socket.gethostname()[:255],
             "version": _version(),
         }
-        self._pools = pools
+        self._pools = options.pools
         self._types: dict[str, str] = {}
         self._launchers: dict[str, Launcher] = {}
         self._link = Link()
-        self._holdings = Holdings(folder, limit)
+        self._health = Health(folder.path)
+        self._health.on_change = self._speak_up
+        self._checkup = Checkup(self._health, folder, options)
+        self._heartbeat = None if stand_in is None else Heartbeat(stand_in)
+        self._holdings = Holdings(folder, options.limit)
         self._holdings.on_left = self._speak_up
         self._reporter = Reporter(server, name, folder.session, self._link, self._holdings)
         self._shipper = LogShipper(server, name, self._link)
-        self._spool = Spool(self._holdings, spool_limit, min_disk, self._spool_is_full)
-        self._spool_full: str | None = None
+        self._spool = Spool(self._holdings, self._health, options.spool_limit, options.min_disk)
         self._shipper.on_output = self._spool.wake
         self._janitor = Janitor(self._holdings)
         self._janitor.on_removed = self._removed
-        self._supervisor = Supervisor(name, self._holdings, self._reporter, self._shipper, self._janitor)
+        self._supervisor = Supervisor(
+            name, self._holdings, self._health, self._reporter, self._shipper, self._janitor
+        )
+        self._supervisor.on_lease_wanted = self._speak_up
         self._gone: dict[Key, int] = {}
         self._asking: asyncio.Future[Any] | None = None
         self._draining = False
         self._cancelling = False
+        self._leaving = False  # the grace is over, and what runs is left to the next life
+        self._patience: float | None = (
+            None  # until when (loop time) what is owed is delivered; None: for ever
+        )
         self._met = False  # the server has answered a sync of this life
-        self._nothing_granted = False  # by the last answer
+        self._drained_at = 0.0
+        self._unheard = False  # the last sync had no answer
+        self._maybe_granted = False  # the server may have granted something that this life does not know of
         self._dead: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -142,10 +156,15 @@ class Agent:
             Fatal: it cannot begin.
         """
         self._adopt()
+        self._checkup.first_look()
         self._spawn_background()
+        if self._options.once and self._holdings.attempts:
+            self.drain()  # the one run is here already
         try:
             return await self._main_loop()
         finally:
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -154,23 +173,57 @@ class Agent:
                 await launcher.close()
 
     def drain(self) -> None:
-        """Take nothing new, end when nothing is owed; asked a second time: stop all that runs."""
-        if not self._draining:
-            log.info("draining: nothing new is taken", working=len(self._holdings.working))
-            self._draining = True
-        elif not self._cancelling:
-            log.warning("stopping all runs", working=len(self._holdings.working))
-            self._cancelling = True
-            for attempt in list(self._holdings.working.values()):
-                self._supervisor.stop(attempt, Stop.CANCEL)
+        """Take nothing new, end when nothing is owed."""
+        if self._draining:
+            return
+        grace = self._options.drain_grace
+        log.info("draining: nothing new is taken", working=len(self._holdings.working), grace=grace)
+        self._draining = True
+        self._drained_at = asyncio.get_running_loop().time()
+        if grace is not None:
+            asyncio.get_running_loop().call_later(grace, self._grace_over)
         self._manager.tell(self._condition())
+        self._speak_up()
+
+    def told_to_stop(self) -> None:
+        """Drain; told a second time: cancel all that runs."""
+        if not self._draining:
+            self.drain()
+        elif not self._cancelling:
+            log.warning("cancelling all runs", working=len(self._holdings.working))
+            self._cancelling = True
+            self._stop_all(Stop.CANCEL)
+
+    def _grace_over(self) -> None:
+        if self._cancelling:
+            return
+        stop = self._options.drain_end == "stop"
+        log.warning(
+            "the grace is over: " + ("stopping all runs" if stop else "runs are left to the next start"),
+            working=len(self._holdings.working),
+        )
+        if stop:
+            self._stop_all(Stop.EVICT)
+        else:
+            self._leaving = True
+            self._speak_up()
+
+    def _stop_all(self, why: Stop) -> None:
+        working = list(self._holdings.working.values())
+        longest = max((attempt.assignment.work.grace for attempt in working), default=0.0)
+        self._patience = asyncio.get_running_loop().time() + longest + LAST_WORDS
+        for attempt in working:
+            self._supervisor.stop(attempt, why)
         self._speak_up()
 
     # Exit conditions of the main loop:
     #   1. the server refuses this agent at its first contact (token, protocol, name, pool): Fatal;
     #   2. a background task has died: BROKEN, with its error in the log; runs go on without us;
     #   3. draining, and nothing is owned or owed: OK;
-    #   4. asked twice to stop, nothing runs any more, and the server is away: OK, what is owed is on disk.
+    #   4. all runs were told to stop, none runs any more, and the server is away, or LAST_WORDS were not
+    #      enough for what is owed: OK, it is on disk;
+    #   5. draining, nothing is held, and a server that is away did not come back within LAST_WORDS: OK;
+    #   6. the grace of draining is over, and runs are left to the next life: OK.
     async def _main_loop(self) -> int:
         backoff = Backoff()
         while True:
@@ -178,17 +231,19 @@ class Agent:
             if self._dead is not None:
                 return BROKEN
             if self._draining and self._finished():
-                await asyncio.to_thread(self._folder.empty_trash)
-                log.info("drained", owed=len(self._holdings.owed))
+                if not self._health.has(Kind.DISK):
+                    await asyncio.to_thread(self._folder.empty_trash)
+                log.info("drained", running=len(self._holdings.working), owed=len(self._holdings.owed))
                 return OK
             try:
                 if not await self._meet():
                     continue
-                asked = time.monotonic()
+                asked = Stamp.now()
                 answer = await self._sync()
             except Fatal:
                 raise
             except Exception as exc:
+                self._unheard = True
                 if not self._met and _is_refusal(exc):
                     raise Fatal(told(exc)) from exc
                 if judge(exc) in (Trouble.BAD, Trouble.UNKNOWN):
@@ -199,31 +254,40 @@ class Agent:
                 continue
             if answer is None:
                 continue
+            self._unheard = False
             backoff.reset()
             self._link.up()
+            self._supervisor.leased(asked, answer.lease_for)
             news = await self._apply(answer)
-            if not news and time.monotonic() - asked < NOTHING_NEW:
+            if self._is_idle(news, asked):
+                log.info("idle: there is nothing to do")
+                self.drain()
+            elif not news and asked.age() < NOTHING_NEW:
                 await self._pause(NOTHING_NEW)
 
     def _spawn_background(self) -> None:
-        for name, work in (
+        if self._heartbeat is not None:
+            self._heartbeat.start()
+        if self._options.max_lifetime is not None:
+            asyncio.get_running_loop().call_later(self._options.max_lifetime, self._lived_enough)
+        parts = [
             ("reporter", self._reporter.run()),
             ("log shipper", self._shipper.run()),
             ("spool", self._spool.run()),
             ("janitor", self._janitor.run()),
             ("service manager", self._manager.keep_told(self._condition)),
-        ):
+            ("checkup", self._checkup.watch_machine()),
+        ]
+        if self._options.health_check is not None:
+            parts.append(("health check", self._checkup.watch_check()))
+        for name, work in parts:
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(self._background_ended)
             self._tasks.append(task)
 
-    def _spool_is_full(self, sentence: str | None) -> None:
-        if sentence:
-            log.error("nothing new is taken: there is no room for output", reason=sentence)
-        else:
-            log.info("there is room for output again")
-        self._spool_full = sentence
-        self._speak_up()
+    def _lived_enough(self) -> None:
+        log.info("the agent has lived as long as it should", seconds=self._options.max_lifetime)
+        self.drain()
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -308,32 +372,64 @@ class Agent:
 
     async def _sync(self) -> SyncAnswer | None:
         """One sync; None if it was interrupted, because there is something new to say."""
-        self._holdings.look_at_disk()
-        taking = not self._draining and not self._holdings.disk_full and self._spool_full is None
+        room = self._room()
         if not self._met or (self._draining and not self._holdings.owed):
             hold_for = 0.0  # what follows from the answer should not wait
         else:
-            hold_for = DISK if self._holdings.disk_full else HOLD_LIMIT
+            hold_for = min(
+                HOLD_LIMIT,
+                self._health.next_change() or HOLD_LIMIT,
+                self._supervisor.answer_within(),
+                IDLE if self._options.until_idle else HOLD_LIMIT,
+            )
         request = SyncRequest.model_construct(
             **self._about,
-            taking=taking,
-            troubles=[self._spool_full] if self._spool_full else [],
-            free=self._holdings.free(),
+            taking=room != 0,
+            draining=self._draining,
+            troubles=self._health.troubles,
+            free=self._holdings.free() if room is None else min(room, self._holdings.free()),
             holds=self._holdings.held(),
             hold_for=hold_for,
         )
+        if self._heartbeat is not None:
+            self._heartbeat.last = request
+        self._maybe_granted |= request.taking
         answer = await self._ask(self._server.sync(self._name, request), SYNC_LIMIT)
         if answer is not None:
-            self._nothing_granted = not taking and not answer.assignments
+            self._maybe_granted = request.taking or bool(answer.assignments)
         return answer
+
+    def _room(self) -> int | None:
+        """How many runs it takes at this moment; None: as many as there is room for."""
+        if self._draining:
+            return 0
+        allowed = self._health.allows(self._holdings.launching)
+        return 1 if self._options.once and allowed is None else allowed
+
+    def _is_idle(self, news: bool, asked: Stamp) -> bool:
+        """There was nothing for an agent that has nothing, and ends then."""
+        return (
+            self._options.until_idle
+            and not news
+            and not self._draining
+            and not self._holdings.attempts
+            and not self._health.troubles
+            and asked.age() >= IDLE * 0.9  # a server that stops answers at once
+        )
 
     async def _ask(self, work: Coroutine[Any, Any, T], limit: float | None = None) -> T | None:
         """The result of something that :meth:`_speak_up` may interrupt; None then."""
-        self._asking = asyncio.ensure_future(work)
-        done, _ = await asyncio.wait({self._asking}, timeout=limit)
-        task, self._asking = self._asking, None
-        if not done:
-            task.cancel()
+        task = self._asking = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task}, timeout=limit)
+        finally:
+            self._asking = None
+            if (
+                not task.done()
+            ):  # time is up, or the agent ends: whatever still comes of it, nobody wants to know
+                task.add_done_callback(_disregard)
+                task.cancel()
+        if not task.done():
             raise TimeoutError(f"no answer within {limit:g} seconds")
         return None if task.cancelled() else task.result()
 
@@ -350,8 +446,9 @@ class Agent:
     async def _apply(self, answer: SyncAnswer) -> bool:
         """Make it so; whether it said anything new."""
         reached("after-sync-answer")
-        self._met = True
-        self._reporter.met.set()
+        if not self._met:
+            self._met = True
+            self._reporter.met.set()
         if answer.drain and not self._draining:
             self.drain()
         refused: list[Assignment] = []
@@ -369,6 +466,7 @@ class Agent:
                 self._supervisor.drop(attempt, "the server says so")
                 news = True
         self._supervisor.confirmed.set()
+        await self._supervisor.hold_all()
         if refused:
             await self._give_back(refused)
         return news
@@ -386,7 +484,7 @@ class Agent:
         if self._gone.get(key, 0) >= granted.epoch:
             log.error("the server grants an attempt anew that ended here; it is not started", run=str(key[0]))
             return False
-        if self._draining or self._holdings.disk_full:
+        if self._room() == 0:
             refused.append(granted)
             return False
         kind = self._types.get(granted.pool)
@@ -397,11 +495,11 @@ class Agent:
         record = Record(granted, kind, Stamp.now())
         journal = Journal(self._folder.attempts / f"{granted.run}.{granted.attempt}")
         try:
-            self._folder.make(journal.folder)
-            reached("after-folder-made")
-            journal.write_record(record)
-        except OSError as exc:
-            self._holdings.trouble_writing(exc, run=str(granted.run), attempt=granted.attempt)
+            with self._health.writing(run=str(granted.run), attempt=granted.attempt):
+                self._folder.make(journal.folder)
+                reached("after-folder-made")
+                journal.write_record(record)
+        except OSError:
             refused.append(granted)
             self._discard_draft(journal)
             return False
@@ -413,6 +511,8 @@ class Agent:
             self._supervisor.declare_lost(attempt, *unknowable)
         else:
             self._supervisor.begin(attempt)
+        if self._options.once:
+            self.drain()
         return True
 
     def _unknowable(self, granted: Assignment) -> tuple[Cause, str] | None:
@@ -435,7 +535,9 @@ class Agent:
                 "whether it began cannot be known"
             )
         if boot != boot_id():
-            return Cause.NODE_LOST, "the machine was restarted; whether it began cannot be known"
+            return Cause.NODE_LOST, (
+                "the machine was restarted, or is another one now; whether it began cannot be known"
+            )
         if self._folder.was_set_aside(f"{granted.run}.{granted.attempt}"):
             return Cause.AGENT_LOST, (
                 "what the agent had written down about it cannot be read (it is kept in the folder damaged); "
@@ -453,9 +555,9 @@ class Agent:
             self._holdings.owed[known.key] = known
             return news
         try:
-            known.grant_again(Record(granted, known.kind, known.received))
-        except OSError as exc:
-            self._holdings.trouble_writing(exc, **known.names)
+            with self._health.writing(**known.names):
+                known.grant_again(Record(granted, known.kind, known.received))
+        except OSError:
             return False
         log.info("a run is held under a new epoch", epoch=granted.epoch, **known.names)
         self._holdings.owed[known.key] = known
@@ -494,11 +596,23 @@ class Agent:
 
     def _finished(self) -> bool:
         """Draining has come to its end."""
+        if self._leaving:
+            return True
         if self._holdings.working:
             return False
-        if self._link.away and (self._cancelling or not self._holdings.attempts):
+        now, unheard = asyncio.get_running_loop().time(), self._unheard or self._link.away
+        if self._patience is not None and (unheard or now > self._patience):
             return True
-        return not self._holdings.attempts and self._nothing_granted
+        # While the disk cannot be written, the folders of what is settled stay: that keeps nobody.
+        stuck = self._health.has(Kind.DISK)
+        if any(not (stuck and attempt.dropped) for attempt in self._holdings.attempts.values()):
+            return False
+        return not self._maybe_granted or (unheard and now > self._drained_at + LAST_WORDS)
+
+
+def _disregard(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _is_refusal(exc: Exception) -> bool:
@@ -514,30 +628,51 @@ def _version() -> str:
 
 
 def run_agent(
-    pools: list[str], *, queues: list[str], limit: int | str | None, tags: list[str], name: str | None
+    pools: list[str],
+    *,
+    settings: Mapping[str, object],
+    queues: list[str],
+    tags: list[str],
+    name: str | None,
+    once: bool = False,
+    until_idle: bool = False,
+    max_lifetime: float | None = None,
+    take_over: bool = False,
 ) -> int:
     """Run an agent until it is drained; blocks.
 
     Args:
         pools: names of the pools it serves, in order of preference; at least one.
+        settings: name of a setting -> what was given for it; None: not given.
         queues: only these of their queues; empty: all.
-        limit: runs at once; default: the setting ``agent.limit``.
         tags: what runs may demand of it.
         name: default: HOST-POOL.
+        once, until_idle, max_lifetime: when it drains by itself, see ``Options``.
+        take_over: its state folder may be that of another machine, which is gone for good.
 
     Returns:
         0 when drained; 1 if a part of it died; 2 if it could not begin (the reason is on stderr).
     """
     manager = ServiceManager.of(os.environ)  # before anything is started that would inherit it
     try:
-        values = load({"agent.limit": limit})
+        values = load(settings)
         configure(values)
         name = check_name(name or default_name(pools[0]))
-        folder = StateFolder(home_from_env().agents, name)
+        options = Options(
+            name=name,
+            pools=pools,
+            queues=queues,
+            tags=tags,
+            once=once,
+            until_idle=until_idle,
+            max_lifetime=max_lifetime,
+            **of_settings(values),
+        )
+        folder = StateFolder(home_from_env().agents, name, take_over=take_over)
     except ShunterError as exc:
         return _complain(told(exc))
     try:
-        return asyncio.run(_live(folder, name, pools, queues, values, tags, manager))
+        return asyncio.run(_live(folder, options, manager))
     except Fatal as exc:
         return _complain(str(exc))
     except ShunterError as exc:
@@ -546,36 +681,26 @@ def run_agent(
         folder.close()
 
 
-async def _live(
-    folder: StateFolder,
-    name: str,
-    pools: list[str],
-    queues: list[str],
-    values: Mapping[str, Any],
-    tags: list[str],
-    manager: ServiceManager,
-) -> int:
+async def _live(folder: StateFolder, options: Options, manager: ServiceManager) -> int:
     from shunter_infrastructure.registry import launcher_for
-    from shunter_work_pools.client import AsyncClient
+    from shunter_work_pools.client import AsyncClient, Client
+
+    def stand_in(request: SyncRequest) -> None:
+        with Client(answer_timeout=ANSWER_LIMIT) as client:
+            client.sync(options.name, request)
 
     async with AsyncClient(answer_timeout=ANSWER_LIMIT) as client:
-        agent = Agent(
-            client,
-            launcher_for,
-            folder,
-            name=name,
-            pools=pools,
-            queues=queues,
-            limit=values["agent.limit"],
-            tags=tags,
-            spool_limit=values["agent.spool_limit"],
-            min_disk=values["agent.min_disk"],
-            manager=manager,
-        )
+        agent = Agent(client, launcher_for, folder, options, stand_in, manager)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, agent.drain)
-        log.info("agent starts", name=name, pools=pools, limit=values["agent.limit"], folder=str(folder.path))
+            loop.add_signal_handler(number, agent.told_to_stop)
+        log.info(
+            "agent starts",
+            name=options.name,
+            pools=options.pools,
+            limit=options.limit,
+            folder=str(folder.path),
+        )
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         return await agent.run()

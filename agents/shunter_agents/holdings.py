@@ -7,9 +7,7 @@ from collections.abc import Callable
 from shunter_agents.attempt import Attempt, Key
 from shunter_agents.state_folder import StateFolder
 from shunter_work_pools.contracts.agents import Held
-from shunter_work_pools.daemon_log import get_logger
-
-log = get_logger()
+from shunter_work_pools.contracts.states import AttemptState
 
 
 class Holdings:
@@ -20,7 +18,6 @@ class Holdings:
         owed: those that a sync must name: ours, and the server does not have their end.
         working: those of which something runs, or may come to run.
         leaving: those of them that are not ours any more: the server does not know that they run.
-        disk_full: something could not be written down; nothing new is taken.
         on_left: called when one of ``leaving`` has stopped.
     """
 
@@ -30,7 +27,6 @@ class Holdings:
         self.attempts: dict[Key, Attempt] = {}
         self.owed: dict[Key, Attempt] = {}
         self.working: dict[Key, Attempt] = {}
-        self.disk_full = False
         self.leaving: set[Key] = set()
         self.on_left: Callable[[], None] = lambda: None
 
@@ -70,24 +66,14 @@ class Holdings:
         """What a sync names."""
         return [attempt.held() for attempt in self.owed.values()]
 
+    def launching(self) -> bool:
+        """Whether something is on its way to run."""
+        return any(
+            attempt.state in (AttemptState.CLAIMED, AttemptState.STARTING)
+            for attempt in self.working.values()
+        )
+
     def free(self) -> int:
         """How many more could be taken. One that ended is counted until the server has its end: it
         knows of that slot then, before this agent could say so."""
         return max(0, self.limit - len(self.owed) - len(self.leaving))
-
-    def trouble_writing(self, exc: OSError, **names: object) -> None:
-        """Something could not be written down: take nothing new until it can."""
-        if not self.disk_full:
-            self.disk_full = True
-            log.error(
-                "the state folder cannot be written; nothing new is taken until it can",
-                folder=str(self.folder.path),
-                reason=str(exc),
-                **names,
-            )
-
-    def look_at_disk(self) -> None:
-        """See whether it can be written again."""
-        if self.disk_full and self.folder.can_write():
-            self.disk_full = False
-            log.info("the state folder can be written again", folder=str(self.folder.path))

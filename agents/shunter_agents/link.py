@@ -71,8 +71,8 @@ def judge(exc: Exception) -> Trouble:
         return Trouble.UNKNOWN
     if isinstance(exc, BadRequest | TooLarge | Conflict):
         return Trouble.BAD
-    if isinstance(exc, ValueError) and not isinstance(exc, ShunterError):
-        return Trouble.BAD  # it cannot even be put into words
+    if isinstance(exc, ValueError) and not isinstance(exc, OSError):
+        return Trouble.BAD  # it cannot even be put into words (errors of TLS certificates are both)
     return Trouble.AWAY
 
 

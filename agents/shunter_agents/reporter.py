@@ -108,6 +108,8 @@ class Reporter:
                 self._urgent.set()
                 break
             del self._waiting[attempt.key]
+            if not attempt.steps:
+                continue  # the server had more of it already than was under way
             batch.append(attempt)
             reports += attempt.reports(bare=attempt.key in self._bare)
         return batch, reports

@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from shunter_agents import holes
 from shunter_agents.attempt import Attempt
+from shunter_agents.health import Health, Kind
 from shunter_agents.holdings import Holdings
 from shunter_agents.killpoints import reached
 from shunter_work_pools.contracts.sizes import size as in_words
@@ -84,18 +84,14 @@ class Spool:
         holdings: the attempts.
         limit: bytes of the disk that their output may take.
         min_disk: bytes that should be free where the state folder is.
-        on_full: told in one sentence that there is too much output and no room can be made, and None when
-            that is over.
+        health: is told when there is too much output and no room can be made.
     """
 
-    def __init__(
-        self, holdings: Holdings, limit: int, min_disk: int, on_full: Callable[[str | None], None]
-    ) -> None:
+    def __init__(self, holdings: Holdings, health: Health, limit: int, min_disk: int) -> None:
         self._holdings = holdings
+        self._health = health
         self._limit = limit
         self._min_disk = min_disk
-        self._on_full = on_full
-        self._full = False
         self._possible: bool | None = None  # not known before it is needed
         self._wake = asyncio.Event()
 
@@ -172,9 +168,9 @@ class Spool:
         reached("before-gap-journaled")
         if to > attempt.log_gone:
             try:
-                attempt.give_up_output(to)
-            except OSError as exc:
-                self._holdings.trouble_writing(exc, **attempt.names)
+                with self._health.writing(**attempt.names):
+                    attempt.give_up_output(to)
+            except OSError:
                 return False
         reached("after-gap-journaled")
         if to > one.settled:
@@ -200,16 +196,16 @@ class Spool:
         return self._possible
 
     def _tell(self, over: int) -> None:
-        if (over > 0) == self._full:
+        if (over > 0) == self._health.has(Kind.SPOOL):
             return
-        self._full = over > 0
-        if not self._full:
-            self._on_full(None)
+        if over <= 0:
+            self._health.well(Kind.SPOOL)
             return
         why = "what is left is too little of each" if self._can() else "its file system knows no holes"
-        self._on_full(
+        self._health.trouble(
+            Kind.SPOOL,
             f"output that waits for the server takes {over + self._limit:,} bytes of the disk, "
-            f"agent.spool_limit is {in_words(self._limit)}, and none of it can make room: {why}"
+            f"agent.spool_limit is {in_words(self._limit)}, and none of it can make room: {why}",
         )
 
 

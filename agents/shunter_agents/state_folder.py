@@ -4,6 +4,7 @@
 
     lock        held by flock as long as the daemon lives
     identity    random id, made once
+    machine     which machine it belongs to: another one must not go on with what runs here
     sessions    one JSON line per life of the daemon: session id, boot id
     attempts/   RUN.N/ per attempt (see ``journal``)
     trash/      attempts on their way out: what lies here is nobody's any more
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -83,6 +85,18 @@ def _open_up(folder: Path) -> None:
 #: Folders kept to be used again.
 SPARE = 256
 
+_MACHINE_ID = Path("/etc/machine-id")
+
+
+def machine() -> str:
+    """This machine, as far as it can be told: its machine-id(5), else its host name; hashed, since the id is
+    meant to be kept to oneself."""
+    try:
+        known = _MACHINE_ID.read_text("ascii").strip()
+    except (OSError, ValueError):
+        known = ""
+    return hashlib.sha256(f"shunter agent on {known or socket.gethostname()}".encode()).hexdigest()
+
 
 class StateFolder:
     """The state folder of one agent, held by this process until :meth:`close`.
@@ -95,11 +109,15 @@ class StateFolder:
         sessions: all its lives that it knows of, this one included -> boot id.
     """
 
-    def __init__(self, agents: Path, name: str) -> None:
+    def __init__(self, agents: Path, name: str, *, take_over: bool = False) -> None:
         """Open the folder, made if need be, and write this life down in it.
 
+        Args:
+            take_over: it may be that of another machine, which is gone for good.
+
         Raises:
-            InvalidInput: the folder cannot be written, or another agent runs on it.
+            InvalidInput: the folder cannot be written, another agent runs on it, or it belongs to another
+                machine.
         """
         self.path = agents / name
         self.attempts = self.path / "attempts"
@@ -115,6 +133,7 @@ class StateFolder:
             raise self._unwritable(exc) from exc
         try:
             self._take_lock(name)
+            self._check_machine(name, take_over)
             for folder in (self.attempts, self.trash):
                 folder.mkdir(exist_ok=True, mode=0o700)
             self.identity = self._read_identity()
@@ -134,16 +153,18 @@ class StateFolder:
         if lock >= 0:
             os.close(lock)
 
-    def can_write(self) -> bool:
-        """Whether there is room for some more (tried with 64 KiB)."""
+    def try_writing(self) -> None:
+        """See whether there is room for some more (64 KiB).
+
+        Raises:
+            OSError: there is not, or the folder cannot be written for another reason.
+        """
         probe = self.path / "probe"
         try:
             probe.write_bytes(bytes(65_536))
-        except OSError:
-            return False
         finally:
-            probe.unlink(missing_ok=True)
-        return True
+            with contextlib.suppress(OSError):
+                probe.unlink()
 
     def discard(self, folder: Path) -> Path:
         """Move an attempt's folder to the trash in one step; where it is now."""
@@ -204,6 +225,30 @@ class StateFolder:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
+    def _check_machine(self, name: str, take_over: bool) -> None:
+        """Refuse the folder of another machine: a copy, or a disk that both can see. The runs in it belong to
+        processes there, and two agents of one identity would take them from each other."""
+        path = self.path / "machine"
+        here = {"machine": machine(), "host": socket.gethostname()}
+        try:
+            known = json.loads(path.read_text("utf-8"))
+            if known["machine"] == here["machine"]:
+                return
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError):
+            pass  # torn by a crash or a full disk in its first moment
+        else:
+            if not take_over:
+                raise InvalidInput(
+                    f"the state folder {self.path} belongs to agent {name} on the machine {known.get('host')}; "
+                    f"this is {here['host']}",
+                    "Start the agent there, or give this one another name with --name.\n"
+                    "If that machine is gone for good, --take-over makes the folder this machine's: the runs "
+                    "that it had then end as Crashed.",
+                )
+        self._write_whole(path, json.dumps(here))
+
     def _read_identity(self) -> UUID:
         path = self.path / "identity"
         try:
@@ -216,13 +261,16 @@ class StateFolder:
                 "If no run of this agent matters any more, remove its folder and start again.",
             ) from None
         identity = uuid4()
-        draft = self.path / "identity.new"
-        with draft.open("w", encoding="ascii") as file:
-            file.write(f"{identity}\n")
+        self._write_whole(path, str(identity))
+        return identity
+
+    def _write_whole(self, path: Path, text: str) -> None:
+        draft = path.with_name(f"{path.name}.new")
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
         draft.rename(path)
-        return identity
 
     def _read_sessions(self) -> dict[UUID, str]:
         try:

@@ -9,11 +9,14 @@ has said once that it is still ours.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from shunter_agents.attempt import Attempt
+from shunter_agents.breaker import LAUNCH_CAUSES, PROVEN
+from shunter_agents.health import Health
 from shunter_agents.holdings import Holdings
 from shunter_agents.janitor import Janitor
 from shunter_agents.journal import END_SEQ
@@ -22,8 +25,9 @@ from shunter_agents.link import Backoff
 from shunter_agents.log_shipper import LogShipper
 from shunter_agents.reporter import Reporter
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
-from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed, Lease
 from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import HOLD_LIMIT, LEASE_FOR, LEASE_MARGIN
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.daemon_log import get_logger
@@ -44,19 +48,31 @@ class Supervisor:
 
     Attributes:
         confirmed: set once the server has answered a sync that named what was found at start.
+        on_lease_wanted: called when an exclusive attempt waits for the server's next answer.
     """
 
     def __init__(
-        self, agent: str, holdings: Holdings, reporter: Reporter, shipper: LogShipper, janitor: Janitor
+        self,
+        agent: str,
+        holdings: Holdings,
+        health: Health,
+        reporter: Reporter,
+        shipper: LogShipper,
+        janitor: Janitor,
     ) -> None:
         self._agent = agent
         self._holdings = holdings
+        self._health = health
+        self._lease_for = LEASE_FOR
+        self._leased_until: float | None = None
+        self._lease_came = asyncio.Event()
         self._reporter = reporter
         self._shipper = shipper
         self._janitor = janitor
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.confirmed = asyncio.Event()
+        self.on_lease_wanted: Callable[[], None] = lambda: None
         reporter.on_acked = self._acked
         reporter.on_stale = self._stale
         shipper.on_done = self._settle
@@ -95,6 +111,46 @@ class Supervisor:
         log.warning("a run is lost", reason=message, **attempt.names)
         end = Exit(Stamp.now(), error=cause, message=message)
         self._end(attempt, verdict(end, None), end)
+
+    def leased(self, asked: Stamp, lease_for: float) -> None:
+        """The server has answered: exclusive attempts may go on.
+
+        Args:
+            asked: when the request that was answered was sent.
+            lease_for: seconds from then on to the end of the lease.
+        """
+        self._lease_for, self._leased_until = lease_for, asked.ticks + lease_for
+        came, self._lease_came = self._lease_came, asyncio.Event()
+        came.set()
+
+    def answer_within(self) -> float:
+        """Seconds after which exclusive attempts need another answer, or sooner: so that one may be lost."""
+        room = [
+            self._lease_for - attempt.assignment.work.grace - LEASE_MARGIN
+            for attempt in self._holdings.working.values()
+            if attempt.assignment.exclusive
+        ]
+        return min(room) / 3 if room and min(room) > 0 else HOLD_LIMIT
+
+    async def hold_all(self) -> None:
+        """Tell the launchers of exclusive attempts until when these may go on."""
+        for attempt in list(self._holdings.working.values()):
+            if attempt.assignment.exclusive and attempt.handle is not None and not attempt.ended:
+                await self._hold(attempt, attempt.handle)
+
+    async def _hold(self, attempt: Attempt, handle: Handle) -> None:
+        if attempt.dropped or attempt.stopped is not None:
+            return  # it ends by itself; what was noted before still holds
+        try:
+            await attempt.launcher.hold(handle, self._lease_of(attempt))
+        except (LauncherUnavailable, OSError, ValueError) as exc:
+            # The lease that was noted before holds. The next answer of the server tries again.
+            log.warning("the lease of a run cannot be made longer now", reason=str(exc), **attempt.names)
+
+    def _lease_of(self, attempt: Attempt) -> Lease:
+        assert self._leased_until is not None
+        kill_at = self._leased_until - LEASE_MARGIN
+        return Lease(kill_at - attempt.assignment.work.grace, kill_at)
 
     async def close(self) -> None:
         """Watch no more. What runs goes on, and is found by the next life."""
@@ -145,23 +201,19 @@ class Supervisor:
         finally:
             attempt.launching = attempt.in_start = False
         # Interrupted while it was launched: whether anything runs, only the launcher can tell.
-        handle = await self._until_available(
-            attempt.launcher.recover, attempt.assignment, self._folder(attempt)
-        )
+        handle = await self._recover(attempt)
         if handle is None:
             self._never_started(attempt)
         return handle
 
     async def _launch(self, attempt: Attempt) -> Handle | None:
         if attempt.adopted:
-            handle = await self._until_available(
-                attempt.launcher.recover, attempt.assignment, self._folder(attempt)
-            )
+            handle = await self._recover(attempt)
             if handle is not None:
                 return handle
             if attempt.stopped is None and not attempt.dropped:
-                self._watch_start(attempt)
                 await self.confirmed.wait()
+                attempt.received = Stamp.now()  # a server that was away costs no run its time to start
         if attempt.stopped is not None or attempt.dropped:
             self._never_started(attempt)
             return None
@@ -177,25 +229,36 @@ class Supervisor:
             end = Exit(Stamp.now(), error=exc.cause, message=message)
             self._end(attempt, verdict(end, None), end)
             return None
+        finally:
+            self._health.engine_back(attempt.key)
         reached("after-started")
         return handle
 
     async def _start(self, attempt: Attempt) -> Handle:
+        if attempt.assignment.exclusive and not attempt.launcher.capabilities.keeps_lease:
+            raise LaunchFailed(
+                Cause.REJECTED,
+                f"the {attempt.launcher.name} launcher cannot end exclusive runs in time",
+                "Deploy it without exclusive, or to another pool.",
+            )
         backoff = Backoff(ENGINE_LIMIT)
-        told = False
         while True:
+            lease = await self._lease_to_start(attempt) if attempt.assignment.exclusive else None
             try:
                 attempt.in_start = True
-                return await requested(
-                    "after-launch-requested",
-                    attempt.launcher.start(attempt.assignment, self._folder(attempt), self._agent),
-                )
+                launch = attempt.launcher.start(attempt.assignment, self._folder(attempt), self._agent, lease)
+                return await requested("after-launch-requested", launch)
             except LauncherUnavailable as exc:
                 attempt.in_start = False
-                if not told:
-                    log.warning("a run waits for its engine", reason=exc.detail, **attempt.names)
-                    told = True
+                self._health.engine_away(attempt.key, exc.detail)
                 await asyncio.sleep(backoff.next())
+
+    async def _lease_to_start(self, attempt: Attempt) -> Lease:
+        """A lease that has not run out: when none is at hand, that of the next answer of the server."""
+        while self._leased_until is None or self._lease_of(attempt).ask_at <= Stamp.now().ticks:
+            self.on_lease_wanted()
+            await self._lease_came.wait()
+        return self._lease_of(attempt)
 
     def _running(self, attempt: Attempt, handle: Handle) -> None:
         if attempt.dropped:
@@ -214,13 +277,35 @@ class Supervisor:
             "a run has started" if not attempt.adopted else "a run goes on", pid=handle.pid, **attempt.names
         )
         self._shipper.watch(attempt)
+        if attempt.assignment.exclusive and self._leased_until is not None:
+            self._spawn(self._hold(attempt, handle), f"hold {attempt.key[0]}")
+        if self._health.doubts and not attempt.adopted:
+            asyncio.get_running_loop().call_later(PROVEN, self._proven, attempt)
         if attempt.stopped is not None:
             self._make_stop(attempt, attempt.assignment.work.grace)
         else:
             self._watch_time(attempt)
 
+    def _proven(self, attempt: Attempt) -> None:
+        """It has run for a while: its launch has succeeded."""
+        if not attempt.ended and attempt.started is not None:
+            self._health.launched(attempt.started)
+
+    def _judge_launch(self, attempt: Attempt, judged: Verdict) -> None:
+        """What the end of an attempt says about launches on this machine."""
+        _, cause, message = judged
+        if cause in LAUNCH_CAUSES:
+            self._health.launch_failed(message or cause.value)
+        elif self._health.doubts and attempt.started is not None:
+            self._health.launched(attempt.started)
+
     async def _wait(self, attempt: Attempt, handle: Handle) -> Exit:
-        return await self._until_available(attempt.launcher.wait, handle)
+        return await self._until_available(attempt, attempt.launcher.wait, handle)
+
+    async def _recover(self, attempt: Attempt) -> Handle | None:
+        return await self._until_available(
+            attempt, attempt.launcher.recover, attempt.assignment, self._folder(attempt)
+        )
 
     def _judge(self, attempt: Attempt, end: Exit) -> Verdict:
         stopped, asked = attempt.stopped, attempt.stopped_at
@@ -253,6 +338,7 @@ class Supervisor:
             }
             fields = {name: value for name, value in facts.items() if value is not None}
             attempt.ended = True
+            self._judge_launch(attempt, judged)
             self._report(attempt, state, end.ended, fields | {"log_size": end.log_size})
             reached("after-end-journaled")
             log.info("a run has ended", state=state.value, cause=cause and cause.value, **attempt.names)
@@ -272,9 +358,8 @@ class Supervisor:
 
     async def _recall_output(self, attempt: Attempt) -> None:
         """It ended in a former life: find the rest of its output, and the engine's remains."""
-        attempt.handle = await self._until_available(
-            attempt.launcher.recover, attempt.assignment, self._folder(attempt)
-        )
+        self._holdings.stop_working(attempt)
+        attempt.handle = await self._recover(attempt)
         if attempt.dropped:
             self._janitor.take(attempt)
             return
@@ -352,26 +437,28 @@ class Supervisor:
 
     def _report(self, attempt: Attempt, state: AttemptState, at: Stamp, fields: dict[str, Any]) -> None:
         try:
-            attempt.step(state, at, fields)
-        except OSError as exc:
-            # It is owed and sent all the same; a next life would make it again, under the same number.
-            self._holdings.trouble_writing(exc, **attempt.names)
-        self._reporter.add(attempt)
+            # What cannot be written down is owed and sent all the same; a next life would make it again,
+            # under the same number.
+            with contextlib.suppress(OSError), self._health.writing(**attempt.names):
+                attempt.step(state, at, fields)
+        finally:
+            self._reporter.add(attempt)
 
     def _write(self, attempt: Attempt, line: dict[str, Any]) -> None:
-        try:
+        with contextlib.suppress(OSError), self._health.writing(**attempt.names):
             attempt.journal.append(line)
-        except OSError as exc:
-            self._holdings.trouble_writing(exc, **attempt.names)
 
-    async def _until_available(self, ask: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def _until_available(self, attempt: Attempt, ask: Callable[..., Awaitable[T]], *args: Any) -> T:
         backoff = Backoff(ENGINE_LIMIT)
-        while True:
-            try:
-                return await ask(*args)
-            except LauncherUnavailable as exc:
-                log.warning("an engine is away", reason=exc.detail)
-                await asyncio.sleep(backoff.next())
+        try:
+            while True:
+                try:
+                    return await ask(*args)
+                except LauncherUnavailable as exc:
+                    self._health.engine_away(attempt.key, exc.detail)
+                    await asyncio.sleep(backoff.next())
+        finally:
+            self._health.engine_back(attempt.key)
 
     def _folder(self, attempt: Attempt) -> Any:
         return attempt.journal.folder

@@ -17,6 +17,7 @@ class Stop(StrEnum):
     CANCEL = "cancel"
     TIMEOUT = "timeout"
     START_TIMEOUT = "start_timeout"
+    EVICT = "evict"
 
 
 Verdict = tuple[AttemptState, Cause | None, str | None]
@@ -25,7 +26,9 @@ _STOPPED: dict[Stop, tuple[AttemptState, Cause]] = {
     Stop.CANCEL: (AttemptState.CANCELLED, Cause.CANCELLED),
     Stop.TIMEOUT: (AttemptState.TIMED_OUT, Cause.TIMEOUT),
     Stop.START_TIMEOUT: (AttemptState.CRASHED, Cause.START_TIMEOUT),
+    Stop.EVICT: (AttemptState.CRASHED, Cause.EVICTED),
 }
+_EVICTED = "its agent was told to stop, and did not wait longer"
 
 
 def verdict(end: Exit, stopped: Stop | None) -> Verdict:
@@ -40,11 +43,11 @@ def verdict(end: Exit, stopped: Stop | None) -> Verdict:
         # to stop says nothing new.)
         cause = end.error if cause_fits(AttemptState.CRASHED, end.error) else Cause.KEEPER_LOST
         return AttemptState.CRASHED, cause, _short(end.message)
-    if _succeeded(end) and stopped in (None, Stop.CANCEL):
+    if _succeeded(end) and stopped in (None, Stop.CANCEL, Stop.EVICT):
         return AttemptState.COMPLETED, None, _short(end.message)
     if stopped is not None:
         state, cause = _STOPPED[stopped]
-        return state, cause, _short(end.message)
+        return state, cause, _short(end.message or (_EVICTED if stopped is Stop.EVICT else None))
     if end.oom:
         return AttemptState.CRASHED, Cause.OOM, _short(end.message or "killed for memory by the kernel")
     if end.exception:
@@ -62,7 +65,8 @@ def verdict(end: Exit, stopped: Stop | None) -> Verdict:
 def never_started(stopped: Stop) -> Verdict:
     """State, cause and message of an attempt that was stopped before anything of it ran."""
     state, cause = _STOPPED[stopped]
-    return state, cause, "it was stopped before it started" if stopped is Stop.CANCEL else None
+    told = {Stop.CANCEL: "it was stopped before it started", Stop.EVICT: _EVICTED}
+    return state, cause, told.get(stopped)
 
 
 def _succeeded(end: Exit) -> bool:

@@ -11,7 +11,7 @@ import typer
 from shunter_work_pools.contracts.settings import SETTINGS, Setting
 
 #: What ``agent start`` takes of the agent's settings, and ``agent install`` hands on.
-OF_AGENT = ("agent.limit",)
+OF_AGENT = tuple(name for name in SETTINGS if name.startswith("agent."))
 #: What ``server start`` and ``up`` take of the server's settings.
 OF_SERVER = tuple(name for name in SETTINGS if name.startswith(("server.", "keep.")))
 

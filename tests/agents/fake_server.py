@@ -65,6 +65,7 @@ class FakeServer:
         waiting: assignments not granted yet.
         leases: attempts that were granted.
         away: while set, every request fails with it.
+        logs_away: while set, every upload of output fails with it.
         lose: kinds of requests (``sync``, ``report``, ``logs``, ``release``) whose next answer is lost after
             it took effect.
         uploads: after each upload, what there was of the attempts in it.
@@ -75,6 +76,7 @@ class FakeServer:
         self.waiting: list[Assignment] = []
         self.leases: dict[Key, Lease] = {}
         self.away: Exception | None = None
+        self.logs_away: Exception | None = None
         self.lose: list[str] = []
         self.refuse: Callable[[Report], bool] = lambda report: False
         self.syncs: list[SyncRequest] = []
@@ -82,12 +84,15 @@ class FakeServer:
         self.released: list[Key] = []
         self.uploads: list[dict[Key, int]] = []
         self.drain = False
+        self.lease_for = 240.0
         self.session: UUID | None = None
         self.changed = asyncio.Condition()
 
     # -- what a test does
 
-    def add(self, *words: str, run: UUID | None = None, attempt: int = 1, **work: Any) -> Key:
+    def add(
+        self, *words: str, run: UUID | None = None, attempt: int = 1, exclusive: bool = False, **work: Any
+    ) -> Key:
         """Make a run of the fake launcher's script due."""
         self.waiting.append(
             Assignment(
@@ -101,6 +106,7 @@ class FakeServer:
                 queue="default",
                 scheduled_at=datetime.now(UTC),
                 work=Work(command=["fake", *words], **work),
+                exclusive=exclusive,
             )
         )
         self.touch()
@@ -213,6 +219,7 @@ class FakeServer:
             server_time=datetime.now(UTC),
             lost_after=30,
             give_up_after=300,
+            lease_for=self.lease_for,
         )
 
     async def report(self, name: str, batch: ReportBatch) -> ReportAnswer:
@@ -243,6 +250,8 @@ class FakeServer:
 
     async def upload_logs(self, name: str, body: bytes) -> LogAnswer:
         self._reach()
+        if self.logs_away is not None:
+            raise self.logs_away
         sizes: dict[Key, LogSize] = {}
         for frame, data in decode_frames(body):
             key = (frame.run, frame.attempt)

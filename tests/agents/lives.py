@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from shunter_agents.daemon import Agent
+from shunter_agents.options import Options
 from shunter_agents.state_folder import StateFolder
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.launcher import Launcher
@@ -21,28 +23,14 @@ class Life:
         done: its exit code, once it has ended.
     """
 
-    def __init__(
-        self,
-        server: FakeServer,
-        root: Path,
-        launcher: Launcher,
-        limit: int,
-        spool_limit: int,
-        min_disk: int,
-    ) -> None:
+    def __init__(self, server: FakeServer, root: Path, launcher: Launcher, **options: Any) -> None:
         self.folder = StateFolder(root, "a1")
         self.launcher = launcher
         self.agent = Agent(
             server,
             lambda kind: launcher,
             self.folder,
-            name="a1",
-            pools=["default"],
-            queues=[],
-            limit=limit,
-            tags=[],
-            spool_limit=spool_limit,
-            min_disk=min_disk,
+            Options(name="a1", pools=["default"], queues=[], tags=[], **{"limit": 8} | options),
         )
         self.done = asyncio.ensure_future(self.agent.run())
 
@@ -68,15 +56,10 @@ class Life:
 
 @contextlib.asynccontextmanager
 async def life(
-    server: FakeServer,
-    root: Path,
-    launcher: Launcher | None = None,
-    limit: int = 8,
-    spool_limit: int = 2**30,
-    min_disk: int = 0,
+    server: FakeServer, root: Path, launcher: Launcher | None = None, **options: Any
 ) -> AsyncIterator[Life]:
-    """An agent that is ended at the end of the block, if it has not ended before."""
-    one = Life(server, root, launcher or FakeLauncher(), limit, spool_limit, min_disk)
+    """An agent that is ended at the end of the block, if it has not ended before; its ``Options``."""
+    one = Life(server, root, launcher or FakeLauncher(), **options)
     try:
         yield one
     finally:

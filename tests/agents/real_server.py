@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -54,19 +55,25 @@ class Site:
                 time.sleep(0.05)
 
     def start_agent(
-        self, name: str, *, kill_at: str | None = None, limit: int = 8
+        self,
+        name: str,
+        *flags: str,
+        kill_at: str | None = None,
+        limit: int = 8,
+        pool: str = "default",
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start an agent; one with ``kill_at`` dies by SIGKILL at that point."""
-        env = self.env | ({"SHUNTER_TEST_KILL_AT": kill_at} if kill_at else {})
-        words = [sys.executable, "-m", "shunter_agents", "--pool", "default", "--name", name]
-        return _spawn([*words, "--limit", str(limit)], env, self.home / f"{name}.log")
+        all_of_it = self.env | ({"SHUNTER_TEST_KILL_AT": kill_at} if kill_at else {}) | dict(env or {})
+        words = [sys.executable, "-m", "shunter_agents", "--pool", pool, "--name", name]
+        return _spawn([*words, "--limit", str(limit), *flags], all_of_it, self.home / f"{name}.log")
 
     @contextlib.contextmanager
-    def agent(self, name: str, limit: int = 8) -> Iterator[subprocess.Popen[bytes]]:
-        """An agent that is drained at the end."""
+    def agent(self, name: str, *flags: str, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """An agent that is drained at the end; arguments as of :meth:`start_agent`."""
         log = self.home / f"{name}.log"
         lives = self.log(name).count("agent starts") if log.exists() else 0
-        process = self.start_agent(name, limit=limit)
+        process = self.start_agent(name, *flags, **more)
         try:
             while process.poll() is None and self.log(name).count("agent starts") == lives:
                 time.sleep(0.02)  # it hears no signals before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import shutil
@@ -11,15 +10,18 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from shunter_agents import log_shipper
+from shunter_agents.attempt import Step
 from shunter_agents.daemon import BROKEN, OK, Fatal
 from shunter_agents.journal import Journal
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.process.launcher import ProcessLauncher
+from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.errors import (
@@ -30,6 +32,7 @@ from shunter_work_pools.contracts.errors import (
     Unauthenticated,
     Unavailable,
 )
+from shunter_work_pools.contracts.states import AttemptState
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
 
@@ -333,6 +336,28 @@ async def test_a_report_that_is_always_refused_is_kept(tmp_path: Path) -> None:
         await gone(one, server)
 
 
+async def test_a_report_that_the_server_had_already_holds_up_nobody(tmp_path: Path) -> None:
+    """Acknowledged with one that was under way, it waits still when the next batch is made."""
+    server = FakeServer()
+    async with life(server, tmp_path) as one:
+        had, other = server.add("hang"), server.add("hang")
+        for key in (had, other):
+            await server.until(lambda key=key: key in server.leases and len(server.leases[key].steps) == 2)
+        first, second = (one.agent._holdings.attempts[key] for key in (had, other))
+        async with asyncio.timeout(5):
+            while first.steps or second.steps:  # noqa: ASYNC110 - acknowledged
+                await asyncio.sleep(0.01)
+        for attempt in (first, second):
+            attempt.steps = [Step(2, Stamp.now(), AttemptState.RUNNING, {})]
+            one.agent._reporter.add(attempt)
+        first.acknowledge(2)
+        batches = len(server.batches)
+        await server.until(lambda: len(server.batches) > batches)
+        await asyncio.sleep(0.1)
+        assert not second.steps
+        assert not one.done.done()
+
+
 # -- beginning
 
 
@@ -413,14 +438,24 @@ async def test_what_a_former_life_never_started_waits_for_the_server(tmp_path: P
         assert server.leases[lost].states == []
 
 
-def _written_down(server: FakeServer, root: Path) -> Key:
+async def test_a_server_that_is_away_costs_no_run_its_time_to_start(tmp_path: Path) -> None:
+    server = FakeServer()
+    key = _written_down(server, tmp_path, start_timeout=0.3)
+    server.away = ServerUnreachable("refused")
+    async with life(server, tmp_path):
+        await asyncio.sleep(0.6)
+        server.back()
+        await server.ended(key)
+        assert outcome(server, key) == ("Completed", None)
+
+
+def _written_down(server: FakeServer, root: Path, **work: Any) -> Key:
     """An attempt that a former life wrote down, and did not begin."""
     from shunter_agents.journal import Record
     from shunter_agents.state_folder import StateFolder
-    from shunter_infrastructure.stamp import Stamp
 
     folder = StateFolder(root, "a1")
-    assignment = _assignment()
+    assignment = _assignment(**work)
     server.grant(assignment, folder.session)
     path = folder.attempts / f"{assignment.run}.1"
     path.mkdir()
@@ -429,7 +464,7 @@ def _written_down(server: FakeServer, root: Path) -> Key:
     return assignment.run, 1
 
 
-def _assignment() -> Assignment:
+def _assignment(**work: Any) -> Assignment:
     return Assignment(
         run=uuid4(),
         attempt=1,
@@ -440,7 +475,7 @@ def _assignment() -> Assignment:
         pool="default",
         queue="default",
         scheduled_at=datetime.now(UTC),
-        work=Work(command=["fake"]),
+        work=Work(command=["fake"], **work),
     )
 
 
@@ -570,8 +605,8 @@ async def test_draining_twice_stops_what_runs(tmp_path: Path) -> None:
     async with life(server, tmp_path) as one:
         key = server.add("hang")
         await server.until(lambda: key in server.leases and len(server.leases[key].steps) == 2)
-        one.agent.drain()
-        one.agent.drain()
+        one.agent.told_to_stop()
+        one.agent.told_to_stop()
         assert await one.done == OK
         assert outcome(server, key) == ("Cancelled", "cancelled")
 
@@ -605,8 +640,8 @@ async def test_draining_twice_while_the_server_is_away_leaves_the_rest_on_disk(t
         await server.until(lambda: key in server.leases and len(server.leases[key].steps) == 2)
         server.away = ServerUnreachable("refused")
         server.touch()
-        one.agent.drain()
-        one.agent.drain()
+        one.agent.told_to_stop()
+        one.agent.told_to_stop()
         async with asyncio.timeout(5):
             assert await one.done == OK
         one.folder.close()
@@ -617,43 +652,6 @@ async def test_draining_twice_while_the_server_is_away_leaves_the_rest_on_disk(t
 
 
 # -- the disk
-
-
-async def test_a_full_disk_takes_nothing_new_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shunter_agents.daemon.DISK", 0.1)
-    server = FakeServer()
-    launcher = FakeLauncher()
-    full = False
-    write = Journal._append
-
-    def append(journal: Journal, body: bytes) -> None:
-        if full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(journal, body)
-
-    monkeypatch.setattr(Journal, "_append", append)
-    async with life(server, tmp_path, launcher) as one:
-        monkeypatch.setattr(one.folder, "can_write", lambda: not full)
-        running = server.add("sleep=0.3", "exit=5")
-        await server.until(lambda: running in server.leases and len(server.leases[running].steps) == 2)
-        full = True
-        refused = server.add()
-        await server.until(lambda: bool(server.released))
-        assert server.released == [refused]
-        await server.until(lambda: not server.syncs[-1].taking)
-        await server.ended(running)
-        assert outcome(server, running) == ("Failed", "exit_code")
-        assert not one.done.done()
-        full = False
-        taken = server.add()
-        await server.ended(taken)
-        assert outcome(server, taken) == ("Completed", None)
-        assert f"{refused[0]}.1" not in starts(launcher)
-        async with asyncio.timeout(10):
-            while list(one.folder.trash.iterdir()):  # noqa: ASYNC110 - the folder is the truth
-                await asyncio.sleep(0.02)
 
 
 async def test_a_run_that_removes_its_own_folder_is_settled_like_any_other(tmp_path: Path) -> None:

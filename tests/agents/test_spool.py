@@ -192,12 +192,12 @@ async def test_the_end_of_each_output_always_waits(tmp_path: Path) -> None:
     async with agent(server, tmp_path / "agents", TAIL // 2):
         key = due(server, run)
         await server.until(lambda: key in server.leases and server.leases[key].end is None)
-        server.away = AWAY
+        server.logs_away = AWAY
         run.go()
         await on_disk(lambda: run.written)
-        server.away = None
         await server.until(lambda: not server.syncs[-1].taking)
         assert "what is left is too little of each" in server.syncs[-1].troubles[0]
+        server.logs_away = None
         gaps = await finish(server, run, key)
         assert gaps[-1][1] <= run.size - TAIL
 
@@ -232,15 +232,15 @@ async def test_where_there_are_no_holes_nothing_is_lost_and_nothing_new_is_taken
     async with agent(server, mounted / "agents", 4 * MIB) as one:
         key = due(server, run)
         await server.until(lambda: key in server.leases and server.leases[key].log)
-        server.away = AWAY
+        server.logs_away = AWAY
         run.go()
         await on_disk(lambda: run.written)
-        server.back()
         await server.until(lambda: not server.syncs[-1].taking)
         (trouble,) = server.syncs[-1].troubles
         assert "of the disk, agent.spool_limit is 4MiB" in trouble
         assert "its file system knows no holes" in trouble
         assert not holes.possible(one.folder.lock_file)
+        server.logs_away = None
         assert await finish(server, run, key) == []
         await server.until(lambda: server.syncs[-1].taking)
         assert server.syncs[-1].troubles == []

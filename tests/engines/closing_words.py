@@ -16,7 +16,7 @@ from _pytest.terminal import TerminalReporter
 
 #: Seconds that a suite may take on two cores. Raise one only with a reason.
 BUDGETS = {
-    "agents": 230,
+    "agents": 400,
     "api": 130,
     "cli": 360,
     "contracts": 20,

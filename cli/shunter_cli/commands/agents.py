@@ -13,7 +13,7 @@ import typer
 from shunter_cli import checks, confirm, installing, live, naming, output
 from shunter_cli.completing import agents
 from shunter_cli.connection import connect
-from shunter_cli.durations import ago, local
+from shunter_cli.durations import ago, local, seconds
 from shunter_cli.faults import tell
 from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.installing import NowOption, PrintOption, RunAsOption, UserOption
@@ -58,13 +58,35 @@ def start(
     queue: ServedQueues = None,
     tag: OwnTags = None,
     name: OwnName = None,
+    once: Annotated[bool, typer.Option("--once", help="Take one run, and end after it.")] = False,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when it has nothing, and nothing is due for it.")
+    ] = False,
+    max_lifetime: Annotated[
+        str | None,
+        typer.Option(help="Take nothing new after so long, and end after what it has.", metavar="DURATION"),
+    ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="Its state folder comes from another machine, which is gone for good. What ran there ends "
+            "as Crashed.",
+        ),
+    ] = False,
 ) -> None:
     """Serve pools: take runs that are due, launch them, report back.
 
-    Runs until it is told to stop: SIGTERM or Ctrl-C takes nothing new and lets runs finish, a second
-    one cancels them. Killed, it finds its runs again at the next start under the same name.
+    Runs until it is told to stop. SIGTERM or Ctrl-C: it takes nothing new, waits for its runs (as long as
+    --drain-grace allows; then --drain-end decides), delivers what it owes, also to a server that is away
+    for a while, and ends with exit code 0. A second one cancels its runs; then it ends also while the
+    server is away, and its next start delivers. Killed, it finds its runs again at the next start under
+    the same name.
     """
     words = _checked(pool, flags, queue, tag, name)
+    if max_lifetime is not None:
+        words += ["--max-lifetime", f"{seconds(max_lifetime, '--max-lifetime', zero=False)!r}"]
+    words += ["--once"] * once + ["--until-idle"] * until_idle + ["--take-over"] * take_over
     # The daemon lives for months: it leaves the command line's libraries behind, and keeps the pid.
     os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])
 

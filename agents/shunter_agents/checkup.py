@@ -1,0 +1,199 @@
+"""Looks after the machine: its disk, its memory, and what a command of the user's says of it.
+
+Looking must not hold up the agent. The disk is tried in a thread of its own, that nobody waits for at
+the end: on a disk that hangs it may never come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from shunter_agents.health import SLOW, Health, Kind
+from shunter_agents.options import Options
+from shunter_agents.state_folder import StateFolder
+from shunter_work_pools.contracts.sizes import size
+
+T = TypeVar("T")
+
+#: Seconds between two looks while something is wrong.
+AGAIN = 2.0
+#: Seconds that the user's command may take.
+CHECK_LIMIT = 30.0
+#: Seconds in which its output must have ended after it has.
+OUTPUT_WITHIN = 1.0
+#: Bytes of its output that are kept, from the end.
+OUTPUT_KEPT = 4096
+
+_MEMORY = Path("/proc/meminfo")
+
+
+class Checkup:
+    """Finds troubles of the machine and tells :class:`Health`."""
+
+    def __init__(self, health: Health, folder: StateFolder, options: Options) -> None:
+        self._health = health
+        self._folder = folder
+        self._options = options
+        self._soon = asyncio.Event()
+        health.on_writing = self._soon.set
+
+    def first_look(self) -> None:
+        """Before anything is taken. The state folder was written a moment ago: this does not hang."""
+        self._look_at_memory()
+        self._judge_disk(self._try_disk)
+        if self._options.health_check is not None:
+            self._health.trouble(Kind.CHECK, "its health check (agent.health_check) has not been run yet")
+
+    async def watch_machine(self) -> None:
+        """Look at disk and memory, for ever."""
+        while True:
+            self._soon.clear()
+            self._look_at_memory()
+            await self._look_at_disk()
+            wrong = self._health.has(Kind.DISK) or self._health.has(Kind.MEMORY)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(
+                    min(AGAIN, self._options.health_every) if wrong else self._options.health_every
+                ):
+                    await self._soon.wait()
+
+    async def watch_check(self) -> None:
+        """Run the user's command, for ever, one at a time."""
+        assert self._options.health_check is not None
+        while True:
+            wrong = await _complaint(self._options.health_check)
+            if wrong is None:
+                self._health.well(Kind.CHECK)
+            else:
+                self._health.trouble(Kind.CHECK, f"its health check fails: {wrong}")
+            await asyncio.sleep(self._options.health_every)
+
+    async def _look_at_disk(self) -> None:
+        look = _apart(self._try_disk)
+        done, _ = await asyncio.wait({look}, timeout=SLOW)
+        if not done:
+            self._health.slow()
+        await asyncio.wait({look})
+        self._judge_disk(look.result)
+
+    def _judge_disk(self, found: Callable[[], tuple[int, float]]) -> None:
+        try:
+            free, took = found()
+        except OSError as exc:
+            self._health.unwritable(exc)
+            return
+        if took > SLOW:
+            self._health.slow()
+        elif free < self._options.min_disk:
+            self._health.trouble(
+                Kind.DISK,
+                f"less than {size(self._options.min_disk)} (agent.min_disk) is free on the disk of the "
+                f"state folder {self._folder.path}",
+            )
+        else:
+            self._health.well(Kind.DISK)
+
+    def _try_disk(self) -> tuple[int, float]:
+        """Bytes that are free, and the seconds that a small write took."""
+        began = time.monotonic()
+        self._folder.try_writing()
+        took = time.monotonic() - began
+        found = os.statvfs(self._folder.path)
+        return found.f_bavail * found.f_frsize, took
+
+    def _look_at_memory(self) -> None:
+        available = available_memory()
+        if available is not None and available < self._options.min_memory:
+            self._health.trouble(
+                Kind.MEMORY,
+                f"less than {size(self._options.min_memory)} (agent.min_memory) of memory is available",
+            )
+        else:
+            self._health.well(Kind.MEMORY)
+
+
+def available_memory(path: Path = _MEMORY) -> int | None:
+    """Bytes that could be used without swapping (MemAvailable of proc(5)); None where that is not told."""
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    return None
+
+
+def _apart(work: Callable[[], T]) -> asyncio.Future[T]:
+    """The result of something that may hang, from a thread that holds up nobody, not even the end."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as exc:
+            error = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="checkup", daemon=True).start()
+    return future
+
+
+async def _complaint(command: str) -> str | None:
+    """Run the command; what is wrong by it, None if nothing is. Nothing of it runs on afterwards."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        return f"it cannot be started: {exc}"
+    assert process.stdout is not None
+    said = bytearray()
+    reading = asyncio.create_task(_keep_the_end(process.stdout, said))
+    try:
+        async with asyncio.timeout(CHECK_LIMIT):
+            code = await process.wait()
+    except TimeoutError:
+        return f"it took more than {CHECK_LIMIT:g} s and was ended"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.wait({reading}, timeout=OUTPUT_WITHIN)
+        reading.cancel()
+        await process.wait()
+    if code == 0:
+        return None
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].strip()[:500] if lines else f"exit code {code}" if code > 0 else f"signal {-code}"
+
+
+async def _keep_the_end(stream: asyncio.StreamReader, said: bytearray) -> None:
+    while data := await stream.read(65_536):
+        said += data
+        del said[:-OUTPUT_KEPT]

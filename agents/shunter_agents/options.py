@@ -1,0 +1,61 @@
+"""What an agent was started with: whom it serves, how it looks after itself, when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shunter_work_pools.contracts.durations import LONGEST, parsed
+
+
+@dataclass(frozen=True)
+class Options:
+    """See ``shunter agent start --help`` and the settings ``agent.*``.
+
+    Attributes:
+        name: of the agent.
+        pools, queues, limit, tags: what it serves, see ``SyncRequest``.
+        drain_grace: seconds that it waits for its runs when it was told to stop; None: until they have ended.
+        drain_end: what becomes of them then: ``leave`` or ``stop``.
+        min_disk, min_memory: bytes that must be free.
+        health_check: a shell command that must succeed.
+        health_every: seconds between two looks at its health.
+        spool_limit: bytes of output that may wait for the server.
+        once: take one run, then drain.
+        until_idle: drain when it holds nothing and there is nothing for it.
+        max_lifetime: drain after so many seconds.
+    """
+
+    name: str
+    pools: list[str]
+    queues: list[str]
+    limit: int
+    tags: list[str]
+    drain_grace: float | None = None
+    drain_end: str = "leave"
+    min_disk: int = 0
+    min_memory: int = 0
+    health_check: str | None = None
+    health_every: float = 15.0
+    spool_limit: int = 10 * 2**30
+    once: bool = False
+    until_idle: bool = False
+    max_lifetime: float | None = None
+
+
+def of_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`Options` that are settings."""
+    return {name.removeprefix("agent."): value for name, value in values.items() if name.startswith("agent.")}
+
+
+def lifetime(text: str) -> float:
+    """Seconds of ``--max-lifetime``.
+
+    Raises:
+        ValueError: it is no duration, or none that a life can have.
+    """
+    seconds = parsed(text)
+    if not seconds or seconds > LONGEST:
+        raise ValueError(text)
+    return seconds
