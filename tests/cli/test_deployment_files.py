@@ -379,7 +379,7 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     ),
     "a delay that shrinks": (
         ENTRY + "    retries: {count: 1, backoff: 0.5}\n",
-        ["4:34: deployments[0].retries.backoff: 0.5 is out of bounds: it must be at least 1"],
+        ["4:34: deployments[0].retries.backoff: 0.5 is out of bounds: it must be at least 1.0"],
     ),
     "no cause": (
         ENTRY + "    retries: {count: 1, on: [oon]}\n",
