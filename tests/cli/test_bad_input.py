@@ -110,7 +110,7 @@ DEPLOYS = {
     "a backoff under one": (["--retry-backoff", "0.5", "--", "true"], "--retry-backoff 0.5"),
     "an unknown cause": (["--retry-on", "oon", "--", "true"], "--retry-on 'oon' is no cause of an end"),
     "a cause somebody asked for": (["--retry-on", "cancelled", "--", "true"], "somebody asked for it"),
-    "a cause with a near one": (["--retry-on", "time-out", "--", "true"], "Did you mean 'timeout'?"),
+    "a cause with a near one": (["--retry-on", "time-out", "--", "true"], "Did you mean 'timeout'"),
     "no size": (["--memory-limit", "much", "--", "true"], "--memory-limit 'much' is not a size"),
     "a size too small": (
         ["--memory-limit", "1kB", "--", "true"],

@@ -379,21 +379,21 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     ),
     "a delay that shrinks": (
         ENTRY + "    retries: {count: 1, backoff: 0.5}\n",
-        ["4:33: deployments[0].retries.backoff: 0.5 is out of bounds: it must be at least 1"],
+        ["4:34: deployments[0].retries.backoff: 0.5 is out of bounds: it must be at least 1.0"],
     ),
     "no cause": (
         ENTRY + "    retries: {count: 1, on: [oon]}\n",
-        ["4:28: deployments[0].retries.on: 'oon' is no cause of an end"],
+        ["4:29: deployments[0].retries.on: 'oon' is no cause of an end"],
     ),
     "a cause that somebody asked for": (
         ENTRY + "    retries: {count: 1, on: [cancelled]}\n",
         [
-            "4:28: deployments[0].retries.on: 'cancelled' is no cause to try again after: somebody asked for it"
+            "4:29: deployments[0].retries.on: 'cancelled' is no cause to try again after: somebody asked for it"
         ],
     ),
     "one cause that is no list": (
         ENTRY + "    retries: {count: 1, on: oom}\n",
-        ["4:28: deployments[0].retries.on: must be a list of causes"],
+        ["4:29: deployments[0].retries.on: must be a list of causes"],
     ),
     "no size": (
         ENTRY + "    memory_limit: much\n",
