@@ -61,6 +61,9 @@ def test_a_server_away(outages: Outages, name: str) -> None:
         last = ended.attempts[-1]
         assert (ended.state, ended.cause, last.exit_code, last.signal) == ENDS[how]
         assert ended.attempt_count == 1
+        kinds = [event.kind for event in outages.here.client.list_events(run).events]
+        steps = [kind for kind in kinds if kind not in ("late", "lost", "found")]
+        assert steps == ["Scheduled", "Claimed", "Starting", "Running", ended.state]
         count = int(re.findall(rb"end (\d+)", outage.outputs[run])[-1])
         lines = [f"line {number}\n" for number in range(1, count + 1)]
         assert outage.outputs[run].decode() == "".join([*lines, f"end {count}\n"])

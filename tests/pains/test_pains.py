@@ -93,7 +93,8 @@ class Silence:
     """An agent that was cut off for longer than the server waits, and one that died for good.
 
     Attributes:
-        seen: what the server said of the runs while the first was away.
+        seen: what the server said of the runs while the first was away; under ``back``: of the run whose
+            end it reported when its run was another's.
         pids: of the runs of the agent that was cut off.
     """
 
@@ -152,6 +153,7 @@ def silence(here: Site) -> Iterator[Silence]:
         ours = [name for name in ("crash", "crash-deleted", "retry") if pids.get(name)]
         until(lambda: not any(psutil.pid_exists(pids[name]) for name in ours), "old work goes on")
         until(lambda: len(here.attempts("cut")) == 1, "the agent does not let go of what is another's")
+        seen["back"] = here.client.get_run(runs["retry-ended"])
         gate.touch()
         for name in ("wait", "retry", "retry-ended"):
             here.ended(runs[name])
@@ -239,6 +241,7 @@ def test_two_workers_with_one_run(silence: Silence) -> None:
         ]
         assert run.attempts[0].epoch < run.attempts[1].epoch
         assert silence.here.output(run.id) == b"begun\ndone\n"
+    assert (silence.seen["back"].state, silence.seen["back"].attempt_count) == ("Running", 2)
     did = [line.split()[:3] for line in ran(silence.effects)]
     assert [line[1] for line in did if line[0] == "silence-retry"] == ["1", "2", "done"]
     assert [line for line in did if line[:2] == ["silence-retry-ended", "done"]] == [
