@@ -54,6 +54,8 @@ def test_a_server_away(outages: Outages, name: str) -> None:
     logs = [outages.here.log(agent) for agent in outage.agents]
     assert outage.gone == [], logs
     assert outage.killed == []
+    if not outage.away:
+        assert '"level": "error"' not in "".join(logs)
     assert (outage.treated > 5) != (name in NOT_SPOKEN)
     assert outage.ended.keys() == outage.runs.keys(), logs
     for run, how in outage.runs.items():
