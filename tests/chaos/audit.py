@@ -107,8 +107,10 @@ class Audit:
         self.bytes += len(part.data)
         whole = part.complete and part.size == len(part.data) == attempt.log_size
         data = part.data
-        if attempt.cause in _STOPPED:  # shells whose child was killed before them say so
-            data = re.sub(rb"(^|(?<=\n))((Killed|Terminated)\n)+\Z", b"", data)
+        if (
+            attempt.cause in _STOPPED
+        ):  # shells whose child was killed before them say so, and may go on a little
+            data = re.sub(rb"^(Killed|Terminated)\n", b"", data, flags=re.MULTILINE)
         lines = data.count(b"\n")
         return lines, whole and data == DEEDS[name].output(run, attempt.number, lines)
 
