@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from shunter_agents.killpoints import POINTS
 from shunter_infrastructure.process import record
-from shunter_work_pools.contracts.errors import ServerUnreachable, Unavailable
+from shunter_work_pools.contracts.errors import Conflict, ServerUnreachable, Unavailable
 from shunter_work_pools.contracts.runs import RunBatch, RunRequest
 from tests.agents.real_server import Site, site
 from tests.chaos.deeds import DEEDS
@@ -63,7 +63,7 @@ class Story:
 
     Attributes:
         runs: run id -> name of its deed.
-        cancelled: runs whose cancellation the server has confirmed.
+        cancelled: runs that were asked to be cancelled, successfully or too late.
         kept: (run, attempt) of which the keeper was killed.
         cuts: how often all connections were cut.
         exits: agents or servers that ended in any other way than by a kill.
@@ -247,9 +247,12 @@ class Storm:
     def _make_cancellations(self) -> None:
         alive = {one.run for one in self.live()}
         for run in sorted(self._to_cancel & alive):
-            self._ask(self.here.client.cancel_run, run)
-            self.story.cancelled.add(run)
             self._to_cancel.discard(run)
+            self.story.cancelled.add(run)
+            with contextlib.suppress(
+                Conflict
+            ):  # it has ended: by itself, or by a request whose answer was lost
+                self._ask(self.here.client.cancel_run, run)
 
     @contextlib.contextmanager
     def _moment(
