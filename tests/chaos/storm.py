@@ -24,6 +24,7 @@ from shunter_agents.killpoints import POINTS
 from shunter_infrastructure.process import record
 from shunter_work_pools.contracts.errors import Conflict, ServerUnreachable, Unavailable
 from shunter_work_pools.contracts.runs import RunBatch, RunRequest
+from shunter_work_pools.killpoints import POINTS as SERVER_POINTS
 from tests.agents.real_server import Site, site
 from tests.chaos.deeds import DEEDS
 from tests.chaos.faults import Delay, Duplicate, Mixture, Reset, Truncate
@@ -31,6 +32,8 @@ from tests.chaos.proxy import Fault, proxy
 
 T = TypeVar("T")
 
+#: Where the server may be told to die: between a commit and its answer. (Nobody is told to drain here.)
+STEPS = [point for point in SERVER_POINTS if point != "after-drain-committed"]
 #: Live runs at which a kill counts as one in a crowd.
 CROWD = 8
 AGENTS = ("storm-1", "storm-2", "storm-3")
@@ -274,16 +277,21 @@ class Storm:
 
     def _kill_servers(self, dice: random.Random) -> None:
         number = 0
-        while self._is_due("server"):
+        while self._is_due("server", lambda: self.here.server.poll() is not None):
             number += 1
-            with self._moment(dice, number):
-                self._note("server", "just then")
-                self.here.server.send_signal(signal.SIGKILL)
-                code = self.here.server.wait()
+            process = self.here.server
+            with self._moment(dice, number, lambda process=process: process.poll() is not None):  # type: ignore[misc]
+                self._note("server", "just then" if process.poll() is None else "at a step")
+                process.kill()
+                code = process.wait()
             if code != -signal.SIGKILL:
                 self.story.exits.append(f"the server exited with {code}")
             self._over.wait(dice.choice([0.0, 0.0, 0.3, 1.5]))
-            self.here.start_server()
+            self.here.start_server(kill_at=dice.choice(STEPS) if number % 2 else None)
+        # A life that nobody cuts short: the others may be waiting for an answer.
+        self.here.server.kill()
+        self.here.server.wait()
+        self.here.start_server()
 
     def _kill_keepers(self, dice: random.Random) -> None:
         number = 0
