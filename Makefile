@@ -27,6 +27,11 @@ demo: $(INSTALLED) ## a real data set through a real pipeline on a real server a
 test: $(INSTALLED) ## all tests, on the engines this machine has (TESTS=tests/agents for some)
 	@$(BIN)/pytest $(TESTS)
 
+.PHONY: chaos
+chaos: $(INSTALLED) ## the long chaos: 10,000 runs under kills, ten minutes of every outage (RUNS=..., SEED=...)
+	@SHUNTER_CHAOS_RUNS=$(or $(RUNS),10000) SHUNTER_CHAOS_SEED=$(SEED) SHUNTER_CHAOS_AWAY=600 \
+		$(BIN)/pytest tests/chaos
+
 .PHONY: golden
 golden: $(INSTALLED) ## keep what the command line prints as it is now (tests/cli/golden)
 	@SHUNTER_GOLDEN=write $(BIN)/pytest -q tests/cli/test_golden.py

@@ -21,7 +21,7 @@ from shunter_agents.holdings import Holdings
 from shunter_agents.janitor import Janitor
 from shunter_agents.journal import Damaged, Journal, Record
 from shunter_agents.killpoints import reached
-from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
+from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
 from shunter_agents.log_shipper import LogShipper
 from shunter_agents.options import Options, of_settings
 from shunter_agents.reporter import Reporter
@@ -588,7 +588,7 @@ class Agent:
         attempts = [Held(run=one.run, attempt=one.attempt, epoch=one.epoch) for one in refused]
         request = ReleaseRequest(session=self._folder.session, attempts=attempts)
         try:
-            await self._server.release(self._name, request)
+            await whole(self._server.release(self._name, request))
             log.info("gave runs back that were not begun", runs=len(refused))
         except Exception as exc:
             log.warning("runs could not be given back yet", runs=len(refused), reason=told(exc))

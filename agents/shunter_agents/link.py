@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
@@ -33,6 +34,7 @@ from shunter_work_pools.contracts.pools import Pool
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
+T = TypeVar("T")
 
 _NO_CALL = Retrying()  # tenacity's waits want to know whose; only their number counts here
 
@@ -40,6 +42,8 @@ _NO_CALL = Retrying()  # tenacity's waits want to know whose; only their number 
 QUICK_LIMIT = 1.5
 QUICK_FOR = 60.0
 SLOW_LIMIT = 10.0
+#: Seconds within which an answer must be there as a whole; a request may take its time at so many bytes a second.
+WHOLE_WITHIN, SLOWEST = 30.0, 16 * 1024
 #: Seconds between attempts that need a person's help.
 DENIED_DELAY = 10.0
 
@@ -105,6 +109,20 @@ class Backoff:
         state = RetryCallState(_NO_CALL, None, (), {})
         state.attempt_number = self._tries
         return max(wait(state), min(asked, 60.0))
+
+
+async def whole(work: Awaitable[T], size: int = 0) -> T:
+    """The answer to a request of ``size`` bytes. One that comes byte by byte never times out by itself.
+
+    Raises:
+        TimeoutError: it was not there as a whole in time.
+    """
+    limit = WHOLE_WITHIN + size / SLOWEST
+    try:
+        async with asyncio.timeout(limit):
+            return await work
+    except TimeoutError:
+        raise TimeoutError(f"no whole answer within {limit:.0f} seconds") from None
 
 
 class Link:

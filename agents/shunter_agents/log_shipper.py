@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from shunter_agents.attempt import Attempt, Key
-from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
+from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
 from shunter_infrastructure.launcher import LauncherUnavailable
 from shunter_work_pools.contracts.agents import LogFrame, LogSize
 from shunter_work_pools.contracts.log_frames import encode_frames
@@ -78,7 +78,8 @@ class LogShipper:
                 batch, frames = await self._gather()
                 continue
             try:
-                answer = await self._server.upload_logs(self._name, encode_frames(frames))
+                body = encode_frames(frames)
+                answer = await whole(self._server.upload_logs(self._name, body), len(body))
             except Exception as exc:
                 if judge(exc) is Trouble.BAD:
                     self._isolate(batch, told(exc))

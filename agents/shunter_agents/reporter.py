@@ -19,7 +19,7 @@ from shunter_agents.attempt import Attempt, Key
 from shunter_agents.holdings import Holdings
 from shunter_agents.journal import SEQ
 from shunter_agents.killpoints import reached
-from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told
+from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
 from shunter_work_pools.contracts.agents import REPORT_LIMIT, Report, ReportAck, ReportBatch
 from shunter_work_pools.contracts.states import AttemptState
 from shunter_work_pools.daemon_log import get_logger
@@ -80,7 +80,7 @@ class Reporter:
                 continue
             body = ReportBatch.model_construct(session=self._session, reports=reports)
             try:
-                answer = await self._server.report(self._name, body)
+                answer = await whole(self._server.report(self._name, body))
             except Exception as exc:
                 if judge(exc) is Trouble.BAD:
                     self._isolate(batch, told(exc))

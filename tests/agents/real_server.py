@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from shunter_work_pools.contracts.errors import ServerUnreachable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run
 
-_SERVE = "from shunter_work_pools.server import serve; serve({{'server.port': {port}}})"
+_SERVE = "from shunter_work_pools.server import serve; serve({flags!r})"
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Site:
     Attributes:
         env: environment of everything that belongs to it.
         client: speaks to its server.
+        flags: settings of its server, beside the port.
     """
 
     home: Path
@@ -38,11 +39,14 @@ class Site:
     port: int
     client: Client
     server: subprocess.Popen[bytes]
+    flags: dict[str, str] = field(default_factory=dict)
 
-    def start_server(self) -> None:
-        """Start the server (again), and wait until it answers."""
+    def start_server(self, *, kill_at: str | None = None) -> None:
+        """Start the server (again), and wait until it answers; one with ``kill_at`` may die before it does."""
+        flags = {"server.port": str(self.port), **self.flags}
+        env = self.env | ({"SHUNTER_TEST_KILL_SERVER_AT": kill_at} if kill_at else {})
         self.server = _spawn(
-            [sys.executable, "-c", _SERVE.format(port=self.port)], self.env, self.home / "server.log"
+            [sys.executable, "-c", _SERVE.format(flags=flags)], env, self.home / "server.log"
         )
         deadline = time.monotonic() + 30
         while True:
@@ -50,6 +54,8 @@ class Site:
                 self.client.ready()
                 return
             except ServerUnreachable:
+                if kill_at and self.server.poll() == -signal.SIGKILL:
+                    return
                 assert self.server.poll() is None, (self.home / "server.log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -118,9 +124,14 @@ class Site:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid != self.server.pid and process.environ().get("SHUNTER_HOME") == str(self.home):
+                if process.pid != self.server.pid and self._owns(process.environ()):
                     found.append(process)
         return found
+
+    def _owns(self, environ: Mapping[str, str]) -> bool:
+        # Agents, forkers and keepers have the home in their environment, runs a path in it.
+        result = environ.get("SHUNTER_RESULT", "")
+        return environ.get("SHUNTER_HOME") == str(self.home) or result.startswith(f"{self.home}/")
 
     def left_over(self, seconds: float = 10.0) -> list[str]:
         """What still runs of this home after a while."""
@@ -131,8 +142,12 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(home: Path) -> Iterator[Site]:
-    """A server with a pool named default; nothing of it runs afterwards."""
+def site(home: Path, flags: Mapping[str, str] | None = None) -> Iterator[Site]:
+    """A server with a pool named default; nothing of it runs afterwards.
+
+    Args:
+        flags: settings of the server.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -142,19 +157,20 @@ def site(home: Path) -> Iterator[Site]:
         "SHUNTER_HOME": str(home),
         "SHUNTER_API_URL": url,
         "SHUNTER_TOKEN": "a-token-of-the-tests",
-        "PYTHONPYCACHEPREFIX": str(home / "modules"),
     }
     home.mkdir(parents=True, exist_ok=True)
     with Client(url, "a-token-of-the-tests") as client:
-        one = Site(home, env, port, client, server=None)  # type: ignore[arg-type]
+        one = Site(home, env, port, client, None, dict(flags or {}))  # type: ignore[arg-type]
         try:
             one.start_server()
             client.create_pool(PoolSpec(name="default"))
             yield one
         finally:
-            for process in one.processes():
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
+            while left := one.processes():  # one that is just forking may get away once
+                for process in left:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+                psutil.wait_procs(left, 5)
             if one.server is not None:
                 one.server.send_signal(signal.SIGTERM)
                 one.server.wait(20)

@@ -18,11 +18,13 @@ from _pytest.terminal import TerminalReporter
 BUDGETS = {
     "agents": 400,
     "api": 130,
+    "chaos": 330,
     "cli": 360,
     "contracts": 20,
     "demo": 150,
     "engines": 20,
     "launchers": 180,
+    "pains": 90,
     "queue": 180,
     "schedules": 45,
     "services": 150,

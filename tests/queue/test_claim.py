@@ -45,6 +45,20 @@ async def test_a_grant_says_all_that_is_needed(world: World) -> None:
     assert await agent.claim(5) == []
 
 
+async def test_an_agent_holds_no_more_than_its_limit_whatever_it_said(world: World) -> None:
+    """What it said may be old: an answer of which it does not know yet, a request that a network brings twice."""
+    await world.pool()
+    await world.deploy(pool="main")
+    for _ in range(5):
+        await world.submit()
+    agent = await world.agent()
+    for expected in (3, 0):
+        offer = agent.offer(4)
+        offer.limit = 3
+        assert await world.store.write(lambda tx, offer=offer: claim(tx, [offer])) == expected
+        assert len(offer.granted) == expected
+
+
 async def test_what_is_not_due_waits_and_is_due_to_the_microsecond(world: World) -> None:
     await world.pool()
     await world.deploy(pool="main")

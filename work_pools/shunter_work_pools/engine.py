@@ -327,6 +327,7 @@ class Engine:
                 queues=entry.agent.queues,
                 tags=entry.agent.tags,
                 free=entry.free,
+                limit=entry.agent.limit,
             )
             for entry in waiting
         ]

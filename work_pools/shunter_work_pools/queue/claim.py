@@ -49,7 +49,8 @@ class Offer:
         pools: ids of the pools it serves.
         queues: names of the queues it serves; empty: all.
         tags: what runs may demand of it: its tags and abilities.
-        free: attempts it can take.
+        free: attempts it can take, as it said.
+        limit: attempts it may hold at once; those it holds are counted, since what it said may be old by now.
         granted: filled in by :func:`claim`.
     """
 
@@ -59,6 +60,7 @@ class Offer:
     queues: frozenset[str]
     tags: frozenset[str]
     free: int
+    limit: int = 100_000
     granted: list[Assignment] = field(default_factory=list)
 
     def fits(self, head: Row[Any]) -> bool:
@@ -144,6 +146,11 @@ _ACTIVATE = (
     .values(state=RunState.ACTIVE.value, epoch=bindparam("new_epoch"))
 )
 _GRANT = insert(leases)
+_HELD = (
+    select(leases.c.agent_id, func.count().label("held"))
+    .where(leases.c.agent_id.in_(bindparam("agents", expanding=True)))
+    .group_by(leases.c.agent_id)
+)
 
 
 def claim(tx: Tx, offers: list[Offer]) -> int:
@@ -158,6 +165,7 @@ def claim(tx: Tx, offers: list[Offer]) -> int:
     heads: list[Row[Any]] = list(tx.conn.execute(_HEADS, {"pools": wanted, "now": tx.now}))
     if not heads:
         return 0
+    _correct(tx, offers)
     room = _Room(tx, heads)
     taken: list[tuple[UUID, Row[Any], Offer, bool]] = []
     for _, level in groupby(heads, key=lambda head: (head.queue_priority, head.priority)):
@@ -172,6 +180,14 @@ def claim(tx: Tx, offers: list[Offer]) -> int:
     return len(taken)
 
 
+def _correct(tx: Tx, offers: list[Offer]) -> None:
+    """No offer is larger than the leases of its agent leave: a network may bring an old one again."""
+    held = tx.conn.execute(_HELD, {"agents": [offer.agent_id for offer in offers]}).all()
+    count = {row.agent_id: row.held for row in held}
+    for offer in offers:
+        offer.free = min(offer.free, offer.limit - count.get(offer.agent_id, 0))
+
+
 def _take_in_turn(
     tx: Tx,
     lanes_left: list[Row[Any]],
@@ -181,7 +197,7 @@ def _take_in_turn(
 ) -> None:
     """Take runs from lanes of one priority: an equal share each, again while there is room."""
     while lanes_left:
-        free = min(sum(offer.free for offer in offers), MOST - len(taken))
+        free = min(sum(max(0, offer.free) for offer in offers), MOST - len(taken))
         if free <= 0:
             return
         share = max(1, free // len(lanes_left))

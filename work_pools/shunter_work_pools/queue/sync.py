@@ -38,6 +38,7 @@ class Registered:
     Attributes:
         pools: ids of its pools, in its order.
         tags: its tags and its abilities: what runs may demand of it.
+        limit: attempts it may hold at once.
     """
 
     id: int
@@ -46,6 +47,7 @@ class Registered:
     pools: tuple[int, ...]
     queues: frozenset[str]
     tags: frozenset[str]
+    limit: int
 
 
 def agent_row(tx: Tx, name: str) -> Row[Any]:
@@ -118,6 +120,7 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
         pools=tuple(ids[pool] for pool in request.pools),
         queues=frozenset(request.queues),
         tags=frozenset(request.tags) | abilities(request.protocol),
+        limit=request.limit,
     )
 
 
