@@ -212,7 +212,9 @@ class Engine:
                             return_when=asyncio.FIRST_COMPLETED,
                         )
                         if not done:
-                            return self._answer()  # the time is over, and nobody said that anything changed
+                            return self._answer(
+                                drain=drain
+                            )  # the time is over, and nobody said that anything changed
                     if hang_up.done():
                         return self._answer(drain=drain)
                     granted = waiting.answer.result() if waiting.answer.done() else []
