@@ -337,6 +337,24 @@ async def test_a_retry_waits_its_delay_and_then_goes_as_the_next_attempt(world: 
     assert (await world.story(granted.run)).count("Retrying/agent") == 2
 
 
+async def test_a_clock_that_is_set_back_keeps_steps_in_order_and_delays_no_retry(world: World) -> None:
+    agent, granted = await granted_one(world, retries={"count": 1, "delay": 10})
+    await agent.report(granted, S.STARTING, S.RUNNING)
+    world.clock.advance(-3600)
+    await agent.report(granted, S.FAILED, cause="exit_code", log_size=0)
+    run = await world.run(granted.run)
+    assert run.due_at == world.at(10)
+    (first,) = run.attempts
+    assert first.claimed_at == first.started_at == first.ended_at
+    world.clock.advance(10)
+    (second,) = await agent.claim()
+    await world.cancel(second.run)
+    world.clock.advance(-60)
+    await agent.release(second)  # it had not begun, and ends at once
+    ended = (await world.run(second.run)).attempts[1]
+    assert (ended.state, ended.ended_at) == ("Cancelled", ended.claimed_at)
+
+
 @pytest.mark.parametrize("end", [S.COMPLETED, S.CANCELLED])
 async def test_what_completed_or_was_cancelled_is_not_tried_again(world: World, end: AttemptState) -> None:
     agent, granted = await granted_one(world, retries={"count": 5})
