@@ -15,6 +15,7 @@ import pytest
 
 from shunter_agents import state_folder
 from shunter_agents.state_folder import StateFolder, machine
+from shunter_infrastructure.process import record
 from shunter_infrastructure.stamp import boot_id
 from shunter_work_pools.contracts.deployments import DeploymentSpec, RetryPolicy, Work
 from shunter_work_pools.contracts.errors import InvalidInput
@@ -105,15 +106,18 @@ def _running(here: Site, name: str) -> str:
     return run
 
 
-def _machine_dies(here: Site, agent: subprocess.Popen[bytes]) -> None:
+def _machine_dies(here: Site, agent: subprocess.Popen[bytes], name: str) -> None:
     """All of it at once, as by a loss of power: nobody sees the end of anybody."""
-    found = {process.pid: process for process in here.processes()}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if str(here.home) in " ".join(process.cmdline()) and process.pid != here.server.pid:
-                found[process.pid] = process
+    keepers = []
+    for attempt in (here.home / "agents" / name / "attempts").iterdir():
+        found = record.read(attempt)
+        assert found is not None
+        assert found.keeper is not None
+        keepers.append(psutil.Process(found.keeper))
+    doomed = [psutil.Process(agent.pid), *keepers]
+    doomed += [child for process in doomed for child in process.children(recursive=True)]
     for number in (signal.SIGSTOP, signal.SIGKILL):
-        for process in found.values():
+        for process in doomed:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
     assert agent.wait(10) == -signal.SIGKILL
@@ -137,7 +141,7 @@ def test_after_a_reboot_what_ran_is_lost_and_what_is_retried_runs_again(
     try:
         run = _running(here, name)
     finally:
-        _machine_dies(here, agent)
+        _machine_dies(here, agent, name)
     _boots(here.home / "agents" / name)
     with here.agent(name, pool=name):
         ended = here.ended(run)
@@ -155,7 +159,7 @@ def test_a_state_folder_on_another_machine(here: Site, tmp_path: Path) -> None:
     try:
         run = _running(here, name)
     finally:
-        _machine_dies(here, agent)
+        _machine_dies(here, agent, name)
     folder = here.home / "agents" / name
     _boots(folder)
     elsewhere(folder)
@@ -179,7 +183,8 @@ def test_two_agents_with_copies_of_one_folder(here: Site, tmp_path: Path) -> Non
         assert here.ended(first).state == "Completed"
         copy = tmp_path / "home"
         (copy / "agents").mkdir(parents=True)
-        shutil.copytree(here.home / "agents" / name, copy / "agents" / name)
+        trash = shutil.ignore_patterns("trash")  # it changes while it is copied
+        shutil.copytree(here.home / "agents" / name, copy / "agents" / name, ignore=trash)
         with here.agent(name, pool=name, env={"SHUNTER_HOME": str(copy)}):
             while "a newer session of agent" not in here.log(name):
                 assert agent.poll() is None
