@@ -77,6 +77,7 @@ async def test_the_steps_of_a_run_are_shown_as_they_come(world: World) -> None:
         "max_rss_bytes": 5_000_000_000,
         "cpu_seconds": 1.5,
         "log_size": 77,
+        "log_missing": None,
         "log_deleted": False,
         "lost": False,
     }
