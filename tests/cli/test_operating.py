@@ -194,7 +194,7 @@ def test_nothing_but_names_with_q(shunter: Console) -> None:
     assert shunter.ok("queue", "create", "named", "fast", "-q").text == "fast\n"
     assert set(shunter.ok("queue", "list", "named", "-q").text.split()) == {"default", "fast"}
     assert "op-waits" in shunter.ok("deployment", "list", "-q").text.split()
-    assert shunter.ok("agent", "list", "-q").text == "a1\n"
+    assert "a1" in shunter.ok("agent", "list", "-q").text.split()
     ids = shunter.ok("run", "start", "op-waits", "--count", "3", "-q").text.split()
     assert len(set(ids)) == 3
     assert set(ids) <= set(
