@@ -82,7 +82,7 @@ def judge(exc: Exception) -> Trouble:
 
 def told(exc: Exception) -> str:
     """The error in words for the log."""
-    return f"{exc.detail} {exc.remedy}".strip() if isinstance(exc, ShunterError) else repr(exc)
+    return exc.told if isinstance(exc, ShunterError) else repr(exc)
 
 
 class Backoff:

@@ -224,7 +224,7 @@ class Supervisor:
         try:
             handle = await self._start(attempt)
         except LaunchFailed as exc:
-            message = f"{exc.detail} {exc.remedy}".strip()
+            message = exc.told
             log.warning("a run cannot be started", reason=message, **attempt.names)
             end = Exit(Stamp.now(), error=exc.cause, message=message)
             self._end(attempt, verdict(end, None), end)

@@ -168,8 +168,7 @@ class ProcessLauncher:
             return self._unknown(handle, "its record was removed from the attempt's folder")
         if found.failed is not None:
             failure = self._launch_failed(found, handle.folder)
-            text = f"{failure.detail}. {failure.remedy}".strip()
-            return Exit(found.failed.at, error=failure.cause, message=text)
+            return Exit(found.failed.at, error=failure.cause, message=failure.told)
         if found.ended is not None:
             return self._exit(handle.folder, found.ended)
         return await self._lost(handle, found)

@@ -36,6 +36,11 @@ class ShunterError(Exception):
         self.detail = detail
         self.remedy = remedy
 
+    @property
+    def told(self) -> str:
+        """Both sentences, for where they stand in one line."""
+        return f"{self.detail.rstrip('.')}. {self.remedy}" if self.remedy else self.detail
+
 
 class ServerUnreachable(ShunterError):
     """No answer from the server: it is down, or the address is wrong.
