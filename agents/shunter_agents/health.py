@@ -139,7 +139,7 @@ class Health:
         if self._breaker.open:
             self.trouble(
                 Kind.LAUNCHES,
-                f"{self._breaker.failures} launches in a row have failed, the last one: {reason}; "
+                f"{self._breaker.failures} launches in a row have failed, the last one: {reason.rstrip('.')}; "
                 "a single run is tried from time to time",
             )
 
