@@ -17,7 +17,7 @@ from _pytest.terminal import TerminalReporter
 #: Seconds that a suite may take on two cores. Raise one only with a reason.
 BUDGETS = {
     "agents": 400,
-    "api": 130,
+    "api": 180,
     "chaos": 330,
     "cli": 360,
     "contracts": 20,
