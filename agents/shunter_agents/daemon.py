@@ -484,7 +484,8 @@ class Agent:
         if self._gone.get(key, 0) >= granted.epoch:
             log.error("the server grants an attempt anew that ended here; it is not started", run=str(key[0]))
             return False
-        if self._room() == 0:
+        unknowable = self._unknowable(granted)
+        if self._room() == 0 and unknowable is None:  # to give back says that it was not begun
             refused.append(granted)
             return False
         kind = self._types.get(granted.pool)
@@ -500,17 +501,17 @@ class Agent:
                 reached("after-folder-made")
                 journal.write_record(record)
         except OSError:
-            refused.append(granted)
-            self._discard_draft(journal)
-            return False
+            if unknowable is None:
+                refused.append(granted)
+                self._discard_draft(journal)
+                return False
         reached("after-assignment-written")
         attempt = Attempt(record, journal, self._launcher(kind))
         self._holdings.add(attempt)
-        unknowable = self._unknowable(granted)
         if unknowable is not None:
             self._supervisor.declare_lost(attempt, *unknowable)
-        else:
-            self._supervisor.begin(attempt)
+            return True
+        self._supervisor.begin(attempt)
         if self._options.once:
             self.drain()
         return True

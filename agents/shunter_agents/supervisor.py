@@ -213,7 +213,8 @@ class Supervisor:
                 return handle
             if attempt.stopped is None and not attempt.dropped:
                 await self.confirmed.wait()
-                attempt.received = Stamp.now()  # a server that was away costs no run its time to start
+                if attempt.timer is None:  # else its time runs already: an earlier try of this life failed
+                    attempt.received = Stamp.now()  # a server that was away costs no run its time to start
         if attempt.stopped is not None or attempt.dropped:
             self._never_started(attempt)
             return None

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from shunter_agents import log_shipper
+from shunter_agents import link, log_shipper
 from shunter_agents.attempt import Step
 from shunter_agents.daemon import BROKEN, OK, Fatal
 from shunter_agents.journal import Journal
@@ -449,6 +449,22 @@ async def test_a_server_that_is_away_costs_no_run_its_time_to_start(tmp_path: Pa
         assert outcome(server, key) == ("Completed", None)
 
 
+async def test_a_launcher_that_fails_in_no_known_way_takes_no_more_than_the_time_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "QUICK_LIMIT", 0.1)
+
+    class Broken(FakeLauncher):
+        async def start(self, *args: Any) -> Any:
+            raise RuntimeError("a bug")
+
+    server = FakeServer()
+    async with life(server, tmp_path, Broken()):
+        key = server.add(start_timeout=0.5)
+        await server.ended(key)
+        assert outcome(server, key) == ("Crashed", "start_timeout")
+
+
 def _written_down(server: FakeServer, root: Path, **work: Any) -> Key:
     """An attempt that a former life wrote down, and did not begin."""
     from shunter_agents.journal import Record
@@ -516,6 +532,47 @@ async def test_of_what_cannot_be_known_nothing_is_guessed(
         assert outcome(server, (assignment.run, 1)) == ("Crashed", cause)
         await gone(one, server)
         assert starts(launcher) == []
+
+
+def _unknowable(server: FakeServer) -> Key:
+    """An attempt that was granted to an agent whose state folder is not here."""
+    assignment = _assignment()
+    server.grant(assignment, uuid4())
+    return assignment.run, 1
+
+
+async def test_what_cannot_be_known_is_not_given_back_by_an_agent_without_room(tmp_path: Path) -> None:
+    server, launcher = FakeServer(), FakeLauncher()
+    async with life(server, tmp_path, launcher, health_check="exit 1") as one:
+        key = _unknowable(server)
+        await server.ended(key)
+        assert outcome(server, key) == ("Crashed", "agent_lost")
+        assert server.released == []
+        assert await one.drained() == OK
+        assert starts(launcher) == []
+
+
+async def test_what_cannot_be_known_keeps_no_agent_from_draining(tmp_path: Path) -> None:
+    server, launcher = FakeServer(), FakeLauncher()
+    async with life(server, tmp_path, launcher) as one:
+        key = server.add("sleep=0.4")
+        await server.until(lambda: key in server.leases and len(server.leases[key].steps) == 2)
+        one.agent.drain()
+        lost = _unknowable(server)
+        server.touch()
+        assert await one.done == OK
+        assert outcome(server, lost) == ("Crashed", "agent_lost")
+        assert server.released == []
+
+
+async def test_what_cannot_be_known_is_not_the_one_run_of_an_agent(tmp_path: Path) -> None:
+    server, launcher = FakeServer(), FakeLauncher()
+    lost, own = _unknowable(server), server.add()
+    async with life(server, tmp_path, launcher, once=True) as one:
+        async with asyncio.timeout(10):
+            assert await one.done == OK
+        assert outcome(server, lost) == ("Crashed", "agent_lost")
+        assert outcome(server, own) == ("Completed", None)
 
 
 async def test_an_end_whose_acknowledgement_was_lost_is_told_again(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -109,6 +110,25 @@ async def test_a_full_disk_takes_nothing_and_loses_nothing(tmp_path: Path) -> No
             assert bytes(server.leases[running].log) == b"abc"
             assert f"{refused[0]}.1" not in starts(launcher)
     assert said == ["nothing new is taken", "a trouble is over"]
+
+
+async def test_what_cannot_be_known_is_not_given_back_by_a_full_disk(tmp_path: Path) -> None:
+    server, launcher = FakeServer(), FakeLauncher()
+    with small_disk(tmp_path / "disk", 4) as disk:
+        async with life(server, disk, launcher) as one:
+            running = server.add("sleep=2")
+            await server.until(lambda: runs(server, running))
+            ballast = filled(disk, one, running)
+            key = server.add()
+            server.grant(server.waiting.pop(), uuid4())
+            server.touch()
+            await server.ended(key)
+            assert outcome(server, key) == ("Crashed", "agent_lost")
+            assert server.released == []
+            ballast.unlink()
+            await server.ended(running)
+            await until(lambda: not one.attempts())
+        assert f"{key[0]}.1" not in starts(launcher)
 
 
 async def test_an_end_that_could_not_be_written_down_is_told_by_the_next_life(tmp_path: Path) -> None:
