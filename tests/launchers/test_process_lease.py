@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -230,3 +231,22 @@ async def test_it_is_started_like_any_other(attempts: Attempts, processes: Proce
         told.append(text.replace(str(attempt.folder), "FOLDER"))
     assert told[0] == told[1]
     assert "set() True FOLDER/work" in told[0]
+
+
+async def test_a_keeper_that_can_make_no_process_now_is_asked_again(
+    attempts: Attempts, processes: ProcessLauncher
+) -> None:
+    await processes.check()
+    forker = processes.forker_pid
+    assert forker is not None
+    used = {int(name) for name in os.listdir(f"/proc/{forker}/fd")}
+    free = [number for number in range(100) if number not in used]
+    before = resource.prlimit(forker, resource.RLIMIT_NOFILE)
+    # Room for the record, the output and one file more; a pipe wants two.
+    resource.prlimit(forker, resource.RLIMIT_NOFILE, (free[3], before[1]))
+    attempt = attempts(shell("exit 3"))
+    with pytest.raises(LauncherUnavailable, match="no process could be made for it"):
+        await attempt.start(processes, lease(60, 61))
+    resource.prlimit(forker, resource.RLIMIT_NOFILE, before)
+    handle = await attempt.start(processes, lease(60, 61))
+    assert (await ended(processes, handle)).exit_code == 3

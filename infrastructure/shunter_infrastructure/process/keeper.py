@@ -284,8 +284,12 @@ class _Keeper:
             except OSError as exc:
                 raise Unstartable("memory", exc.errno or errno.EIO) from exc
             self.cgroup, self.oom_events = path, f"{path}/{memory['events']}"
-        failed, told = os.pipe()  # closed by exec
-        self.main = os.fork()
+        try:
+            failed, told = os.pipe()  # closed by exec
+            self.main = os.fork()
+        except OSError as exc:
+            self._leave_cgroup()
+            raise Unstartable("exec", exc.errno or errno.EIO) from exc
         if self.main == 0:
             _become(launch, output, self.cgroup, told, keeper)  # never returns
         os.close(told)
