@@ -25,7 +25,7 @@ from shunter_agents.link import Backoff
 from shunter_agents.log_shipper import LogShipper
 from shunter_agents.reporter import Reporter
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
-from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed, Lease
+from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed, LaunchRefused, Lease
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import HOLD_LIMIT, LEASE_FOR, LEASE_MARGIN
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
@@ -251,7 +251,11 @@ class Supervisor:
                 return await requested("after-launch-requested", launch)
             except LauncherUnavailable as exc:
                 attempt.in_start = False
-                self._health.engine_away(attempt.key, exc.detail)
+                if isinstance(exc, LaunchRefused):
+                    self._health.engine_back(attempt.key)
+                    log.warning("a run cannot be started yet", reason=exc.detail, **attempt.names)
+                else:
+                    self._health.engine_away(attempt.key, exc.detail)
                 await asyncio.sleep(backoff.next())
 
     async def _lease_to_start(self, attempt: Attempt) -> Lease:

@@ -41,6 +41,7 @@ from shunter_infrastructure.launcher import (
     Handle,
     LauncherUnavailable,
     LaunchFailed,
+    LaunchRefused,
     Lease,
     leased,
 )
@@ -243,7 +244,7 @@ class FakeLauncher:
         work = _Work.load(folder / STATE)
         if work is None:
             if lease is not None and lease.ask_at <= Stamp.now().ticks:
-                raise LauncherUnavailable("its lease ended before it began")
+                raise LaunchRefused("its lease ended before it began")
             global _next_pid
             _next_pid += 1
             work = _Work(words, _next_pid, Stamp.now(), lease=lease)

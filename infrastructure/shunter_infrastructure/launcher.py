@@ -24,6 +24,10 @@ class LauncherUnavailable(ShunterError):
     """The engine behind the launcher cannot be used now; nothing was launched."""
 
 
+class LaunchRefused(LauncherUnavailable):
+    """This attempt cannot be launched now, and that is its own matter: the engine works, and launches others."""
+
+
 class LaunchFailed(ShunterError):
     """This attempt cannot be started, and nothing of it runs. It ends as Crashed.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from structlog.testing import capture_logs
 from shunter_agents import breaker, checkup
 from shunter_agents.breaker import FIRST, LIMIT, THRESHOLD, Breaker
 from shunter_infrastructure.fake import FakeLauncher
+from shunter_infrastructure.process.launcher import ProcessLauncher
+from shunter_work_pools.contracts.deployments import Work
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
 from tests.engines.small_disk import fill, read_only, small_disk
@@ -270,6 +274,36 @@ async def test_a_check_that_hangs_is_ended_with_all_it_started(
         await until(lambda: not any(_alive(pid) for pid in started))
 
 
+async def test_a_check_is_over_when_its_command_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "CHECK_LIMIT", 2.0)
+    pids = tmp_path / "pids"
+    assert await checkup._complaint(f"sleep 600 & echo $! > {pids}; exit 0") is None
+    await until(lambda: not _alive(int(pids.read_text())))
+    assert await checkup._complaint("sleep 600 & echo no; exit 1") == "no"
+
+
+async def test_a_check_that_starts_a_daemon_costs_no_file_of_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "CHECK_LIMIT", 2.0)
+    pids = tmp_path / "pids"
+    pids.touch()
+    daemon = f"setsid sh -c 'echo $$ >> {pids}; exec sleep 600' & "
+    try:
+        before = psutil.Process().num_fds()
+        for number in range(1, 4):
+            begun = f"until test $(wc -l < {pids}) -ge {number}; do sleep 0.01; done"
+            assert await checkup._complaint(daemon + begun) is None
+        assert psutil.Process().num_fds() == before
+    finally:
+        for pid in pids.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+async def test_only_the_end_of_what_a_check_says_is_kept() -> None:
+    assert await checkup._complaint("yes | head -c 3000000; echo; echo at last; exit 1") == "at last"
+
+
 def _alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -385,6 +419,26 @@ async def test_nothing_is_taken_while_an_engine_is_away(tmp_path: Path) -> None:
         launcher.away = None
         await server.ended(waits, other)
         assert not server.syncs[-1].troubles
+
+
+def commanded(server: FakeServer, *command: str) -> Key:
+    key = server.add()
+    server.waiting[-1] = server.waiting[-1].model_copy(update={"work": Work(command=list(command))})
+    return key
+
+
+async def test_a_launch_that_waits_for_its_own_reasons_holds_up_no_other(tmp_path: Path) -> None:
+    server, program = FakeServer(), tmp_path / "program"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    async with life(server, tmp_path / "a", ProcessLauncher()):
+        with program.open("a"):  # a program that is being written cannot be executed (ETXTBSY)
+            busy, other = commanded(server, str(program)), commanded(server, "/bin/true")
+            await server.ended(other)
+            assert not any(sync.troubles for sync in server.syncs)
+            assert server.leases[busy].states == ["Starting"]
+        await server.ended(busy)
+        assert outcome(server, busy) == ("Completed", None)
 
 
 async def test_a_run_that_no_longer_waits_for_its_engine_frees_the_agent(tmp_path: Path) -> None:

@@ -244,6 +244,15 @@ async def test_a_limit_within_which_nothing_can_begin(attempts: Attempts, proces
     assert "address space" in found.message
 
 
+@pytest.mark.usefixtures("without_cgroups")
+async def test_a_limit_within_which_no_command_can_be_executed(
+    attempts: Attempts, processes: ProcessLauncher
+) -> None:
+    attempt = attempts(["/bin/true", *["x" * 100_000] * 100], memory_limit=MIB)
+    with pytest.raises(LaunchFailed, match="does not even begin within its memory limit"):
+        await attempt.start(processes)
+
+
 # -- version 2 -------------------------------------------------------------------------------------------
 
 
@@ -267,7 +276,7 @@ class Machine:
         """Put this process into the cgroup ``path``; its folder."""
         where = self._tree.grow(path)
         self._tree.write(f"{where}/cgroup.procs", "0")
-        (self._proc / "cgroup").write_text(f"1:name=systemd:/\n0::{path}\n")
+        (self._proc / "cgroup").write_bytes(os.fsencode(f"1:name=systemd:/\n0::{path}\n"))
         (self._proc / "mountinfo").write_text(
             f"24 1 0:22 / /proc rw - proc proc rw\n30 24 0:26 / {self._tree.root} rw shared:9 - cgroup2 cgroup2 rw\n"
         )
@@ -289,6 +298,18 @@ def machine(tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Mach
 
 def _read(folder: str, name: str) -> str:
     return Path(folder, name).read_text()
+
+
+def test_a_cgroup_whose_name_is_no_text(machine: Machine) -> None:
+    own = machine.put("/user.slice/agent-\udcff.scope")
+    assert machine.find().parent == own
+
+
+def test_a_probe_that_stayed_behind(machine: Machine) -> None:
+    own = machine.put("/user.slice/agent.scope")
+    assert machine.find().kind == "cgroup"
+    os.mkdir(f"{own}/shunter-probe-{os.getpid()}")
+    assert machine.find().kind == "cgroup"
 
 
 def test_version_2_goes_into_a_leaf_and_hands_memory_on(machine: Machine) -> None:

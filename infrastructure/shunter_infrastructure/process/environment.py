@@ -191,7 +191,7 @@ def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> 
     """The failure that the keeper met with, told with its reason as far as it can be seen from here.
 
     Args:
-        step: ``launch``, ``output``, ``chdir`` or ``exec``.
+        step: ``launch``, ``output``, ``chdir``, ``limit`` or ``exec``.
         code, text: errno and its words.
         launch: content of ``launch.json``; empty if it cannot be read any more.
     """
@@ -201,6 +201,13 @@ def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> 
             Cause.START_FAILED,
             f"the working folder {launch.get('cwd', '')} could not be entered: {text}",
             "Correct the deployment's working_dir, or the folder's permissions.",
+        )
+    if step == "limit":
+        return LaunchFailed(
+            Cause.START_FAILED,
+            f"the command {program} does not even begin within its memory limit, "
+            "which is one of address space on this machine",
+            "Raise the deployment's memory_limit, or let the agent use a memory cgroup.",
         )
     if step != "exec":
         return LaunchFailed(Cause.START_FAILED, f"the attempt could not be prepared ({step}): {text}")

@@ -27,7 +27,7 @@ _KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_STREAM
 
 @dataclass(frozen=True)
 class Answer:
-    """What a keeper said: ``record`` with its lines, ``withdrawn``, or ``refused`` with the reason."""
+    """What a keeper said: ``record`` with its lines, ``withdrawn``, or ``refused`` or ``own`` with the reason."""
 
     kind: str
     detail: str

@@ -51,6 +51,8 @@ PASSING = frozenset(
 )
 #: Steps whose errors are of the moment, whatever they are.
 PASSING_STEPS = frozenset({"lease", "memory", "version"})
+#: Of these, those that concern no other attempt: steps, and errors.
+OWN_STEPS, OWN = frozenset({"lease", "version"}), frozenset({errno.ETXTBSY})
 
 _STEPS = {
     "launch": "launch.json could not be read",
@@ -93,7 +95,7 @@ class Unstartable(Exception):
     """The command could not be started.
 
     Args:
-        step: one of ``_STEPS``.
+        step: one of ``_STEPS``, or ``limit``: it does not fit into its address space.
         code: the errno.
     """
 
@@ -115,8 +117,8 @@ def keep(line: Line, token: int, folder: str) -> NoReturn:
     """Be the keeper of the attempt in ``folder``, then end this process.
 
     Answers ``record`` with the record's lines (JSON, separated by tabs) when the command was started,
-    could not be, or had been started before; ``withdrawn``; or ``refused`` with the reason when nothing
-    was launched and another try may succeed.
+    could not be, or had been started before; ``withdrawn``; or the reason when nothing was launched and
+    another try may succeed: ``refused``, or ``own`` if that says nothing of other attempts.
     """
     code = 1
     try:
@@ -187,7 +189,8 @@ class _Keeper:
         except Unstartable as exc:
             if exc.code in PASSING or exc.step in PASSING_STEPS:
                 self._take_back()
-                self._reply("refused", quote(f"{_STEPS[exc.step]}: {os.strerror(exc.code)}"))
+                own = exc.code in OWN or exc.step in OWN_STEPS
+                self._reply("own" if own else "refused", quote(f"{_STEPS[exc.step]}: {os.strerror(exc.code)}"))
                 return
             self._append(
                 f'{{"is":"failed","step":"{exc.step}","errno":{exc.code},'
@@ -554,6 +557,8 @@ def _become(launch: dict[str, Any], output: int, path: str, told: int, keeper: i
         code = exc.errno or errno.EIO
     except BaseException:
         code = errno.EINVAL
+    if limit and code == errno.ENOMEM:
+        step, code = "limit", errno.EFBIG  # not of the moment: the limit stays as it is
     os.write(told, f"{step} {code}".encode())
     os._exit(127)
 

@@ -21,6 +21,7 @@ from shunter_infrastructure.launcher import (
     Handle,
     LauncherUnavailable,
     LaunchFailed,
+    LaunchRefused,
     Lease,
     leased,
 )
@@ -124,8 +125,9 @@ class ProcessLauncher:
                 "Free space there, or give the agent's user the right to write.",
             ) from exc
         answer = await self._forker.launch(folder)
-        if answer.kind == "refused":
-            raise LauncherUnavailable(json.loads(answer.detail), "The launch is tried again.")
+        if answer.kind in ("refused", "own"):
+            kind = LauncherUnavailable if answer.kind == "refused" else LaunchRefused
+            raise kind(json.loads(answer.detail), "The launch is tried again.")
         if answer.kind == "withdrawn":
             return None
         return record.parse(answer.detail.split("\t"))

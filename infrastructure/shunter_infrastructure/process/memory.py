@@ -14,6 +14,7 @@ Where there is none, each process' address space is limited (``RLIMIT_AS``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,14 +101,14 @@ def _find(proc: str) -> MemoryLimits:
 def _own_cgroup(proc: str) -> tuple[int, str]:
     """Version and folder of the cgroup of this process that the memory controller is in (cgroups(7))."""
     paths: dict[int, str] = {}
-    for line in Path(proc, "cgroup").read_text().splitlines():
+    for line in Path(proc, "cgroup").read_text(errors="surrogateescape").splitlines():
         number, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
             paths[1] = path
         elif number == "0" and not controllers:
             paths[2] = path
     version = min(paths, default=0)
-    for line in Path(proc, "mountinfo").read_text().splitlines():
+    for line in Path(proc, "mountinfo").read_text(errors="surrogateescape").splitlines():
         mount, _, filesystem = line.partition(" - ")
         kind, _, options = filesystem.split(" ", 2)
         if (version == 1 and kind == "cgroup" and "memory" in options.rsplit(" ", 1)[-1].split(",")) or (
@@ -175,6 +176,8 @@ def _probe(
 ) -> MemoryLimits:
     """What a cgroup below ``parent`` can do, by one that is made and removed again."""
     path = f"{parent}/shunter-probe-{os.getpid()}"
+    with contextlib.suppress(OSError):
+        os.rmdir(path)  # of one with the same id that was killed
     os.mkdir(path)
     try:
         known = Path(path, events).read_text()
