@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -27,8 +28,6 @@ T = TypeVar("T")
 AGAIN = 2.0
 #: Seconds that the user's command may take.
 CHECK_LIMIT = 30.0
-#: Seconds in which its output must have ended after it has.
-OUTPUT_WITHIN = 1.0
 #: Bytes of its output that are kept, from the end.
 OUTPUT_KEPT = 4096
 
@@ -161,40 +160,58 @@ def _apart(work: Callable[[], T]) -> asyncio.Future[T]:
 
 
 async def _complaint(command: str) -> str | None:
-    """Run the command; what is wrong by it, None if nothing is. Nothing of it runs on afterwards."""
+    """Run the command; what is wrong by it, None if nothing is. Nothing of its process group runs on afterwards.
+
+    Its own end counts, not that of its output, which a daemon that it started may keep open.
+    """
+    output, its_end = os.pipe()
     try:
-        process = await asyncio.create_subprocess_exec(
-            "/bin/sh",
-            "-c",
-            command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+        process = subprocess.Popen(  # noqa: ASYNC220 - it begins at once, and is waited for in a thread
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=its_end,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     except OSError as exc:
+        os.close(output)
         return f"it cannot be started: {exc}"
-    assert process.stdout is not None
-    said = bytearray()
-    reading = asyncio.create_task(_keep_the_end(process.stdout, said))
-    try:
-        async with asyncio.timeout(CHECK_LIMIT):
-            code = await process.wait()
-    except TimeoutError:
-        return f"it took more than {CHECK_LIMIT:g} s and was ended"
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await asyncio.wait({reading}, timeout=OUTPUT_WITHIN)
-        reading.cancel()
-        await process.wait()
+        os.close(its_end)
+    said = bytearray()
+    os.set_blocking(output, False)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(output, _keep_the_end, output, said)
+    ended = _apart(process.wait)
+    try:
+        done, _ = await asyncio.wait({ended}, timeout=CHECK_LIMIT)
+        _kill_group(process.pid)
+        code = await ended
+        _keep_the_end(output, said)
+    finally:
+        _kill_group(process.pid)
+        loop.remove_reader(output)
+        os.close(output)
+    if not done:
+        return f"it took more than {CHECK_LIMIT:g} s and was ended"
     if code == 0:
         return None
     lines = said.decode("utf-8", "replace").strip().splitlines()
     return lines[-1].strip()[:500] if lines else f"exit code {code}" if code > 0 else f"signal {-code}"
 
 
-async def _keep_the_end(stream: asyncio.StreamReader, said: bytearray) -> None:
-    while data := await stream.read(65_536):
-        said += data
-        del said[:-OUTPUT_KEPT]
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _keep_the_end(output: int, said: bytearray) -> None:
+    """Take in all that is in the pipe now."""
+    try:
+        data = os.read(output, 1 << 20)  # more than a pipe holds
+    except BlockingIOError:
+        return
+    if not data:
+        asyncio.get_running_loop().remove_reader(output)  # nobody can write any more
+    said += data
+    del said[:-OUTPUT_KEPT]
