@@ -194,6 +194,19 @@ async def test_a_launcher_that_cannot_keep_a_lease_starts_nothing_exclusive(tmp_
         assert launcher.first == []
 
 
+async def test_a_lease_that_leaves_no_time_to_run_is_told(tmp_path: Path) -> None:
+    server, launcher = FakeServer(), Watched()
+    server.lease_for = 1.0
+    async with life(server, tmp_path, launcher):
+        key = server.add("exit=0", exclusive=True, grace=1.0)
+        await server.ended(key)
+        assert outcome(server, key) == ("Crashed", "rejected")
+        end = server.leases[key].end
+        assert end is not None
+        assert "server.lease_for" in (end.message or "")
+        assert launcher.first == []
+
+
 # -- with real processes
 
 

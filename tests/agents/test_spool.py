@@ -224,6 +224,20 @@ async def test_no_hole_without_a_word_in_the_journal(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("mounted", ["ramfs"], indirect=True)
+@pytest.mark.parametrize(("code", "known"), [(errno.EOPNOTSUPP, True), (errno.ENOSPC, False), (errno.EIO, False)])
+async def test_a_hole_that_cannot_be_made_now_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, known: bool
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    async with life(FakeServer(), tmp_path) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(holes, "punch", broken)
+            assert not one.agent._spool._can()
+        assert one.agent._spool._can() is not known
+
+
 async def test_where_there_are_no_holes_nothing_is_lost_and_nothing_new_is_taken(
     mounted: Path, tmp_path: Path
 ) -> None:

@@ -250,3 +250,11 @@ async def test_a_keeper_that_can_make_no_process_now_is_asked_again(
     resource.prlimit(forker, resource.RLIMIT_NOFILE, before)
     handle = await attempt.start(processes, lease(60, 61))
     assert (await ended(processes, handle)).exit_code == 3
+
+
+async def test_reading_a_lease_writes_nothing(attempts: Attempts, processes: ProcessLauncher) -> None:
+    attempt = attempts(shell("exec sleep 1000"))
+    handle = await attempt.start(processes, lease(0.3, 0.5))
+    os.utime(attempt.folder / "lease", (1, 2))  # read before it was written: to be noted, by relatime too
+    await ended(processes, handle)
+    assert (attempt.folder / "lease").stat().st_atime == 1

@@ -13,7 +13,8 @@ import pytest
 
 import shunter_infrastructure
 from shunter_infrastructure.launcher import LauncherUnavailable, LaunchFailed
-from shunter_infrastructure.process import cgroup, memory
+from shunter_infrastructure.process import cgroup, keeper, memory
+from shunter_infrastructure.process.environment import exec_failure
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_infrastructure.process.memory import LEAF, MemoryLimits
 from shunter_work_pools.contracts.states import Cause
@@ -244,13 +245,23 @@ async def test_a_limit_within_which_nothing_can_begin(attempts: Attempts, proces
     assert "address space" in found.message
 
 
-@pytest.mark.usefixtures("without_cgroups")
-async def test_a_limit_within_which_no_command_can_be_executed(
-    attempts: Attempts, processes: ProcessLauncher
-) -> None:
-    attempt = attempts(["/bin/true", *["x" * 100_000] * 100], memory_limit=MIB)
-    with pytest.raises(LaunchFailed, match="does not even begin within its memory limit"):
-        await attempt.start(processes)
+def test_a_limit_within_which_no_command_can_be_executed_will_never_do() -> None:
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    failed, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.execve = short  # type: ignore[assignment]
+        launch = {"program": "/bin/true", "argv": ["true"], "env": {}, "memory": {"limit": 1 << 40}}
+        keeper._become(launch, told, "", told, os.getppid())
+    os.close(told)
+    os.waitpid(child, 0)
+    step, code = os.read(failed, 64).decode().split()
+    os.close(failed)
+    assert int(code) not in keeper.PASSING
+    assert step not in keeper.PASSING_STEPS
+    assert "does not even begin within its memory limit" in str(exec_failure(step, int(code), "", {}))
 
 
 # -- version 2 -------------------------------------------------------------------------------------------
