@@ -14,7 +14,8 @@ from shunter_work_pools.contracts.states import Cause
 THRESHOLD = 5
 #: Seconds until the first probe, and at most between two.
 FIRST, LIMIT = 5.0, 300.0
-#: Seconds that a run must have lasted, if it has not ended well, for its launch to have succeeded.
+#: Seconds after which the launch of a run that has not ended has succeeded. One that ended has succeeded by
+#: any end but those of LAUNCH_CAUSES: that the user's code fails at once says nothing of the machine.
 PROVEN = 1.0
 
 #: Ends that say that a launch failed.

@@ -686,15 +686,19 @@ async def _live(folder: StateFolder, options: Options, manager: ServiceManager) 
     from shunter_infrastructure.registry import launcher_for
     from shunter_work_pools.client import AsyncClient, Client
 
-    def stand_in(request: SyncRequest) -> None:
-        with Client(answer_timeout=ANSWER_LIMIT) as client:
-            client.sync(options.name, request)
-
     async with AsyncClient(answer_timeout=ANSWER_LIMIT) as client:
+        # Made now: when it is needed, the disk with the settings and the token may hang.
+        other = Client(answer_timeout=ANSWER_LIMIT)
+
+        def stand_in(request: SyncRequest) -> None:
+            other.sync(options.name, request)
+
         agent = Agent(client, launcher_for, folder, options, stand_in, manager)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.told_to_stop)
+        # The kernel's word for a lease on a file (``recycle`` of the process launcher) that another thread breaks.
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
         log.info(
             "agent starts",
             name=options.name,

@@ -34,12 +34,14 @@ def possible(file: os.PathLike[str]) -> bool:
     """Whether the file system of ``file`` can do it; the file does not change.
 
     Raises:
-        OSError: it cannot be opened for writing.
+        OSError: it cannot be opened for writing, or this try says nothing of the file system.
     """
     fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
     try:
         punch(fd, _BEYOND, 4096)
-    except OSError:
+    except OSError as exc:
+        if exc.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
         return False
     finally:
         os.close(fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ from uuid import uuid4
 
 import pytest
 
-from shunter_agents import link, log_shipper
+from shunter_agents import daemon, link, log_shipper
 from shunter_agents.attempt import Step
 from shunter_agents.daemon import BROKEN, OK, Fatal
 from shunter_agents.journal import Journal
+from shunter_agents.options import Options
+from shunter_agents.state_folder import StateFolder
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_infrastructure.stamp import Stamp
@@ -33,6 +36,7 @@ from shunter_work_pools.contracts.errors import (
     Unavailable,
 )
 from shunter_work_pools.contracts.states import AttemptState
+from shunter_work_pools.service_manager import ServiceManager
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
 
@@ -468,7 +472,6 @@ async def test_a_launcher_that_fails_in_no_known_way_takes_no_more_than_the_time
 def _written_down(server: FakeServer, root: Path, **work: Any) -> Key:
     """An attempt that a former life wrote down, and did not begin."""
     from shunter_agents.journal import Record
-    from shunter_agents.state_folder import StateFolder
 
     folder = StateFolder(root, "a1")
     assignment = _assignment(**work)
@@ -496,8 +499,6 @@ def _assignment(**work: Any) -> Assignment:
 
 
 async def test_a_grant_whose_answer_a_former_life_never_got_is_started(tmp_path: Path) -> None:
-    from shunter_agents.state_folder import StateFolder
-
     server = FakeServer()
     former = StateFolder(tmp_path, "a1")
     former.close()
@@ -514,8 +515,6 @@ async def test_a_grant_whose_answer_a_former_life_never_got_is_started(tmp_path:
 async def test_of_what_cannot_be_known_nothing_is_guessed(
     tmp_path: Path, boot: str | None, cause: str
 ) -> None:
-    from shunter_agents.state_folder import StateFolder
-
     server = FakeServer()
     former = StateFolder(tmp_path, "a1")
     former.close()
@@ -590,8 +589,6 @@ async def test_an_end_whose_acknowledgement_was_lost_is_told_again(tmp_path: Pat
 
 
 async def test_a_damaged_journal_is_set_aside_and_a_half_made_one_dropped(tmp_path: Path) -> None:
-    from shunter_agents.state_folder import StateFolder
-
     folder = StateFolder(tmp_path, "a1")
     (folder.attempts / "half").mkdir()
     (folder.attempts / "bad").mkdir()
@@ -706,6 +703,51 @@ async def test_draining_twice_while_the_server_is_away_leaves_the_rest_on_disk(t
     async with life(server, tmp_path):
         await server.ended(key)
         assert outcome(server, key) == ("Cancelled", "cancelled")
+
+
+# -- standing in
+
+
+async def test_who_stands_in_for_the_agent_reads_no_disk_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients: list[object] = []
+    syncs: list[object] = []
+
+    class Client:
+        def __init__(self, **_: Any) -> None:
+            clients.append(self)
+
+        def __enter__(self) -> Client:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def sync(self, _: str, request: object) -> None:
+            syncs.append(request)
+
+    class HeldUp(daemon.Agent):
+        async def run(self) -> int:
+            before = len(clients)
+            assert self._heartbeat is not None
+            for request in ("one", "two"):
+                self._heartbeat._say(request)  # type: ignore[arg-type]
+            assert len(clients) == before
+            return OK
+
+    monkeypatch.setenv("SHUNTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("shunter_work_pools.client.Client", Client)
+    monkeypatch.setattr(daemon, "Agent", HeldUp)
+    handler = signal.getsignal(signal.SIGIO)
+    folder = StateFolder(tmp_path, "a1")
+    try:
+        options = Options(name="a1", pools=["default"], queues=[], tags=[], limit=1)
+        assert await daemon._live(folder, options, ServiceManager()) == OK
+    finally:
+        folder.close()
+        signal.signal(signal.SIGIO, handler)
+        gc.unfreeze()
+    assert syncs == ["one", "two"]
 
 
 # -- the disk

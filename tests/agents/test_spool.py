@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -223,8 +224,9 @@ async def test_no_hole_without_a_word_in_the_journal(tmp_path: Path, monkeypatch
         assert await finish(server, run, key) == []
 
 
-@pytest.mark.parametrize("mounted", ["ramfs"], indirect=True)
-@pytest.mark.parametrize(("code", "known"), [(errno.EOPNOTSUPP, True), (errno.ENOSPC, False), (errno.EIO, False)])
+@pytest.mark.parametrize(
+    ("code", "known"), [(errno.EOPNOTSUPP, True), (errno.ENOSPC, False), (errno.EIO, False)]
+)
 async def test_a_hole_that_cannot_be_made_now_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, known: bool
 ) -> None:
@@ -238,6 +240,7 @@ async def test_a_hole_that_cannot_be_made_now_is_tried_again(
         assert one.agent._spool._can() is not known
 
 
+@pytest.mark.parametrize("mounted", ["ramfs"], indirect=True)
 async def test_where_there_are_no_holes_nothing_is_lost_and_nothing_new_is_taken(
     mounted: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,14 @@ def test_a_server_killed_again_and_again_costs_no_run(here: Site, tmp_path: Path
     assert here.left_over() == []
 
 
+def test_a_broken_lease_on_a_file_does_not_end_the_agent(here: Site) -> None:
+    deploy(here, "after", "echo hello")
+    with here.agent("leases") as process:
+        process.send_signal(signal.SIGIO)
+        assert here.ended(here.client.create_run(RunRequest(deployment="after")).id).state == "Completed"
+        assert process.poll() is None
+
+
 def test_a_cancelled_run_is_gone_with_all_its_tree(here: Site, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     deploy(here, "stubborn", f"trap '' TERM; sleep 600 & echo $! $$ > {pids}; wait; sleep 600", grace=0.3)
