@@ -81,7 +81,9 @@ class Checkup:
         if not done:
             self._health.slow()
         await asyncio.wait({look})
-        if not self._soon.is_set():  # else a write failed meanwhile: this look is too old to say that it is over
+        if (
+            not self._soon.is_set()
+        ):  # else a write failed meanwhile: this look is too old to say that it is over
             self._judge_disk(look.result)
 
     def _judge_disk(self, found: Callable[[], tuple[int, float]]) -> None:

@@ -25,7 +25,14 @@ from shunter_agents.link import Backoff
 from shunter_agents.log_shipper import LogShipper
 from shunter_agents.reporter import Reporter
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
-from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed, LaunchRefused, Lease
+from shunter_infrastructure.launcher import (
+    Exit,
+    Handle,
+    LauncherUnavailable,
+    LaunchFailed,
+    LaunchRefused,
+    Lease,
+)
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import HOLD_LIMIT, LEASE_FOR, LEASE_MARGIN
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
@@ -258,9 +265,22 @@ class Supervisor:
                     self._health.engine_away(attempt.key, exc.detail)
                 await asyncio.sleep(backoff.next())
 
+    def _demand_room(self, attempt: Attempt) -> None:
+        """A lease that leaves no time beside the grace would be waited for in vain."""
+        grace = attempt.assignment.work.grace
+        if self._lease_for - LEASE_MARGIN <= grace:
+            raise LaunchFailed(
+                Cause.REJECTED,
+                f"the server gives leases of {self._lease_for:g} seconds (server.lease_for): {LEASE_MARGIN:g} of "
+                f"them are margin, and its grace of {grace:g} seconds leaves no time to run",
+                "Make the server's lease_for longer, or the deployment's grace shorter.",
+            )
+
     async def _lease_to_start(self, attempt: Attempt) -> Lease:
         """A lease that has not run out: when none is at hand, that of the next answer of the server."""
         while self._leased_until is None or self._lease_of(attempt).ask_at <= Stamp.now().ticks:
+            if self._leased_until is not None:
+                self._demand_room(attempt)
             self.on_lease_wanted()
             await self._lease_came.wait()
         return self._lease_of(attempt)
