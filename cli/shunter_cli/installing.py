@@ -43,7 +43,10 @@ BOOTED = Path("/run/systemd/system")
 #: Variables that say where the folders of one's own services are.
 _XDG = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 #: Settings that a service is given if they are set where it is installed, by how their names begin.
-_OURS = {"agent": ("api_url", "token", "log.", "agent."), "server": ("token", "log.", "server.", "keep.")}
+_OURS = {
+    "agent": ("api_url", "token", "log.", "agent."),
+    "server": ("api_url", "token", "log.", "server.", "keep."),  # api_url: it may say the port
+}
 
 
 def planned(
@@ -97,14 +100,28 @@ def systemd_version() -> int | None:
     return int(found[1]) if found else None
 
 
+def show(service: Service, text: str) -> None:
+    """Print the unit, and say which secrets are not in it."""
+    output.say(text.rstrip("\n"))
+    _tell_of_secrets(service)
+
+
 def install(service: Service, text: str, *, now: bool) -> None:
     """Write the unit, and start it if that was asked for.
 
     Raises:
-        InvalidInput: it may not be written: no right, no such account, a unit of somebody else; or there is no
-            systemd here to start it.
+        InvalidInput: it may not be written: no right, no such account, a unit of somebody else; or it may not be
+            started: there is no systemd here, or it would lack a secret that is set here.
         ShunterError: systemd does not start it.
     """
+    if now and service.secrets:
+        # Without the address of its database a server would begin on an empty one.
+        these = " and ".join(service.secrets)
+        raise InvalidInput(
+            f"it cannot be started with what {these} says: that is a secret, and everybody may read a unit",
+            "Write it into the configuration of the service's home (shunter config set), unset the variable, and "
+            "say this again. Or leave out --now to write the unit alone.",
+        )
     user = service.account is None
     path = unit_file(service.unit, user=user)
     _check_right(user)
@@ -139,11 +156,15 @@ def install(service: Service, text: str, *, now: bool) -> None:
         tell(f"If it ran before, it goes by the new unit after: {systemctl} restart {service.unit}")
 
 
-def _tell_what_it_needs(service: Service) -> None:
+def _tell_of_secrets(service: Service) -> None:
     for variable in service.secrets:
         tell(f"{variable} holds a secret: it is not in the unit, which everybody may read.")
     if service.secrets:
         tell("  Write it into the configuration of the service's home: shunter config set")
+
+
+def _tell_what_it_needs(service: Service) -> None:
+    _tell_of_secrets(service)
     if service.account is None:
         tell("It ends when you log out, unless you are allowed to linger: loginctl enable-linger")
     home = Home(*[service.home] * 3) if service.home is not None else home_from_env()

@@ -76,4 +76,6 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("python -m shunter_cli.reference FILE: it takes the file to write, and no options")
     Path(sys.argv[1]).write_text(page(), "utf-8")

@@ -82,8 +82,9 @@ NotifyAccess=main
 TimeoutStartSec=3min
 Restart=always
 RestartSec=5
-# It gives signs of life while its main loop comes around. One that hangs is ended; its runs go on.
-WatchdogSec=30
+# It gives signs of life while its main loop comes around. One that hangs is ended; its runs go on. Not before a
+# disk that does not answer has had the three minutes for which the agent is heard of all the same.
+WatchdogSec=4min
 
 # Stopping drains: nothing new is taken, runs may finish, for as long as the setting agent.drain_grace says.
 # While that goes well the agent asks for more time; this limit is for one that hangs.

@@ -13,8 +13,10 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 
 from shunter_work_pools.api import agents, deployments, pools, runs, schedules
+from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import BODY_LIMIT
 from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE
 from shunter_work_pools.contracts.errors import from_problem
 from tests.api.serving import NO_TLS, TOKEN, Served
 
@@ -315,6 +317,33 @@ async def test_the_openapi_document_is_sound_and_lists_every_route(plain: Served
 async def test_every_answer_names_the_protocol(plain: Served) -> None:
     for path in ("/runs", "/nothing", f"http://127.0.0.1:{plain.port}/healthz"):
         assert (await plain.http.get(path)).headers["shunter-protocol"] == str(PROTOCOL)
+
+
+@pytest.mark.parametrize(
+    ("path", "media"),
+    [("sync", "application/json"), ("reports", "application/json"), ("logs", LOG_MEDIA_TYPE)],
+)
+async def test_a_body_that_breaks_off_is_no_failure_of_the_server(
+    plain: Served, capsys: pytest.CaptureFixture[str], path: str, media: str
+) -> None:
+    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        told.append(message)
+
+    address = f"/api/v1/agents/a1/{path}"
+    scope = {"type": "http", "method": "POST", "path": address, "raw_path": address.encode()}
+    scope |= {"query_string": b"", "headers": [(b"content-type", media.encode())], "root_path": ""}
+    await build_app(plain.engine)(scope, receive, send)
+    assert told[0]["status"] == 400
+    assert "a request failed" not in capsys.readouterr().out
 
 
 async def test_requests_that_are_cut_short_harm_nobody(plain: Served) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -57,7 +58,7 @@ class Agent:
         self.session, self.identity = new_run_id(time.time_ns() // 1000), uuid4()
         self.holds: list[Held] = []
 
-    async def sync(self, hold_for: float = 0.0, free: int = 1) -> SyncAnswer:
+    async def sync(self, hold_for: float = 0.0, free: int = 1, **more: Any) -> SyncAnswer:
         request = SyncRequest(
             protocol=PROTOCOL,
             session=self.session,
@@ -67,6 +68,7 @@ class Agent:
             free=free,
             holds=self.holds,
             hold_for=hold_for,
+            **more,
         )
         answer = await self.engine.sync(self.name, request, asyncio.sleep(3600))
         self.holds += [Held(run=a.run, attempt=a.attempt, epoch=a.epoch) for a in answer.assignments]
@@ -147,6 +149,51 @@ async def test_a_grant_to_a_sync_that_was_replaced_is_found_at_once(engine: Engi
     go_on.set()
     answer = await asyncio.wait_for(newer, 2.0)
     assert [a.run for a in answer.assignments] == [run_id]
+
+
+@pytest.mark.parametrize("last", [{"taking": False, "draining": True, "hold_for": SOON}, {"hold_for": 0.0}])
+async def test_an_agent_does_not_hear_that_nothing_is_its_own_while_a_grant_to_it_is_written(
+    engine: Engine, last: dict[str, Any]
+) -> None:
+    agent = Agent(engine)
+    older = asyncio.create_task(agent.sync(SOON))
+    claiming, commit = _hold_the_claim(engine)
+    await until(lambda: any(waiting.free for waiting in engine.hub.agents.values()))
+    run_id = await _submit(engine)
+    await asyncio.wait_for(claiming.wait(), SOON)
+    agent.holds = [Held(run=new_run_id(0), attempt=1, epoch=1)]  # to be forgotten: it is answered at once
+    newer = asyncio.create_task(agent.sync(**last))
+    await asyncio.wait_for(older, SOON)
+    await asyncio.sleep(0.15)  # time enough for a look into books that do not have the grant yet
+    commit.set()
+    answer = await asyncio.wait_for(newer, SOON)
+    assert [a.run for a in answer.assignments] == [run_id]
+
+
+async def test_a_sync_whose_time_is_over_hears_of_the_grant_that_is_written_just_then(engine: Engine) -> None:
+    claiming, commit = _hold_the_claim(engine)
+    syncing = asyncio.create_task(Agent(engine).sync(0.3))
+    await until(lambda: any(waiting.free for waiting in engine.hub.agents.values()))
+    run_id = await _submit(engine)
+    await asyncio.wait_for(claiming.wait(), SOON)
+    await asyncio.sleep(0.5)  # its time is over
+    commit.set()
+    answer = await asyncio.wait_for(syncing, SOON)
+    assert [a.run for a in answer.assignments] == [run_id]
+
+
+def _hold_the_claim(engine: Engine) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have the next claim begin, and not be written before it may: the events of the two."""
+    write, claiming, commit = engine.store.write, asyncio.Event(), asyncio.Event()
+
+    async def slow(work):  # type: ignore[no-untyped-def]
+        if "claim" in getattr(work, "__code__", _hold_the_claim.__code__).co_names:
+            claiming.set()
+            await commit.wait()
+        return await write(work)
+
+    engine.store.write = slow  # type: ignore[method-assign]
+    return claiming, commit
 
 
 async def _nothing(read, work):  # type: ignore[no-untyped-def]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
 from shunter_work_pools.queue import reap
+from shunter_work_pools.queue.sync import note_seen
+from shunter_work_pools.storage.schema import agents
+from shunter_work_pools.storage.store import Tx
 from tests.queue.test_report import granted_one
 from tests.queue.world import GIVE_UP_AFTER, LATE_AFTER, LOST_AFTER, S, World
 
@@ -71,6 +75,24 @@ async def give_up(world: World) -> None:
     await world.reap()
     world.clock.advance(GIVE_UP_AFTER)
     await world.reap()
+
+
+async def test_what_one_server_heard_longer_ago_takes_nothing_from_what_another_heard_since(
+    world: World,
+) -> None:
+    agent, _ = await granted_one(world)
+    world.clock.advance(40)
+    await agent.beat()
+    await world.store.write(lambda tx: note_seen(tx, {agent.id: 40.0}))
+    assert await world.store.read(last_seen) == world.clock.now
+    world.clock.advance(-3600)  # but a moment that a clock wrote which was set back gives way
+    await world.store.write(lambda tx: note_seen(tx, {agent.id: 7.0}))
+    assert await world.store.read(last_seen) == world.clock.now - 7_000_000
+
+
+def last_seen(tx: Tx) -> int:
+    """When the only agent was last heard of."""
+    return tx.conn.execute(select(agents.c.last_seen_at)).scalar_one()
 
 
 async def test_given_up_with_crash_ends_the_run_whatever_its_retries(world: World) -> None:

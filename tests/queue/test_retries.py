@@ -17,6 +17,7 @@ from shunter_work_pools.queue import retries
 from shunter_work_pools.queue.claim import claim, due_in
 from shunter_work_pools.queue.drain import drain
 from shunter_work_pools.storage.schema import agents, ready
+from shunter_work_pools.storage.store import Tx
 from tests.queue.test_reap import give_up
 from tests.queue.test_report import granted_one
 from tests.queue.world import LOST_AFTER, Agent, S, World
@@ -248,6 +249,29 @@ async def test_an_agent_that_would_not_take_it_is_not_waited_for(world: World, w
         (granted,) = await first.claim()
         await first.report(granted, S.CRASHED, cause="source", log_size=0)
         assert await avoids(world) == [first.id]
+
+
+async def test_whether_another_may_launch_them_is_looked_up_once_for_a_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    another_fits = retries.another_fits
+
+    def counted(tx: Tx, *about: Any) -> bool:
+        looked.append(about)
+        return another_fits(tx, *about)
+
+    monkeypatch.setattr(retries, "another_fits", counted)
+    await world.pool()
+    await world.deploy(pool="main", retries={"count": 1})
+    await world.deploy("demanding", pool="main", require=["gpu"], retries={"count": 1})
+    first, _ = await world.agent("a1", tags=["gpu"]), await world.agent("a2")
+    await world.submit_many(*["job"] * 20, *["demanding"] * 20)
+    granted = await first.claim(40)
+    ends = [first.step(one, S.CRASHED, cause="start_failed", log_size=0) for one in granted]
+    assert not any(ack.stale for ack in await first.send(*ends))
+    assert sorted(map(str, await avoids(world))) == [str(first.id)] * 20 + ["None"] * 20
+    assert len(looked) == 2
 
 
 async def test_given_back_it_still_avoids_the_one_that_could_not_launch_it(world: World) -> None:

@@ -235,16 +235,39 @@ def test_secrets_never_do(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SHUNTER_SERVER_DATABASE_URL", "postgresql://me:s3cret@db/x")
     monkeypatch.setenv("SHUNTER_API_URL", "https://me:s3cret@host/api")
     for words in (AGENT, SERVER):
-        printed, _ = machine.ok(*words, "--user", "--print")
+        printed, told = machine.ok(*words, "--user", "--print")
         out, err = machine.ok(*words, "--user")
-        assert "s3cret" not in printed + out + err
-        assert "SHUNTER_TOKEN holds a secret" in err
-        assert "shunter config set" in err
+        assert "s3cret" not in printed + told + out + err
+        for text in (told, err):
+            assert "SHUNTER_TOKEN holds a secret" in text
+            assert "shunter config set" in text
     assert "SHUNTER_SERVER_DATABASE_URL holds a secret" in err
     code, out, err = machine(*SERVER, "--user", "--database-url", "postgresql://me:s3cret@db/x")
     assert (code, out) == (2, "")
     assert "--database-url holds a secret" in err
     assert "s3cret" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "value"),
+    [
+        (SERVER, "SHUNTER_SERVER_DATABASE_URL", "postgresql://me:s3cret@db/x"),
+        (AGENT, "SHUNTER_API_URL", "https://me:s3cret@host/api"),
+    ],
+)
+def test_nothing_is_started_without_the_secret_that_is_set_here(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    code, out, err = machine(*words, "--user", "--now")
+    assert (code, out) == (2, "")
+    assert variable in err
+    assert "shunter config set" in err
+    assert "s3cret" not in err
+    assert machine.calls == []
+    assert not machine.unit("x").parent.exists()
+    monkeypatch.setenv(variable, value.replace(":s3cret", ""))
+    machine.ok(*words, "--user", "--now")
 
 
 def test_settings_of_the_environment_do(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +286,11 @@ def test_settings_of_the_environment_do(machine: Machine, monkeypatch: pytest.Mo
         "Environment=SHUNTER_AGENT_LIMIT=5",
         "Environment=SHUNTER_API_URL=http://10.0.0.7:4400/api",
     ]
-    assert lines[server] == [home, "Environment=SHUNTER_KEEP_LOGS=7"]
+    assert lines[server] == [
+        home,
+        "Environment=SHUNTER_API_URL=http://10.0.0.7:4400/api",
+        "Environment=SHUNTER_KEEP_LOGS=7",
+    ]
     assert '\nReadWritePaths="/srv/my home"\n' in server
     assert "StateDirectory" not in server
 

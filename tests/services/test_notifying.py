@@ -17,7 +17,7 @@ import pytest
 
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunRequest
-from shunter_work_pools.service_manager import Condition, ServiceManager
+from shunter_work_pools.service_manager import INTERVAL, Condition, ServiceManager
 from tests.agents.real_server import Site
 from tests.cli.console import free_port
 from tests.services.notifying import WATCHDOG, Listener, Message, daemon, ends
@@ -37,6 +37,7 @@ signal.signal(signal.SIGUSR2, lambda *_: time.sleep(3))
 """
 HANGING_AGENT = f"""{_HANGING}
 from shunter_agents import daemon
+from shunter_work_pools.contracts.configuration import load
 daemon.HOLD_LIMIT = 0.3
 sync = daemon.Agent._sync
 async def _sync(self):
@@ -44,7 +45,7 @@ async def _sync(self):
         await asyncio.Event().wait()
     return await sync(self)
 daemon.Agent._sync = _sync
-sys.exit(daemon.run_agent(["default"], queues=[], limit=1, tags=[], name=sys.argv[1]))
+sys.exit(daemon.run_agent(["default"], settings=load({{"agent.limit": 1}}), queues=[], tags=[], name=sys.argv[1]))
 """
 HANGING_SERVER = f"""{_HANGING}
 from shunter_work_pools import server
@@ -291,6 +292,14 @@ def test_a_socket_that_nobody_reads_blocks_nothing(ear: Listener) -> None:
     for _ in range(5000):
         manager.tell(Condition("x" * 100, ready=True, stopping=False, moved_at=time.monotonic()))
     assert 0 < len(ear.listen(0.2)) < 5000
+
+
+def test_who_is_watched_at_long_intervals_is_told_of_no_less_often(ear: Listener) -> None:
+    """Or a drain would ask for more time only after ``TimeoutStopSec``."""
+    manager = ServiceManager(ear.address, 240.0)
+    manager.tell(Condition("x", ready=True, stopping=True, moved_at=time.monotonic()))
+    (told,) = ear.listen(0.05)
+    assert int(told["EXTEND_TIMEOUT_USEC"]) == INTERVAL * 4e6 == 60e6
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shunter_agents import heartbeat
 from shunter_cli.service_units import SUBGROUP, Service, agent_unit, exec_line, server_unit, word
+from shunter_work_pools import service_manager
 from shunter_work_pools.contracts.errors import InvalidInput
 from tests.engines.systemd import Analyze
 
@@ -66,6 +68,14 @@ def test_an_agent_is_beside_its_runs_only_where_systemd_can_start_it_again_there
         if "DelegateSubgroup" in agent_unit(_agent(user=False), "a1", version)
     ]
     assert having == [254, 255, 256] == list(SUBGROUP)
+
+
+def test_an_agent_whose_disk_hangs_is_heard_of_for_as_long_as_it_promises_before_it_is_ended() -> None:
+    (minutes,) = re.findall(
+        r"^WatchdogSec=(\d+)min$", agent_unit(_agent(user=False), "a1", 256), re.MULTILINE
+    )
+    # Its last sign of life may have come a while before the disk fell silent.
+    assert int(minutes) * 60 - service_manager.INTERVAL > heartbeat.HELD_UP + heartbeat.LIMIT
 
 
 # -- escaping

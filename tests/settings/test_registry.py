@@ -36,6 +36,17 @@ def test_the_page_of_settings_is_as_the_code_says() -> None:
     assert (ROOT / "docs/settings.md").read_text("utf-8") == page(), "stale: make docs"
 
 
+@pytest.mark.parametrize("words", [["--help"], [], ["a", "b"]])
+def test_the_page_is_written_into_no_file_that_was_meant_as_an_option(
+    tmp_path: Path, words: list[str]
+) -> None:
+    line = [sys.executable, "-m", "shunter_cli.reference", *words]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "it takes the file to write" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_example_on_the_page_is_one(loaded: Callable[..., Values]) -> None:
     example = page().partition("```toml\n")[2].partition("```")[0]
     values = loaded(example)

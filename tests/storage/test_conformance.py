@@ -180,9 +180,21 @@ async def test_the_migrated_schema_is_the_one_the_code_speaks_of(store: AnyStore
         def ours(thing: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
             return not (kind == "table" and name is not None and name.startswith("events_"))
 
+        def defaults_differ(*about: Any) -> bool | None:
+            found, rendered = about[3], about[5]
+            if found is None or not found.endswith("::json"):
+                return None  # as Alembic does; Postgres could not compare these
+            return bool(found != f"'{rendered}'::json")
+
         # The partition key is part of the primary key on Postgres alone; that is looked at below.
         context = MigrationContext.configure(
-            tx.conn, opts={"include_object": ours, "compare_type": True, "target_metadata": metadata}
+            tx.conn,
+            opts={
+                "include_object": ours,
+                "compare_type": True,
+                "compare_server_default": defaults_differ,
+                "target_metadata": metadata,
+            },
         )
         return list(compare_metadata(context, metadata))
 

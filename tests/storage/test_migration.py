@@ -248,6 +248,13 @@ def _use(tx: Tx) -> None:
     assert [key["referred_table"] for key in found] == ["lanes"]
 
 
+async def test_a_server_of_the_version_before_still_writes_agents(store: AnyStore) -> None:
+    """Of several on one Postgres, one is the first to be of this version."""
+    await store.write(lambda tx: tx.conn.execute(insert(metadata.tables["agents"]), ROWS["agents"]) and None)
+    (agent,) = await store.read(rows_of("agents"))
+    assert (agent["draining"], agent["troubles"], agent["drain_session"]) == (False, [], None)
+
+
 async def test_one_that_breaks_off_changes_nothing(first: Any) -> None:
     look, make_store = first
     look(lambda conn: make_first(conn, spoilt=True))

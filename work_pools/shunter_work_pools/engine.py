@@ -89,6 +89,8 @@ class Engine:
         self._registered: dict[str, tuple[SyncRequest, Registered]] = {}
         self._seen: dict[int, float] = {}  # agent id -> monotonic time; written down and forgotten
         self._heard: dict[int, float] = {}  # the same, not forgotten
+        #: Held from the look at who waits until those are told what was granted to them.
+        self._claiming = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._hearing_since = asyncio.get_running_loop().time()
         self._last_look: tuple[Micros, float] | None = None
@@ -195,6 +197,10 @@ class Engine:
         try:
             while True:
                 with self.hub.waiting(agent, held) as waiting:
+                    if not request.taking or deadline <= loop.time():
+                        # What it hears may be the last thing before it ends: not that nothing is its own while
+                        # a grant to an older sync of it is on its way into the books.
+                        await self._claims_under_way()
                     diff, due = await self._compare(agent.id, request.holds)
                     left = deadline - loop.time()
                     drain = diff.drains == agent.session
@@ -212,9 +218,10 @@ class Engine:
                             return_when=asyncio.FIRST_COMPLETED,
                         )
                         if not done:
-                            return self._answer(
-                                drain=drain
-                            )  # the time is over, and nobody said that anything changed
+                            await self._claims_under_way()
+                            if not waiting.answer.done():
+                                # The time is over, and nobody said that anything changed.
+                                return self._answer(drain=drain)
                     if hang_up.done():
                         return self._answer(drain=drain)
                     granted = waiting.answer.result() if waiting.answer.done() else []
@@ -224,6 +231,11 @@ class Engine:
                         return self._answer(drain=drain)  # a newer sync of this agent took over
         finally:
             hang_up.cancel()
+
+    async def _claims_under_way(self) -> None:
+        """Wait until those are told to whom the claim that is under way grants something, if one is."""
+        async with self._claiming:
+            pass
 
     async def _compare(self, agent_id: int, holds: list[Held]) -> tuple[Difference, bool]:
         """What should be different on an agent, and whether any run waits that is due."""
@@ -318,6 +330,12 @@ class Engine:
         except TimeoutError:
             hub.stir()
             await self._look_ahead()
+        async with self._claiming:
+            await self._claim()
+
+    async def _claim(self) -> None:
+        """Claim once for all agents that wait, and tell those that were granted something."""
+        hub = self.hub
         waiting = hub.takers()
         if not waiting:
             return

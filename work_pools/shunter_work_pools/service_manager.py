@@ -19,8 +19,9 @@ from dataclasses import dataclass
 #: Seconds: a daemon whose loop has not come around for so long hangs. An agent's may take as long as the answer
 #: to a sync, and a pause that the server asked for (``agents/link.py``).
 PATIENCE = 120.0
-#: Seconds between two messages if the service manager does not watch for signs of life.
-UNWATCHED = 15.0
+#: Seconds between two messages at the most. Who is stopping has to ask for more time before ``TimeoutStopSec`` is
+#: over, however long the service manager would wait for a sign of life.
+INTERVAL = 15.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ServiceManager:
 
     def __init__(self, address: str | None = None, watchdog: float | None = None) -> None:
         self._watchdog = watchdog
-        self._interval = watchdog / 2 if watchdog is not None else UNWATCHED
+        self._interval = INTERVAL if watchdog is None else min(watchdog / 2, INTERVAL)
         self._socket: socket.socket | None = None
         if address is not None and address[:1] in ("/", "@"):
             self._address = "\0" + address[1:] if address[0] == "@" else address
@@ -85,7 +86,7 @@ class ServiceManager:
             self._socket.sendto("\n".join(lines).encode(), self._address)
 
     async def keep_told(self, look: Callable[[], Condition]) -> None:
-        """Say it over and over, at half the interval that is asked for, until cancelled.
+        """Say it over and over, at half the interval that is asked for or sooner, until cancelled.
 
         This runs in the daemon's event loop: one that is blocked gives no sign of life.
         """

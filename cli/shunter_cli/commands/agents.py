@@ -137,7 +137,7 @@ def install(
     )
     text = agent_unit(service, name, installing.systemd_version())
     if print_:
-        output.say(text.rstrip("\n"))
+        installing.show(service, text)
     else:
         installing.install(service, text, now=now)
 

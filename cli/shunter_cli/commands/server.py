@@ -88,7 +88,7 @@ def install(
     service = replace(service, writes=_database_folders(values["server.database_url"]))
     text = server_unit(service)
     if print_:
-        output.say(text.rstrip("\n"))
+        installing.show(service, text)
     else:
         installing.install(service, text, now=now)
 

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from shunter_work_pools.api import agents, deployments, pools, runs, schedules
 from shunter_work_pools.api.dependencies import answer
@@ -42,6 +43,7 @@ def build_app(engine: Engine) -> FastAPI:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _broken_off)
     app.add_exception_handler(Exception, _bug)
     # Routes are matched in turn: the busiest first.
     app.router.add_api_route(
@@ -149,6 +151,10 @@ async def _http(request: Request, exc: Exception) -> JSONResponse:
     return JSONResponse(
         body, status_code=exc.status_code, headers=exc.headers, media_type="application/problem+json"
     )
+
+
+async def _broken_off(request: Request, exc: Exception) -> JSONResponse:
+    return problem(BadRequest("the request broke off", "Send it again."))
 
 
 async def _bug(request: Request, exc: Exception) -> JSONResponse:

@@ -376,7 +376,8 @@ _DECLARED = (
     Setting(
         "server.lease_for",
         _duration(),
-        "The lease of an exclusive run: its agent ends it itself so long after it last reached the server.",
+        "The lease of an exclusive run: its agent ends it itself so long after it last reached the server. "
+        "To make it less, first change it alone and keep `server.give_up_after` above the old one until that has passed.",
         default=LEASE_FOR,
         flag="--lease-for",
         **_PATIENCE,

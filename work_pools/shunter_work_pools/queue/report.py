@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import groupby
 from typing import Any, Literal
 from uuid import UUID
@@ -312,6 +313,11 @@ def _write_ends(
     wanted = [end.lease.run_id for end in ends]
     found = {run.id: run for run in tx.conn.execute(_RUNS, {"wanted": wanted})}
     run_rows, ready_rows, results = [], [], []
+
+    @cache  # a batch may be of a thousand ends, and of thousands of agents that are looked at
+    def another_fits(agent_id: int, queue_id: int, require: tuple[str, ...]) -> bool:
+        return retries.another_fits(tx, agent_id, queue_id, require, lost_after)
+
     for end in ends:
         run, row = found[end.lease.run_id], end.row
         spec = revision_spec(tx, run.deployment_id, run.revision)
@@ -347,10 +353,13 @@ def _write_ends(
         tx.changes.pools.add(end.lease.pool_id)
         if again:
             delay = retries.delay(spec.retries, run.id, row["number"], nth)
-            waiting = _waiting(tx, end, run, spec, delay, lost_after)
-            ready_rows.append(waiting)
+            lease = end.lease
+            avoids = row["cause"] in retries.LAUNCH_FAILURES and another_fits(
+                lease.agent_id, lease.queue_id, tuple(spec.require)
+            )
+            ready_rows.append(_waiting(tx, end, run, spec, delay, lease.agent_id if avoids else None))
             told: dict[str, Any] = {"delay": delay / 1_000_000}
-            if waiting["avoid_agent_id"] is not None:
+            if avoids:
                 told["avoids"] = row["agent"]
             event_rows.append(
                 event_row(run.id, RunState.RETRYING.value, end.actor, tx.now, row["number"], **told)
@@ -372,13 +381,12 @@ def _write_ends(
 
 
 def _waiting(
-    tx: Tx, end: _End, run: Row[Any], spec: DeploymentSpec, delay: Micros, lost_after: float
+    tx: Tx, end: _End, run: Row[Any], spec: DeploymentSpec, delay: Micros, avoid: int | None
 ) -> dict[str, Any]:
-    """The row of a run that waits for its next attempt."""
+    """The row of a run that waits for its next attempt, which is not given to the agent ``avoid``."""
     lease = end.lease
     # The end may seem to be ahead of a clock that was set back.
     due = min(end.row["ended_at"], tx.now) + delay
-    avoid = retries.avoided(tx, end.row["cause"], lease.agent_id, lease.queue_id, spec, lost_after)
     if due > tx.now:
         tx.changes.becomes_due((due - tx.now) / 1_000_000)
     elif avoid is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from uuid import UUID
 
 from sqlalchemy import select
@@ -53,47 +54,49 @@ def delay(policy: RetryPolicy, run_id: UUID, attempt: int, nth: int) -> Micros:
     return round(seconds * (1 + policy.jitter * share) * 1_000_000)
 
 
-def avoided(
-    tx: Tx, cause: str | None, agent_id: int, queue_id: int, spec: DeploymentSpec, lost_after: float
-) -> int | None:
-    """The agent that the next attempt is not given to: the one that could not launch it, if another may.
+def another_fits(tx: Tx, agent_id: int, queue_id: int, require: Iterable[str], lost_after: float) -> bool:
+    """Whether an agent but this one is well, serves a queue and has what is demanded.
 
     Args:
-        cause: with which the attempt ended.
-        agent_id: whose attempt it was.
-        queue_id: of the run.
+        require: tags.
         lost_after: an agent heard of within so many seconds counts as alive.
     """
-    if cause not in LAUNCH_FAILURES:
-        return None
     place = tx.conn.execute(
         select(queues.c.name, pools.c.name.label("pool"))
         .join(pools, pools.c.id == queues.c.pool_id)
         .where(queues.c.id == queue_id)
     ).one()
     alive_after = tx.now - round(lost_after * 1_000_000)
-    others = select(agents).where(
-        agents.c.id != agent_id, agents.c.last_seen_at > alive_after, agents.c.draining.is_(False)
+    compared = (agents.c.pools, agents.c.queues, agents.c.tags, agents.c.troubles)
+    others = select(*compared).where(
+        agents.c.id != agent_id,
+        agents.c.last_seen_at > alive_after,
+        agents.c.draining.is_(False),
+        agents.c.drain_session.is_distinct_from(agents.c.session),
     )
-    for other in tx.conn.execute(others):
-        healthy = not other.troubles and other.drain_session != other.session
-        serves = place.pool in other.pools and (not other.queues or place.name in other.queues)
-        if healthy and serves and set(other.tags).issuperset(spec.require):
-            return agent_id
-    return None
+    return any(
+        not other.troubles
+        and place.pool in other.pools
+        and (not other.queues or place.name in other.queues)
+        and set(other.tags).issuperset(require)
+        for other in tx.conn.execute(others)
+    )
 
 
 def avoided_still(
     tx: Tx, run_id: UUID, attempt: int, queue_id: int, spec: DeploymentSpec, lost_after: float
 ) -> int | None:
-    """As :func:`avoided`, for an attempt that was given back and follows another.
+    """The agent that an attempt which was given back is not given to: the one that could not launch the last.
 
     Args:
         attempt: number of the one given back.
+        lost_after: an agent heard of within so many seconds counts as alive.
     """
     before = tx.conn.execute(
         select(attempts.c.cause, agents.c.id)
         .join(agents, agents.c.name == attempts.c.agent)
         .where(attempts.c.run_id == run_id, attempts.c.number == attempt - 1)
     ).one_or_none()
-    return None if before is None else avoided(tx, before.cause, before.id, queue_id, spec, lost_after)
+    if before is None or before.cause not in LAUNCH_FAILURES:
+        return None
+    return before.id if another_fits(tx, before.id, queue_id, spec.require, lost_after) else None

@@ -249,10 +249,19 @@ def heartbeat(tx: Tx, seen: dict[int, float]) -> None:
 
 
 def note_seen(tx: Tx, seen: dict[int, float]) -> None:
-    """Write when agents were last heard of; ``seen`` as for :func:`heartbeat`."""
+    """Write when agents were last heard of, unless that is known better; ``seen`` as for :func:`heartbeat`.
+
+    Another server may have heard of one since: a moment is only moved back that was written by a clock that
+    has been set back since then.
+    """
     if not seen:
         return
-    statement = update(agents).where(agents.c.id == bindparam("agent")).values(last_seen_at=bindparam("seen"))
+    was = agents.c.last_seen_at
+    statement = (
+        update(agents)
+        .where(agents.c.id == bindparam("agent"), (was < bindparam("seen")) | (was > tx.now))
+        .values(last_seen_at=bindparam("seen"))
+    )
     rows = [
         {"agent": agent_id, "seen": tx.now - round(ago * 1_000_000)} for agent_id, ago in sorted(seen.items())
     ]

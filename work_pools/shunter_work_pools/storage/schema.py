@@ -231,8 +231,8 @@ agents = Table(
     Column("version", String(64), nullable=False),
     Column("first_seen_at", Time, nullable=False),
     Column("last_seen_at", Time, nullable=False),
-    Column("draining", Boolean(), nullable=False),
-    Column("troubles", Document, nullable=False),
+    Column("draining", Boolean(), nullable=False, server_default=false()),
+    Column("troubles", Document, nullable=False, server_default="[]"),
     Column("drain_session", Uuid()),  # the life of it that was told to drain; the next one is not
     **NEVER_AGAIN,
 )

@@ -17,9 +17,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_ready_avoiding", "ready", ["due_at"], postgresql_where=AVOIDING, sqlite_where=AVOIDING
     )
+    # The defaults stay: a server of the version before, on the same Postgres, goes on writing agents without them.
     op.add_column("agents", sa.Column("draining", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("agents", sa.Column("troubles", sa.JSON(), nullable=False, server_default="[]"))
     op.add_column("agents", sa.Column("drain_session", sa.Uuid()))
-    with op.batch_alter_table("agents", table_kwargs={"sqlite_autoincrement": True}) as batch:
-        batch.alter_column("draining", server_default=None)
-        batch.alter_column("troubles", server_default=None)
