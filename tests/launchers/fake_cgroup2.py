@@ -59,12 +59,12 @@ class Tree:
         return where
 
     def oom(self, path: str, pids: list[int]) -> None:
-        """Kill these as the kernel does when the memory of ``path`` runs out."""
-        for pid in pids:
-            os.kill(pid, 9)
+        """Kill these as the kernel does when the memory of ``path`` runs out: it counts first (mm/oom_kill.c)."""
         self._put(
             path, "memory.events", _MEMORY["memory.events"].replace("oom_kill 0", f"oom_kill {len(pids)}")
         )
+        for pid in pids:
+            os.kill(pid, 9)
 
     def mkdir(self, path: str, mode: int = 0o777) -> None:
         """mkdir(2)."""
