@@ -70,7 +70,7 @@ def test_an_agent_is_drained_and_waited_for(shunter: Console, client: Client) ->
     shunter.ok("run", "start", "drains")
     (granted,) = sync(client).assignments
     done = shunter.ok("agent", "drain", NAME)
-    assert done.text == f"agent {NAME} drains; 1 run of it go on\n"
+    assert done.text == f"agent {NAME} drains; 1 run of it goes on\n"
     assert sync(client, granted).drain is True
     assert shunter.ok("agent", "inspect", NAME).text.splitlines()[1].split() == ["state", "draining"]
     waiting = shunter.spawn("agent", "drain", NAME, "--wait", stdout=subprocess.PIPE)

@@ -269,7 +269,8 @@ def drain(
     if output_as is not Output.TABLE:
         output.show_object(agent, output_as)
     elif agent.active:
-        output.say(f"agent {agent.name} drains; {output.counted(agent.active, 'run')} of it go on")
+        goes = "goes" if agent.active == 1 else "go"
+        output.say(f"agent {agent.name} drains; {output.counted(agent.active, 'run')} of it {goes} on")
     else:
         output.say(f"agent {agent.name} drains; nothing of it runs")
 
