@@ -28,7 +28,7 @@ class Settings:
     lost_after: float = 30.0
     lease_for: float = 240.0
     give_up_after: float = 300.0
-    reap_every: float = 0.75
+    reap_every: float = 0.9
     heartbeat_every: float = 1.0
     retain_every: float = 60.0
     keep: Keep = field(default_factory=Keep)
