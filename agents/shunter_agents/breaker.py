@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shunter_work_pools.contracts.states import Cause
-
 #: Launches in a row that fail until it opens.
 THRESHOLD = 5
 #: Seconds until the first probe, and at most between two.
 FIRST, LIMIT = 5.0, 300.0
 #: Seconds after which the launch of a run that has not ended has succeeded. One that ended has succeeded by
-#: any end but those of LAUNCH_CAUSES: that the user's code fails at once says nothing of the machine.
+#: any end but LAUNCH_FAILURES: that the user's code fails at once says nothing of the machine.
 PROVEN = 1.0
-
-#: Ends that say that a launch failed.
-LAUNCH_CAUSES = frozenset(
-    {Cause.START_FAILED, Cause.SOURCE, Cause.REJECTED, Cause.IMAGE_PULL, Cause.START_TIMEOUT}
-)
 
 
 class Breaker:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from shunter_agents.attempt import Attempt
-from shunter_agents.breaker import LAUNCH_CAUSES, PROVEN
+from shunter_agents.breaker import PROVEN
 from shunter_agents.health import Health
 from shunter_agents.holdings import Holdings
 from shunter_agents.janitor import Janitor
@@ -36,7 +36,7 @@ from shunter_infrastructure.launcher import (
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import HOLD_LIMIT, LEASE_FOR, LEASE_MARGIN
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
-from shunter_work_pools.contracts.states import AttemptState, Cause
+from shunter_work_pools.contracts.states import LAUNCH_FAILURES, AttemptState, Cause
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
@@ -319,7 +319,7 @@ class Supervisor:
     def _judge_launch(self, attempt: Attempt, judged: Verdict) -> None:
         """What the end of an attempt says about launches on this machine."""
         _, cause, message = judged
-        if cause in LAUNCH_CAUSES:
+        if cause in LAUNCH_FAILURES:
             self._health.launch_failed(message or cause.value)
         elif self._health.doubts and attempt.started is not None:
             self._health.launched(attempt.started)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from shunter_work_pools.contracts.errors import ServerUnreachable
 from tests.agents.counted_output import BLOCK, Counted, taken
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
+from tests.engines.small_disk import small_disk
 
 pytestmark = pytest.mark.timeout(60)
 MIB = 2**20
@@ -67,19 +67,8 @@ async def finish(server: FakeServer, run: Counted, key: Key) -> list[tuple[int, 
 @pytest.fixture(params=["tmpfs", "ramfs"])
 def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 64 MiB where it knows a size."""
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", request.param, "-o", "size=64m", "none", str(folder)],
-        check=False,
-        capture_output=True,
-    )
-    if done.returncode != 0:
-        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}")
-    try:
+    with small_disk(tmp_path / "mounted", 64, request.param) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 async def test_what_the_server_has_makes_room_and_nothing_is_lost(tmp_path: Path) -> None:

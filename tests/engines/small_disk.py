@@ -12,10 +12,10 @@ import pytest
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system in memory of so many MiB, mounted at ``folder``."""
+def small_disk(folder: Path, megabytes: int, kind: str = "tmpfs") -> Iterator[Path]:
+    """A file system in memory of so many MiB (where its kind knows a size), mounted at ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    words = ["mount", "-t", kind, "-o", f"size={megabytes}m", kind, str(folder)]
     mounted = subprocess.run(words, check=False, capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"cannot mount a file system here (root is needed): {mounted.stderr.strip()}")

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import RetryPolicy
-from shunter_work_pools.contracts.states import AttemptState, Cause
+from shunter_work_pools.contracts.states import LAUNCH_FAILURES, AttemptState, Cause
 from shunter_work_pools.queue import retries
 from shunter_work_pools.queue.claim import claim, due_in
 from shunter_work_pools.queue.drain import drain
@@ -173,7 +173,7 @@ async def avoids(world: World) -> list[int | None]:
     return await world.store.read(lambda tx: list(tx.conn.scalars(select(ready.c.avoid_agent_id))))
 
 
-@pytest.mark.parametrize("cause", sorted(retries.LAUNCH_FAILURES))
+@pytest.mark.parametrize("cause", sorted(LAUNCH_FAILURES))
 async def test_what_one_agent_could_not_launch_goes_to_another(world: World, cause: str) -> None:
     first, second, granted = await launch_failed(world, cause)
     assert await first.claim() == []

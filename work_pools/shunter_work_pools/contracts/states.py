@@ -89,6 +89,11 @@ ATTEMPT_LIVE = frozenset(AttemptState) - ATTEMPT_ENDS
 #: Signals that a process raises by its own fault; any other deadly signal came from outside.
 OWN_FAULT_SIGNALS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"})
 
+#: Causes with which an agent says that it could not even begin: another one may well be able to.
+LAUNCH_FAILURES = frozenset(
+    {Cause.START_FAILED, Cause.START_TIMEOUT, Cause.SOURCE, Cause.REJECTED, Cause.IMAGE_PULL}
+)
+
 #: End state x causes it may have. An empty set means: no cause.
 CAUSES: dict[AttemptState, frozenset[Cause]] = {
     AttemptState.COMPLETED: frozenset(),

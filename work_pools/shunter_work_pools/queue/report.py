@@ -14,6 +14,7 @@ from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT, DeploymentSpec
 from shunter_work_pools.contracts.states import (
     ATTEMPT_ENDS,
+    LAUNCH_FAILURES,
     Actor,
     AttemptState,
     Cause,
@@ -354,7 +355,7 @@ def _write_ends(
         if again:
             delay = retries.delay(spec.retries, run.id, row["number"], nth)
             lease = end.lease
-            avoids = row["cause"] in retries.LAUNCH_FAILURES and another_fits(
+            avoids = row["cause"] in LAUNCH_FAILURES and another_fits(
                 lease.agent_id, lease.queue_id, tuple(spec.require)
             )
             ready_rows.append(_waiting(tx, end, run, spec, delay, lease.agent_id if avoids else None))

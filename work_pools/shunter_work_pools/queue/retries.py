@@ -10,14 +10,10 @@ from sqlalchemy import select
 
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.deployments import DeploymentSpec, RetryPolicy
-from shunter_work_pools.contracts.states import AttemptState, Cause
+from shunter_work_pools.contracts.states import LAUNCH_FAILURES, AttemptState
 from shunter_work_pools.storage.schema import agents, attempts, pools, queues
 from shunter_work_pools.storage.store import Tx
 
-#: Causes with which an agent says that it could not even begin: another one may well be able to.
-LAUNCH_FAILURES = frozenset(
-    {Cause.START_FAILED, Cause.START_TIMEOUT, Cause.SOURCE, Cause.REJECTED, Cause.IMAGE_PULL}
-)
 #: So long after a run became due it is not given to the agent that could not launch it; then to any.
 AVOIDED_FOR: Micros = 60_000_000
 _ENDS = frozenset({AttemptState.FAILED, AttemptState.CRASHED, AttemptState.TIMED_OUT})
