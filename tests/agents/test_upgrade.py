@@ -19,8 +19,8 @@ from tests.agents.real_server import Site
 
 pytestmark = pytest.mark.timeout(120)
 
-#: The last commit whose agent spoke protocol 1.
-BEFORE = "2834da2f66179b6b69d7fb8697e04043a5052c06"
+#: The last commit whose agent spoke protocol 2.
+BEFORE = "69d59318a8f017321a213f8904fdc8ad948b5464"
 ROOTS = ("agents", "infrastructure", "work_pools", "flows")
 REPOSITORY = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def former(tmp_path_factory: pytest.TempPathFactory) -> str:
         ["git", "-C", str(REPOSITORY), "archive", BEFORE, *ROOTS], check=False, capture_output=True
     )
     assert archive.returncode == 0, (
-        f"commit {BEFORE}, the last one of protocol 1, is not in the history of this clone "
+        f"commit {BEFORE}, the last one of protocol 2, is not in the history of this clone "
         f"({archive.stderr.decode().strip()}); a shallow clone is completed by `git fetch --unshallow`"
     )
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:

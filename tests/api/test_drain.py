@@ -65,17 +65,6 @@ async def test_one_that_syncs_later_is_told_then(server: Served) -> None:
     assert [one["run"] for one in other] == [waiting]
 
 
-async def test_an_agent_of_protocol_1_that_drains_is_held(server: Served) -> None:
-    """It cannot say that it does, only that it takes nothing: told at once for ever, it would ask for ever."""
-    await ready(server)
-    await server.sync(protocol=1)
-    await server.post("/agents/a1/drain")
-    assert (await asyncio.wait_for(server.sync(protocol=1, hold_for=10), SOON))["drain"] is True
-    began = time.monotonic()
-    assert (await server.sync(protocol=1, taking=False, free=0, hold_for=0.2))["drain"] is True
-    assert time.monotonic() - began >= 0.19
-
-
 async def test_an_unknown_or_lost_agent_is_told_of(server: Served) -> None:
     await ready(server)
     assert "no agent 'a1'" in (await server.post("/agents/a1/drain", status=404))["detail"]

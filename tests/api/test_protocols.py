@@ -1,4 +1,4 @@
-"""Server N serves agents N and N-1: what an agent of protocol 1 sends is taken, word for word."""
+"""Server N serves agents N and N-1: what an agent of protocol 2 sends is taken, word for word."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from shunter_work_pools.contracts import PROTOCOL, SERVED_PROTOCOLS
 from tests.api.serving import Served
 
-#: As the release before wrote it: no `draining`, no `troubles`, no `gap`.
+#: As the version before wrote it: no `found_tags`, no `capacity`, no `free_capacity`.
 SYNC: dict[str, Any] = {
-    "protocol": 1,
+    "protocol": 2,
     "session": "01a215f0-0000-7000-8000-000000000001",
     "identity": "01a215f0-0000-4000-8000-000000000002",
     "pools": ["main"],
@@ -20,6 +20,8 @@ SYNC: dict[str, Any] = {
     "tags": ["gpu"],
     "limit": 8,
     "taking": True,
+    "draining": False,
+    "troubles": [],
     "free": 8,
     "holds": [],
     "hold_for": 5.0,
@@ -46,13 +48,13 @@ ENDED = {"seq": 2, "state": "Failed", "cause": "exit_code", "exit_code": 3, "log
 
 
 async def test_an_agent_of_the_protocol_before_is_served(server: Served) -> None:
-    server.http.headers["shunter-protocol"] = "1"
+    server.http.headers["shunter-protocol"] = "2"
     await server.pool()
     await server.deploy(pool="main")
     run_id = await server.submit()
     response = await server.http.post("/agents/old/sync", json=SYNC)
     assert response.status_code == 200, response.text
-    assert response.headers["shunter-protocol"] == "1", "its client refuses any other"
+    assert response.headers["shunter-protocol"] == "2", "its client refuses any other"
     (granted,) = response.json()["assignments"]
     known = {"run", "attempt", "epoch", "session", "deployment", "revision", "pool", "queue"}
     assert known | {"tags", "parameters", "scheduled_at", "work"} <= set(granted)
@@ -60,7 +62,7 @@ async def test_an_agent_of_the_protocol_before_is_served(server: Served) -> None
     batch = {"session": SYNC["session"], "reports": [begun, REPORT | ENDED | {"run": run_id}]}
     (ack,) = (await server.post("/agents/old/reports", batch))["acks"]
     assert (ack["seq"], ack["stale"]) == (2, False)
-    frame = {"run": run_id, "attempt": 1, "epoch": 1, "offset": 0, "length": 6}
+    frame = {"run": run_id, "attempt": 1, "epoch": 1, "offset": 0, "length": 6, "gap": 0}
     sent = await server.http.post(
         "/agents/old/logs",
         content=json.dumps(frame).encode() + b"\nhello\n",
@@ -70,7 +72,7 @@ async def test_an_agent_of_the_protocol_before_is_served(server: Served) -> None
     run = await server.run(run_id)
     assert (run["state"], run["cause"], run["attempts"][0]["exit_code"]) == ("Failed", "exit_code", 3)
     (agent,) = (await server.get("/agents"))["agents"]
-    assert (agent["draining"], agent["troubles"]) == (False, [])
+    assert (agent["draining"], agent["found_tags"], agent["capacity"]) == (False, [], {})
 
 
 async def test_an_old_agent_gives_back_what_it_did_not_start(server: Served) -> None:
@@ -89,7 +91,7 @@ async def test_others_are_refused_and_nothing_is_changed(plain: Served) -> None:
     for protocol in (0, PROTOCOL + 1):
         told = await plain.post("/agents/old/sync", SYNC | {"protocol": protocol}, 426)
         assert told["type"] == "urn:shunter:problem:protocol-mismatch"
-        assert f"protocol {protocol}, this server 1 and 2" in told["detail"]
+        assert f"protocol {protocol}, this server 2 and 3" in told["detail"]
     assert (await plain.get("/agents"))["agents"] == []
 
 

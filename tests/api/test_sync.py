@@ -241,7 +241,7 @@ async def test_many_agents_and_many_runs_meet_once_each(server: Served) -> None:
 
 async def test_another_protocol_is_refused(plain: Served) -> None:
     await ready(plain)
-    for protocol in (0, 3):
+    for protocol in (1, 4):
         told = await plain.sync(protocol=protocol, status=426)
         assert told["type"] == "urn:shunter:problem:protocol-mismatch"
         assert str(protocol) in told["detail"]

@@ -244,7 +244,7 @@ async def test_what_is_given_back_waits_again_at_once_under_a_higher_epoch(world
     assert not ack.stale
     told = world.noticed()
     assert told.pools
-    assert told.freed == {agent.id: {granted.run}}
+    assert told.freed == {agent.id: {granted.run: {}}}
     run = await world.run(granted.run)
     assert (run.state, run.attempts, run.due_at) == ("Scheduled", [], world.at(-3))
     assert (await world.story(granted.run))[-1] == "released/agent"
@@ -346,7 +346,7 @@ async def test_what_it_has_ended_itself_is_finished_and_not_to_be_forgotten(worl
     await agent.run_through(granted)
     diff = await agent.difference(held(granted))
     assert not diff
-    assert diff.finished == {granted.run}
+    assert diff.finished == {granted.run: {}}
 
 
 async def test_a_cancellation_is_told_until_it_is_known_and_then_no_more(world: World) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from shunter_work_pools.contracts.agents import LEASE_MARGIN
@@ -23,33 +21,6 @@ async def test_an_assignment_says_whether_its_run_is_exclusive(world: World) -> 
     assert {one.deployment: one.exclusive for one in granted} == {"alone": True, "job": False}
     again = (await agent.difference()).assignments
     assert {one.deployment: one.exclusive for one in again} == {"alone": True, "job": False}
-
-
-@pytest.mark.parametrize(
-    "spec", [{"exclusive": True}, {"work": TRUE.model_copy(update={"memory_limit": 2**30})}], ids=str
-)
-async def test_an_agent_that_would_not_even_read_it_does_not_get_it(
-    world: World, spec: dict[str, Any]
-) -> None:
-    """One of protocol 1 would go on past the lease, and past the limit."""
-    await world.pool()
-    await world.deploy(pool="main", retries={"count": 1}, **spec)
-    old, new = await world.agent("old", protocol=1), await world.agent("new")
-    run_id = await world.submit()
-    assert await old.claim() == []
-    (granted,) = await new.claim()
-    assert granted.run == run_id
-    # On every way back to waiting, too.
-    await new.release(granted)
-    assert await old.claim() == []
-    (granted,) = await new.claim()
-    await new.run_through(granted, S.FAILED)
-    assert await old.claim() == []
-    (granted,) = await new.claim()
-    await new.run_through(granted, S.FAILED)
-    await world.retry(run_id)
-    assert await old.claim() == []
-    assert len(await new.claim()) == 1
 
 
 @pytest.mark.parametrize(("grace", "fits"), [(LONGEST_GRACE, True), (LONGEST_GRACE + 0.1, False)])

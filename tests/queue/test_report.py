@@ -58,7 +58,7 @@ async def test_the_steps_of_a_run_are_shown_as_they_come(world: World) -> None:
     assert (ack.seq, ack.stale, ack.detail) == (3, False, None)
     told = world.noticed()
     assert told.runs == {granted.run}
-    assert told.freed == {agent.id: {granted.run}}
+    assert told.freed == {agent.id: {granted.run: {}}}
     assert len(told.pools) == 1
     run = await world.run(granted.run)
     assert (run.state, run.cause, run.message, run.result) == ("Failed", "exit_code", "no", {"a": [1]})

@@ -67,6 +67,8 @@ class Agent:
             queues=self.known.queues,
             tags=self.known.tags,
             free=free,
+            capacity=self.known.capacity,
+            free_capacity=dict(self.known.capacity),
         )
 
     async def claim(self, free: int = 1) -> list[Assignment]:

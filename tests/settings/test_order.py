@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from shunter_work_pools.client import Client
+from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import SyncRequest
 from shunter_work_pools.contracts.configuration import Values
 from shunter_work_pools.contracts.pools import PoolSpec
@@ -39,7 +40,13 @@ def silence(client: Client, pool: str = "p") -> tuple[float, float]:
     if not client.list_pools().pools:
         client.create_pool(PoolSpec(name="p"))
     ask = SyncRequest(
-        session=UUID(int=1), identity=UUID(int=2), pools=[pool], limit=1, free=1, hold_for=0, protocol=1
+        session=UUID(int=1),
+        identity=UUID(int=2),
+        pools=[pool],
+        limit=1,
+        free=1,
+        hold_for=0,
+        protocol=PROTOCOL,
     )
     answer = client.sync("a", ask)
     return answer.lost_after, answer.give_up_after

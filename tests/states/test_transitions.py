@@ -90,7 +90,7 @@ def test_every_transition_has_somebody_who_makes_it_and_nobody_is_idle() -> None
     assert frozenset().union(*makers) == set(Actor)
 
 
-def test_only_the_queue_grants_and_only_users_ask_for_an_end() -> None:
+def test_only_the_queue_grants_and_only_users_and_limits_ask_for_an_end() -> None:
     queue_only = frozenset({Actor.QUEUE})
     assert ATTEMPT_TRANSITIONS[None, AttemptState.CLAIMED] == queue_only
     for before, after in RUN_TRANSITIONS:
@@ -98,7 +98,7 @@ def test_only_the_queue_grants_and_only_users_ask_for_an_end() -> None:
             assert RUN_TRANSITIONS[before, after] == queue_only
     for before, after in ATTEMPT_TRANSITIONS:
         if after is AttemptState.CANCELLING:
-            assert ATTEMPT_TRANSITIONS[before, after] == frozenset({Actor.USER})
+            assert ATTEMPT_TRANSITIONS[before, after] == frozenset({Actor.USER, Actor.QUEUE})
 
 
 def test_causes_are_those_of_the_design() -> None:

@@ -35,6 +35,7 @@ from shunter_work_pools.queue import fire, reap, remove, timetable
 from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
 from shunter_work_pools.queue.drain import drain
+from shunter_work_pools.queue.limits import act_when_full, any_acts
 from shunter_work_pools.queue.sync import (
     Difference,
     Registered,
@@ -91,6 +92,8 @@ class Engine:
         self._heard: dict[int, float] = {}  # the same, not forgotten
         #: Held from the look at who waits until those are told what was granted to them.
         self._claiming = asyncio.Lock()
+        #: Whether a limit does something else than to let runs wait; as of the last look.
+        self._limits_act = False
         self._tasks: list[asyncio.Task[None]] = []
         self._hearing_since = asyncio.get_running_loop().time()
         self._last_look: tuple[Micros, float] | None = None
@@ -204,12 +207,13 @@ class Engine:
                     diff, due = await self._compare(agent.id, request.holds)
                     left = deadline - loop.time()
                     drain = diff.drains == agent.session
-                    if diff or left <= 0 or self.hub.stopping or (drain and _has_yet_to_hear(request)):
+                    if diff or left <= 0 or self.hub.stopping or (drain and not request.draining):
                         return self._answer(diff.assignments, diff.cancel, diff.forget, drain=drain)
                     if not waiting.answer.done():
                         # A draining or unhealthy agent takes nothing, whatever ends.
                         waiting.ended |= diff.finished
                         waiting.offered = request.free if request.taking else None
+                        waiting.offered_capacity = request.free_capacity
                         if waiting.free > 0 and (due or waiting.stirred):
                             self.hub.has_room(agent.id)
                         done, _ = await asyncio.wait(
@@ -242,7 +246,7 @@ class Engine:
         if not holds:
             seen = await self._glances.look(agent_id)
             if agent_id not in seen.concerned:
-                return Difference([], [], [], set()), seen.due
+                return Difference([], [], [], {}), seen.due
         return await self.store.read(lambda tx: (difference(tx, agent_id, holds), is_due(tx)))
 
     async def _register(self, name: str, request: SyncRequest) -> Registered:
@@ -337,7 +341,11 @@ class Engine:
         """Claim once for all agents that wait, and tell those that were granted something."""
         hub = self.hub
         waiting = hub.takers()
+        if self.hub.limits:
+            self.hub.limits = False
+            self._limits_act = await self.store.read(any_acts)
         if not waiting:
+            await self._act_when_full()
             return
         offers = [
             Offer(
@@ -348,6 +356,8 @@ class Engine:
                 tags=entry.agent.tags,
                 free=entry.free,
                 limit=entry.agent.limit,
+                capacity=entry.agent.capacity,
+                free_capacity=entry.free_capacity,
             )
             for entry in waiting
         ]
@@ -366,6 +376,12 @@ class Engine:
                 current = hub.agents.get(entry.agent.id)
                 if current is not None and current is not entry:
                     current.wake()  # a newer sync of the agent: it has to find what was granted to the older
+        await self._act_when_full()
+
+    async def _act_when_full(self) -> None:
+        """End or stop runs where a limit is full that does not let them wait."""
+        while self._limits_act and await self.store.write(act_when_full):
+            pass
 
     async def _look_ahead(self) -> None:
         """Find out when the next waiting run becomes due; from then on commits tell of earlier ones."""
@@ -445,14 +461,17 @@ class Engine:
         self.moved_at = time.monotonic()
         await asyncio.sleep(self.settings.reap_every)
         settings = self.settings
-        now, late, silent = await self.store.read(
+        # Another server may have made a limit that acts, and what it was to act on may have been locked.
+        now, self._limits_act, late, silent = await self.store.read(
             lambda tx: (
                 tx.now,
+                any_acts(tx),
                 reap.late_waits(tx, tx.now - self.late_after),
                 reap.silent_holds(tx, tx.now - round(settings.lost_after * _SECOND)),
             )
         )
         await self._mind_the_clock(now)
+        await self._act_when_full()
         if late:
             await self.store.write(lambda tx: reap.mark_late(tx, tx.now - self.late_after))
         # Time in which no heartbeat could be heard is not an agent's silence. It is measured up to the moment
@@ -517,11 +536,6 @@ class Engine:
         await self.store.write(make_partitions)
 
 
-def _has_yet_to_hear(request: SyncRequest) -> bool:
-    """Whether an agent does not seem to drain: one of protocol 1 that does only says that it takes nothing."""
-    return not request.draining and (request.taking or request.protocol > 1)
-
-
 def _same_agent(known: SyncRequest, request: SyncRequest) -> bool:
     return (
         known.session == request.session
@@ -531,5 +545,7 @@ def _same_agent(known: SyncRequest, request: SyncRequest) -> bool:
         and known.pools == request.pools
         and known.queues == request.queues
         and known.tags == request.tags
+        and known.found_tags == request.found_tags
+        and known.capacity == request.capacity
         and known.limit == request.limit
     )

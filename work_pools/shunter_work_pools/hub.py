@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -24,16 +24,18 @@ class Waiting:
 
     Attributes:
         held: runs that it said it holds.
-        ended: those of them that it has given back since.
+        ended: those of them that it has given back since, and what they took of its capacity.
         offered: attempts it said it can take; None until its books were compared.
+        offered_capacity: what of its capacity it said is free.
         stirred: something became claimable for it before that.
         answer: set to assignments, or to nothing when it has to look again.
     """
 
     agent: Registered
     held: frozenset[UUID]
-    ended: set[UUID] = field(default_factory=set)
+    ended: dict[UUID, Mapping[str, float]] = field(default_factory=dict)
     offered: int | None = None
+    offered_capacity: Mapping[str, float] = field(default_factory=dict)
     stirred: bool = False
     answer: asyncio.Future[list[Assignment]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -43,6 +45,15 @@ class Waiting:
     def free(self) -> int:
         """Attempts it can take now."""
         return 0 if self.offered is None else self.offered + len(self.ended)
+
+    @property
+    def free_capacity(self) -> dict[str, float]:
+        """What of its capacity is free now."""
+        free = dict(self.offered_capacity)
+        for need in self.ended.values():
+            for name, amount in need.items():
+                free[name] = free.get(name, 0.0) + amount
+        return free
 
     def wake(self, assignments: list[Assignment] | None = None) -> None:
         """Answer it; without assignments: look again."""
@@ -61,6 +72,8 @@ class Hub:
         self.schedules = asyncio.Event()
         #: When the next waiting run becomes due, by the event loop's clock; infinity: none is known to.
         self.next_due = math.inf
+        #: A limit was made or changed since it was last looked at which there are.
+        self.limits = True
         self.stopping = False
         self._runs: dict[UUID, set[asyncio.Event]] = {}
 
@@ -69,7 +82,7 @@ class Hub:
         for agent_id, runs in changes.freed.items():
             waiting = self.agents.get(agent_id)
             if waiting is not None:
-                waiting.ended |= runs & waiting.held
+                waiting.ended |= {run: need for run, need in runs.items() if run in waiting.held}
                 self.has_room(agent_id)
         for agent_id in changes.agents:
             waiting = self.agents.get(agent_id)
@@ -84,6 +97,9 @@ class Hub:
                 self.claimable.set()  # to sleep no longer than until then
         if changes.schedules:
             self.schedules.set()
+        if changes.limits:
+            self.limits = True
+            self.claimable.set()
         for run_id in changes.runs:
             self.touch(run_id)
 

@@ -5,7 +5,7 @@ line all build on it and on nothing of each other.
 """
 
 #: Version of the protocol between server and clients. Server N serves agents N and N-1.
-PROTOCOL = 2
+PROTOCOL = 3
 #: What a server serves.
 SERVED_PROTOCOLS = (PROTOCOL - 1, PROTOCOL)
 

@@ -13,7 +13,9 @@ from uuid import UUID
 from pydantic import Field, StringConstraints, model_validator
 
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
+from shunter_work_pools.contracts.capacity import Amounts
 from shunter_work_pools.contracts.deployments import Seconds, Work
+from shunter_work_pools.contracts.pauses import Pause, PausePatch
 from shunter_work_pools.contracts.states import AttemptState, Cause
 
 #: Longest time, in seconds, that the server holds a sync without an answer.
@@ -58,6 +60,10 @@ class SyncRequest(Contract):
         pools: pools it serves, in its order of preference.
         queues: only these queues of its pools; empty: all.
         tags: what runs may demand of it.
+        found_tags: what it found out about its machine by itself; demanded alike, shown apart.
+        capacity: what it has that runs may need.
+        free_capacity: what of that is free now: less what runs that it has, and what runs on it still although
+            it has it no more.
         limit: attempts it may hold at once.
         taking: whether it wants more at all; False while it drains or is unhealthy.
         draining: it takes nothing new any more, and ends when nothing is left.
@@ -76,6 +82,9 @@ class SyncRequest(Contract):
     pools: list[Name] = Field(min_length=1, max_length=100)
     queues: list[Name] = []
     tags: list[Tag] = []
+    found_tags: list[Tag] = Field(default=[], max_length=50)
+    capacity: Amounts = {}
+    free_capacity: Amounts = {}
     limit: int = Field(ge=1, le=100_000)
     taking: bool = True
     draining: bool = False
@@ -95,6 +104,7 @@ class Assignment(Contract):
             and whose machine has rebooted since that session cannot know whether it began.
         exclusive: it must have ended ``lease_for`` seconds after the agent last sent a request that was
             answered.
+        need: what it takes of the agent's capacity; the agent chooses which devices these are.
     """
 
     run: UUID
@@ -110,6 +120,7 @@ class Assignment(Contract):
     scheduled_at: Instant
     work: Work
     exclusive: bool = False
+    need: dict[str, float] = {}
 
 
 class SyncAnswer(Contract):
@@ -252,12 +263,18 @@ class Agent(Contract):
         active: attempts it holds.
         draining: it takes nothing new any more, and ends when nothing is left.
         troubles: why it takes nothing now, one sentence each.
+        paused: it is given nothing new, what it holds goes on.
+        capacity: what it has that runs may need.
+        free_capacity: that, less what the attempts that it holds take.
     """
 
     name: str
     pools: list[str]
     queues: list[str] = []
     tags: list[str] = []
+    found_tags: list[str] = []
+    capacity: dict[str, float] = {}
+    free_capacity: dict[str, float] = {}
     limit: int
     active: int = 0
     host: str = ""
@@ -267,6 +284,12 @@ class Agent(Contract):
     lost: bool = False
     draining: bool = False
     troubles: list[str] = []
+    paused: bool = False
+    pause: Pause | None = None
+
+
+class AgentPatch(PausePatch):
+    """Pauses an agent or lets it go on."""
 
 
 class AgentList(Contract):
@@ -275,11 +298,17 @@ class AgentList(Contract):
     agents: list[Agent]
 
 
+class ServerPatch(PausePatch):
+    """Stops the handing out of runs to agents (maintenance), or lets it go on. What runs goes on, slots are made
+    into runs, and these wait."""
+
+
 class ServerInfo(Contract):
     """What a server says of itself.
 
     Attributes:
         store: ``sqlite`` or ``postgres``.
+        pause: who stopped the handing out of runs (maintenance), and why; None: it goes on.
         schema_version: of the database.
         database_bytes: its size.
     """
@@ -288,6 +317,7 @@ class ServerInfo(Contract):
     protocol: int
     server_time: Instant
     store: str
+    pause: Pause | None = None
     started_at: Instant | None = None
     schema_version: str = ""
     database_bytes: int | None = None

@@ -8,6 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
+from shunter_work_pools.contracts.capacity import Amounts
+from shunter_work_pools.contracts.limits import Places, Strategy
+from shunter_work_pools.contracts.pauses import Pause, PausePatch
 from shunter_work_pools.contracts.states import CAUSES, AttemptState, Cause
 
 #: Parameters of a run, encoded as JSON, may take this many bytes.
@@ -202,6 +205,11 @@ class DeploymentSpec(Contract):
         parameter_schema: JSON schema (draft 2020-12) of the parameters; None: any object.
         tags: labels of the deployment and its runs.
         require: tags that the agent must have.
+        need: what a run takes of its agent while it is active, e.g. ``{"gpu": 1, "memory": 2**33}``; a slot
+            comes on top.
+        limits: names of limits that its runs share with other deployments'.
+        max_active: live attempts of it at once, of all its revisions; None: no limit of its own.
+        when_full: what becomes of a run that is due while ``max_active`` is reached.
         pool: where it runs; None: by tags.
         queue: the pool's work queue; None: its ``default``.
         priority: of its runs within the queue, higher first.
@@ -219,6 +227,10 @@ class DeploymentSpec(Contract):
     parameter_schema: dict[str, Json] | None = None
     tags: list[Tag] = Field(default=[], max_length=50)
     require: list[Tag] = Field(default=[], max_length=50)
+    need: Amounts = {}
+    limits: list[Name] = Field(default=[], max_length=20)
+    max_active: Places | None = None
+    when_full: Strategy = "enqueue"
     pool: Name | None = None
     queue: Name | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
@@ -237,8 +249,12 @@ class DeploymentSpec(Contract):
             raise ValueError(f"two schedules of one deployment are named {', '.join(twice)}")
         if self.queue is not None and self.pool is None:
             raise ValueError("a queue needs a pool: name the pool whose queue it is")
+        if self.when_full != "enqueue" and not self.max_active:
+            raise ValueError(f"when_full {self.when_full} needs a max_active of at least 1")
         self.tags = list(dict.fromkeys(self.tags))
         self.require = list(dict.fromkeys(self.require))
+        self.limits = list(dict.fromkeys(self.limits))
+        self.need = {name: amount for name, amount in sorted(self.need.items()) if amount}
         return self
 
 
@@ -249,11 +265,13 @@ class ScheduleView(Schedule):
         deployment: whose it is.
         words: what it means, e.g. ``every weekday at 06:00 in Berlin``.
         next_at: the next slot; None when it or its deployment is paused, or it is exhausted.
+        pause: who paused it, and why; None: it is not paused, or was deployed so.
     """
 
     deployment: str = ""
     words: str = ""
     next_at: Instant | None = None
+    pause: Pause | None = None
 
 
 class SchedulePage(Contract):
@@ -263,10 +281,8 @@ class SchedulePage(Contract):
     next: str | None = None
 
 
-class SchedulePatch(Contract):
+class SchedulePatch(PausePatch):
     """Changes of a schedule that are not a new revision."""
-
-    paused: bool | None = None
 
 
 class SlotPreview(Contract):
@@ -308,6 +324,7 @@ class Deployment(Contract):
     name: str
     revision: int
     paused: bool = False
+    pause: Pause | None = None
     created_at: Instant
     updated_at: Instant
     spec: DeploymentSpec
@@ -349,10 +366,8 @@ class RevisionList(Contract):
     revisions: list[Revision]
 
 
-class DeploymentPatch(Contract):
+class DeploymentPatch(PausePatch):
     """Changes that are not a new revision."""
-
-    paused: bool | None = None
 
 
 class Named(Contract):

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
+from shunter_work_pools.contracts.pauses import Pause, PausePatch
 
 PoolType = Literal["process", "docker", "kubernetes"]
 Limit = Field(default=None, ge=0, le=1_000_000)
@@ -31,14 +32,13 @@ class PoolSpec(Contract):
     template: dict[str, Json] = {}
 
 
-class PoolPatch(Contract):
+class PoolPatch(PausePatch):
     """Changes of a pool; only the fields that are set are changed."""
 
     match: list[Tag] | None = Field(default=None, max_length=50)
     limit: int | None = Limit
     priority: int | None = Field(default=None, ge=-1000, le=1000)
     template: dict[str, Json] | None = None
-    paused: bool | None = None
 
 
 class QueueSpec(Contract):
@@ -54,12 +54,11 @@ class QueueSpec(Contract):
     limit: int | None = Limit
 
 
-class QueuePatch(Contract):
+class QueuePatch(PausePatch):
     """Changes of a queue; only the fields that are set are changed."""
 
     priority: int | None = Field(default=None, ge=-1000, le=1000)
     limit: int | None = Limit
-    paused: bool | None = None
 
 
 class Queue(Contract):
@@ -70,6 +69,7 @@ class Queue(Contract):
     priority: int
     limit: int | None
     paused: bool
+    pause: Pause | None = None
     waiting: int = 0
     active: int = 0
 
@@ -90,6 +90,7 @@ class Pool(Contract):
     priority: int
     template: dict[str, Json]
     paused: bool
+    pause: Pause | None = None
     created_at: Instant
     queues: list[Queue] = []
     waiting: int = 0

@@ -31,6 +31,16 @@ class RunRequest(Contract):
     idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
 
 
+class RunPatch(Contract):
+    """Changes of a run that waits.
+
+    Attributes:
+        priority: within its queue, higher first.
+    """
+
+    priority: int = Field(ge=-1000, le=1000)
+
+
 class RunBatch(Contract):
     """A request to make many runs, all or none."""
 
@@ -84,6 +94,7 @@ class Run(Contract):
         state: a ``RunState``; while the run is Active, the state of its live attempt.
         pool, queue: None while no pool matches.
         late: it was still waiting ``late_after`` past the time it was due.
+        held: it waits, and something that it belongs to is paused.
         scheduled_at: its slot, or the time it was asked for.
         due_at: when a waiting run may start next (a retry's delay and a schedule's jitter come on top of
             ``scheduled_at``); None when it is not waiting.
@@ -105,6 +116,7 @@ class Run(Contract):
     message: str | None = None
     late: bool = False
     lost: bool = False
+    held: bool = False
     created_at: Instant
     scheduled_at: Instant
     due_at: Instant | None = None

@@ -131,9 +131,10 @@ ATTEMPT_TRANSITIONS: dict[tuple[AttemptState | None, AttemptState], frozenset[Ac
     (None, _A.CLAIMED): frozenset({Actor.QUEUE}),
     (_A.CLAIMED, _A.STARTING): frozenset({Actor.AGENT}),
     (_A.STARTING, _A.RUNNING): frozenset({Actor.AGENT}),
-    (_A.CLAIMED, _A.CANCELLING): frozenset({Actor.USER}),
-    (_A.STARTING, _A.CANCELLING): frozenset({Actor.USER}),
-    (_A.RUNNING, _A.CANCELLING): frozenset({Actor.USER}),
+    # The queue stops an active run where a limit says that a newer one takes its place.
+    (_A.CLAIMED, _A.CANCELLING): frozenset({Actor.USER, Actor.QUEUE}),
+    (_A.STARTING, _A.CANCELLING): frozenset({Actor.USER, Actor.QUEUE}),
+    (_A.RUNNING, _A.CANCELLING): frozenset({Actor.USER, Actor.QUEUE}),
     **{(live, end): who for live in ATTEMPT_LIVE for end, who in _AGENT_ENDS.items()},
 }
 
@@ -148,8 +149,8 @@ RUN_TRANSITIONS: dict[tuple[RunState | None, RunState], frozenset[Actor]] = {
     (_R.ACTIVE, _R.SCHEDULED): frozenset({Actor.AGENT, Actor.REAPER}),
     (_R.ACTIVE, _R.RETRYING): frozenset({Actor.AGENT, Actor.REAPER}),
     **{(_R.ACTIVE, end): who for end, who in _ENDED_BY.items()},
-    (_R.SCHEDULED, _R.CANCELLED): frozenset({Actor.USER}),
-    (_R.RETRYING, _R.CANCELLED): frozenset({Actor.USER}),
+    (_R.SCHEDULED, _R.CANCELLED): frozenset({Actor.USER, Actor.QUEUE}),
+    (_R.RETRYING, _R.CANCELLED): frozenset({Actor.USER, Actor.QUEUE}),
     # ``run retry``: the same run, next attempt. A Completed run has nothing to retry.
     **{(end, _R.SCHEDULED): frozenset({Actor.USER}) for end in RUN_ENDS - {_R.COMPLETED}},
 }

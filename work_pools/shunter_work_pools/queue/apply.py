@@ -18,8 +18,16 @@ from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Nam
 from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused
 from shunter_work_pools.queue import timetable
-from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment_row, queue_row, revision_spec
+from shunter_work_pools.queue.catalog import (
+    DEFAULT_QUEUE,
+    deployment_row,
+    nearest,
+    queue_row,
+    revision_spec,
+)
 from shunter_work_pools.queue.fire import fire_deployment
+from shunter_work_pools.queue.lanes import all_limits
+from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.parameters import check_schema, parameter_faults
 from shunter_work_pools.queue.routing import matching_pools, place
 from shunter_work_pools.storage.schema import agents, deployments, pools, revisions, schedules
@@ -130,11 +138,20 @@ def _apply_one(tx: Tx, one: Named, times: Times) -> Change:
     if row is None:
         deployment_id = tx.conn.execute(
             insert(deployments)
-            .values(name=one.name, revision=1, paused=False, created_at=tx.now, updated_at=tx.now)
+            .values(
+                name=one.name,
+                revision=1,
+                paused=False,
+                max_active=one.spec.max_active,
+                when_full=one.spec.when_full,
+                created_at=tx.now,
+                updated_at=tx.now,
+            )
             .returning(deployments.c.id)
         ).scalar_one()
         _add_revision(tx, deployment_id, 1, one.spec)
         timetable.apply_schedules(tx, deployment_id, False, None, one.spec)
+        tx.changes.limits |= one.spec.when_full != "enqueue"
         return Change(name=one.name, change="created", revision=1, next_at=_next_at(tx, deployment_id))
     before = revision_spec(tx, row.id, row.revision)
     if before == one.spec:
@@ -148,8 +165,18 @@ def _apply_one(tx: Tx, one: Named, times: Times) -> Change:
     fire_deployment(tx, row.id, times.late_after, times.since)
     number = row.revision + 1
     tx.conn.execute(
-        update(deployments).where(deployments.c.id == row.id).values(revision=number, updated_at=tx.now)
+        update(deployments)
+        .where(deployments.c.id == row.id)
+        .values(
+            revision=number,
+            max_active=one.spec.max_active,
+            when_full=one.spec.when_full,
+            updated_at=tx.now,
+        )
     )
+    if (row.max_active, row.when_full) != (one.spec.max_active, one.spec.when_full):
+        tx.changes.limits = True
+        places_freed(tx, [], [row.id])
     _add_revision(tx, row.id, number, one.spec)
     timetable.apply_schedules(tx, row.id, row.paused, before, one.spec)
     return Change(
@@ -232,6 +259,15 @@ def _faults_of(tx: Tx, spec: DeploymentSpec, times: Times) -> Iterator[_Found]:
         except NotFound as exc:
             there = tx.conn.scalar(select(pools.c.id).where(pools.c.name == spec.pool)) is not None
             yield ["queue" if there else "pool"], exc.detail, exc.remedy
+    if spec.limits:
+        named = all_limits(tx).named
+        for at, name in enumerate(spec.limits):
+            if name not in named:
+                yield (
+                    ["limits", at],
+                    f"there is no limit {name!r} that deployments can name",
+                    nearest(name, list(named)),
+                )
     if spec.exclusive:
         yield from _lease_faults(spec.work.grace, times)
 

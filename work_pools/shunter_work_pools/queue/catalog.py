@@ -157,7 +157,7 @@ def patch_queue(tx: Tx, pool_name: str, name: str, patch: QueuePatch) -> None:
 
 
 def _changes(patch: PoolPatch | QueuePatch | DeploymentPatch, nullable: set[str]) -> dict[str, Any]:
-    changes = patch.model_dump(exclude_unset=True)
+    changes = patch.model_dump(exclude_unset=True, exclude={"reason", "by"})
     empty = [name for name, value in changes.items() if value is None and name not in nullable]
     if empty:
         raise BadRequest(f"{empty[0]} cannot be null", "Leave it out to keep it as it is.")

@@ -1,32 +1,45 @@
 """Claim: waiting runs are granted to agents that can take them, a batch in one transaction.
 
-Order: queue priority, then run priority, then in turn between the deployments (the lane that was served
-longest ago first), within one by due time. Only lane heads are looked at, so a blocked lane neither
-starves nor slows a free one. On Postgres the rows of limits are locked in sorted order before live
-leases are counted, so two claimers cannot over-admit; waiting runs are taken ``SKIP LOCKED``.
+Order: queue priority, then run priority, then in turn between the deployments (the one that was served
+longest ago first), within one by due time. Only heads of lanes are looked at, and of them only those that
+nothing blocks: lanes under a full limit, of something paused, or that demand what nobody offers are left out
+by the first query, so that however many are blocked they neither starve nor slow the free ones.
+
+On Postgres the rows of limits are locked in sorted order before live leases are counted, so two claimers
+cannot over-admit; waiting runs are taken ``SKIP LOCKED``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, tuple_, update
 
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.base import Micros, moment
+from shunter_work_pools.contracts.capacity import DIVISIBLE, fits
 from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.lanes import needed
 from shunter_work_pools.queue.retries import AVOIDED_FOR
 from shunter_work_pools.storage.schema import (
+    agents,
     backfills,
     deployments,
+    lane_limits,
     lanes,
+    lease_limits,
     leases,
+    limit_starts,
+    limits,
+    pauses,
     payloads,
     pools,
     queues,
@@ -37,6 +50,7 @@ from shunter_work_pools.storage.store import Tx
 
 #: Runs that one transaction grants at the most: nobody waits long for it, and the ids fit a statement.
 MOST = 1000
+_UNLIMITED = 1_000_000
 
 
 @dataclass
@@ -48,9 +62,11 @@ class Offer:
         session: the life of the daemon that asks.
         pools: ids of the pools it serves.
         queues: names of the queues it serves; empty: all.
-        tags: what runs may demand of it: its tags and abilities.
+        tags: what runs may demand of it: its tags and those it found.
         free: attempts it can take, as it said.
         limit: attempts it may hold at once; those it holds are counted, since what it said may be old by now.
+        capacity: what it has that runs may need.
+        free_capacity: what of that is free, as it said; likewise.
         granted: filled in by :func:`claim`.
     """
 
@@ -61,18 +77,62 @@ class Offer:
     tags: frozenset[str]
     free: int
     limit: int = 100_000
+    capacity: Mapping[str, float] = field(default_factory=dict)
+    free_capacity: dict[str, float] = field(default_factory=dict)
     granted: list[Assignment] = field(default_factory=list)
 
-    def fits(self, head: Row[Any]) -> bool:
+    def fits(self, lane: Row[Any]) -> bool:
         """Whether a run of this lane may go to this agent."""
+        return self.serves(lane) and fits(needed(lane.need), self.free_capacity)
+
+    def serves(self, lane: Row[Any]) -> bool:
+        """Whether a run of this lane may go to this agent if enough of its capacity is free."""
         return (
             self.free > 0
-            and head.pool_id in self.pools
-            and (not self.queues or head.queue in self.queues)
-            and self.tags.issuperset(head.require.split())
+            and lane.pool_id in self.pools
+            and (not self.queues or lane.queue in self.queues)
+            and self.tags.issuperset(lane.require.split())
         )
 
+    def room(self, need: Mapping[str, float]) -> int:
+        """How many runs with this need it can take."""
+        amounts = [
+            math.floor(self.free_capacity.get(name, 0.0) / amount + 1e-9) for name, amount in need.items()
+        ]
+        return max(0, min(self.free, *amounts) if amounts else self.free)
 
+    def take(self, need: Mapping[str, float]) -> None:
+        """One run with this need is granted to it."""
+        self.free -= 1
+        for name, amount in need.items():
+            self.free_capacity[name] -= amount
+
+    def remoteness(self, need: Mapping[str, float]) -> tuple[float, int]:
+        """How badly a run with this need fits; the smallest is the best fit.
+
+        What is needed is taken from the agent that keeps least of it, so that large needs find room. A run
+        that needs nothing goes where nothing can be needed if it can, and there to the one with most slots.
+        """
+        if need:
+            left = sum(
+                (self.free_capacity.get(name, 0.0) - amount) / (self.capacity.get(name) or 1.0)
+                for name, amount in need.items()
+            )
+            return left, self.free
+        return (0.0 if self.capacity.keys() <= DIVISIBLE else 1.0), -self.free
+
+
+def _full(kind: Any, most: Any, counted: Any) -> Any:
+    """Ids of those of a kind whose live leases have reached what is allowed; counted once in a statement."""
+    used = select(func.count()).where(counted == kind.c.id).correlate(kind).scalar_subquery()
+    return select(kind.c.id).where(most <= used)
+
+
+_FULL_LIMITS = _full(limits, limits.c.max, lease_limits.c.limit_id).union_all(
+    select(limits.c.id).where(limits.c.full_until > bindparam("now"))
+)
+_UNDER_FULL = select(lane_limits.c.lane_id).where(lane_limits.c.limit_id.in_(_FULL_LIMITS))
+_MAINTENANCE = select(pauses.c.ref_id).where(pauses.c.kind == "server").exists()
 _HEAD_DUE = (
     select(func.min(ready.c.due_at)).where(ready.c.lane_id == lanes.c.id).correlate(lanes).scalar_subquery()
 )
@@ -80,7 +140,10 @@ _HEADS = (
     select(
         lanes.c.id,
         lanes.c.priority,
+        lanes.c.deployment_id,
         lanes.c.require,
+        lanes.c.need,
+        lanes.c.limits,
         lanes.c.served_at,
         lanes.c.backfill_id,
         queues.c.id.label("queue_id"),
@@ -90,22 +153,44 @@ _HEADS = (
         pools.c.id.label("pool_id"),
         pools.c.name.label("pool"),
         pools.c.limit.label("pool_limit"),
+        deployments.c.max_active,
         _HEAD_DUE.label("head"),
     )
     .join(queues, queues.c.id == lanes.c.queue_id)
     .join(pools, pools.c.id == queues.c.pool_id)
     .join(deployments, deployments.c.id == lanes.c.deployment_id)
     .where(
+        ~_MAINTENANCE,
         pools.c.id.in_(bindparam("pools", expanding=True)),
         pools.c.paused.is_(False),
+        pools.c.id.not_in(_full(pools, pools.c.limit, leases.c.pool_id)),
         queues.c.paused.is_(False),
+        queues.c.id.not_in(_full(queues, queues.c.limit, leases.c.queue_id)),
         deployments.c.paused.is_(False),
+        deployments.c.id.not_in(_full(deployments, deployments.c.max_active, leases.c.deployment_id)),
+        lanes.c.backfill_id.not_in(_full(backfills, backfills.c.concurrency, leases.c.backfill_id)),
+        lanes.c.id.not_in(_UNDER_FULL),
         bindparam("now") >= _HEAD_DUE,
     )
     .order_by(queues.c.priority.desc(), lanes.c.priority.desc(), lanes.c.served_at, _HEAD_DUE, lanes.c.id)
 )
+_KIND = tuple_(lanes.c.queue_id, lanes.c.require, lanes.c.need)
+_HEADS_WANTED = _HEADS.where(_KIND.not_in(bindparam("unwanted", expanding=True)))
+#: The kinds of lanes that not every agent can serve.
+_DEMANDING = (
+    select(
+        lanes.c.queue_id,
+        lanes.c.require,
+        lanes.c.need,
+        queues.c.name.label("queue"),
+        queues.c.pool_id,
+    )
+    .join(queues, queues.c.id == lanes.c.queue_id)
+    .where(or_(lanes.c.require != "", lanes.c.need != ""))
+    .distinct()
+)
 _TAKE = (
-    select(ready.c.run_id, ready.c.due_at, ready.c.late, ready.c.avoid_agent_id)
+    select(ready.c.run_id, ready.c.due_at, ready.c.avoid_agent_id)
     .where(
         ready.c.lane_id == bindparam("lane"),
         ready.c.due_at <= bindparam("now"),
@@ -120,7 +205,12 @@ _TAKE = (
     .with_for_update(skip_locked=True)
 )
 _UNREADY = delete(ready).where(ready.c.run_id.in_(bindparam("taken", expanding=True)))
-_SERVED = update(lanes).where(lanes.c.id == bindparam("lane")).values(served_at=bindparam("at"))
+#: All lanes of a deployment in a queue: it is the deployment whose turn it was.
+_SERVED = (
+    update(lanes)
+    .where(lanes.c.queue_id == bindparam("queue"), lanes.c.deployment_id == bindparam("deployment"))
+    .values(served_at=bindparam("at"))
+)
 _RUNS = (
     select(
         runs.c.id,
@@ -146,86 +236,113 @@ _ACTIVATE = (
     .values(state=RunState.ACTIVE.value, epoch=bindparam("new_epoch"))
 )
 _GRANT = insert(leases)
+_PAUSED = select(agents.c.id).where(agents.c.paused, agents.c.id.in_(bindparam("agents", expanding=True)))
 _HELD = (
-    select(leases.c.agent_id, func.count().label("held"))
+    select(leases.c.agent_id, leases.c.deployment_id, leases.c.revision, func.count().label("held"))
     .where(leases.c.agent_id.in_(bindparam("agents", expanding=True)))
-    .group_by(leases.c.agent_id)
+    .group_by(leases.c.agent_id, leases.c.deployment_id, leases.c.revision)
 )
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A run that is granted to an agent."""
+
+    run_id: UUID
+    due_at: Micros
+    lane: Row[Any]
+    offer: Offer
 
 
 def claim(tx: Tx, offers: list[Offer]) -> int:
     """Grant waiting runs to the agents that offer to take them; how many were granted, ``MOST`` at most.
 
     Args:
-        offers: one per agent; ``granted`` is appended to and ``free`` lowered.
+        offers: one per agent; ``granted`` is appended to, ``free`` and ``free_capacity`` are lowered.
     """
     wanted = sorted({pool for offer in offers if offer.free > 0 for pool in offer.pools})
     if not wanted:
         return 0
-    heads: list[Row[Any]] = list(tx.conn.execute(_HEADS, {"pools": wanted, "now": tx.now}))
+    heads = _heads(tx, wanted, offers)
     if not heads:
         return 0
     _correct(tx, offers)
     room = _Room(tx, heads)
-    taken: list[tuple[UUID, Row[Any], Offer, bool]] = []
+    taken: list[_Taken] = []
     for _, level in groupby(heads, key=lambda head: (head.queue_priority, head.priority)):
         _take_in_turn(tx, list(level), offers, room, taken)
         if len(taken) >= MOST or not any(offer.free > 0 for offer in offers):
             break
     if taken:
-        _grant(tx, taken)
+        _grant(tx, taken, room)
+        room.note_starts(tx, taken)
         # In one order and after everything else: two claims that serve the same lanes never wait in a circle.
-        served = sorted({head.id for _, head, *_ in taken})
-        tx.conn.execute(_SERVED, [{"lane": lane_id, "at": tx.now} for lane_id in served])
+        served = sorted({(one.lane.queue_id, one.lane.deployment_id) for one in taken})
+        tx.conn.execute(
+            _SERVED,
+            [
+                {"queue": queue_id, "deployment": deployment_id, "at": tx.now}
+                for queue_id, deployment_id in served
+            ],
+        )
     return len(taken)
+
+
+def _heads(tx: Tx, wanted: list[int], offers: list[Offer]) -> Sequence[Row[Any]]:
+    """Lanes of some pools with something due that nothing blocks, in the order in which they are served."""
+    unwanted = [
+        (kind.queue_id, kind.require, kind.need)
+        for kind in list[Row[Any]](tx.conn.execute(_DEMANDING))
+        if not any(offer.fits(kind) for offer in offers)
+    ]
+    given: dict[str, Any] = {"pools": wanted, "now": tx.now}
+    if not unwanted:
+        return list[Row[Any]](tx.conn.execute(_HEADS, given))
+    return list[Row[Any]](tx.conn.execute(_HEADS_WANTED, given | {"unwanted": unwanted}))
 
 
 def _correct(tx: Tx, offers: list[Offer]) -> None:
     """No offer is larger than the leases of its agent leave: a network may bring an old one again."""
-    held = tx.conn.execute(_HELD, {"agents": [offer.agent_id for offer in offers]}).all()
-    count = {row.agent_id: row.held for row in held}
+    asked = {"agents": [offer.agent_id for offer in offers]}
+    held: Counter[int] = Counter()
+    used: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for row in tx.conn.execute(_HELD, asked):
+        held[row.agent_id] += row.held
+        for name, amount in revision_spec(tx, row.deployment_id, row.revision).need.items():
+            used[row.agent_id][name] += amount * row.held
+    paused = set(tx.conn.scalars(_PAUSED, asked))
     for offer in offers:
-        offer.free = min(offer.free, offer.limit - count.get(offer.agent_id, 0))
+        offer.free = min(offer.free, offer.limit - held[offer.agent_id])
+        if offer.agent_id in paused:
+            offer.free = 0
+        for name, amount in used[offer.agent_id].items():
+            left = offer.capacity.get(name, 0.0) - amount
+            offer.free_capacity[name] = min(offer.free_capacity.get(name, 0.0), left)
 
 
 def _take_in_turn(
-    tx: Tx,
-    lanes_left: list[Row[Any]],
-    offers: list[Offer],
-    room: _Room,
-    taken: list[tuple[UUID, Row[Any], Offer, bool]],
+    tx: Tx, lanes_left: list[Row[Any]], offers: list[Offer], room: _Room, taken: list[_Taken]
 ) -> None:
-    """Take runs from lanes of one priority: an equal share each, again while there is room."""
+    """Take runs from lanes of one priority: an equal share for each deployment, again while there is room."""
     while lanes_left:
         free = min(sum(max(0, offer.free) for offer in offers), MOST - len(taken))
         if free <= 0:
             return
-        share = max(1, free // len(lanes_left))
+        share = max(1, free // len({head.deployment_id for head in lanes_left}))
+        had: Counter[int] = Counter()
         gone: list[UUID] = []
         again = []
         for head in lanes_left:
-            fitting = [offer for offer in offers if offer.fits(head)]
-            free = min(sum(offer.free for offer in fitting), MOST - len(taken))
-            most = min(share, room.left(head), free)
-            if most <= 0:
+            if had[head.deployment_id] >= share:
+                again.append(head)
                 continue
-            # What avoids the only one that offers is passed over, not looked at again and again.
-            only = fitting[0].agent_id if len(fitting) == 1 else 0
-            until = tx.now - AVOIDED_FOR
-            wanted = {"lane": head.id, "now": tx.now, "most": most, "only": only, "avoided_until": until}
-            rows = tx.conn.execute(_TAKE, wanted).all()
-            before = len(gone)
-            for row in rows:
-                avoid = row.avoid_agent_id if row.due_at > until else None
-                possible = [offer for offer in fitting if offer.free > 0 and offer.agent_id != avoid]
-                if not possible:
-                    continue
-                offer = max(possible, key=lambda offer: offer.free)
-                offer.free -= 1
-                taken.append((row.run_id, head, offer, row.late))
-                gone.append(row.run_id)
-            room.use(head, len(gone) - before)
-            if len(rows) == most:
+            asked, got = _take(
+                tx, head, offers, min(share - had[head.deployment_id], MOST - len(taken)), room
+            )
+            taken += got
+            gone += [one.run_id for one in got]
+            had[head.deployment_id] += len(got)
+            if asked:
                 again.append(head)
         if not gone:
             return
@@ -233,24 +350,71 @@ def _take_in_turn(
         lanes_left = again
 
 
-class _Room:
-    """How many more live leases the limits of pools, queues and backfills allow."""
+def _take(tx: Tx, head: Row[Any], offers: list[Offer], most: int, room: _Room) -> tuple[bool, list[_Taken]]:
+    """Take up to ``most`` runs of a lane; and whether it may have more."""
+    need = needed(head.need)
+    fitting = [offer for offer in offers if offer.fits(head)]
+    most = min(most, room.left(head), sum(offer.room(need) for offer in fitting))
+    if most <= 0:
+        return False, []
+    # What avoids the only one that offers is passed over, not looked at again and again.
+    only = fitting[0].agent_id if len(fitting) == 1 else 0
+    until = tx.now - AVOIDED_FOR
+    wanted = {"lane": head.id, "now": tx.now, "most": most, "only": only, "avoided_until": until}
+    rows = tx.conn.execute(_TAKE, wanted).all()
+    got = []
+    for row in rows:
+        avoid = row.avoid_agent_id if row.due_at > until else None
+        possible = [offer for offer in fitting if offer.room(need) > 0 and offer.agent_id != avoid]
+        if possible:
+            offer = min(possible, key=lambda offer: offer.remoteness(need))
+            offer.take(need)
+            got.append(_Taken(row.run_id, row.due_at, head, offer))
+    room.use(head, len(got))
+    return len(rows) == most, got
 
-    def __init__(self, tx: Tx, heads: list[Row[Any]]) -> None:
+
+@dataclass
+class _Rate:
+    """Starts under a limit with a rate: the last ones, newest first, no more than it allows."""
+
+    count: int
+    window: Micros
+    starts: list[Micros]
+
+
+class _Room:
+    """How many more live leases and starts limits allow: of pools, queues, backfills, deployments, shared ones."""
+
+    def __init__(self, tx: Tx, heads: Sequence[Row[Any]]) -> None:
         self._left: dict[tuple[str, int], int] = {}
+        self._rates: dict[int, _Rate] = {}
+        self._over = {head.id: [int(limit_id) for limit_id in head.limits.split()] for head in heads}
         in_pools = {head.pool_id for head in heads if head.pool_limit is not None}
         in_queues = {head.queue_id for head in heads if head.queue_limit is not None}
         in_backfills = {head.backfill_id for head in heads if head.backfill_id}
+        of_deployments = {head.deployment_id for head in heads if head.max_active is not None}
         self._limit(tx, "pool", pools.c.id, pools.c.limit, leases.c.pool_id, in_pools)
         self._limit(tx, "queue", queues.c.id, queues.c.limit, leases.c.queue_id, in_queues)
         self._limit(
             tx, "backfill", backfills.c.id, backfills.c.concurrency, leases.c.backfill_id, in_backfills
         )
+        self._limit(
+            tx,
+            "deployment",
+            deployments.c.id,
+            deployments.c.max_active,
+            leases.c.deployment_id,
+            of_deployments,
+        )
+        shared = {limit_id for over in self._over.values() for limit_id in over}
+        self._limit(tx, "limit", limits.c.id, limits.c.max, lease_limits.c.limit_id, shared)
+        self.shared = self._read_rates(tx, shared)
 
     def _limit(self, tx: Tx, kind: str, key: Any, limit: Any, column: Any, ids: set[int]) -> None:
         if not ids:
             return
-        limits = tx.conn.execute(
+        rows = tx.conn.execute(
             select(key, limit.label("limit"))
             .where(key.in_(ids))
             .order_by(key)
@@ -258,31 +422,86 @@ class _Room:
         ).all()
         counted = tx.conn.execute(select(column, func.count()).where(column.in_(ids)).group_by(column)).all()
         used = {row[0]: row[1] for row in counted}
-        for row in limits:
+        for row in rows:
             if row.limit is not None:
                 self._left[kind, row.id] = row.limit - used.get(row.id, 0)
 
+    def _read_rates(self, tx: Tx, ids: set[int]) -> frozenset[int]:
+        """Of some limits those that there are; their rows are locked by now."""
+        if not ids:
+            return frozenset()
+        there = tx.conn.execute(
+            select(limits.c.id, limits.c.rate_count, limits.c.rate_seconds).where(limits.c.id.in_(ids))
+        ).all()
+        for row in there:
+            if row.rate_count is None:
+                continue
+            window = round(row.rate_seconds * 1_000_000)
+            starts = tx.conn.scalars(
+                select(limit_starts.c.at).where(
+                    limit_starts.c.limit_id == row.id, limit_starts.c.at > tx.now - window
+                )
+            )
+            rate = self._rates[row.id] = _Rate(row.rate_count, window, sorted(starts, reverse=True))
+            self._left["rate", row.id] = rate.count - len(rate.starts)
+        return frozenset(row.id for row in there)
+
+    def _keys(self, head: Row[Any]) -> list[tuple[str, int]]:
+        return [
+            ("pool", head.pool_id),
+            ("queue", head.queue_id),
+            ("backfill", head.backfill_id),
+            ("deployment", head.deployment_id),
+            *(("limit", limit_id) for limit_id in self._over[head.id]),
+            *(("rate", limit_id) for limit_id in self._over[head.id]),
+        ]
+
     def left(self, head: Row[Any]) -> int:
         """Places left for runs of a lane."""
-        unlimited = 1_000_000
-        return min(
-            self._left.get(("pool", head.pool_id), unlimited),
-            self._left.get(("queue", head.queue_id), unlimited),
-            self._left.get(("backfill", head.backfill_id), unlimited),
-        )
+        return min(self._left.get(key, _UNLIMITED) for key in self._keys(head))
 
     def use(self, head: Row[Any], count: int) -> None:
         """Note places taken."""
-        for key in (("pool", head.pool_id), ("queue", head.queue_id), ("backfill", head.backfill_id)):
+        for key in self._keys(head):
             if key in self._left:
                 self._left[key] -= count
 
+    def over(self, head: Row[Any]) -> list[int]:
+        """Ids of the shared limits that runs of a lane count under."""
+        return [limit_id for limit_id in self._over[head.id] if limit_id in self.shared]
 
-def _grant(tx: Tx, taken: list[tuple[UUID, Row[Any], Offer, bool]]) -> None:
-    rows: Sequence[Any] = tx.conn.execute(_RUNS, {"taken": [run_id for run_id, *_ in taken]}).all()
+    def note_starts(self, tx: Tx, taken: list[_Taken]) -> None:
+        """Write down what counts under shared limits, and until when a rate is used up."""
+        held = [
+            {"limit_id": limit_id, "run_id": one.run_id} for one in taken for limit_id in self.over(one.lane)
+        ]
+        if not held:
+            return
+        tx.conn.execute(insert(lease_limits), held)
+        started = [row | {"at": tx.now} for row in held if row["limit_id"] in self._rates]
+        if not started:
+            return
+        tx.conn.execute(insert(limit_starts), started)
+        for limit_id, rate in sorted(self._rates.items()):
+            count = sum(row["limit_id"] == limit_id for row in started)
+            starts = ([tx.now] * count + rate.starts)[: rate.count]
+            tx.conn.execute(
+                delete(limit_starts).where(
+                    limit_starts.c.limit_id == limit_id, limit_starts.c.at <= tx.now - rate.window
+                )
+            )
+            if len(starts) == rate.count:
+                until = starts[-1] + rate.window
+                tx.conn.execute(update(limits).where(limits.c.id == limit_id).values(full_until=until))
+                tx.changes.becomes_due((until - tx.now) / 1_000_000)
+
+
+def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
+    rows: Sequence[Any] = tx.conn.execute(_RUNS, {"taken": [one.run_id for one in taken]}).all()
     found = {row.id: row for row in rows}
     lease_rows, run_rows, event_rows = [], [], []
-    for run_id, head, offer, _ in taken:
+    for one in taken:
+        run_id, head, offer = one.run_id, one.lane, one.offer
         run = found[run_id]
         attempt, epoch = run.attempts + 1, run.epoch + 1
         lease_rows.append(
@@ -299,7 +518,9 @@ def _grant(tx: Tx, taken: list[tuple[UUID, Row[Any], Offer, bool]]) -> None:
                 "revision": run.revision,
                 "state": AttemptState.CLAIMED.value,
                 "seq": 0,
+                "due_at": one.due_at,
                 "granted_at": tx.now,
+                "limited": bool(room.over(head)),
                 "cancelling": False,
                 "lost": False,
             }
@@ -335,6 +556,7 @@ def assignment(
         scheduled_at=moment(run.scheduled_at),
         work=spec.work,
         exclusive=spec.exclusive,
+        need=spec.need,
     )
 
 
@@ -347,9 +569,9 @@ def is_due(tx: Tx) -> bool:
 
 
 def due_in(tx: Tx) -> float | None:
-    """Seconds until the next waiting run becomes due, by the store's clock, if any is due later than now.
+    """Seconds until something that waits may be claimable by time alone, by the store's clock.
 
-    Or until the next one may go to the agent that it avoids.
+    The next run becomes due, one may go to the agent that it avoids, or a rate allows the next start.
     """
     due: Micros | None = tx.conn.scalar(select(func.min(ready.c.due_at)).where(ready.c.due_at > tx.now))
     avoiding: Micros | None = tx.conn.scalar(
@@ -357,5 +579,8 @@ def due_in(tx: Tx) -> float | None:
             ready.c.avoid_agent_id.is_not(None), ready.c.due_at > tx.now - AVOIDED_FOR
         )
     )
-    moments = [due, None if avoiding is None else avoiding + AVOIDED_FOR]
+    allowed: Micros | None = tx.conn.scalar(
+        select(func.min(limits.c.full_until)).where(limits.c.full_until > tx.now)
+    )
+    moments = [due, None if avoiding is None else avoiding + AVOIDED_FOR, allowed]
     return min(((at - tx.now) / 1_000_000 for at in moments if at is not None), default=None)

@@ -12,8 +12,9 @@ from shunter_work_pools.contracts.errors import Conflict, NotFound
 from shunter_work_pools.contracts.states import RUN_ENDS, Actor, AttemptState, Cause, RunState
 from shunter_work_pools.queue.catalog import deployment_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.lanes import lane_of
 from shunter_work_pools.queue.retain import move_cursors_back
-from shunter_work_pools.queue.routing import demands, lane_of, marked, place
+from shunter_work_pools.queue.routing import marked, place
 from shunter_work_pools.storage.schema import agents, deployments, leases, pools, queues, ready, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -157,7 +158,7 @@ def retry(tx: Tx, run_id: UUID) -> None:
     # A run that had no place when it ended may have one by now, and one whose place was deleted another.
     pool_id, queue_id = _place_left(tx, run) or place(tx, spec, run.tags) or (None, None)
     if pool_id is not None and queue_id is not None:
-        lane_id = lane_of(tx, queue_id, run.priority, run.deployment_id, demands(spec), run.backfill_id)
+        lane_id = lane_of(tx, run, spec, queue_id)
         tx.changes.pools.add(pool_id)
     tx.conn.execute(update(runs).where(runs.c.id == run_id).values(pool_id=pool_id, queue_id=queue_id))
     tx.conn.execute(insert(ready).values(run_id=run_id, lane_id=lane_id, due_at=tx.now, late=marked(run)))

@@ -13,7 +13,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.states import Actor, AttemptState, Cause
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
-from shunter_work_pools.queue.report import Retry, end_attempt
+from shunter_work_pools.queue.report import Retry, end_attempt, end_cancelled
 from shunter_work_pools.storage.schema import agents, leases, ready, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -117,7 +117,7 @@ def end_lost(tx: Tx, lease: Row[Any], spec: DeploymentSpec, message: str) -> Non
         spec: of the run's revision.
     """
     if lease.cancelling:
-        end_attempt(tx, lease, AttemptState.CANCELLED, Actor.REAPER, cause="cancelled")
+        end_cancelled(tx, lease, Actor.REAPER)
         return
     retry: Retry = "never"
     if spec.on_lost == "retry":

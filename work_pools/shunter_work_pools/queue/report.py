@@ -25,9 +25,11 @@ from shunter_work_pools.contracts.states import (
 from shunter_work_pools.queue import retries
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.lanes import Limits, all_limits, lane_of
+from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.parameters import json_size
-from shunter_work_pools.queue.routing import demands, lane_of, marked
-from shunter_work_pools.storage.schema import agents, attempts, leases, payloads, ready, runs
+from shunter_work_pools.queue.routing import marked
+from shunter_work_pools.storage.schema import agents, attempts, deployments, leases, payloads, ready, runs
 from shunter_work_pools.storage.store import Tx
 
 _LEASES = (
@@ -145,8 +147,8 @@ def report(tx: Tx, agent_id: int, reports: list[Report], lost_after: float) -> l
         else:
             acks[run_id, number, epoch] = _apply(tx, steps, lease, batch)
     steps.write()
-    if steps.ends:
-        tx.changes.freed.setdefault(agent_id, set()).update(end.lease.run_id for end in steps.ends)
+    for end in steps.ends:
+        freed(tx, end.lease)
     return list(acks.values())
 
 
@@ -185,7 +187,7 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         reached = at = max(reached, tx.now - round(item.age * 1_000_000))
         if item.state in ATTEMPT_ENDS:
             result, remark = _result(item)
-            cause, doubt = _cause(item)
+            cause, doubt = _cause(item, lease.superseded_by)
             steps.ends.append(
                 _End(
                     lease,
@@ -239,6 +241,11 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
     return ReportAck(run=lease.run_id, attempt=lease.attempt, seq=seq)
 
 
+def superseded(limit: str) -> str:
+    """Why a run was ended for another."""
+    return f"a newer run took its place: {limit} is full"
+
+
 def _text(value: str | None) -> str | None:
     """Without NUL, which Postgres does not keep: what an agent has to say must not hold up an end."""
     return value and value.replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -254,8 +261,14 @@ _CAUSE_UNCLEAR: dict[AttemptState, Cause | None] = {
 }
 
 
-def _cause(item: Report) -> tuple[Cause | None, str | None]:
-    """The cause to keep of an end, and a remark where it is not the reported one."""
+def _cause(item: Report, superseded_by: str | None) -> tuple[Cause | None, str | None]:
+    """The cause to keep of an end, and a remark where it is not the reported one.
+
+    Args:
+        superseded_by: what it was to be stopped for, as ``leases`` has it.
+    """
+    if item.state is AttemptState.CANCELLED and superseded_by is not None:
+        return Cause.SUPERSEDED, superseded(superseded_by)
     if cause_fits(item.state, item.cause):
         return item.cause, None
     told = item.cause.value if item.cause else "none"
@@ -275,10 +288,11 @@ def _result(item: Report) -> tuple[Any, str | None]:
 
 
 _RUNS = (
-    select(runs)
+    select(runs, deployments.c.max_active)
+    .join(deployments, deployments.c.id == runs.c.deployment_id)
     .where(runs.c.id.in_(bindparam("wanted", expanding=True)))
     .order_by(runs.c.id)
-    .with_for_update()
+    .with_for_update(of=runs)
 )
 _DROP = delete(leases).where(leases.c.run_id.in_(bindparam("wanted", expanding=True)))
 _KEEP = insert(attempts)
@@ -316,8 +330,11 @@ def _write_ends(
     run_rows, ready_rows, results = [], [], []
 
     @cache  # a batch may be of a thousand ends, and of thousands of agents that are looked at
-    def another_fits(agent_id: int, queue_id: int, require: tuple[str, ...]) -> bool:
-        return retries.another_fits(tx, agent_id, queue_id, require, lost_after)
+    def another_fits(agent_id: int, queue_id: int, deployment_id: int, revision: int) -> bool:
+        spec = revision_spec(tx, deployment_id, revision)
+        return retries.another_fits(tx, agent_id, queue_id, spec, lost_after)
+
+    known: Limits | None = None
 
     for end in ends:
         run, row = found[end.lease.run_id], end.row
@@ -356,9 +373,10 @@ def _write_ends(
             delay = retries.delay(spec.retries, run.id, row["number"], nth)
             lease = end.lease
             avoids = row["cause"] in LAUNCH_FAILURES and another_fits(
-                lease.agent_id, lease.queue_id, tuple(spec.require)
+                lease.agent_id, lease.queue_id, run.deployment_id, run.revision
             )
-            ready_rows.append(_waiting(tx, end, run, spec, delay, lease.agent_id if avoids else None))
+            known = known or all_limits(tx)
+            ready_rows.append(_waiting(tx, end, run, spec, delay, lease.agent_id if avoids else None, known))
             told: dict[str, Any] = {"delay": delay / 1_000_000}
             if avoids:
                 told["avoids"] = row["agent"]
@@ -368,6 +386,11 @@ def _write_ends(
         elif end.result is not None:
             results.append({"run": run.id, "new_result": end.result})
     tx.conn.execute(_DROP, {"wanted": wanted})
+    places_freed(
+        tx,
+        [end.lease.run_id for end in ends if end.lease.limited],
+        {run.deployment_id for run in found.values() if run.max_active is not None},
+    )
     tx.conn.execute(_KEEP, [end.row for end in ends])
     tx.conn.execute(_END_RUN, run_rows)
     if ready_rows:
@@ -382,7 +405,7 @@ def _write_ends(
 
 
 def _waiting(
-    tx: Tx, end: _End, run: Row[Any], spec: DeploymentSpec, delay: Micros, avoid: int | None
+    tx: Tx, end: _End, run: Row[Any], spec: DeploymentSpec, delay: Micros, avoid: int | None, known: Limits
 ) -> dict[str, Any]:
     """The row of a run that waits for its next attempt, which is not given to the agent ``avoid``."""
     lease = end.lease
@@ -392,7 +415,7 @@ def _waiting(
         tx.changes.becomes_due((due - tx.now) / 1_000_000)
     elif avoid is not None:
         tx.changes.becomes_due(max(0.0, (due + retries.AVOIDED_FOR - tx.now) / 1_000_000))
-    lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, demands(spec), run.backfill_id)
+    lane_id = lane_of(tx, run, spec, lease.queue_id, known=known)
     return {
         "run_id": run.id,
         "lane_id": lane_id,
@@ -400,6 +423,12 @@ def _waiting(
         "late": marked(run),
         "avoid_agent_id": avoid,
     }
+
+
+def freed(tx: Tx, lease: Row[Any]) -> None:
+    """Tell that an agent has room again for what a lease took of it."""
+    need = revision_spec(tx, lease.deployment_id, lease.revision).need
+    tx.changes.freed.setdefault(lease.agent_id, {})[lease.run_id] = need
 
 
 def end_attempt(
@@ -429,6 +458,13 @@ def end_attempt(
     event_rows: list[dict[str, Any]] = []
     _write_ends(tx, [end], event_rows, retry)
     record(tx, event_rows)
+
+
+def end_cancelled(tx: Tx, lease: Row[Any], actor: Actor) -> None:
+    """End an attempt that was to be stopped, and of which nothing goes on."""
+    limit = lease.superseded_by
+    cause, message = ("cancelled", None) if limit is None else ("superseded", superseded(limit))
+    end_attempt(tx, lease, AttemptState.CANCELLED, actor, cause=cause, message=message)
 
 
 def owned_logs(tx: Tx, keys: set[tuple[UUID, int, int]]) -> dict[tuple[UUID, int, int], int | None]:

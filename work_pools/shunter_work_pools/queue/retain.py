@@ -37,6 +37,7 @@ from shunter_work_pools.storage.schema import (
     backfills,
     deployments,
     events,
+    lane_limits,
     lanes,
     payloads,
     pools,
@@ -298,6 +299,8 @@ def finish_deployment(tx: Tx, deployment_id: int) -> bool:
             return False
     its_schedules = select(schedules.c.id).where(schedules.c.deployment_id == deployment_id)
     tx.conn.execute(delete(backfills).where(backfills.c.schedule_id.in_(its_schedules)))
+    its_lanes = select(lanes.c.id).where(lanes.c.deployment_id == deployment_id)
+    tx.conn.execute(delete(lane_limits).where(lane_limits.c.lane_id.in_(its_lanes)))
     for table in (schedules, lanes, revisions):
         tx.conn.execute(delete(table).where(table.c.deployment_id == deployment_id))
     tx.conn.execute(delete(deployments).where(deployments.c.id == deployment_id))
@@ -313,6 +316,8 @@ def deleted_pools(tx: Tx) -> list[int]:
 def finish_pool(tx: Tx, pool_id: int) -> None:
     """Delete what is left of a deleted pool that no run refers to."""
     its_queues = select(queues.c.id).where(queues.c.pool_id == pool_id)
+    its_lanes = select(lanes.c.id).where(lanes.c.queue_id.in_(its_queues))
+    tx.conn.execute(delete(lane_limits).where(lane_limits.c.lane_id.in_(its_lanes)))
     tx.conn.execute(delete(lanes).where(lanes.c.queue_id.in_(its_queues)))
     tx.conn.execute(delete(queues).where(queues.c.pool_id == pool_id))
     tx.conn.execute(delete(pools).where(pools.c.id == pool_id))

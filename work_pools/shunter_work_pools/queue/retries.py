@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from uuid import UUID
 
 from sqlalchemy import select
 
 from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.contracts.capacity import fits
 from shunter_work_pools.contracts.deployments import DeploymentSpec, RetryPolicy
 from shunter_work_pools.contracts.states import LAUNCH_FAILURES, AttemptState
 from shunter_work_pools.storage.schema import agents, attempts, pools, queues
@@ -50,11 +50,11 @@ def delay(policy: RetryPolicy, run_id: UUID, attempt: int, nth: int) -> Micros:
     return round(seconds * (1 + policy.jitter * share) * 1_000_000)
 
 
-def another_fits(tx: Tx, agent_id: int, queue_id: int, require: Iterable[str], lost_after: float) -> bool:
+def another_fits(tx: Tx, agent_id: int, queue_id: int, spec: DeploymentSpec, lost_after: float) -> bool:
     """Whether an agent but this one is well, serves a queue and has what is demanded.
 
     Args:
-        require: tags.
+        spec: of the run.
         lost_after: an agent heard of within so many seconds counts as alive.
     """
     place = tx.conn.execute(
@@ -63,18 +63,19 @@ def another_fits(tx: Tx, agent_id: int, queue_id: int, require: Iterable[str], l
         .where(queues.c.id == queue_id)
     ).one()
     alive_after = tx.now - round(lost_after * 1_000_000)
-    compared = (agents.c.pools, agents.c.queues, agents.c.tags, agents.c.troubles)
-    others = select(*compared).where(
+    others = select(agents).where(
         agents.c.id != agent_id,
         agents.c.last_seen_at > alive_after,
         agents.c.draining.is_(False),
+        agents.c.paused.is_(False),
         agents.c.drain_session.is_distinct_from(agents.c.session),
     )
     return any(
         not other.troubles
         and place.pool in other.pools
         and (not other.queues or place.name in other.queues)
-        and set(other.tags).issuperset(require)
+        and {*other.tags, *other.found_tags}.issuperset(spec.require)
+        and fits(spec.need, other.capacity)
         for other in tx.conn.execute(others)
     )
 
@@ -95,4 +96,4 @@ def avoided_still(
     ).one_or_none()
     if before is None or before.cause not in LAUNCH_FAILURES:
         return None
-    return before.id if another_fits(tx, before.id, queue_id, spec.require, lost_after) else None
+    return before.id if another_fits(tx, before.id, queue_id, spec, lost_after) else None

@@ -16,8 +16,9 @@ from shunter_work_pools.contracts.states import Actor, RunState
 from shunter_work_pools.queue.catalog import Placed, deployment, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.ids import new_run_id, reverse
+from shunter_work_pools.queue.lanes import all_limits, lane_key, lanes_of
 from shunter_work_pools.queue.parameters import check_parameters
-from shunter_work_pools.queue.routing import LaneKey, demands, lanes_of, marked, matching_pools, place
+from shunter_work_pools.queue.routing import marked, matching_pools, place
 from shunter_work_pools.storage.schema import payloads, ready, run_tags, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -171,8 +172,9 @@ def _places(tx: Tx, new: list[NewRun]) -> dict[_Key, _Place]:
         if name not in named:
             named[name] = place(tx, spec, [])
         found[key] = named[name]
+    known = all_limits(tx)
     ways = {
-        key: LaneKey(at[1], key[1], key[0], " ".join(sorted(demands(specs[key]))), key[3])
+        key: lane_key(known, at[1], key[1], key[0], specs[key], key[2], key[3])
         for key, at in found.items()
         if at is not None
     }

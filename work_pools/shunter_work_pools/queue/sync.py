@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -15,8 +16,10 @@ from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.claim import assignment
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.fire import first_due
+from shunter_work_pools.queue.lanes import lane_of
+from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.retries import AVOIDED_FOR, avoided_still
-from shunter_work_pools.queue.routing import abilities, demands, lane_of, marked
+from shunter_work_pools.queue.routing import marked
 from shunter_work_pools.storage.schema import (
     agents,
     attempts,
@@ -37,8 +40,9 @@ class Registered:
 
     Attributes:
         pools: ids of its pools, in its order.
-        tags: its tags and its abilities: what runs may demand of it.
+        tags: its tags and those it found: what runs may demand of it.
         limit: attempts it may hold at once.
+        capacity: what it has that runs may need.
     """
 
     id: int
@@ -48,6 +52,7 @@ class Registered:
     queues: frozenset[str]
     tags: frozenset[str]
     limit: int
+    capacity: Mapping[str, float]
 
 
 def agent_row(tx: Tx, name: str) -> Row[Any]:
@@ -85,6 +90,8 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
         "pools": request.pools,
         "queues": request.queues,
         "tags": request.tags,
+        "found_tags": request.found_tags,
+        "capacity": request.capacity,
         "limit": request.limit,
         "host": request.host[:255],
         "version": request.version[:64],
@@ -119,8 +126,9 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
         session=request.session,
         pools=tuple(ids[pool] for pool in request.pools),
         queues=frozenset(request.queues),
-        tags=frozenset(request.tags) | abilities(request.protocol),
+        tags=frozenset(request.tags).union(request.found_tags),
         limit=request.limit,
+        capacity=request.capacity,
     )
 
 
@@ -129,14 +137,15 @@ class Difference:
     """What should be different on an agent.
 
     Attributes:
-        finished: runs that it holds still and of which the server has its report of the end.
+        finished: runs that it holds still and of which the server has its report of the end, and what they
+            took of its capacity.
         drains: the session of it that was told to drain, if one was.
     """
 
     assignments: list[Assignment]
     cancel: list[Held]
     forget: list[Held]
-    finished: set[UUID]
+    finished: dict[UUID, Mapping[str, float]]
     drains: UUID | None = None
 
     def __bool__(self) -> bool:
@@ -182,10 +191,10 @@ def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
         elif lease.cancelling and not hold.stopping:
             cancel.append(Held(run=lease.run_id, attempt=lease.attempt, epoch=lease.epoch))
     forget = [hold for key, hold in held.items() if key not in owned]
-    finished: set[UUID] = set()
+    finished: dict[UUID, Mapping[str, float]] = {}
     if forget:
         ended = _ended_by_agent(tx, forget)
-        finished = {run_id for run_id, _, _ in ended}
+        finished = {key[0]: need for key, need in ended.items()}
         forget = [hold for hold in forget if (hold.run, hold.attempt, hold.epoch) not in ended]
     again = _assign_again(tx, unknown)
     cancel += [
@@ -196,15 +205,25 @@ def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
     return Difference(again, cancel, forget, finished, rows[0].drain_session if rows else None)
 
 
-def _ended_by_agent(tx: Tx, holds: list[Held]) -> set[tuple[UUID, int, int]]:
-    """Those whose end the agent reported itself, and whose acknowledgement is under way to it."""
+def _ended_by_agent(tx: Tx, holds: list[Held]) -> dict[tuple[UUID, int, int], Mapping[str, float]]:
+    """Those whose end the agent reported itself, and whose acknowledgement is under way to it; what they took."""
     rows = tx.conn.execute(
-        select(attempts.c.run_id, attempts.c.number, attempts.c.epoch).where(
-            attempts.c.run_id.in_([hold.run for hold in holds]), attempts.c.log_size.is_not(None)
+        select(
+            attempts.c.run_id,
+            attempts.c.number,
+            attempts.c.epoch,
+            runs.c.deployment_id,
+            runs.c.revision,
         )
+        .join(runs, runs.c.id == attempts.c.run_id)
+        .where(attempts.c.run_id.in_([hold.run for hold in holds]), attempts.c.log_size.is_not(None))
     )
     asked = {(hold.run, hold.attempt, hold.epoch) for hold in holds}
-    return asked & {(row.run_id, row.number, row.epoch) for row in rows}
+    return {
+        (row.run_id, row.number, row.epoch): revision_spec(tx, row.deployment_id, row.revision).need
+        for row in rows
+        if (row.run_id, row.number, row.epoch) in asked
+    }
 
 
 def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
@@ -277,7 +296,7 @@ def release(tx: Tx, agent_id: int, request: ReleaseRequest, lost_after: float) -
     Args:
         lost_after: an agent heard of within so many seconds counts as alive.
     """
-    from shunter_work_pools.queue.report import end_attempt
+    from shunter_work_pools.queue.report import end_cancelled, freed
 
     acks = []
     for held in sorted(request.attempts, key=lambda held: held.run):  # as reports lock them
@@ -303,10 +322,10 @@ def release(tx: Tx, agent_id: int, request: ReleaseRequest, lost_after: float) -
             )
             continue
         if lease.cancelling:
-            end_attempt(tx, lease, AttemptState.CANCELLED, Actor.AGENT, cause="cancelled")
+            end_cancelled(tx, lease, Actor.AGENT)
         else:
             put_back(tx, lease, Actor.AGENT, lost_after)
-        tx.changes.freed.setdefault(agent_id, set()).add(held.run)
+        freed(tx, lease)
         acks.append(ReportAck(run=held.run, attempt=held.attempt, seq=lease.seq))
     return acks
 
@@ -320,12 +339,13 @@ def put_back(tx: Tx, lease: Row[Any], actor: Actor, lost_after: float) -> None:
     state = RunState.RETRYING if run.attempts > run.attempts_forgiven else RunState.SCHEDULED
     spec = revision_spec(tx, run.deployment_id, run.revision)
     tx.conn.execute(delete(leases).where(leases.c.run_id == lease.run_id))
+    places_freed(tx, [run.id] if lease.limited else [], {run.deployment_id})
     tx.conn.execute(
         update(runs)
         .where(runs.c.id == lease.run_id, runs.c.state == RunState.ACTIVE.value)
         .values(state=state.value)
     )
-    lane_id = lane_of(tx, lease.queue_id, run.priority, run.deployment_id, demands(spec), run.backfill_id)
+    lane_id = lane_of(tx, run, spec, lease.queue_id)
     avoid = avoided_still(tx, run.id, lease.attempt, lease.queue_id, spec, lost_after)
     if avoid is not None:
         tx.changes.becomes_due(AVOIDED_FOR / 1_000_000)

@@ -50,6 +50,9 @@ FAILED = "state IN ('Failed', 'Crashed', 'TimedOut')"
 #: Condition of waiting runs that avoid an agent, likewise.
 AVOIDING = "avoid_agent_id IS NOT NULL"
 
+#: Condition of lanes that not every agent can serve, likewise.
+DEMANDING = "require <> '' OR need <> ''"
+
 #: An id that was given to a row that is gone is not given to another: much is kept in memory by id.
 NEVER_AGAIN: dict[str, Any] = {"sqlite_autoincrement": True}
 
@@ -91,6 +94,9 @@ deployments = Table(
     Column("name", Label, nullable=False, unique=True),
     Column("revision", Integer, nullable=False),
     Column("paused", Boolean(), nullable=False),
+    # As its current revision says: it holds for the runs of all.
+    Column("max_active", Integer),
+    Column("when_full", String(16), nullable=False, server_default="enqueue"),
     Column("created_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
     Column("deleted_at", Time),  # its runs go in small batches, then it does
@@ -197,10 +203,81 @@ lanes = Table(
     Column("queue_id", ForeignKey("queues.id"), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
-    Column("require", Text, nullable=False),  # demands on the agent, sorted, joined by spaces
+    Column("require", Text, nullable=False),  # tags that the agent must have, sorted, joined by spaces
+    Column(
+        "need", Text, nullable=False, server_default=text("''")
+    ),  # what it takes of the agent's capacity, see lanes.need_text
+    Column(
+        "limits", Text, nullable=False, server_default=text("''")
+    ),  # ids of the limits it is under, sorted, joined by spaces
     Column("backfill_id", Serial, nullable=False),  # 0: none; its concurrency limits the lane
     Column("served_at", Time, nullable=False),  # deployments of one priority are served in turn
-    UniqueConstraint("queue_id", "priority", "deployment_id", "require", "backfill_id"),
+    UniqueConstraint(
+        *("queue_id", "priority", "deployment_id", "require", "need", "limits", "backfill_id"),
+        name="uq_lanes_key",
+    ),
+    Index(
+        "ix_lanes_demanding",
+        "queue_id",
+        "require",
+        "need",
+        postgresql_where=text(DEMANDING),
+        sqlite_where=text(DEMANDING),
+    ),
+)
+
+#: How many runs are active at once, or start within a time, across deployments.
+limits = Table(
+    "limits",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("name", Label, nullable=False, unique=True),
+    Column("tag", Label, index=True),  # NULL: deployments name it
+    Column("max", Integer),
+    Column("rate_count", Integer),
+    Column("rate_seconds", Float),
+    Column("strategy", String(16), nullable=False),
+    Column("full_until", Time),  # when the rate allows the next start; NULL: it did all along
+    Column("created_at", Time, nullable=False),
+    **NEVER_AGAIN,
+)
+
+#: What ``lanes.limits`` says, for joins.
+lane_limits = Table(
+    "lane_limits",
+    metadata,
+    Column("lane_id", ForeignKey("lanes.id"), primary_key=True),
+    Column("limit_id", ForeignKey("limits.id"), primary_key=True),
+    Index("ix_lane_limits_limit_id_lane_id", "limit_id", "lane_id"),
+)
+
+#: Hot: the live attempts that count under each limit.
+lease_limits = Table(
+    "lease_limits",
+    metadata,
+    Column("limit_id", ForeignKey("limits.id"), primary_key=True),
+    Column("run_id", Uuid(), primary_key=True),
+    Index("ix_lease_limits_run_id", "run_id"),
+)
+
+#: The last starts under each limit that has a rate, no more of them than the rate allows.
+limit_starts = Table(
+    "limit_starts",
+    metadata,
+    Column("limit_id", ForeignKey("limits.id"), primary_key=True),
+    Column("at", Time, primary_key=True),
+    Column("run_id", Uuid(), primary_key=True),
+)
+
+#: Who paused what, and why; that it is paused stands where claims look, but for the whole server's.
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("kind", String(16), primary_key=True),  # deployment, schedule, queue, pool, agent or server
+    Column("ref_id", Serial, primary_key=True, autoincrement=False),  # 0: the server
+    Column("by", String(200), nullable=False),
+    Column("reason", String(1000), nullable=False),
+    Column("at", Time, nullable=False),
 )
 
 ready = Table(
@@ -233,6 +310,9 @@ agents = Table(
     Column("last_seen_at", Time, nullable=False),
     Column("draining", Boolean(), nullable=False, server_default=false()),
     Column("troubles", Document, nullable=False, server_default="[]"),
+    Column("found_tags", Document, nullable=False, server_default="[]"),
+    Column("capacity", Document, nullable=False, server_default="{}"),
+    Column("paused", Boolean(), nullable=False, server_default=false()),
     Column("drain_session", Uuid()),  # the life of it that was told to drain; the next one is not
     **NEVER_AGAIN,
 )
@@ -248,16 +328,19 @@ leases = Table(
     Column("session", Uuid(), nullable=False),
     Column("pool_id", ForeignKey("pools.id"), nullable=False, index=True),
     Column("queue_id", ForeignKey("queues.id"), nullable=False, index=True),
-    Column("deployment_id", ForeignKey("deployments.id"), nullable=False),
+    Column("deployment_id", ForeignKey("deployments.id"), nullable=False, index=True),
     Column("revision", Integer, nullable=False),
     Column("backfill_id", Serial, index=True),
     Column("state", State, nullable=False),
     Column("seq", Integer, nullable=False),  # of the last report
+    Column("due_at", Time),  # when its run was due; NULL: granted by an earlier version
     Column("granted_at", Time, nullable=False),
     Column("started_at", Time),
     Column("pid", Integer),
     Column("message", Text),
+    Column("limited", Boolean(), nullable=False, server_default=false()),  # it has rows in lease_limits
     Column("cancelling", Boolean(), nullable=False),
+    Column("superseded_by", Label),  # the limit for which it is stopped; NULL: a person wants it
     Column("lost", Boolean(), nullable=False),
 )
 

@@ -15,7 +15,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,8 @@ class Changes:
     Attributes:
         pools: pools in which a run may have become claimable.
         agents: agents that must be told something.
-        freed: agent -> runs of which it gave back an attempt, ended or unstarted.
+        freed: agent -> runs of which it gave back an attempt, ended or unstarted, and what they took of it.
+        limits: a limit or what becomes of runs when it is full was changed.
         runs: runs whose shown state changed.
         due_in: seconds until the first of the runs becomes due that wait for a moment in the future.
         schedules: a schedule was made, changed or resumed.
@@ -58,10 +59,11 @@ class Changes:
 
     pools: set[int] = field(default_factory=set)
     agents: set[int] = field(default_factory=set)
-    freed: dict[int, set[UUID]] = field(default_factory=dict)
+    freed: dict[int, dict[UUID, Mapping[str, float]]] = field(default_factory=dict)
     runs: set[UUID] = field(default_factory=set)
     due_in: float | None = None
     schedules: bool = False
+    limits: bool = False
 
     def becomes_due(self, seconds: float) -> None:
         """Note that something becomes due in ``seconds``."""
@@ -73,10 +75,11 @@ class Changes:
         self.agents |= other.agents
         self.runs |= other.runs
         for agent, runs in other.freed.items():
-            self.freed.setdefault(agent, set()).update(runs)
+            self.freed.setdefault(agent, {}).update(runs)
         if other.due_in is not None:
             self.becomes_due(other.due_in)
         self.schedules |= other.schedules
+        self.limits |= other.limits
 
 
 _CLOCK = select(func.extract("epoch", func.clock_timestamp()) * 1_000_000)
