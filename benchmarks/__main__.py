@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import command_line, fleet, history, promptness, retention, schedules, starts, stops
+from benchmarks import command_line, fleet, history, promptness, retention, schedules, starts, stops, waiting
 from benchmarks.report import Table
 
 BENCHMARKS = {
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "schedules": ("Schedules", schedules.schedules),
     "retention": ("Retention", retention.retention),
     "promptness": ("Promptness", promptness.promptness),
+    "waiting": ("A hundred thousand blocked runs", waiting.waiting),
     "fleet": ("Two thousand agents", fleet.fleet),
     "history": ("A million finished runs", history.history),
 }

@@ -125,13 +125,16 @@ class Offer:
 def _full(kind: Any, most: Any, counted: Any) -> Any:
     """Ids of those of a kind whose live leases have reached what is allowed; counted once in a statement."""
     used = select(func.count()).where(counted == kind.c.id).correlate(kind).scalar_subquery()
-    return select(kind.c.id).where(most <= used)
+    return select(kind.c.id).where(most.is_not(None), most <= used)
 
 
 _FULL_LIMITS = _full(limits, limits.c.max, lease_limits.c.limit_id).union_all(
     select(limits.c.id).where(limits.c.full_until > bindparam("now"))
 )
 _UNDER_FULL = select(lane_limits.c.lane_id).where(lane_limits.c.limit_id.in_(_FULL_LIMITS))
+_HELD_BACK = _full(deployments, deployments.c.max_active, leases.c.deployment_id).union_all(
+    select(deployments.c.id).where(deployments.c.paused)
+)
 _MAINTENANCE = select(pauses.c.ref_id).where(pauses.c.kind == "server").exists()
 _HEAD_DUE = (
     select(func.min(ready.c.due_at)).where(ready.c.lane_id == lanes.c.id).correlate(lanes).scalar_subquery()
@@ -166,8 +169,8 @@ _HEADS = (
         pools.c.id.not_in(_full(pools, pools.c.limit, leases.c.pool_id)),
         queues.c.paused.is_(False),
         queues.c.id.not_in(_full(queues, queues.c.limit, leases.c.queue_id)),
-        deployments.c.paused.is_(False),
-        deployments.c.id.not_in(_full(deployments, deployments.c.max_active, leases.c.deployment_id)),
+        # By the lane, and not of the deployment that is joined: so it is looked at before the head is.
+        lanes.c.deployment_id.not_in(_HELD_BACK),
         lanes.c.backfill_id.not_in(_full(backfills, backfills.c.concurrency, leases.c.backfill_id)),
         lanes.c.id.not_in(_UNDER_FULL),
         bindparam("now") >= _HEAD_DUE,
@@ -236,11 +239,18 @@ _ACTIVATE = (
     .values(state=RunState.ACTIVE.value, epoch=bindparam("new_epoch"))
 )
 _GRANT = insert(leases)
-_PAUSED = select(agents.c.id).where(agents.c.paused, agents.c.id.in_(bindparam("agents", expanding=True)))
+#: Agents with what they hold, by revision; one row without a revision if that is nothing.
 _HELD = (
-    select(leases.c.agent_id, leases.c.deployment_id, leases.c.revision, func.count().label("held"))
-    .where(leases.c.agent_id.in_(bindparam("agents", expanding=True)))
-    .group_by(leases.c.agent_id, leases.c.deployment_id, leases.c.revision)
+    select(
+        agents.c.id,
+        agents.c.paused,
+        leases.c.deployment_id,
+        leases.c.revision,
+        func.count(leases.c.run_id).label("held"),
+    )
+    .join(leases, leases.c.agent_id == agents.c.id, isouter=True)
+    .where(agents.c.id.in_(bindparam("agents", expanding=True)))
+    .group_by(agents.c.id, agents.c.paused, leases.c.deployment_id, leases.c.revision)
 )
 
 
@@ -303,14 +313,16 @@ def _heads(tx: Tx, wanted: list[int], offers: list[Offer]) -> Sequence[Row[Any]]
 
 def _correct(tx: Tx, offers: list[Offer]) -> None:
     """No offer is larger than the leases of its agent leave: a network may bring an old one again."""
-    asked = {"agents": [offer.agent_id for offer in offers]}
     held: Counter[int] = Counter()
     used: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for row in tx.conn.execute(_HELD, asked):
-        held[row.agent_id] += row.held
-        for name, amount in revision_spec(tx, row.deployment_id, row.revision).need.items():
-            used[row.agent_id][name] += amount * row.held
-    paused = set(tx.conn.scalars(_PAUSED, asked))
+    paused = set()
+    for row in tx.conn.execute(_HELD, {"agents": [offer.agent_id for offer in offers]}):
+        if row.paused:
+            paused.add(row.id)
+        if row.held:
+            held[row.id] += row.held
+            for name, amount in revision_spec(tx, row.deployment_id, row.revision).need.items():
+                used[row.id][name] += amount * row.held
     for offer in offers:
         offer.free = min(offer.free, offer.limit - held[offer.agent_id])
         if offer.agent_id in paused:
