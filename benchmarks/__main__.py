@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import command_line, fleet, history, promptness, retention, schedules, starts, stops, waiting
+from benchmarks import command_line, fleet, history, places, promptness, retention, schedules, starts, stops, waiting
 from benchmarks.report import Table
 
 BENCHMARKS = {
@@ -23,6 +23,7 @@ BENCHMARKS = {
     "retention": ("Retention", retention.retention),
     "promptness": ("Promptness", promptness.promptness),
     "waiting": ("A hundred thousand blocked runs", waiting.waiting),
+    "places": ("The places of a limit", places.places),
     "fleet": ("Two thousand agents", fleet.fleet),
     "history": ("A million finished runs", history.history),
 }
