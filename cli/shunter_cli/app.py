@@ -31,6 +31,7 @@ _MODULES = {
     "agent": "commands.agents",
     "pool": "commands.pools",
     "queue": "commands.queues",
+    "limit": "commands.limits",
     "init": "commands.init",
     "deploy": "commands.deploy",
     "deployment": "commands.deployments",

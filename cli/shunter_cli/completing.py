@@ -39,6 +39,11 @@ def pools(incomplete: str) -> list[str]:
     return _names(incomplete, lambda client: [pool.name for pool in client.list_pools().pools])
 
 
+def limits(incomplete: str) -> list[str]:
+    """Names of limits."""
+    return _names(incomplete, lambda client: [limit.name for limit in client.list_limits().limits])
+
+
 def agents(incomplete: str) -> list[str]:
     """Names of agents."""
     return _names(incomplete, lambda client: [agent.name for agent in client.list_agents().agents])

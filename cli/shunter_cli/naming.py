@@ -125,6 +125,10 @@ def _deployments_beginning(client: Client, word: str) -> list[str]:
     return names
 
 
+def _limit_names(client: Client) -> list[str]:
+    return [limit.name for limit in client.list_limits().limits]
+
+
 def _agent_names(client: Client) -> list[str]:
     return [agent.name for agent in client.list_agents().agents]
 
@@ -136,6 +140,7 @@ DEPLOYMENT = Kind(
     "`shunter deployment list` shows the deployments there are.",
 )
 POOL = _of("pool", pool_names, "`shunter pool list` shows the pools there are.")
+LIMIT = _of("limit", _limit_names, "`shunter limit list` shows the limits there are.")
 AGENT = _of("agent", _agent_names, "`shunter agent list` shows the agents there are.")
 
 

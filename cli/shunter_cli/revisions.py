@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from shunter_cli.output import compact
+from shunter_work_pools.contracts.capacity import amount_shown
 
 if TYPE_CHECKING:
     from shunter_work_pools.contracts.deployments import DeploymentSpec
@@ -23,6 +24,7 @@ def changes(before: DeploymentSpec, after: DeploymentSpec) -> str:
 def _plain(spec: DeploymentSpec) -> dict[str, Any]:
     """The spec with its schedules by name."""
     data = spec.model_dump(mode="json")
+    data["need"] = {name: amount_shown(name, amount) for name, amount in spec.need.items()}
     data["schedule"] = {one.pop("name"): one for one in data.pop("schedules")}
     return data
 
@@ -35,7 +37,7 @@ def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
             # What a schedule says is said by its name: not schedule.nightly.when.cron.
             below = path if key == "when" else f"{path} {key}" if path == "schedule" else f"{path}.{key}"
             yield from _differences(below.lstrip("."), before.get(key), after.get(key))
-    elif isinstance(before, list) and isinstance(after, list) and path in ("tags", "require"):
+    elif isinstance(before, list) and isinstance(after, list) and path in ("tags", "require", "limits"):
         yield path + "".join(
             [f" -{one}" for one in before if one not in after]
             + [f" +{one}" for one in after if one not in before]

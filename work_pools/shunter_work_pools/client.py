@@ -91,6 +91,7 @@ from shunter_work_pools.contracts.errors import (
     ShunterError,
     from_problem,
 )
+from shunter_work_pools.contracts.limits import Limit, LimitList, LimitPatch, LimitSpec
 from shunter_work_pools.contracts.pools import (
     Pool,
     PoolList,
@@ -353,6 +354,33 @@ class Endpoints:
     def delete_queue(self, pool: str, queue: str) -> Call[None]:
         """Delete a queue that nobody needs; not ``default``."""
         return Call("DELETE", _path("pools", pool, "queues", queue), _nothing)
+
+    # -- limits
+
+    @endpoint
+    def create_limit(self, spec: LimitSpec) -> Call[Limit]:
+        """Make a limit; one of a tag holds at once, also for the runs that wait and run."""
+        return _call("POST", "limits", to=Limit, body=spec)
+
+    @endpoint
+    def list_limits(self) -> Call[LimitList]:
+        """All limits, by name."""
+        return _call("GET", "limits", to=LimitList)
+
+    @endpoint
+    def get_limit(self, name: str) -> Call[Limit]:
+        """One limit, with what it counts now."""
+        return _call("GET", "limits", name, to=Limit)
+
+    @endpoint
+    def update_limit(self, name: str, patch: LimitPatch) -> Call[Limit]:
+        """Change the fields that are set in ``patch``; None of ``max`` or ``rate``: no such limit any more."""
+        return _call("PATCH", "limits", name, to=Limit, body=patch, patch=True)
+
+    @endpoint
+    def delete_limit(self, name: str) -> Call[None]:
+        """Delete a limit that no deployment names; what it held back goes on."""
+        return Call("DELETE", _path("limits", name), _nothing)
 
     # -- deployments
 

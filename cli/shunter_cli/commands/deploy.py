@@ -17,12 +17,14 @@ from shunter_cli import (
     completing,
     durations,
     faults,
+    limit_words,
     output,
     parameters,
     schedule_options,
     sizes,
 )
 from shunter_cli.connection import connect, pool_names
+from shunter_cli.limit_words import WhenFull
 from shunter_cli.output import Output, OutputOption
 from shunter_work_pools.contracts.errors import InvalidInput
 
@@ -111,6 +113,27 @@ def deploy(
     require: Annotated[
         list[str] | None, typer.Option(help="A tag its agent must have. Repeatable.", metavar="TAG")
     ] = None,
+    need: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a run takes of its agent, as in gpu=1, cpu=0.5, memory=8GiB. Repeatable.",
+            metavar="NAME=AMOUNT",
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A limit that its runs share with others. Repeatable.",
+            metavar="NAME",
+            autocompletion=completing.limits,
+        ),
+    ] = None,
+    max_active: Annotated[
+        int | None, typer.Option(help="Of its runs, so many at once.", min=0, metavar="N")
+    ] = None,
+    when_full: Annotated[
+        WhenFull, typer.Option(help="What becomes of a run that is due while --max-active is reached.")
+    ] = WhenFull.ENQUEUE,
     interval: Annotated[str | None, typer.Option(help="Run every 60s, 5m, 1h30m.", metavar="TIME")] = None,
     cron: Annotated[
         str | None, typer.Option(help="Run by a cron expression, as in '0 6 * * *'.", metavar="EXPR")
@@ -219,6 +242,11 @@ def deploy(
         raise InvalidInput("a deployment needs a name", "Give it with --name.")
     checks.names("--name", [name])
     checks.names("--pool", [pool] if pool is not None else [])
+    checks.names("--limit", limit or [])
+    if when_full is not WhenFull.ENQUEUE and not max_active:
+        raise InvalidInput(
+            f"--when-full {when_full} needs a --max-active of at least 1", "As in: --max-active 1."
+        )
     target = _target(entrypoint, command, python, check=not no_check)
     work = Work(
         command=target.command,
@@ -239,6 +267,10 @@ def deploy(
         parameter_schema=target.schema,
         tags=tag or [],
         require=require or [],
+        need=limit_words.amounts(need or [], "--need"),
+        limits=limit or [],
+        max_active=max_active,
+        when_full=when_full.value,
         pool=pool,
         queue=queue,
         priority=priority,

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
     from shunter_cli.backfilling import Filled
     from shunter_work_pools.client import Client
-    from shunter_work_pools.contracts.deployments import Deployment, RetryPolicy, Revision, ScheduleView
+    from shunter_work_pools.contracts.deployments import (
+        Deployment,
+        DeploymentSpec,
+        RetryPolicy,
+        Revision,
+        ScheduleView,
+    )
 
 group = typer.Typer(no_args_is_help=True, help="Deployments: named, runnable things.")
 
@@ -97,6 +103,8 @@ def _list(found: Sequence[Deployment], output_as: Output, quiet: bool) -> None:
 @group.command("inspect")
 def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     """Show one deployment with its current revision."""
+    from shunter_work_pools.contracts.capacity import shown
+
     with connect() as client:
         found = naming.found(client, naming.DEPLOYMENT, name, client.get_deployment)
     if output_as is not Output.TABLE:
@@ -116,6 +124,9 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("pool", f"{spec.pool}, queue {spec.queue or 'default'}" if spec.pool else "by tags"),
         ("tags", ", ".join(spec.tags)),
         ("requires", ", ".join(spec.require)),
+        ("needs", shown(spec.need)),
+        ("limits", ", ".join(spec.limits)),
+        ("runs at once", _at_once(spec)),
         ("priority", str(spec.priority) if spec.priority else ""),
         ("retries", _retries(spec.retries) if spec.retries.count else ""),
         ("time-out", exactly(work.timeout) if work.timeout else ""),
@@ -129,6 +140,13 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         state = "paused" if schedule.paused else f"next {local(schedule.next_at)} ({ago(schedule.next_at)})"
         pairs.append((f"schedule {schedule.name}", f"{timing(schedule)}; {state}"))
     output.facts([(key, value) for key, value in pairs if value])
+
+
+def _at_once(spec: DeploymentSpec) -> str:
+    """``3``, ``1, when full: cancel_new``; empty if there is no limit."""
+    if spec.max_active is None:
+        return ""
+    return str(spec.max_active) + (f", when full: {spec.when_full}" if spec.when_full != "enqueue" else "")
 
 
 def _retries(policy: RetryPolicy) -> str:

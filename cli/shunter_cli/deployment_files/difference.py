@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shunter_cli import durations, output
+from shunter_work_pools.contracts.capacity import amount_shown
 from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
 from shunter_work_pools.contracts.sizes import size
 
@@ -35,7 +36,7 @@ _USUAL: dict[str, Any] = {
 _NEVER = object()
 _INDENT = "    "
 #: Mappings that are one field for each value.
-_SPREAD = ("retries", "env", "keep", "parameters", "parameter_schema")
+_SPREAD = ("need", "retries", "env", "keep", "parameters", "parameter_schema")
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,8 @@ def _value(name: str, value: Any) -> str:
         return durations.exactly(value)
     if name == "memory_limit":
         return size(value)
+    if name.startswith("need."):
+        return amount_shown(name.removeprefix("need."), value)
     if name == "command":
         value = shlex.join(value)
         return output.plain(value)

@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from shunter_cli import causes, durations, sizes
+from shunter_cli import causes, durations, limit_words, sizes
 from shunter_cli.deployment_files.places import Written
 from shunter_cli.deployment_files.yaml_tree import scalar
 from shunter_work_pools.contracts.base import Json, Name, Tag
+from shunter_work_pools.contracts.capacity import MOST_NAMES
 from shunter_work_pools.contracts.deployments import RETRIED_CAUSES, CatchUp, EnvName, OnLost
 from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_work_pools.contracts.limits import PLACES, Strategy
 from shunter_work_pools.contracts.states import Cause
 
 #: Deployments that one file may have, schedules that one deployment may have.
@@ -99,6 +101,20 @@ def _memory(value: Any) -> int:
     raise wrong("must be a size", "Write it like 512MiB, 1.5GiB or a number of bytes.")
 
 
+def _need(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise wrong("must be a mapping", "Write it like {gpu: 1, cpu: 0.5, memory: 8GiB}.")
+    try:
+        return limit_words.amounts([f"{name}={_amount(one)}" for name, one in value.items()], "")
+    except InvalidInput as exc:
+        raise wrong(exc.detail.strip(), exc.remedy) from exc
+
+
+def _amount(value: Any) -> str:
+    """As one would type it; not the ``.0`` that TOML and YAML allow of a whole number."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def _causes(value: Any) -> Any:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise wrong("must be a list of causes", "Write it like [oom, timeout].")
@@ -131,6 +147,15 @@ PositiveSpan = Annotated[float, BeforeValidator(_seconds(0, zero=False)), _in_sc
 Interval = Annotated[float, BeforeValidator(_seconds(1, zero=False)), _in_schema(minimum=1)]
 _LIKE_A_TIME = {"type": "string", "examples": ["2027-03-28", "2027-03-28T06:00:00+02:00"]}
 Memory = Annotated[int, BeforeValidator(_memory), WithJsonSchema(_LIKE_A_SIZE)]
+_LIKE_A_NEED = {
+    "type": "object",
+    "maxProperties": MOST_NAMES,
+    "additionalProperties": {
+        "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "examples": ["8GiB"]}]
+    },
+}
+Need = Annotated[dict[str, float], BeforeValidator(_need), WithJsonSchema(_LIKE_A_NEED)]
+Places = Annotated[int, Field(ge=0, le=PLACES), BeforeValidator(_number)]
 Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema(_LIKE_A_TIME)]
 Switch = Annotated[bool, BeforeValidator(_number)]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -241,7 +266,7 @@ _RETRIES_SCHEMA = {
 
 
 class Defaults(Part):
-    """What the deployments of a file share; each may say otherwise. env, parameters and keep are merged."""
+    """What the deployments of a file share; each may say otherwise. env, need, parameters and keep are merged."""
 
     parameters: dict[str, Json] = {}
     """Parameters of its runs; a schedule's and a run's own go over them."""
@@ -249,6 +274,14 @@ class Defaults(Part):
     """Labels of the deployment and its runs; without a pool they choose one."""
     require: Annotated[list[Tag], Field(max_length=50)] = []
     """Tags that the agent must have."""
+    need: Need = {}
+    """What a run takes of its agent while it is active: gpu: 1, cpu: 0.5, memory: 8GiB."""
+    limits: Annotated[list[Name], Field(max_length=20)] = []
+    """Limits that its runs share with those of other deployments."""
+    max_active: Places | None = None
+    """Of its runs, so many at once."""
+    when_full: Strategy = "enqueue"
+    """What becomes of a run that is due while max_active is reached."""
     pool: Name | None = None
     """Work pool where it runs; by its tags if none is named."""
     queue: Name | None = None

@@ -42,6 +42,9 @@ def deployment(node: Node, folder: Path, *, check: bool, fits: bool) -> tuple[Na
     if entry.queue is not None and entry.pool is None:
         detail = "a queue needs a pool"
         faults.append(fault_at(node, ["queue"], detail, "Name the pool whose queue it is."))
+    if entry.when_full != "enqueue" and not entry.max_active:
+        detail = f"{entry.when_full} needs a max_active of at least 1"
+        faults.append(fault_at(node, ["when_full"], detail, "As in `max_active: 1`."))
     known = _Here(node, folder, faults, check).look(entry)
     if faults or not fits:
         return None, faults
@@ -133,6 +136,10 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
         parameter_schema=schema,
         tags=entry.tags,
         require=entry.require,
+        need=entry.need,
+        limits=entry.limits,
+        max_active=entry.max_active,
+        when_full=entry.when_full,
         pool=entry.pool,
         queue=entry.queue,
         priority=entry.priority,

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from shunter_work_pools.api import agents, deployments, pools, runs, schedules
+from shunter_work_pools.api import agents, deployments, limits, pools, runs, schedules
 from shunter_work_pools.api.dependencies import answer
 from shunter_work_pools.contracts.agents import ServerInfo, SyncAnswer
 from shunter_work_pools.contracts.base import Instant
@@ -54,8 +54,8 @@ def build_app(engine: Engine) -> FastAPI:
         response_model=SyncAnswer,
         route_class_override=agents.SyncRoute,
     )
-    for routes in (runs.router, agents.router, pools.router, deployments.router, schedules.router):
-        app.include_router(routes, prefix="/api/v1")
+    for module in (runs, agents, pools, limits, deployments, schedules):
+        app.include_router(module.router, prefix="/api/v1")
 
     def _info(tx: Tx) -> ServerInfo:
         return status.server_info(tx, engine.store.kind, engine.started_at)

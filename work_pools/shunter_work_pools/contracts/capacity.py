@@ -97,7 +97,9 @@ def fits(need: Mapping[str, float], free: Mapping[str, float]) -> bool:
 
 def shown(amounts: Mapping[str, float]) -> str:
     """As one would write them, by name: ``cpu=1.5 gpu=2 memory=8GiB``; empty if there are none."""
-    return " ".join(
-        f"{name}={size(int(amount)) if name == MEMORY else f'{amount:g}'}"
-        for name, amount in sorted(amounts.items())
-    )
+    return " ".join(f"{name}={amount_shown(name, amount)}" for name, amount in sorted(amounts.items()))
+
+
+def amount_shown(name: str, amount: float) -> str:
+    """One amount as one would write it: ``1.5``, ``2``, ``8GiB``."""
+    return size(int(amount)) if name == MEMORY else f"{amount:g}"

@@ -11,14 +11,16 @@ from shunter_work_pools.contracts.base import Contract, Instant, Name, Tag
 #: What becomes of a run that is due while a limit is full: it waits; it is ended as skipped; or the oldest
 #: active run is stopped for it.
 Strategy = Literal["enqueue", "cancel_new", "cancel_running"]
-Places = Annotated[int, Field(ge=0, le=1_000_000)]
+#: Live attempts at once, and starts within how many seconds, that a limit can allow at the most.
+PLACES, RATE_COUNT, RATE_SECONDS = 1_000_000, 10_000, 31 * 86_400.0
+Places = Annotated[int, Field(ge=0, le=PLACES)]
 
 
 class Rate(Contract):
     """At most ``count`` starts within any ``seconds``."""
 
-    count: int = Field(ge=1, le=10_000)
-    seconds: float = Field(gt=0, le=31 * 86_400)
+    count: int = Field(ge=1, le=RATE_COUNT)
+    seconds: float = Field(gt=0, le=RATE_SECONDS)
 
 
 class LimitSpec(Contract):
@@ -40,15 +42,18 @@ class LimitSpec(Contract):
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
-        _check(self.max, self.rate, self.strategy)
+        if fault := unfit(self.max, self.rate, self.strategy):
+            raise ValueError(fault)
         return self
 
 
-def _check(most: int | None, rate: Rate | None, strategy: str) -> None:
+def unfit(most: int | None, rate: Rate | None, strategy: str) -> str:
+    """Why these cannot be a limit together; empty if they can."""
     if most is None and rate is None:
-        raise ValueError("a limit needs max, rate or both")
+        return "a limit needs max, rate or both"
     if strategy != "enqueue" and not most:
-        raise ValueError(f"{strategy} needs a max of at least 1")
+        return f"{strategy} needs a max of at least 1"
+    return ""
 
 
 class LimitPatch(Contract):

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
-from shunter_work_pools.contracts.limits import Limit, LimitPatch, LimitSpec, Rate
+from shunter_work_pools.contracts.limits import Limit, LimitPatch, LimitSpec, Rate, unfit
 from shunter_work_pools.contracts.states import Actor, AttemptState, Cause, RunState
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.lanes import LaneKey, lanes_of
@@ -172,33 +172,28 @@ def patch_limit(tx: Tx, name: str, patch: LimitPatch) -> None:
     given = patch.model_fields_set
     if "strategy" in given and patch.strategy is None:
         raise BadRequest("strategy cannot be null", "Leave it out to keep it as it is.")
-    rate = Rate(count=row.rate_count, seconds=row.rate_seconds) if row.rate_count is not None else None
-    try:
-        after = LimitSpec(
-            name=row.name,
-            tag=row.tag,
-            max=patch.max if "max" in given else row.max,
-            rate=patch.rate if "rate" in given else rate,
-            strategy=patch.strategy or row.strategy,
-        )
-    except ValueError as exc:
-        raise BadRequest(
-            f"limit {name!r}: {str(exc).splitlines()[2].partition('Value error, ')[2].partition(' [')[0]}",
-            "Give it a max or a rate, or delete it.",
-        ) from exc
+    most = patch.max if "max" in given else row.max
+    rate = patch.rate if "rate" in given else _rate(row)
+    strategy = patch.strategy or row.strategy
+    if fault := unfit(most, rate, strategy):
+        raise BadRequest(f"limit {name!r}: {fault}", "Give it a max or a rate that fits, or delete it.")
     tx.conn.execute(
         update(limits)
         .where(limits.c.id == row.id)
         .values(
-            max=after.max,
-            rate_count=None if after.rate is None else after.rate.count,
-            rate_seconds=None if after.rate is None else after.rate.seconds,
-            strategy=after.strategy,
-            full_until=_full_until(tx, row.id, after.rate),
+            max=most,
+            rate_count=None if rate is None else rate.count,
+            rate_seconds=None if rate is None else rate.seconds,
+            strategy=strategy,
+            full_until=_full_until(tx, row.id, rate),
         )
     )
     tx.changes.limits = True
     tx.changes.pools |= _pools_under(tx, [row.id])
+
+
+def _rate(row: Row[Any]) -> Rate | None:
+    return None if row.rate_count is None else Rate(count=row.rate_count, seconds=row.rate_seconds)
 
 
 def _full_until(tx: Tx, limit_id: int, rate: Rate | None) -> Micros | None:
@@ -274,7 +269,7 @@ def list_limits(tx: Tx, name: str | None = None) -> list[Limit]:
             name=row.name,
             tag=row.tag,
             max=row.max,
-            rate=None if row.rate_count is None else Rate(count=row.rate_count, seconds=row.rate_seconds),
+            rate=_rate(row),
             strategy=row.strategy,
             created_at=moment(row.created_at),
             active=active.get(row.id, 0),
