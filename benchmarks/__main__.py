@@ -10,7 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import command_line, fleet, history, places, promptness, retention, schedules, starts, stops, waiting
+from benchmarks import (
+    command_line,
+    fleet,
+    history,
+    places,
+    promptness,
+    retention,
+    schedules,
+    starts,
+    stops,
+    waiting,
+)
 from benchmarks.report import Table
 
 BENCHMARKS = {

@@ -46,14 +46,23 @@ class _Claimer:
                     await asyncio.sleep(self._chance.uniform(0.2, 1.0))
                     self._holding[0] -= 1
                     end = {key: one[key] for key in ("run", "attempt", "epoch")} | {
-                        **{"seq": 3, "age": 0, "state": "Completed", "exit_code": 0, "log_size": 0},
+                        "seq": 3,
+                        "age": 0,
+                        "state": "Completed",
+                        "exit_code": 0,
+                        "log_size": 0,
                     }
                     await self._post("reports", {"session": self._session, "reports": [end]})
         finally:
             self._writer.close()
 
     async def _sync(self) -> Any:
-        body = {"protocol": PROTOCOL, "session": self._session, "identity": self._identity, "pools": ["default"]}
+        body = {
+            "protocol": PROTOCOL,
+            "session": self._session,
+            "identity": self._identity,
+            "pools": ["default"],
+        }
         return await self._post("sync", body | {"limit": 1, "free": 1, "hold_for": 10})
 
     async def _post(self, what: str, body: dict[str, Any]) -> Any:

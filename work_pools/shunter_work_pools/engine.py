@@ -17,7 +17,7 @@ import contextlib
 import math
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -25,17 +25,26 @@ from uuid import UUID
 
 from shunter_work_pools import killpoints
 from shunter_work_pools.contracts import PROTOCOL, SERVED_PROTOCOLS
-from shunter_work_pools.contracts.agents import Assignment, Held, SyncAnswer, SyncRequest
+from shunter_work_pools.contracts.agents import (
+    Assignment,
+    Held,
+    ReportAck,
+    ReportBatch,
+    SyncAnswer,
+    SyncRequest,
+)
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
+from shunter_work_pools.contracts.states import ATTEMPT_ENDS
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.glances import Glances
-from shunter_work_pools.hub import Hub
+from shunter_work_pools.hub import Hub, Waiting
 from shunter_work_pools.queue import fire, reap, remove, timetable
 from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
 from shunter_work_pools.queue.drain import drain
 from shunter_work_pools.queue.limits import act_when_full, any_acts
+from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.sync import (
     Difference,
     Registered,
@@ -347,36 +356,63 @@ class Engine:
         if not waiting:
             await self._act_when_full()
             return
-        offers = [
-            Offer(
-                agent_id=entry.agent.id,
-                session=entry.agent.session,
-                pools=frozenset(entry.agent.pools),
-                queues=entry.agent.queues,
-                tags=entry.agent.tags,
-                free=entry.free,
-                limit=entry.agent.limit,
-                capacity=entry.agent.capacity,
-                free_capacity=entry.free_capacity,
-            )
-            for entry in waiting
-        ]
+        offers = [_offer(entry) for entry in waiting]
         try:
             granted = await self.store.write(lambda tx: claim(tx, offers))
         except Unavailable:
             hub.stir()  # it is still to be claimed
             raise
-        if granted:
-            killpoints.reached("after-claim-committed")
         if granted >= MOST:
             hub.stir()  # there may be more for those that got nothing
+        self._tell(waiting, offers)
+        await self._act_when_full()
+
+    def _tell(self, waiting: list[Waiting], offers: list[Offer]) -> None:
+        """Answer those to whom a claim that is committed has granted something."""
+        if any(offer.granted for offer in offers):
+            killpoints.reached("after-claim-committed")
         for entry, offer in zip(waiting, offers, strict=True):
             if offer.granted:
                 entry.wake(offer.granted)
-                current = hub.agents.get(entry.agent.id)
+                current = self.hub.agents.get(entry.agent.id)
                 if current is not None and current is not entry:
                     current.wake()  # a newer sync of the agent: it has to find what was granted to the older
-        await self._act_when_full()
+
+    async def report(self, name: str, batch: ReportBatch) -> list[ReportAck]:
+        """Take reports. A place that becomes free by them is filled in the same transaction, if one that could
+        do so waits here: it is not empty for a moment, and one commit does for both.
+
+        Raises:
+            NotFound: the agent has not synced in this session.
+        """
+        agent_id = self.agent(name, batch.session)
+        pools = frozenset(self._registered[name][1].pools)
+
+        def taken(tx: Tx) -> list[ReportAck]:
+            return report(tx, agent_id, batch.reports, self.settings.lost_after)
+
+        if self._claiming.locked() or not any(one.state in ATTEMPT_ENDS for one in batch.reports):
+            return await self.store.write(taken)
+        async with self._claiming:
+            waiting = self.hub.who_could_take(agent_id, pools)
+            offers = [_offer(entry) for entry in waiting]
+            freed: dict[UUID, Mapping[str, float]] = {}
+
+            def refilled(tx: Tx) -> list[ReportAck]:
+                acks = taken(tx)
+                freed.update(tx.changes.freed.pop(agent_id, {}))
+                for entry, offer in zip(waiting, offers, strict=True):
+                    if offer.agent_id == agent_id:
+                        offer.give_back(need for run, need in freed.items() if run in entry.held)
+                if claim(tx, offers) < MOST:
+                    tx.changes.pools -= pools  # nobody else needs to look there
+                return acks
+
+            acks = await self.store.write(refilled if offers else taken)
+            if freed and self.hub.note_freed(agent_id, freed) not in waiting:
+                self.hub.has_room(agent_id)  # it came to wait meanwhile
+            self._tell(waiting, offers)
+        return acks
 
     async def _act_when_full(self) -> None:
         """End or stop runs where a limit is full that does not let them wait."""
@@ -534,6 +570,20 @@ class Engine:
     async def _maintain(self) -> None:
         await asyncio.sleep(3600)
         await self.store.write(make_partitions)
+
+
+def _offer(entry: Waiting) -> Offer:
+    return Offer(
+        agent_id=entry.agent.id,
+        session=entry.agent.session,
+        pools=frozenset(entry.agent.pools),
+        queues=entry.agent.queues,
+        tags=entry.agent.tags,
+        free=entry.free,
+        limit=entry.agent.limit,
+        capacity=entry.agent.capacity,
+        free_capacity=entry.free_capacity,
+    )
 
 
 def _same_agent(known: SyncRequest, request: SyncRequest) -> bool:

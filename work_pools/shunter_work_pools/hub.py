@@ -80,9 +80,7 @@ class Hub:
     def committed(self, changes: Changes) -> None:
         """Wake whom a commit concerns."""
         for agent_id, runs in changes.freed.items():
-            waiting = self.agents.get(agent_id)
-            if waiting is not None:
-                waiting.ended |= {run: need for run, need in runs.items() if run in waiting.held}
+            if self.note_freed(agent_id, runs) is not None:
                 self.has_room(agent_id)
         for agent_id in changes.agents:
             waiting = self.agents.get(agent_id)
@@ -102,6 +100,13 @@ class Hub:
             self.claimable.set()
         for run_id in changes.runs:
             self.touch(run_id)
+
+    def note_freed(self, agent_id: int, runs: Mapping[UUID, Mapping[str, float]]) -> Waiting | None:
+        """Note what an agent gave back, and what that took of it; its entry, if it waits."""
+        waiting = self.agents.get(agent_id)
+        if waiting is not None:
+            waiting.ended |= {run: need for run, need in runs.items() if run in waiting.held}
+        return waiting
 
     def stir(self, pools: Iterable[int] | None = None) -> None:
         """Something may have become claimable in these pools; None: in any."""
@@ -135,6 +140,17 @@ class Hub:
         else:
             found = [self.agents[agent_id] for agent_id in with_room if agent_id in self.agents]
         return [waiting for waiting in found if waiting.free > 0 and not waiting.answer.done()]
+
+    def who_could_take(self, agent_id: int, pools: frozenset[int]) -> list[Waiting]:
+        """Those that wait for runs of some pools and have room, and an agent that is about to have room."""
+        return [
+            waiting
+            for waiting in self.agents.values()
+            if waiting.offered is not None
+            and not waiting.answer.done()
+            and not pools.isdisjoint(waiting.agent.pools)
+            and (waiting.free > 0 or waiting.agent.id == agent_id)
+        ]
 
     def touch(self, run_id: UUID) -> None:
         """Wake those who watch a run."""

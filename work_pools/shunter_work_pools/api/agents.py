@@ -30,7 +30,7 @@ from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.queue import remove, sync, views
-from shunter_work_pools.queue.report import owned_logs, report
+from shunter_work_pools.queue.report import owned_logs
 
 router = APIRouter(prefix="/agents", tags=["agents"])
 
@@ -112,10 +112,7 @@ async def _hung_up(request: Request) -> None:
 @router.post("/{name}/reports", response_model=ReportAnswer)
 async def take_reports(name: AgentName, batch: ReportBatch, engine: TheEngine) -> Response:
     """Steps of attempts, numbered; sending twice is harmless."""
-    agent_id = engine.agent(name, batch.session)
-    acks = await engine.store.write(
-        lambda tx: report(tx, agent_id, batch.reports, engine.settings.lost_after)
-    )
+    acks = await engine.report(name, batch)
     killpoints.reached("after-reports-committed")
     return answer(ReportAnswer.model_construct(acks=acks))
 

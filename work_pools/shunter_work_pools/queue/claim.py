@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -106,6 +106,13 @@ class Offer:
         self.free -= 1
         for name, amount in need.items():
             self.free_capacity[name] -= amount
+
+    def give_back(self, needs: Iterable[Mapping[str, float]]) -> None:
+        """Runs with these needs have ended since it said what it could take."""
+        for need in needs:
+            self.free += 1
+            for name, amount in need.items():
+                self.free_capacity[name] = self.free_capacity.get(name, 0.0) + amount
 
     def remoteness(self, need: Mapping[str, float]) -> tuple[float, int]:
         """How badly a run with this need fits; the smallest is the best fit.
