@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from shunter_work_pools.contracts.states import (
     ATTEMPT_ENDS,
@@ -19,7 +19,24 @@ from shunter_work_pools.contracts.states import (
     may_move_attempt,
     may_move_run,
 )
-from shunter_work_pools.storage.schema import attempts, events, lanes, leases, payloads, ready, runs
+from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.lanes import need_text
+from shunter_work_pools.storage.schema import (
+    attempts,
+    backfills,
+    deployments,
+    events,
+    lane_limits,
+    lanes,
+    lease_limits,
+    leases,
+    limits,
+    payloads,
+    pools,
+    queues,
+    ready,
+    runs,
+)
 from shunter_work_pools.storage.store import Tx
 
 _WAITING = {RunState.SCHEDULED, RunState.RETRYING}
@@ -52,10 +69,64 @@ def audit(tx: Tx) -> None:
         assert (run_id.version, run_id.variant) == (7, "specified in RFC 4122")
         _audit_attempts(run, attempt_rows[run_id], lease_rows.get(run_id))
         if run_id in ready_rows:
-            _audit_place(run, ready_rows[run_id], lane_rows)
+            _audit_place(tx, run, ready_rows[run_id], lane_rows)
         if state in RUN_ENDS:
             assert cause_fits(AttemptState(state.value), None if run.cause is None else Cause(run.cause))
         _audit_events(run, lease_rows.get(run_id), event_rows[run_id])
+    _audit_limits(tx, run_rows, ready_rows, lease_rows, lane_rows)
+
+
+def _audit_limits(
+    tx: Tx,
+    run_rows: dict[UUID, Any],
+    ready_rows: dict[UUID, Any],
+    lease_rows: dict[UUID, Any],
+    lane_rows: Any,
+) -> None:
+    """Whatever waits and whatever is active is under the limits that its run says, and under no others."""
+    there = tx.conn.execute(select(limits)).all()
+    counted: dict[UUID, set[int]] = defaultdict(set)
+    for row in tx.conn.execute(select(lease_limits)):
+        counted[row.run_id].add(row.limit_id)
+    over: dict[int, set[int]] = defaultdict(set)
+    for row in tx.conn.execute(select(lane_limits)):
+        over[row.lane_id].add(row.limit_id)
+    ids = {row.id for row in there}
+    for lane in lane_rows.values():
+        assert over[lane.id] == {int(word) for word in lane.limits.split()} & ids, f"lane {lane.id}"
+    assert set(counted) <= set(lease_rows), "something counts under a limit that is not active"
+    for run_id, lease in lease_rows.items():
+        # (One that was deleted is not counted any more, the lease has the mark still.)
+        assert lease.limited or not counted[run_id]
+        _audit_under(tx, run_rows[run_id], counted[run_id], there)
+    for run_id, waiting in ready_rows.items():
+        if waiting.lane_id is not None:
+            _audit_under(tx, run_rows[run_id], over[waiting.lane_id], there)
+
+
+def _audit_under(tx: Tx, run: Any, found: set[int], there: Any) -> None:
+    spec = revision_spec(tx, run.deployment_id, run.revision)
+    tagged = {row.id for row in there if row.tag in run.tags}
+    named = {row.id: row.created_at for row in there if row.tag is None and row.name in spec.limits}
+    # One of that name that was made anew since is another.
+    before = {limit_id for limit_id, made in named.items() if made < run.created_at}
+    assert tagged | before <= found <= tagged | set(named), f"run {run.id} is under {found}"
+
+
+def exceeded(tx: Tx) -> set[tuple[str, str]]:
+    """Kind and name of the limits of which more is active than they allow."""
+    kinds: list[tuple[str, Any, Any, Any, Any]] = [
+        ("pool", pools, pools.c.name, pools.c.limit, leases.c.pool_id),
+        ("queue", queues, queues.c.name, queues.c.limit, leases.c.queue_id),
+        ("deployment", deployments, deployments.c.name, deployments.c.max_active, leases.c.deployment_id),
+        ("limit", limits, limits.c.name, limits.c.max, lease_limits.c.limit_id),
+        ("backfill", backfills, backfills.c.id, backfills.c.concurrency, leases.c.backfill_id),
+    ]
+    found = set()
+    for kind, table, name, most, counted in kinds:
+        used = select(func.count()).where(counted == table.c.id).scalar_subquery()
+        found |= {(kind, str(one)) for one in tx.conn.scalars(select(name).where(most < used))}
+    return found
 
 
 def _audit_attempts(run: Any, ended: list[Any], lease: Any) -> None:
@@ -75,7 +146,7 @@ def _audit_attempts(run: Any, ended: list[Any], lease: Any) -> None:
     assert not epochs or epochs[-1] <= run.epoch
 
 
-def _audit_place(run: Any, waiting: Any, lane_rows: dict[int, Any]) -> None:
+def _audit_place(tx: Tx, run: Any, waiting: Any, lane_rows: dict[int, Any]) -> None:
     assert waiting.late == (run.late or run.backfill_id is not None)
     assert not (run.late and run.backfill_id is not None)
     if waiting.lane_id is None:
@@ -88,6 +159,8 @@ def _audit_place(run: Any, waiting: Any, lane_rows: dict[int, Any]) -> None:
         run.deployment_id,
         run.backfill_id or 0,
     )
+    spec = revision_spec(tx, run.deployment_id, run.revision)
+    assert (lane.require, lane.need) == (" ".join(sorted(spec.require)), need_text(spec.need))
 
 
 def _audit_events(run: Any, lease: Any, rows: list[Any]) -> None:

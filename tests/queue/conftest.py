@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.queue.books import audit
+from tests.queue.books import audit, exceeded
 from tests.queue.world import World
 from tests.storage.stores import AnyStore, Clock, clock, kind, migrated_postgres, migrated_sqlite, store
 
@@ -19,3 +19,4 @@ async def world(store: AnyStore, clock: Clock) -> AsyncIterator[World]:
     made = World(store, clock)
     yield made
     await made.store.read(audit)
+    assert await made.store.read(exceeded) <= made.lowered

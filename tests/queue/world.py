@@ -26,15 +26,17 @@ from shunter_work_pools.contracts.deployments import (
     Skipped,
     Work,
 )
+from shunter_work_pools.contracts.limits import Limit, LimitPatch, LimitSpec
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
 from shunter_work_pools.contracts.runs import Event, Run, RunRequest
 from shunter_work_pools.contracts.states import AttemptState, Cause
-from shunter_work_pools.queue import apply, catalog, control, fire, pausing, reap, views
+from shunter_work_pools.queue import apply, catalog, control, fire, limits, pausing, reap, views
 from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.queue.sync import Difference, Registered, difference, heartbeat, register, release
 from shunter_work_pools.storage.store import Changes
+from tests.queue.books import exceeded
 from tests.storage.stores import AnyStore, Clock
 
 LOST_AFTER = 30.0
@@ -148,6 +150,8 @@ class World:
         self.store = store
         self.clock = clock
         self.changes = Changes()
+        #: Kind and name of limits that were lowered, or made, when more was active than they allow.
+        self.lowered: set[tuple[str, str]] = set()
         store.on_commit = self._committed
         self._identities = count(1)
 
@@ -167,6 +171,7 @@ class World:
 
     async def patch_pool(self, name: str, **changes: Any) -> None:
         await self.store.write(lambda tx: catalog.patch_pool(tx, name, PoolPatch(**changes)))
+        await self._lowered()
 
     async def queue(self, pool: str, name: str, **spec: Any) -> str:
         await self.store.write(lambda tx: catalog.create_queue(tx, pool, QueueSpec(name=name, **spec)))
@@ -174,6 +179,7 @@ class World:
 
     async def patch_queue(self, pool: str, name: str, **changes: Any) -> None:
         await self.store.write(lambda tx: catalog.patch_queue(tx, pool, name, QueuePatch(**changes)))
+        await self._lowered()
 
     async def deploy(self, name: str = "job", since: float = 0.0, **spec: Any) -> bool:
         spec.setdefault("work", TRUE)
@@ -184,6 +190,7 @@ class World:
         (change,) = await self.store.write(
             lambda tx: apply.apply(tx, [Named(name=name, spec=document)], times)
         )
+        await self._lowered()
         return change.change != "unchanged"
 
     async def pause_deployment(self, name: str = "job", paused: bool = True, since: float = 0.0) -> None:
@@ -199,6 +206,33 @@ class World:
         await self.store.write(
             lambda tx: pausing.patch_schedule(tx, deployment, name, patch, round(LATE_AFTER * 1e6), began)
         )
+
+    # ---- limits
+
+    async def limit(self, name: str = "few", **spec: Any) -> str:
+        await self.store.write(lambda tx: limits.create_limit(tx, LimitSpec(name=name, **spec)))
+        await self._lowered()
+        return name
+
+    async def patch_limit(self, name: str = "few", **changes: Any) -> None:
+        await self.store.write(lambda tx: limits.patch_limit(tx, name, LimitPatch(**changes)))
+        await self._lowered()
+
+    async def _lowered(self) -> None:
+        self.lowered |= await self.store.read(exceeded)
+
+    async def delete_limit(self, name: str = "few") -> None:
+        await self.store.write(lambda tx: limits.delete_limit(tx, name))
+
+    async def shown_limit(self, name: str = "few") -> Limit:
+        return (await self.store.read(lambda tx: limits.list_limits(tx, name)))[0]
+
+    async def act_when_full(self) -> int:
+        """What the server does after each claim; in how many transactions."""
+        count = 1
+        while await self.store.write(limits.act_when_full):
+            count += 1
+        return count
 
     # ---- runs
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, bindparam, func, insert, select
+from sqlalchemy import Row, bindparam, func, insert, select, text
 
 from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.storage.schema import lane_limits, lanes, limits
@@ -61,6 +61,19 @@ def all_limits(tx: Tx) -> Limits:
         else:
             tagged[tag] = (*tagged.get(tag, ()), limit_id)
     return Limits(named, tagged)
+
+
+_HOLD = text("LOCK TABLE limits IN ACCESS SHARE MODE")
+
+
+def hold_limits(tx: Tx) -> None:
+    """Nobody makes or deletes a limit until this transaction is over.
+
+    To be called by whoever looks for lanes after it has locked leases or waiting runs, before it does: who makes
+    a limit has the table first and these rows then, so the other way round they would wait for each other.
+    """
+    if tx.postgres:
+        tx.conn.execute(_HOLD)
 
 
 def need_text(need: Mapping[str, float]) -> str:

@@ -141,11 +141,12 @@ def _put_under(tx: Tx, limit_id: int, tag: str) -> None:
         .distinct()
         .order_by(lanes.c.id)
     ).all()
+    there = set(tx.conn.scalars(select(limits.c.id)))  # a lane may still name one that was deleted
     ways = {}
     for row in found:
         key = LaneKey(*row[1:])
-        over = sorted({*map(int, key.limits.split()), limit_id})
-        ways[row.id] = key._replace(limits=" ".join(map(str, over)))
+        over = there.intersection(map(int, key.limits.split())) | {limit_id}
+        ways[row.id] = key._replace(limits=" ".join(map(str, sorted(over))))
     to = lanes_of(tx, ways.values())
     for lane_id, key in ways.items():
         # A claim holds rows of runs that wait here no more.
@@ -177,6 +178,7 @@ def patch_limit(tx: Tx, name: str, patch: LimitPatch) -> None:
     strategy = patch.strategy or row.strategy
     if fault := unfit(most, rate, strategy):
         raise BadRequest(f"limit {name!r}: {fault}", "Give it a max or a rate that fits, or delete it.")
+    full_until = _full_until(tx, row.id, rate)
     tx.conn.execute(
         update(limits)
         .where(limits.c.id == row.id)
@@ -185,9 +187,11 @@ def patch_limit(tx: Tx, name: str, patch: LimitPatch) -> None:
             rate_count=None if rate is None else rate.count,
             rate_seconds=None if rate is None else rate.seconds,
             strategy=strategy,
-            full_until=_full_until(tx, row.id, rate),
+            full_until=full_until,
         )
     )
+    if full_until is not None and full_until > tx.now:
+        tx.changes.becomes_due((full_until - tx.now) / 1_000_000)
     tx.changes.limits = True
     tx.changes.pools |= _pools_under(tx, [row.id])
 

@@ -13,6 +13,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.states import Actor, AttemptState, Cause
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.lanes import hold_limits
 from shunter_work_pools.queue.report import Retry, end_attempt, end_cancelled
 from shunter_work_pools.storage.schema import agents, leases, ready, runs
 from shunter_work_pools.storage.store import Tx
@@ -79,6 +80,7 @@ def mark_lost(tx: Tx, seen_before: Micros) -> int:
 def give_up(tx: Tx, seen_before: Micros) -> int:
     """Act by ``on_lost`` on leases of agents not heard of since ``seen_before``; how many ended."""
     ended, after = 0, UUID(int=0)
+    hold_limits(tx)
     while True:
         rows = tx.conn.execute(
             select(leases, agents.c.name.label("agent"))

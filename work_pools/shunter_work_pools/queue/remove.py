@@ -18,6 +18,7 @@ from shunter_work_pools.contracts.errors import BadRequest, Conflict
 from shunter_work_pools.contracts.states import Actor, Cause, RunState
 from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment_row, pool_row, queue_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.lanes import hold_limits
 from shunter_work_pools.queue.reap import end_lost
 from shunter_work_pools.queue.sync import agent_row
 from shunter_work_pools.storage.schema import (
@@ -238,6 +239,7 @@ def remove_agent(tx: Tx, name: str, silence: Silence, *, give_up: bool) -> None:
     """
     locked = select(agents).where(agents.c.id == agent_row(tx, name).id).with_for_update()
     agent = tx.conn.execute(locked).one()
+    hold_limits(tx)
     held = tx.conn.execute(
         select(leases, agents.c.name.label("agent"))
         .join(agents, agents.c.id == leases.c.agent_id)

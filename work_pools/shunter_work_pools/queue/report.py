@@ -25,7 +25,7 @@ from shunter_work_pools.contracts.states import (
 from shunter_work_pools.queue import retries
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
-from shunter_work_pools.queue.lanes import Limits, all_limits, lane_of
+from shunter_work_pools.queue.lanes import Limits, all_limits, hold_limits, lane_of
 from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.parameters import json_size
 from shunter_work_pools.queue.routing import marked
@@ -135,6 +135,7 @@ def report(tx: Tx, agent_id: int, reports: list[Report], lost_after: float) -> l
         lost_after: an agent heard of within so many seconds may be given what this one could not launch.
     """
     wanted = list(dict.fromkeys(item.run for item in reports))
+    hold_limits(tx)
     held = {lease.run_id: lease for lease in tx.conn.execute(_LEASES, {"wanted": wanted})}
     steps = Steps(tx, lost_after)
     acks: dict[tuple[UUID, int, int], ReportAck] = {}

@@ -16,7 +16,7 @@ from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.claim import assignment
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.fire import first_due
-from shunter_work_pools.queue.lanes import lane_of
+from shunter_work_pools.queue.lanes import hold_limits, lane_of
 from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.retries import AVOIDED_FOR, avoided_still
 from shunter_work_pools.queue.routing import marked
@@ -299,6 +299,7 @@ def release(tx: Tx, agent_id: int, request: ReleaseRequest, lost_after: float) -
     from shunter_work_pools.queue.report import end_cancelled, freed
 
     acks = []
+    hold_limits(tx)
     for held in sorted(request.attempts, key=lambda held: held.run):  # as reports lock them
         lease = tx.conn.execute(
             select(leases).where(leases.c.run_id == held.run).with_for_update()
