@@ -341,20 +341,22 @@ def act_when_full(tx: Tx) -> bool:
     """End or stop runs, as full limits say whose strategy is not to wait; whether there may be more to do.
 
     ``cancel_new``: new runs that are due while a limit is full end as skipped. ``cancel_running``: of those
-    active and due as many of the newest as fit win; the others end as superseded, the active ones by being
-    asked to stop. Runs that are held are not due.
+    active and due as many of the newest (by when they were to start) as fit win; the others end as superseded,
+    the active ones by being asked to stop. Runs that are held are not due.
     """
     more = False
     for kind, row in _full(tx):
         active = tx.conn.execute(_active_under(kind, row.id)).all()
         if row.strategy == "cancel_new":
             waiting = _due_under(tx, kind, row.id, new_only=True)
-            beaten = waiting
+            beaten = list(waiting)
             if beaten:
                 _end(tx, beaten, Cause.SKIPPED, f"{_named(kind, row.name)} was full when it was due")
         else:
             waiting = _due_under(tx, kind, row.id, new_only=False)
-            winners = set(sorted([*waiting, *(lease.run_id for lease in active)])[-row.max :])
+            ages = [*waiting.items(), *((lease.run_id, lease.scheduled_at) for lease in active)]
+            newest = sorted(ages, key=lambda one: (one[1], one[0]))[-row.max :]
+            winners = {run_id for run_id, _ in newest}
             beaten = [run_id for run_id in waiting if run_id not in winners]
             if beaten:
                 _end(
@@ -407,17 +409,19 @@ def _full(tx: Tx) -> list[tuple[str, Any]]:
 
 
 def _active_under(kind: str, ref_id: int) -> Any:
-    statement = select(leases.c.run_id, leases.c.cancelling)
+    statement = select(leases.c.run_id, leases.c.cancelling, runs.c.scheduled_at).join(
+        runs, runs.c.id == leases.c.run_id
+    )
     if kind == "deployment":
         return statement.where(leases.c.deployment_id == ref_id)
     counted = select(lease_limits.c.run_id).where(lease_limits.c.limit_id == ref_id)
     return statement.where(leases.c.run_id.in_(counted))
 
 
-def _due_under(tx: Tx, kind: str, ref_id: int, *, new_only: bool) -> list[UUID]:
-    """Runs that are due under a limit, oldest first; those that are held are not."""
+def _due_under(tx: Tx, kind: str, ref_id: int, *, new_only: bool) -> dict[UUID, Micros]:
+    """Runs that are due under a limit, and when they were to start, the oldest first; not those that are held."""
     statement = (
-        select(ready.c.run_id)
+        select(ready.c.run_id, runs.c.scheduled_at)
         .join(lanes, lanes.c.id == ready.c.lane_id)
         .join(queues, queues.c.id == lanes.c.queue_id)
         .join(pools, pools.c.id == queues.c.pool_id)
@@ -430,7 +434,7 @@ def _due_under(tx: Tx, kind: str, ref_id: int, *, new_only: bool) -> list[UUID]:
             pools.c.paused.is_(False),
             ~select(pauses.c.ref_id).where(pauses.c.kind == "server").exists(),
         )
-        .order_by(ready.c.run_id)
+        .order_by(runs.c.scheduled_at, ready.c.run_id)
         .limit(BATCH)
         .with_for_update(of=ready, skip_locked=True)
     )
@@ -441,7 +445,7 @@ def _due_under(tx: Tx, kind: str, ref_id: int, *, new_only: bool) -> list[UUID]:
         statement = statement.where(lanes.c.id.in_(under))
     if new_only:
         statement = statement.where(runs.c.state == RunState.SCHEDULED.value)
-    return list(tx.conn.scalars(statement))
+    return {row.run_id: row.scheduled_at for row in tx.conn.execute(statement)}
 
 
 def _end(tx: Tx, waiting: list[UUID], cause: Cause, message: str) -> None:
