@@ -34,6 +34,7 @@ class Filters:
     queue: str | None = None
     deployment: str | None = None
     late: bool | None = None
+    held: bool | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     scheduled_after: datetime | None = None
@@ -77,6 +78,10 @@ def chosen(
         bool | None,
         typer.Option("--late/--no-late", help="Only those that wait or waited too long, or none."),
     ] = None,
+    held: Annotated[
+        bool | None,
+        typer.Option("--held/--no-held", help="Only those that wait for something paused, or none."),
+    ] = None,
     since: Annotated[
         str | None, typer.Option(help="Made at or after: 2026-11-22, or 2h (ago).", metavar="TIME")
     ] = None,
@@ -101,6 +106,7 @@ def chosen(
         queue=queue,
         deployment=deployment,
         late=late,
+        held=held,
         created_after=_past(since, "--since"),
         created_before=_past(until, "--until"),
         scheduled_after=_past(scheduled_after, "--scheduled-after"),

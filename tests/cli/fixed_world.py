@@ -196,7 +196,7 @@ def _fill(world: World) -> None:
     client.create_pool(PoolSpec(name="default"))
     client.create_pool(PoolSpec(name="gpu", match=["gpu"], limit=2, priority=5))
     client.create_queue("default", QueueSpec(name="fast", priority=10, limit=4))
-    client.update_pool("gpu", PoolPatch(paused=True))
+    client.update_pool("gpu", PoolPatch(paused=True, by="ops@desk", reason="new drivers"))
     hello = DeploymentSpec(
         work=Work(command=["sh", "-c", "echo hello"], source="/srv/jobs"),
         pool="default",
@@ -276,5 +276,7 @@ def _fill(world: World) -> None:
     night = Schedule(when=CronSchedule(cron="30 2 * * *", timezone="Europe/Berlin"), paused=True)
     client.deploy("train", train.model_copy(update={"schedules": [night]}))
     client.deploy("paused", hello.model_copy(update={"tags": []}))
-    client.update_deployment("paused", DeploymentPatch(paused=True))
+    client.update_deployment(
+        "paused", DeploymentPatch(paused=True, by="ops@desk", reason="the data are late")
+    )
     until(lambda: client.list_runs(late=True).runs)

@@ -204,7 +204,7 @@ def _audit_events(run: Any, lease: Any, rows: list[Any]) -> None:
                 run_state = RunState(run.state) if RunState(run.state) in again else run_state
             attempt_state = None
         else:
-            assert row.kind in {"late", "lost", "found", "routed"}, said
+            assert row.kind in {"late", "lost", "found", "routed", "priority"}, said
     assert run_state is not None
     assert run_state.value == run.state, f"events of {run.id} lead to {run_state}, the run says {run.state}"
     if lease is not None:

@@ -196,7 +196,7 @@ class World:
     async def pause_deployment(self, name: str = "job", paused: bool = True, since: float = 0.0) -> None:
         patch, began = DeploymentPatch(paused=paused), self._began(since)
         await self.store.write(
-            lambda tx: catalog.patch_deployment(tx, name, patch, round(LATE_AFTER * 1e6), began)
+            lambda tx: pausing.patch_deployment(tx, name, patch, round(LATE_AFTER * 1e6), began)
         )
 
     async def pause_schedule(

@@ -53,11 +53,13 @@ from shunter_work_pools.contracts.agents import (
     LOG_MEDIA_TYPE,
     Agent,
     AgentList,
+    AgentPatch,
     LogAnswer,
     ReleaseRequest,
     ReportAnswer,
     ReportBatch,
     ServerInfo,
+    ServerPatch,
     SyncAnswer,
     SyncRequest,
 )
@@ -109,6 +111,7 @@ from shunter_work_pools.contracts.runs import (
     RunBatch,
     RunCreated,
     RunPage,
+    RunPatch,
     RunRequest,
     RunsCreated,
 )
@@ -262,6 +265,7 @@ class RunFilters(TypedDict, total=False):
         tags: all of them.
         pool, queue, deployment: names; a queue needs its pool.
         late: whether they are marked late.
+        held: whether they wait, and something that they belong to is paused.
         created_after, created_before, scheduled_after, scheduled_before: aware moments, the first of
             each pair inclusive.
         cursor: ``next`` of the page before.
@@ -274,6 +278,7 @@ class RunFilters(TypedDict, total=False):
     queue: str | None
     deployment: str | None
     late: bool | None
+    held: bool | None
     created_after: datetime | None
     created_before: datetime | None
     scheduled_after: datetime | None
@@ -307,6 +312,11 @@ class Endpoints:
     def ready(self) -> Call[bool]:
         """True if the server serves requests; needs no token. Raises ``Unavailable`` if it is not."""
         return Call("GET", "/readyz", lambda response: True)
+
+    @endpoint
+    def update_server(self, patch: ServerPatch) -> Call[ServerInfo]:
+        """Begin or end maintenance: meanwhile nothing is handed out to agents."""
+        return _call("PATCH", "server", to=ServerInfo, body=patch, patch=True)
 
     @endpoint
     def status(self, *, since: datetime | None = None) -> Call[Status]:
@@ -509,6 +519,11 @@ class Endpoints:
         return _call("GET", "runs", run, "events", to=EventList)
 
     @endpoint
+    def update_run(self, run: str | UUID, patch: RunPatch) -> Call[Run]:
+        """Change the priority of a run that waits."""
+        return _call("PATCH", "runs", run, to=Run, body=patch, patch=True)
+
+    @endpoint
     def cancel_run(self, run: str | UUID) -> Call[Run]:
         """Stop a run, or keep it from starting."""
         return _call("POST", "runs", run, "cancel", to=Run)
@@ -569,6 +584,11 @@ class Endpoints:
     def get_agent(self, name: str) -> Call[Agent]:
         """One agent."""
         return _call("GET", "agents", name, to=Agent)
+
+    @endpoint
+    def update_agent(self, name: str, patch: AgentPatch) -> Call[Agent]:
+        """Pause or resume it: paused, it is given nothing new."""
+        return _call("PATCH", "agents", name, to=Agent, body=patch, patch=True)
 
     @endpoint
     def drain_agent(self, name: str) -> Call[Agent]:

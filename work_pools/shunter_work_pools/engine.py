@@ -57,7 +57,7 @@ from shunter_work_pools.retention import Retention
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
 from shunter_work_pools.storage.partitions import make_partitions
-from shunter_work_pools.storage.store import Store, Tx
+from shunter_work_pools.storage.store import Store, Tx, Work
 
 T = TypeVar("T")
 log = get_logger()
@@ -292,6 +292,16 @@ class Engine:
             if waiting is not None:
                 waiting.wake()
             raise
+
+    async def pausing(self, work: Work[None]) -> None:
+        """Run a unit of work that may pause something; once this returns, nothing more of that is handed out here.
+
+        Raises:
+            Refused: as the work does.
+        """
+        await self.store.write(work)
+        # What was looked at before the pause may be granted still.
+        await self._claims_under_way()
 
     def forget_agent(self, name: str) -> None:
         """An agent was deleted: it is registered anew should it come back."""

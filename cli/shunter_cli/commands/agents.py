@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shunter_cli import checks, confirm, installing, live, naming, output
+from shunter_cli import checks, confirm, installing, live, naming, output, pausing
 from shunter_cli.completing import agents
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, local, seconds
@@ -18,6 +18,7 @@ from shunter_cli.faults import tell
 from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.installing import NowOption, PrintOption, RunAsOption, UserOption
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+from shunter_cli.pausing import ReasonOption
 from shunter_cli.service_units import agent_unit
 from shunter_cli.setting_flags import OF_AGENT, as_words, taking
 from shunter_work_pools.contracts.configuration import load
@@ -195,9 +196,10 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
     elif output_as is not Output.TABLE:
         output.show_objects(found, output_as)
     else:
+        paused = pausing.column(found)
         troubles = ("TROUBLES",) if any(agent.troubles for agent in found) else ()
         output.table(
-            ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", *troubles, "TAGS", "HOST"),
+            ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", *paused, *troubles, "TAGS", "HOST"),
             [
                 (
                     agent.name,
@@ -206,23 +208,26 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
                     str(agent.active),
                     str(agent.limit),
                     ago(agent.last_seen_at),
+                    *pausing.cell(agent, paused),
                     *("; ".join(agent.troubles) or "-" for _ in troubles),
                     output.words(agent.tags),
                     agent.host or "-",
                 )
                 for agent in found
             ],
-            elastic=("NAME", "POOLS", "TROUBLES", "TAGS", "HOST"),
-            spare=("HOST", "TAGS"),
+            elastic=("NAME", "POOLS", *paused, "TROUBLES", "TAGS", "HOST"),
+            spare=("HOST", "TAGS", *paused),
         )
 
 
 def condition(agent: Agent) -> str:
-    """How an agent is, in one word: lost, draining, unwell (it takes nothing now) or ready."""
+    """How an agent is, in one word: lost, draining, paused, unwell (it takes nothing now) or ready."""
     if agent.lost:
         return "lost"
     if agent.draining:
         return "draining"
+    if agent.paused:
+        return "paused"
     return "unwell" if agent.troubles else "ready"
 
 
@@ -238,6 +243,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         [
             ("name", agent.name),
             ("state", condition(agent)),
+            *pausing.facts(agent),
             *(("trouble", trouble) for trouble in agent.troubles),
             ("pools", output.words(agent.pools)),
             ("queues", output.words(agent.queues) if agent.queues else "all of its pools"),
@@ -249,6 +255,33 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
             ("last seen", f"{local(agent.last_seen_at)} ({ago(agent.last_seen_at)})"),
         ]
     )
+
+
+@group.command("pause")
+def pause(name: NameArgument, reason: ReasonOption = "", output_as: OutputOption = Output.TABLE) -> None:
+    """Give an agent nothing new; what it has goes on, and so does the agent.
+
+    Until it is resumed, in this life of it and those to come.
+    """
+    _set_paused(name, True, output_as, reason)
+
+
+@group.command("resume")
+def resume(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """Give an agent runs again."""
+    _set_paused(name, False, output_as)
+
+
+def _set_paused(name: str, paused: bool, output_as: Output, reason: str = "") -> None:
+    from shunter_work_pools.contracts.agents import AgentPatch
+
+    patch = pausing.patch(AgentPatch, paused, reason)
+    with connect() as client:
+        agent = naming.found(client, naming.AGENT, name, lambda one: client.update_agent(one, patch))
+    if output_as is not Output.TABLE:
+        output.show_object(agent, output_as)
+    else:
+        output.say(f"agent {agent.name} {'paused' if agent.paused else 'resumed'}")
 
 
 @group.command("drain")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import confirm, faults, live, naming, output
+from shunter_cli import confirm, faults, live, naming, output, pausing
 from shunter_cli.completing import deployments
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, exactly, local
 from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+from shunter_cli.pausing import ReasonOption
 from shunter_work_pools.contracts.sizes import size
 
 if TYPE_CHECKING:
@@ -81,22 +82,24 @@ def _list(found: Sequence[Deployment], output_as: Output, quiet: bool) -> None:
     elif output_as is not Output.TABLE:
         output.show_objects(found, output_as)
     else:
+        paused = pausing.column(found)
         output.table(
-            ("NAME", ">REV", "STATE", "POOL", "SCHEDULE", "NEXT", "TAGS"),
+            ("NAME", ">REV", "STATE", "POOL", "SCHEDULE", "NEXT", *paused, "TAGS"),
             [
                 (
                     one.name,
                     str(one.revision),
-                    "paused" if one.paused else "ready",
+                    pausing.state(one),
                     one.spec.pool or "by tags",
                     output.words(timing(schedule) for schedule in one.schedules),
                     ago(next_slot(one)),
+                    *pausing.cell(one, paused),
                     output.words(one.spec.tags),
                 )
                 for one in found
             ],
-            elastic=("NAME", "POOL", "SCHEDULE", "TAGS"),
-            spare=("TAGS",),
+            elastic=("NAME", "POOL", "SCHEDULE", *paused, "TAGS"),
+            spare=("TAGS", *paused),
         )
 
 
@@ -115,7 +118,8 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("name", found.name),
         ("description", spec.description),
         ("revision", f"{found.revision}, made {ago(found.updated_at)}"),
-        ("state", "paused" if found.paused else "ready"),
+        ("state", pausing.state(found)),
+        *pausing.facts(found),
         ("command" if work.command else "entrypoint", shlex.join(work.command or [work.entrypoint or ""])),
         ("source", work.source or ""),
         ("working dir", work.working_dir or ""),
@@ -137,7 +141,9 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("environment", ", ".join([*work.env, *work.pass_env])),
     ]
     for schedule in found.schedules:
-        state = "paused" if schedule.paused else f"next {local(schedule.next_at)} ({ago(schedule.next_at)})"
+        state = f"next {local(schedule.next_at)} ({ago(schedule.next_at)})"
+        if schedule.paused:
+            state = f"paused by {pausing.brief(schedule.pause)}" if schedule.pause else "paused"
         pairs.append((f"schedule {schedule.name}", f"{timing(schedule)}; {state}"))
     output.facts([(key, value) for key, value in pairs if value])
 
@@ -219,9 +225,9 @@ def rollback(
 
 
 @group.command("pause")
-def pause(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+def pause(name: NameArgument, reason: ReasonOption = "", output_as: OutputOption = Output.TABLE) -> None:
     """Make no more runs by its schedules, and start none that wait."""
-    _set_paused(name, True, output_as)
+    _set_paused(name, True, output_as, reason)
 
 
 @group.command("resume")
@@ -230,10 +236,10 @@ def resume(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     _set_paused(name, False, output_as)
 
 
-def _set_paused(name: str, paused: bool, output_as: Output) -> None:
+def _set_paused(name: str, paused: bool, output_as: Output, reason: str = "") -> None:
     from shunter_work_pools.contracts.deployments import DeploymentPatch
 
-    patch = DeploymentPatch(paused=paused)
+    patch = pausing.patch(DeploymentPatch, paused, reason)
     with connect() as client:
         found = naming.found(
             client, naming.DEPLOYMENT, name, lambda one: client.update_deployment(one, patch)

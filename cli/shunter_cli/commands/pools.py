@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import checks, confirm, live, naming, output
+from shunter_cli import checks, confirm, live, naming, output, pausing
 from shunter_cli.commands.queues import table_of
 from shunter_cli.completing import pools
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+from shunter_cli.pausing import ReasonOption
 from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -87,21 +88,24 @@ def _list(found: Sequence[Pool], output_as: Output, quiet: bool) -> None:
     elif output_as is not Output.TABLE:
         output.show_objects(found, output_as)
     else:
+        paused = pausing.column(found)
         output.table(
-            ("NAME", "TYPE", "STATE", ">ACTIVE", ">LIMIT", ">WAITING", "AGENTS"),
+            ("NAME", "TYPE", "STATE", ">ACTIVE", ">LIMIT", ">WAITING", *paused, "AGENTS"),
             [
                 (
                     pool.name,
                     pool.type,
-                    "paused" if pool.paused else "ready",
+                    pausing.state(pool),
                     str(pool.active),
                     output.number(pool.limit),
                     str(pool.waiting),
+                    *pausing.cell(pool, paused),
                     output.words(pool.agents),
                 )
                 for pool in found
             ],
-            elastic=("NAME", "AGENTS"),
+            elastic=("NAME", *paused, "AGENTS"),
+            spare=paused,
         )
 
 
@@ -117,7 +121,8 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         [
             ("name", pool.name),
             ("type", pool.type),
-            ("state", "paused" if pool.paused else "ready"),
+            ("state", pausing.state(pool)),
+            *pausing.facts(pool),
             ("match tags", output.words(pool.match)),
             ("limit", output.number(pool.limit)),
             ("priority", str(pool.priority)),
@@ -132,9 +137,9 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
 
 
 @group.command("pause")
-def pause(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+def pause(name: NameArgument, reason: ReasonOption = "", output_as: OutputOption = Output.TABLE) -> None:
     """Start no more runs from the pool; those that run go on."""
-    _set_paused(name, True, output_as)
+    _set_paused(name, True, output_as, reason)
 
 
 @group.command("resume")
@@ -178,10 +183,10 @@ def update(
         output.say(f"pool {pool.name} updated")
 
 
-def _set_paused(name: str, paused: bool, output_as: Output) -> None:
+def _set_paused(name: str, paused: bool, output_as: Output, reason: str = "") -> None:
     from shunter_work_pools.contracts.pools import PoolPatch
 
-    pool = _change(name, PoolPatch(paused=paused))
+    pool = _change(name, pausing.patch(PoolPatch, paused, reason))
     if output_as is not Output.TABLE:
         output.show_object(pool, output_as)
     else:

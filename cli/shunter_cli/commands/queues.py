@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import checks, confirm, live, naming, output
+from shunter_cli import checks, confirm, live, naming, output, pausing
 from shunter_cli.completing import pools, queues
 from shunter_cli.connection import connect
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+from shunter_cli.pausing import ReasonOption
 from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -90,23 +91,25 @@ def table_of(found: Sequence[Queue], *, pools: bool = False) -> None:
     Args:
         pools: name the pool of each.
     """
+    paused = pausing.column(found)
     rows = [
         (
             queue.pool,
             queue.name,
-            "paused" if queue.paused else "ready",
+            pausing.state(queue),
             str(queue.priority),
             str(queue.active),
             output.number(queue.limit),
             str(queue.waiting),
+            *pausing.cell(queue, paused),
         )
         for queue in found
     ]
-    columns = ("POOL", "QUEUE", "STATE", ">PRIORITY", ">ACTIVE", ">LIMIT", ">WAITING")
+    columns = ("POOL", "QUEUE", "STATE", ">PRIORITY", ">ACTIVE", ">LIMIT", ">WAITING", *paused)
     if pools:
-        output.table(columns, rows, elastic=("POOL", "QUEUE"))
+        output.table(columns, rows, elastic=("POOL", "QUEUE", *paused))
     else:
-        output.table(columns[1:], [row[1:] for row in rows], elastic=("QUEUE",))
+        output.table(columns[1:], [row[1:] for row in rows], elastic=("QUEUE", *paused))
 
 
 @group.command("inspect")
@@ -120,7 +123,8 @@ def inspect(pool: PoolArgument, name: NameArgument, output_as: OutputOption = Ou
         [
             ("name", queue.name),
             ("pool", queue.pool),
-            ("state", "paused" if queue.paused else "ready"),
+            ("state", pausing.state(queue)),
+            *pausing.facts(queue),
             ("priority", str(queue.priority)),
             ("limit", output.number(queue.limit)),
             ("active", str(queue.active)),
@@ -137,11 +141,16 @@ def _found(pool: str, name: str) -> Queue:
 
 
 @group.command("pause")
-def pause(pool: PoolArgument, name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
+def pause(
+    pool: PoolArgument,
+    name: NameArgument,
+    reason: ReasonOption = "",
+    output_as: OutputOption = Output.TABLE,
+) -> None:
     """Start no more runs from the queue; those that run go on."""
     from shunter_work_pools.contracts.pools import QueuePatch
 
-    _show(_change(pool, name, QueuePatch(paused=True)), "paused", output_as)
+    _show(_change(pool, name, pausing.patch(QueuePatch, True, reason)), "paused", output_as)
 
 
 @group.command("resume")
@@ -149,7 +158,7 @@ def resume(pool: PoolArgument, name: NameArgument, output_as: OutputOption = Out
     """Start runs from the queue again."""
     from shunter_work_pools.contracts.pools import QueuePatch
 
-    _show(_change(pool, name, QueuePatch(paused=False)), "resumed", output_as)
+    _show(_change(pool, name, pausing.patch(QueuePatch, False)), "resumed", output_as)
 
 
 @group.command("update")

@@ -237,6 +237,24 @@ def skip(runs: RunsArgument, output_as: OutputOption = Output.TABLE) -> int:
         return _each(runs, client.skip_run, output_as)
 
 
+@group.command("update")
+def update(
+    runs: RunsArgument,
+    priority: Annotated[
+        int, typer.Option(help="Within its queue, higher first.", min=-1000, max=1000, metavar="N")
+    ],
+    output_as: OutputOption = Output.TABLE,
+) -> int:
+    """Change the priority of runs that wait."""
+    from shunter_work_pools.contracts.runs import RunPatch
+
+    patch = RunPatch(priority=priority)
+    with connect() as client:
+        return _each(
+            runs, lambda run: client.update_run(run, patch), output_as, f"has priority {priority} now"
+        )
+
+
 @group.command("delete")
 def delete(runs: RunsArgument, yes: YesOption = False, output_as: OutputOption = Output.TABLE) -> int:
     """Delete runs that have ended, with their output and events.
@@ -399,7 +417,9 @@ def _row(run: Run, now: datetime) -> tuple[str, ...]:
 
 def _state_text(run: Run, *, cause: bool = True) -> str:
     why = f" ({run.cause.value})" if cause and run.cause else ""
-    marks = "".join(f" {mark}" for mark, set_ in (("lost", run.lost), ("late", run.late)) if set_)
+    marks = "".join(
+        f" {mark}" for mark, set_ in (("lost", run.lost), ("late", run.late), ("held", run.held)) if set_
+    )
     return run.state + why + marks
 
 

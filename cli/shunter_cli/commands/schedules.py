@@ -9,11 +9,12 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from shunter_cli import durations, faults, live, naming, output
+from shunter_cli import durations, faults, live, naming, output, pausing
 from shunter_cli.completing import deployments, schedules
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption
+from shunter_cli.pausing import ReasonOption
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
@@ -72,28 +73,33 @@ def _list(found: Sequence[ScheduleView], deployment: str | None, output_as: Outp
     elif output_as is not Output.TABLE:
         output.show_objects(found, output_as)
     else:
+        paused = pausing.column(found)
         output.table(
-            ("DEPLOYMENT", "SCHEDULE", "STATE", "NEXT", "WHEN"),
+            ("DEPLOYMENT", "SCHEDULE", "STATE", "NEXT", "WHEN", *paused),
             [
                 (
                     one.deployment,
                     one.name,
-                    "paused" if one.paused else "ready",
+                    pausing.state(one),
                     ago(one.next_at),
                     one.words,
+                    *pausing.cell(one, paused),
                 )
                 for one in found
             ],
-            elastic=("DEPLOYMENT", "SCHEDULE", "WHEN"),
+            elastic=("DEPLOYMENT", "SCHEDULE", "WHEN", *paused),
         )
 
 
 @group.command("pause")
 def pause(
-    deployment: DeploymentArgument, schedule: ScheduleArgument = None, output_as: OutputOption = Output.TABLE
+    deployment: DeploymentArgument,
+    schedule: ScheduleArgument = None,
+    reason: ReasonOption = "",
+    output_as: OutputOption = Output.TABLE,
 ) -> None:
     """Make no more runs by a schedule."""
-    _set_paused(deployment, schedule, True, output_as)
+    _set_paused(deployment, schedule, True, output_as, reason)
 
 
 @group.command("resume")
@@ -107,10 +113,12 @@ def resume(
     _set_paused(deployment, schedule, False, output_as)
 
 
-def _set_paused(deployment: str, schedule: str | None, paused: bool, output_as: Output) -> None:
+def _set_paused(
+    deployment: str, schedule: str | None, paused: bool, output_as: Output, reason: str = ""
+) -> None:
     from shunter_work_pools.contracts.deployments import SchedulePatch
 
-    patch = SchedulePatch(paused=paused)
+    patch = pausing.patch(SchedulePatch, paused, reason)
     with connect() as client:
         found = naming.schedule(
             client, deployment, schedule, lambda whole, one: client.update_schedule(whole, one, patch)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shunter_cli import installing, output
+from shunter_cli import installing, output, pausing
 from shunter_cli.installing import NowOption, PrintOption, RunAsOption, UserOption
 from shunter_cli.output import Output, OutputOption
+from shunter_cli.pausing import ReasonOption
 from shunter_cli.service_units import server_unit
 from shunter_cli.setting_flags import OF_SERVER, as_words, taking
 from shunter_work_pools.contracts.configuration import listening_port, load
@@ -116,6 +117,33 @@ def status(output_as: OutputOption = Output.TABLE) -> int:
     return 0 if ready else 1
 
 
+@group.command("pause")
+def pause(reason: ReasonOption = "", output_as: OutputOption = Output.TABLE) -> None:
+    """Begin maintenance: no server of this database hands out runs until it is resumed.
+
+    What runs goes on and is reported, slots are made into runs, and these wait.
+    """
+    _set_paused(True, output_as, reason)
+
+
+@group.command("resume")
+def resume(output_as: OutputOption = Output.TABLE) -> None:
+    """End maintenance: runs that wait are handed out at once."""
+    _set_paused(False, output_as)
+
+
+def _set_paused(paused: bool, output_as: Output, reason: str = "") -> None:
+    from shunter_cli.connection import connect
+    from shunter_work_pools.contracts.agents import ServerPatch
+
+    with connect() as client:
+        info = client.update_server(pausing.patch(ServerPatch, paused, reason))
+    if output_as is not Output.TABLE:
+        output.show_object(info, output_as)
+    else:
+        output.say("maintenance: runs wait until `shunter server resume`" if info.pause else "server resumed")
+
+
 @group.command("upgrade-db")
 @taking(["server.database_url"])
 def upgrade_db(flags: dict[str, Any]) -> None:
@@ -195,6 +223,7 @@ def _status_facts(
     return [
         ("address", api_url),
         ("state", "ready" if ready else f"not ready: {why}"),
+        *([("maintenance", pausing.in_words(info.pause))] if info.pause else []),
         ("version", info.version),
         ("protocol", str(info.protocol)),
         ("up for", in_words(uptime) if uptime is not None else "-"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shunter_cli import durations, live, output
+from shunter_cli import durations, live, output, pausing
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, in_words
 from shunter_cli.output import Output, OutputOption, WatchOption
@@ -52,7 +52,7 @@ def _telling(found: Status) -> Any:
     """What of it counts as a change: not the clock, nor that agents were heard of again."""
     from shunter_cli.commands.agents import unseen
 
-    calm = {"server": None, "since": None, "agents": unseen(found.agents)}
+    calm = {"server": found.server.pause, "since": None, "agents": unseen(found.agents)}
     return found.model_copy(update=calm)
 
 
@@ -76,10 +76,13 @@ def _draw(found: Status, url: str, output_as: Output) -> None:
         output.show_object(found, output_as)
         return
     now = found.server.server_time
+    pause = found.server.pause
+    if pause is not None:
+        output.heading(output.clipped(f"MAINTENANCE {pausing.in_words(pause)}"))
     output.say(output.clipped(_server(found, url, now)))
     output.say(output.clipped(_counts(found, now)))
     sections = _sections(found, now)
-    room = shutil.get_terminal_size((80, 24)).lines - _FRAME - len(sections)
+    room = shutil.get_terminal_size((80, 24)).lines - _FRAME - len(sections) - (pause is not None)
     for section, count in zip(sections, shares([len(one.rows) for one in sections], room), strict=True):
         shown = f", {count} shown" if 0 < count < section.count else ""
         output.heading(f"{section.title}: {section.count or 'none'}{shown}")
@@ -156,7 +159,8 @@ def _active(run: Run, now: datetime) -> tuple[str, ...]:
 def _late(run: Run, now: datetime) -> tuple[str, ...]:
     since = run.due_at or run.scheduled_at
     pool = f"{run.pool}, queue {run.queue}" if run.pool else "no pool matches"
-    return (output.short(run.id), run.deployment, run.state, f"due {ago(since, now)}", pool)
+    state = run.state + (" held" if run.held else "")
+    return (output.short(run.id), run.deployment, state, f"due {ago(since, now)}", pool)
 
 
 def _failed(run: Run, now: datetime) -> tuple[str, ...]:
@@ -174,6 +178,8 @@ def _agent(agent: Agent, now: datetime) -> tuple[str, ...]:
     state, active = condition(agent), f"{agent.active} of {agent.limit}"
     # What is wrong with it says more than what it would serve.
     more = "; ".join(agent.troubles) if state == "unwell" else output.words(agent.pools)
+    if state == "paused" and agent.pause is not None:
+        more = pausing.brief(agent.pause)
     return (agent.name, state, active, ago(agent.last_seen_at, now), more)
 
 

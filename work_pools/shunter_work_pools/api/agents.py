@@ -18,6 +18,7 @@ from shunter_work_pools.contracts.agents import (
     LOG_MEDIA_TYPE,
     Agent,
     AgentList,
+    AgentPatch,
     LogAnswer,
     LogSize,
     ReleaseRequest,
@@ -29,7 +30,7 @@ from shunter_work_pools.contracts.base import Name
 from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.queue import remove, sync, views
+from shunter_work_pools.queue import pausing, remove, sync, views
 from shunter_work_pools.queue.report import owned_logs
 
 router = APIRouter(prefix="/agents", tags=["agents"])
@@ -62,6 +63,13 @@ async def remove_agent(name: str, engine: TheEngine, give_up: bool = False) -> N
         lambda tx: remove.remove_agent(tx, name, engine.silence(tx.now), give_up=give_up)
     )
     engine.forget_agent(name)
+
+
+@router.patch("/{name}")
+async def patch_agent(name: str, patch: AgentPatch, engine: TheEngine) -> Agent:
+    """Pause or resume it: paused, it is given nothing new; what it holds goes on, and so does the agent."""
+    await engine.pausing(lambda tx: pausing.patch_agent(tx, name, patch))
+    return await get_agent(name, engine)
 
 
 @router.post("/{name}/drain")

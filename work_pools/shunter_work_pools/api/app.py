@@ -14,13 +14,13 @@ from starlette.requests import ClientDisconnect
 
 from shunter_work_pools.api import agents, deployments, limits, pools, runs, schedules
 from shunter_work_pools.api.dependencies import answer
-from shunter_work_pools.contracts.agents import ServerInfo, SyncAnswer
+from shunter_work_pools.contracts.agents import ServerInfo, ServerPatch, SyncAnswer
 from shunter_work_pools.contracts.base import Instant
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused, Unavailable
 from shunter_work_pools.contracts.status import Status
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.queue import status
+from shunter_work_pools.queue import pausing, status
 from shunter_work_pools.storage.store import Tx
 from shunter_work_pools.version import version
 
@@ -63,6 +63,12 @@ def build_app(engine: Engine) -> FastAPI:
     @app.get("/api/v1/server", tags=["server"])
     async def server() -> ServerInfo:
         """What this server is."""
+        return await engine.store.read(_info)
+
+    @app.patch("/api/v1/server", tags=["server"])
+    async def patch_server(patch: ServerPatch) -> ServerInfo:
+        """Begin or end maintenance: meanwhile no server of this store hands out runs; what runs goes on."""
+        await engine.pausing(lambda tx: pausing.patch_server(tx, patch))
         return await engine.store.read(_info)
 
     @app.get("/api/v1/status", tags=["server"], response_model=Status)

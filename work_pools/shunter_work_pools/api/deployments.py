@@ -23,7 +23,7 @@ from shunter_work_pools.contracts.deployments import (
 )
 from shunter_work_pools.contracts.runs import EventList
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.queue import apply, catalog, remove, views
+from shunter_work_pools.queue import apply, pausing, remove, views
 from shunter_work_pools.storage.store import Tx
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
@@ -82,8 +82,8 @@ async def get_deployment(name: str, engine: TheEngine) -> Deployment:
 @router.patch("/{name}")
 async def patch_deployment(name: str, patch: DeploymentPatch, engine: TheEngine) -> Deployment:
     """Pause or resume it."""
-    await engine.store.write(
-        lambda tx: catalog.patch_deployment(tx, name, patch, engine.late_after, engine.fires_since(tx.now))
+    await engine.pausing(
+        lambda tx: pausing.patch_deployment(tx, name, patch, engine.late_after, engine.fires_since(tx.now))
     )
     return await engine.store.read(lambda tx: views.deployment_view(tx, name))
 

@@ -23,6 +23,7 @@ from shunter_work_pools.contracts.runs import (
     RunBatch,
     RunCreated,
     RunPage,
+    RunPatch,
     RunRequest,
     RunsCreated,
 )
@@ -67,6 +68,7 @@ def _wanted(
     queue: str | None = None,
     deployment: str | None = None,
     late: bool | None = None,
+    held: bool | None = None,
     created_after: Instant | None = None,
     created_before: Instant | None = None,
     scheduled_after: Instant | None = None,
@@ -83,6 +85,7 @@ def _wanted(
         queue=queue,
         deployment=deployment,
         late=late,
+        held=held,
         created_after=created_after,
         created_before=created_before,
         scheduled_after=scheduled_after,
@@ -136,6 +139,14 @@ async def list_events(run: str, engine: TheEngine) -> EventList:
     """What happened to it, oldest first."""
     run_id = await _find(engine, run)
     return EventList(events=await engine.store.read(lambda tx: views.events_of(tx, run_id)))
+
+
+@router.patch("/{run}", response_model=Run)
+async def patch_run(run: str, patch: RunPatch, engine: TheEngine) -> Response:
+    """Change the priority of a run that waits."""
+    run_id = await _find(engine, run)
+    await engine.store.write(lambda tx: control.set_priority(tx, run_id, patch.priority))
+    return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
 
 
 @router.post("/{run}/cancel", response_model=Run)

@@ -24,7 +24,7 @@ from shunter_work_pools.contracts.deployments import (
 )
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.queue import backfill as past
-from shunter_work_pools.queue import control, pausing, schedule_views, timetable
+from shunter_work_pools.queue import control, pausing, schedule_views
 from shunter_work_pools.storage.store import Tx
 
 router = APIRouter(tags=["schedules"])
@@ -80,7 +80,7 @@ async def patch_schedule(name: str, schedule: str, patch: SchedulePatch, engine:
     def work(tx: Tx) -> ScheduleView:
         since = engine.fires_since(tx.now)
         pausing.patch_schedule(tx, name, schedule, patch, engine.late_after, since)
-        return timetable.view(name, *schedule_views.find_schedule(tx, name, schedule))
+        return schedule_views.schedule_view(tx, name, schedule)
 
     return await engine.store.write(work)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Row, and_, insert, select, update
 
-from shunter_work_pools.contracts.base import Micros
-from shunter_work_pools.contracts.deployments import DeploymentPatch, DeploymentSpec
+from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
+from shunter_work_pools.queue import pauses
 from shunter_work_pools.queue.parameters import check_json
 from shunter_work_pools.queue.routing import place_unplaced
 from shunter_work_pools.storage.schema import deployments, pools, queues, revisions
@@ -109,13 +109,14 @@ def patch_pool(tx: Tx, name: str, patch: PoolPatch) -> None:
 
     Raises:
         NotFound: there is no such pool.
-        BadRequest: a field that must have a value was set to null.
+        BadRequest: a field that must have a value was set to null, or there is a reason for nothing.
     """
     pool = pool_row(tx, name)
-    changes = _changes(patch, nullable={"limit"})
+    changes = _changes(patch)
     check_json(changes, "the change")
     if changes:
         tx.conn.execute(update(pools).where(pools.c.id == pool.id).values(**changes))
+        pauses.note(tx, "pool", pool.id, patch)
         tx.changes.pools.add(pool.id)
         if "match" in changes or "priority" in changes:
             place_unplaced(tx)
@@ -147,18 +148,20 @@ def patch_queue(tx: Tx, pool_name: str, name: str, patch: QueuePatch) -> None:
 
     Raises:
         NotFound: there is no such pool or queue.
-        BadRequest: a field that must have a value was set to null.
+        BadRequest: a field that must have a value was set to null, or there is a reason for nothing.
     """
     row = queue_row(tx, pool_name, name)
-    changes = _changes(patch, nullable={"limit"})
+    changes = _changes(patch)
     if changes:
         tx.conn.execute(update(queues).where(queues.c.id == row.id).values(**changes))
+        pauses.note(tx, "queue", row.id, patch)
         tx.changes.pools.add(row.pool_id)
 
 
-def _changes(patch: PoolPatch | QueuePatch | DeploymentPatch, nullable: set[str]) -> dict[str, Any]:
+def _changes(patch: PoolPatch | QueuePatch) -> dict[str, Any]:
+    pauses.wanted(patch)
     changes = patch.model_dump(exclude_unset=True, exclude={"reason", "by"})
-    empty = [name for name, value in changes.items() if value is None and name not in nullable]
+    empty = [name for name, value in changes.items() if value is None and name != "limit"]
     if empty:
         raise BadRequest(f"{empty[0]} cannot be null", "Leave it out to keep it as it is.")
     return changes
@@ -221,26 +224,3 @@ def current(tx: Tx, deployment_ids: list[int]) -> dict[int, Placed]:
         row.id: Placed(row.id, row.name, row.revision, row.paused, revision_spec(tx, row.id, row.revision))
         for row in rows
     }
-
-
-def patch_deployment(tx: Tx, name: str, patch: DeploymentPatch, late_after: Micros, since: Micros) -> None:
-    """Pause or resume a deployment: paused, it makes no slots and its waiting runs wait.
-
-    Args:
-        late_after, since: as for :func:`~shunter_work_pools.queue.fire.fire`.
-
-    Raises:
-        NotFound: there is no such deployment.
-    """
-    row = deployment_row(tx, name)
-    changes = _changes(patch, nullable=set())
-    if not changes:
-        return
-    tx.conn.execute(update(deployments).where(deployments.c.id == row.id).values(**changes))
-    paused = changes.get("paused")
-    if paused is not None and paused is not row.paused:
-        from shunter_work_pools.queue.pausing import pause_deployment  # it fires, which needs this module
-
-        pause_deployment(tx, row.id, paused, late_after, since)
-        if not paused:
-            tx.changes.pools.update(tx.conn.scalars(select(pools.c.id)))

@@ -1,4 +1,4 @@
-"""What people ask of runs: cancel one, skip what waits, try one again."""
+"""What people ask of runs: cancel one, skip what waits, let one go first, try one again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shunter_work_pools.contracts.errors import Conflict, NotFound
 from shunter_work_pools.contracts.states import RUN_ENDS, Actor, AttemptState, Cause, RunState
 from shunter_work_pools.queue.catalog import deployment_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
-from shunter_work_pools.queue.lanes import lane_of
+from shunter_work_pools.queue.lanes import all_limits, lane_of
 from shunter_work_pools.queue.retain import move_cursors_back
 from shunter_work_pools.queue.routing import marked, place
 from shunter_work_pools.storage.schema import agents, deployments, leases, pools, queues, ready, runs
@@ -79,11 +79,57 @@ def skip(tx: Tx, run_id: UUID) -> None:
     tx.changes.runs.add(run_id)
 
 
-def _end_waiting(tx: Tx, run_id: UUID, cause: Cause) -> None:
-    # It came to wait between the two reads, and somebody claims it already.
+def set_priority(tx: Tx, run_id: UUID, priority: int) -> None:
+    """Change the priority of a waiting run: it goes to the lane of that one, at the place of its due time.
+
+    Attempts to come keep it.
+
+    Raises:
+        NotFound: there is no such run.
+        Conflict: it is active, or has ended.
+    """
+    # Before anything is locked: who makes a limit, and moves runs for it, does so alone.
+    known = all_limits(tx)
+    tx.conn.execute(select(ready.c.run_id).where(ready.c.run_id == run_id).with_for_update())
+    run = tx.conn.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one_or_none()
+    if run is None:
+        raise NotFound(f"there is no run {run_id}")
+    state = RunState(run.state)
+    if state in RUN_ENDS:
+        raise Conflict(
+            f"run {run_id} has ended already: {state.value}", "Priorities decide which run is started first."
+        )
+    if state is RunState.ACTIVE:
+        raise Conflict(
+            f"run {run_id} does not wait any more, it is active",
+            "Priorities decide which run is started first.",
+        )
+    if priority == run.priority:
+        return
+    _lock_waiting(tx, run_id)
+    if run.queue_id is not None:
+        spec = revision_spec(tx, run.deployment_id, run.revision)
+        lane_id = lane_of(tx, run, spec, run.queue_id, priority=priority, known=known)
+        tx.conn.execute(update(ready).where(ready.c.run_id == run_id).values(lane_id=lane_id))
+        tx.changes.pools.add(run.pool_id)
+    tx.conn.execute(update(runs).where(runs.c.id == run_id).values(priority=priority))
+    record(tx, [event_row(run_id, "priority", Actor.USER, tx.now, old=run.priority, new=priority)])
+    tx.changes.runs.add(run_id)
+
+
+def _lock_waiting(tx: Tx, run_id: UUID) -> None:
+    """Lock the row of ``ready`` of a run that waits: it may have come to wait just before.
+
+    Raises:
+        Conflict: somebody claims it already.
+    """
     mine = select(ready.c.run_id).where(ready.c.run_id == run_id).with_for_update(skip_locked=True)
     if tx.conn.scalar(mine) is None:
         raise Conflict(f"run {run_id} is being claimed at this moment", "Ask again.")
+
+
+def _end_waiting(tx: Tx, run_id: UUID, cause: Cause) -> None:
+    _lock_waiting(tx, run_id)
     _cancelled(tx, [run_id], cause)
 
 

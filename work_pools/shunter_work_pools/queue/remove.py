@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Row, Select, delete, func, select, update
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.errors import BadRequest, Conflict
 from shunter_work_pools.contracts.states import Actor, Cause, RunState
+from shunter_work_pools.queue import pauses
 from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment_row, pool_row, queue_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.lanes import hold_limits
@@ -73,6 +74,9 @@ def delete_deployment(tx: Tx, name: str) -> int:
     tx.conn.execute(
         update(schedules).where(schedules.c.deployment_id == found.id).values(removed=True, next_at=None)
     )
+    its = list(tx.conn.scalars(select(schedules.c.id).where(schedules.c.deployment_id == found.id)))
+    pauses.forget(tx, "deployment", [found.id])
+    pauses.forget(tx, "schedule", its)
     tx.changes.schedules = True
     return int(found.id)
 
@@ -134,6 +138,9 @@ def delete_pool(tx: Tx, name: str, alive_after: Micros) -> None:
     _refuse_agents(what, serving)
     gone = {"name": f"{name}~{pool.id}", "deleted_at": tx.now}
     tx.conn.execute(update(pools).where(pools.c.id == pool.id).values(match=[], **gone))
+    pauses.forget(tx, "pool", [pool.id])
+    its = list(tx.conn.scalars(select(queues.c.id).where(queues.c.pool_id == pool.id)))
+    pauses.forget(tx, "queue", its)
 
 
 def delete_queue(tx: Tx, pool_name: str, name: str, alive_after: Micros) -> None:
@@ -161,6 +168,7 @@ def delete_queue(tx: Tx, pool_name: str, name: str, alive_after: Micros) -> None
         .where(queues.c.id == queue.id)
         .values(name=f"{name}~{queue.id}", deleted_at=tx.now, paused=True)
     )
+    pauses.forget(tx, "queue", [queue.id])
 
 
 def _refuse_runs(tx: Tx, what: str, waits: ColumnElement[bool], active: ColumnElement[bool]) -> None:
@@ -269,6 +277,7 @@ def remove_agent(tx: Tx, name: str, silence: Silence, *, give_up: bool) -> None:
     for lease, spec in zip(held, specs, strict=True):
         end_lost(tx, lease, spec, f"its agent {name} was removed by hand as gone")
     tx.conn.execute(delete(agents).where(agents.c.id == agent.id))
+    pauses.forget(tx, "agent", [agent.id])
 
 
 def _attempts(held: Sequence[Row[Any]]) -> str:

@@ -81,7 +81,8 @@ def place_unplaced(tx: Tx) -> None:
         .join(ready, ready.c.run_id == runs.c.id)
         .where(ready.c.lane_id.is_(None))
         .order_by(runs.c.id)
-        .with_for_update(of=ready)
+        # Runs, too: the priority that somebody changes at this moment is the one that counts.
+        .with_for_update(of=[ready, runs])
     ).all()
     rows = []
     by_tags = matching_pools(tx)

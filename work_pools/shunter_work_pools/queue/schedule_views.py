@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, select, tuple_
 
 from shunter_work_pools.contracts.deployments import Schedule, ScheduleView
 from shunter_work_pools.contracts.errors import BadRequest, NotFound
-from shunter_work_pools.queue import timetable
+from shunter_work_pools.queue import pauses, timetable
 from shunter_work_pools.queue.catalog import current, deployment, deployment_row, nearest
 from shunter_work_pools.storage.schema import deployments, schedules
 from shunter_work_pools.storage.store import Tx
@@ -50,11 +51,30 @@ def list_schedules(
         statement = statement.where(tuple_(*by) > tuple_(match[1], match[2]))
     rows = tx.conn.execute(statement).all()
     page = rows[:limit]
-    targets = current(tx, sorted({row.deployment_id for row in page}))
-    by_name = {deployment_id: timetable.named(target.spec) for deployment_id, target in targets.items()}
-    found = [timetable.view(row.deployment, by_name[row.deployment_id][row.name], row) for row in page]
     more = len(rows) > limit
-    return found, f"{page[-1].deployment}/{page[-1].name}" if more else None
+    return views_of(tx, page), f"{page[-1].deployment}/{page[-1].name}" if more else None
+
+
+def views_of(tx: Tx, rows: Sequence[Row[Any]]) -> list[ScheduleView]:
+    """Schedules as people see them; ``rows`` are of schedules that their deployments still have."""
+    targets = current(tx, sorted({row.deployment_id for row in rows}))
+    by_name = {deployment_id: timetable.named(target.spec) for deployment_id, target in targets.items()}
+    paused = pauses.known(tx, "schedule", [row.id for row in rows if row.paused])
+    return [
+        timetable.view(
+            targets[row.deployment_id].name, by_name[row.deployment_id][row.name], row, paused.get(row.id)
+        )
+        for row in rows
+    ]
+
+
+def schedule_view(tx: Tx, name: str, schedule: str) -> ScheduleView:
+    """One schedule of a deployment.
+
+    Raises:
+        NotFound: there is no such deployment, or no such schedule of it.
+    """
+    return views_of(tx, [find_schedule(tx, name, schedule)[1]])[0]
 
 
 def find_schedule(tx: Tx, name: str, schedule: str) -> tuple[Schedule, Row[Any]]:

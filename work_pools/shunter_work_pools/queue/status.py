@@ -17,8 +17,7 @@ from shunter_work_pools.contracts.deployments import ScheduleView
 from shunter_work_pools.contracts.runs import Run
 from shunter_work_pools.contracts.states import RunState
 from shunter_work_pools.contracts.status import Status
-from shunter_work_pools.queue import timetable, views
-from shunter_work_pools.queue.catalog import current
+from shunter_work_pools.queue import pauses, schedule_views, views
 from shunter_work_pools.storage.migrate import HEAD
 from shunter_work_pools.storage.schema import FAILED, lanes, leases, ready, runs, schedules
 from shunter_work_pools.storage.store import Tx
@@ -45,6 +44,7 @@ def server_info(tx: Tx, store: str, started_at: datetime) -> ServerInfo:
         protocol=PROTOCOL,
         server_time=moment(tx.now),
         store=store,
+        pause=pauses.known(tx, "server").get(pauses.SERVER),
         started_at=started_at,
         schema_version=HEAD,
         database_bytes=size,
@@ -148,10 +148,4 @@ def _next_slots(tx: Tx) -> list[ScheduleView]:
         .order_by(schedules.c.next_at, schedules.c.id)
         .limit(SHOWN)
     )
-    rows = tx.conn.execute(statement).all()
-    placed = current(tx, [row.deployment_id for row in rows])
-    found = []
-    for row in rows:
-        deployment = placed[row.deployment_id]
-        found.append(timetable.view(deployment.name, timetable.named(deployment.spec)[row.name], row))
-    return found
+    return schedule_views.views_of(tx, tx.conn.execute(statement).all())

@@ -23,7 +23,9 @@ from shunter_work_pools.contracts.deployments import (
     Schedule,
     ScheduleView,
 )
+from shunter_work_pools.contracts.pauses import Pause
 from shunter_work_pools.contracts.states import Actor
+from shunter_work_pools.queue import pauses
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.schedules.slots import slots as walk
 from shunter_work_pools.storage.schema import deployments, schedules
@@ -161,6 +163,7 @@ def apply_schedules(
     new_rows: list[dict[str, Any]] = []
     changed_rows: list[dict[str, Any]] = []
     told = []
+    settled: list[int] = []
     for schedule in after.schedules:
         row = present.pop(schedule.name, None)
         was = old.get(schedule.name) if row is not None and not row.removed else None
@@ -170,6 +173,8 @@ def apply_schedules(
             new_rows.append({"deployment_id": deployment_id, "name": schedule.name, **values})
         else:
             changed_rows.append({"row": row.id} | {f"new_{key}": value for key, value in values.items()})
+            if was is None or was.paused != schedule.paused:
+                settled.append(row.id)
     told += [
         _passed_over(row, old[row.name], tx.now, reason="removed")
         for row in present.values()
@@ -178,6 +183,8 @@ def apply_schedules(
     if present:
         gone = [row.id for row in present.values()]
         tx.conn.execute(update(schedules).where(schedules.c.id.in_(gone)).values(removed=True, next_at=None))
+        settled += gone
+    pauses.forget(tx, "schedule", settled)  # from now on the deploy says whether they are paused
     if new_rows:
         tx.conn.execute(_NEW, new_rows)
     if changed_rows:
@@ -260,11 +267,12 @@ def live_rows(tx: Tx, deployment_ids: list[int]) -> list[Row[Any]]:
     return list(tx.conn.execute(statement))
 
 
-def view(deployment: str, schedule: Schedule, row: Row[Any]) -> ScheduleView:
+def view(deployment: str, schedule: Schedule, row: Row[Any], pause: Pause | None) -> ScheduleView:
     """A schedule as people see it; ``row`` is of schedules."""
     return ScheduleView.model_construct(
         **{field: getattr(schedule, field) for field in Schedule.model_fields} | {"paused": row.paused},
         deployment=deployment,
         words=slots.in_words(schedule.when),
         next_at=None if row.next_at is None else moment(row.next_at),
+        pause=pause,
     )

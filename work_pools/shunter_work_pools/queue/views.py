@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, and_, exists, false, func, or_, select, tuple_
 
 from shunter_work_pools.contracts.agents import Agent
 from shunter_work_pools.contracts.base import Micros, micros, moment
-from shunter_work_pools.contracts.deployments import Deployment, DeploymentSpec, Revision
+from shunter_work_pools.contracts.deployments import Deployment, DeploymentSpec, Revision, ScheduleView
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import Pool, Queue
 from shunter_work_pools.contracts.runs import Attempt, Event, ExportedRun, Run
 from shunter_work_pools.contracts.states import ATTEMPT_LIVE, RUN_ENDS, Cause, RunState
-from shunter_work_pools.queue import timetable
+from shunter_work_pools.queue import pauses, schedule_views, timetable
 from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec
 from shunter_work_pools.queue.ids import lowest_id, reverse
 from shunter_work_pools.queue.sync import agent_row
@@ -36,6 +36,7 @@ from shunter_work_pools.storage.schema import (
     runs,
     schedules,
 )
+from shunter_work_pools.storage.schema import pauses as pause_rows
 from shunter_work_pools.storage.store import Tx
 
 PAGE_LIMIT = 500
@@ -85,6 +86,14 @@ def find_run(tx: Tx, wanted: str) -> UUID:
     return only
 
 
+#: Of a row of runs with its deployment, pool and queue, if it has these: whether something of it is paused, be it
+#: the whole server. (That the pause of a schedule keeps no run waiting: it makes none.)
+_PAUSED = or_(
+    select(pause_rows.c.ref_id).where(pause_rows.c.kind == "server").exists(),
+    deployments.c.paused,
+    func.coalesce(queues.c.paused, false()),
+    func.coalesce(pools.c.paused, false()),
+)
 _RUN = (
     select(
         runs,
@@ -99,6 +108,7 @@ _RUN = (
         leases.c.lost,
         leases.c.attempt.label("live_attempt"),
         ready.c.due_at,
+        _PAUSED.label("held"),
     )
     .join(deployments, deployments.c.id == runs.c.deployment_id)
     .join(payloads, payloads.c.run_id == runs.c.id)
@@ -130,6 +140,7 @@ def _run(row: Row[Any], attempts_of: list[Attempt]) -> Run:
         message=row.message if told else None,
         late=row.late,
         lost=bool(row.lost),
+        held=row.due_at is not None and bool(row.held),
         created_at=moment(row.created_at),
         scheduled_at=moment(row.scheduled_at),
         due_at=maybe(row.due_at),
@@ -215,6 +226,22 @@ def _live_attempt(row: Row[Any]) -> Attempt:
     )
 
 
+_IS_HELD = and_(
+    runs.c.state.in_([RunState.SCHEDULED.value, RunState.RETRYING.value]),
+    or_(
+        select(pause_rows.c.ref_id).where(pause_rows.c.kind == "server").exists(),
+        *(
+            exists(select(1).where(kind.c.id == ref_id, kind.c.paused).correlate(runs))
+            for kind, ref_id in (
+                (deployments, runs.c.deployment_id),
+                (queues, runs.c.queue_id),
+                (pools, runs.c.pool_id),
+            )
+        ),
+    ),
+)
+
+
 @dataclass(frozen=True)
 class RunFilter:
     """Which runs a list is about; None and empty mean: any.
@@ -234,6 +261,7 @@ class RunFilter:
     queue: str | None = None
     deployment: str | None = None
     late: bool | None = None
+    held: bool | None = None
     created_after: Any = None
     created_before: Any = None
     scheduled_after: Any = None
@@ -326,6 +354,8 @@ def _conditions(tx: Tx, wanted: RunFilter) -> list[ColumnElement[bool]]:
         conditions.append(runs.c.deployment_id == deployment_row(tx, wanted.deployment).id)
     if wanted.late is not None:
         conditions.append(runs.c.late if wanted.late else ~runs.c.late)
+    if wanted.held is not None:
+        conditions.append(_IS_HELD if wanted.held else ~_IS_HELD)
     # Ids sort by creation, so bounds of time are bounds of the primary key.
     if wanted.created_after is not None:
         conditions.append(runs.c.id >= UUID(int=lowest_id(max(0, micros(wanted.created_after)))))
@@ -414,6 +444,7 @@ def list_pools(tx: Tx, lost_after: float, name: str | None = None) -> list[Pool]
         )
     }
     alive = tx.conn.execute(select(agents).where(agents.c.last_seen_at > _alive_after(tx, lost_after))).all()
+    pool_pauses, queue_pauses = pauses.known(tx, "pool"), pauses.known(tx, "queue")
     found = []
     for row in tx.conn.execute(statement).all():
         own = [
@@ -423,6 +454,7 @@ def list_pools(tx: Tx, lost_after: float, name: str | None = None) -> list[Pool]
                 priority=queue.priority,
                 limit=queue.limit,
                 paused=queue.paused,
+                pause=queue_pauses.get(queue.id),
                 waiting=waiting.get(queue.id, 0),
                 active=active.get(queue.id, 0),
             )
@@ -441,6 +473,7 @@ def list_pools(tx: Tx, lost_after: float, name: str | None = None) -> list[Pool]
                 priority=row.priority,
                 template=row.template,
                 paused=row.paused,
+                pause=pool_pauses.get(row.id),
                 created_at=moment(row.created_at),
                 queues=own,
                 waiting=sum(queue.waiting for queue in own),
@@ -480,6 +513,7 @@ def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agen
         row[0]: row[1]
         for row in tx.conn.execute(select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id))
     }
+    agent_pauses = pauses.known(tx, "agent")
     return [
         Agent(
             name=row.name,
@@ -495,6 +529,8 @@ def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agen
             lost=row.last_seen_at <= alive_after,
             draining=row.draining or row.drain_session == row.session,
             troubles=row.troubles,
+            paused=row.paused,
+            pause=agent_pauses.get(row.id),
         )
         for row in tx.conn.execute(statement)
     ]
@@ -504,24 +540,24 @@ def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agen
 
 
 def _deployments(tx: Tx, rows: list[Row[Any]]) -> list[Deployment]:
-    timetables = timetable.live_rows(tx, [row.id for row in rows])
+    timetables: dict[int, list[ScheduleView]] = {row.id: [] for row in rows}
+    live = timetable.live_rows(tx, list(timetables))
+    for schedule, view in zip(live, schedule_views.views_of(tx, live), strict=True):
+        timetables[schedule.deployment_id].append(view)
+    own_pauses = pauses.known(tx, "deployment", [row.id for row in rows if row.paused])
     found = []
     for row in rows:
         spec = revision_spec(tx, row.id, row.revision)
-        by_name = timetable.named(spec)
         found.append(
             Deployment.model_construct(
                 name=row.name,
                 revision=row.revision,
                 paused=row.paused,
+                pause=own_pauses.get(row.id),
                 created_at=moment(row.created_at),
                 updated_at=moment(row.updated_at),
                 spec=spec,
-                schedules=[
-                    timetable.view(row.name, by_name[one.name], one)
-                    for one in timetables
-                    if one.deployment_id == row.id
-                ],
+                schedules=timetables[row.id],
             )
         )
     return found
