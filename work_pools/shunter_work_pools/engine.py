@@ -7,13 +7,15 @@ Loops, each a named task; one that dies stops the server loudly:
 * ``reap``: late and lost are marked, given up is acted on;
 * ``heartbeat``: when agents were last heard of, many in one commit;
 * ``retain``: what need not be kept is deleted, in small steps;
-* ``maintain``: partitions of the coming days.
+* ``maintain``: partitions of the coming days;
+* ``pulse``: how late the event loop comes around is measured.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 import traceback
@@ -23,7 +25,9 @@ from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from shunter_work_pools import killpoints
+from prometheus_client.core import Metric
+
+from shunter_work_pools import killpoints, run_log
 from shunter_work_pools.contracts import PROTOCOL, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import (
     Assignment,
@@ -35,16 +39,20 @@ from shunter_work_pools.contracts.agents import (
 )
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
+from shunter_work_pools.contracts.pauses import PausePatch
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.glances import Glances
 from shunter_work_pools.hub import Hub, Waiting
+from shunter_work_pools.metrics import Metrics, gauges
 from shunter_work_pools.queue import fire, reap, remove, timetable
 from shunter_work_pools.queue.apply import Times
+from shunter_work_pools.queue.census import census
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
 from shunter_work_pools.queue.drain import drain
 from shunter_work_pools.queue.limits import act_when_full, any_acts
 from shunter_work_pools.queue.report import report
+from shunter_work_pools.queue.status import server_info
 from shunter_work_pools.queue.sync import (
     Difference,
     Registered,
@@ -57,7 +65,7 @@ from shunter_work_pools.retention import Retention
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
 from shunter_work_pools.storage.partitions import make_partitions
-from shunter_work_pools.storage.store import Store, Tx, Work
+from shunter_work_pools.storage.store import Changes, Store, Tx, Work
 
 T = TypeVar("T")
 log = get_logger()
@@ -71,6 +79,8 @@ _LONGEST_SLEEP = 60.0
 _BREAK = 30.0
 #: Seconds to wait when others (another server, a deploy) hold the schedules that are due.
 _HELD = 0.05
+#: Seconds between two looks at how late the event loop is.
+_PULSE = 0.5
 #: Seconds by which clocks may drift apart between two looks before it counts as a step.
 _CLOCK_STEP = 5.0
 
@@ -89,6 +99,7 @@ class Engine:
         self.logs = logs
         self.settings = settings or Settings()
         self.hub = Hub()
+        self.metrics = Metrics()
         self._glances = Glances(store)
         self._clock = asyncio.get_running_loop().time  # for threads, too
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -122,7 +133,8 @@ class Engine:
             StoreError: the store cannot be used.
         """
         await self.store.open()
-        self.store.on_commit = self.hub.committed
+        self.store.on_commit = self._committed
+        self.store.on_transaction = self.metrics.transaction
         self._hearing_since = asyncio.get_running_loop().time()
         await self.store.write(make_partitions)
         await self.store.write(reap.from_the_future)
@@ -136,11 +148,17 @@ class Engine:
             "heartbeat": self._heartbeat,
             "retain": self._retain,
             "maintain": self._maintain,
+            "pulse": self._pulse,
         }
         for name, body in loops.items():
             task = asyncio.create_task(self._forever(name, body), name=name)
             self._tasks.append(task)
         self.ready = True
+
+    def _committed(self, changes: Changes) -> None:
+        self.hub.committed(changes)
+        self.metrics.committed(changes)
+        run_log.tell(changes.events)
 
     def release_waiters(self) -> None:
         """Answer every held request at once; nothing is held from now on."""
@@ -265,6 +283,15 @@ class Engine:
         agent = await self.store.write(
             partial(register, name=name, request=request, lost_after=self.settings.lost_after)
         )
+        if known is None or known[0].session != request.session:
+            log.info(
+                "agent here",
+                agent=name,
+                session=request.session,
+                pools=request.pools,
+                host=request.host,
+                version=request.version,
+            )
         self._registered[name] = (request, agent)
         return agent
 
@@ -292,16 +319,37 @@ class Engine:
             if waiting is not None:
                 waiting.wake()
             raise
+        log.info("agent is to drain", agent=name)
 
-    async def pausing(self, work: Work[None]) -> None:
+    async def pausing(self, work: Work[T], patch: PausePatch, **what: str) -> T:
         """Run a unit of work that may pause something; once this returns, nothing more of that is handed out here.
+
+        Args:
+            patch: what is asked for.
+            what: of whom, for the log.
 
         Raises:
             Refused: as the work does.
         """
-        await self.store.write(work)
+        result = await self.store.write(work)
+        if patch.paused is not None:
+            log.info("paused" if patch.paused else "resumed", **what, by=patch.by, reason=patch.reason)
         # What was looked at before the pause may be granted still.
         await self._claims_under_way()
+        return result
+
+    async def metrics_page(self, accept: str) -> tuple[bytes, str]:
+        """The page of metrics and its content type; see :meth:`Metrics.page`."""
+
+        async def look() -> list[Metric]:
+            found = await self.store.read(
+                lambda tx: census(
+                    tx, server_info(tx, self.store.kind, self.started_at), self.settings.lost_after
+                )
+            )
+            return gauges(found, len(self.hub.agents), self.store.pending_writes())
+
+        return await self.metrics.page(look, accept)
 
     def forget_agent(self, name: str) -> None:
         """An agent was deleted: it is registered anew should it come back."""
@@ -309,6 +357,7 @@ class Engine:
         if known is not None:
             self._heard.pop(known[1].id, None)
             self._seen.pop(known[1].id, None)
+        log.info("agent removed", agent=name)
 
     def agent(self, name: str, session: UUID) -> int:
         """The id of an agent that has synced with this server in this session.
@@ -381,6 +430,7 @@ class Engine:
         """Answer those to whom a claim that is committed has granted something."""
         if any(offer.granted for offer in offers):
             killpoints.reached("after-claim-committed")
+            _tell_grants(waiting, offers)
         for entry, offer in zip(waiting, offers, strict=True):
             if offer.granted:
                 entry.wake(offer.granted)
@@ -580,6 +630,30 @@ class Engine:
     async def _maintain(self) -> None:
         await asyncio.sleep(3600)
         await self.store.write(make_partitions)
+
+    async def _pulse(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _PULSE
+        await asyncio.sleep(_PULSE)
+        self.metrics.loop_delay.observe(max(0.0, loop.time() - due))
+
+
+def _tell_grants(waiting: Sequence[Waiting], offers: Sequence[Offer]) -> None:
+    """The log's lines of what was granted; the event of it does not name the agent."""
+    if not log.is_enabled_for(logging.DEBUG):
+        return
+    for entry, offer in zip(waiting, offers, strict=True):
+        for one in offer.granted:
+            log.debug(
+                "run granted",
+                run=one.run,
+                attempt=one.attempt,
+                epoch=one.epoch,
+                agent=entry.agent.name,
+                deployment=one.deployment,
+                pool=one.pool,
+                queue=one.queue,
+            )
 
 
 def _offer(entry: Waiting) -> Offer:

@@ -99,7 +99,7 @@ def _list(found: Sequence[Deployment], output_as: Output, quiet: bool) -> None:
                 for one in found
             ],
             elastic=("NAME", "POOL", "SCHEDULE", *paused, "TAGS"),
-            spare=("TAGS", *paused),
+            spare=(*paused, "TAGS"),
         )
 
 

@@ -68,7 +68,7 @@ async def remove_agent(name: str, engine: TheEngine, give_up: bool = False) -> N
 @router.patch("/{name}")
 async def patch_agent(name: str, patch: AgentPatch, engine: TheEngine) -> Agent:
     """Pause or resume it: paused, it is given nothing new; what it holds goes on, and so does the agent."""
-    await engine.pausing(lambda tx: pausing.patch_agent(tx, name, patch))
+    await engine.pausing(lambda tx: pausing.patch_agent(tx, name, patch), patch, agent=name)
     return await get_agent(name, engine)
 
 
@@ -82,6 +82,7 @@ async def drain_agent(name: str, engine: TheEngine) -> Agent:
 
 async def sync_agent(name: AgentName, body: SyncRequest, request: Request, engine: TheEngine) -> Response:
     """Held until something should be different on the agent, ``hold_for`` seconds at the most."""
+    engine.metrics.requests["sync"].inc()
     return answer(await engine.sync(name, body, _hung_up(request)))
 
 
@@ -120,6 +121,8 @@ async def _hung_up(request: Request) -> None:
 @router.post("/{name}/reports", response_model=ReportAnswer)
 async def take_reports(name: AgentName, batch: ReportBatch, engine: TheEngine) -> Response:
     """Steps of attempts, numbered; sending twice is harmless."""
+    engine.metrics.requests["reports"].inc()
+    engine.metrics.reports.inc(len(batch.reports))
     acks = await engine.report(name, batch)
     killpoints.reached("after-reports-committed")
     return answer(ReportAnswer.model_construct(acks=acks))
@@ -129,6 +132,7 @@ async def take_reports(name: AgentName, batch: ReportBatch, engine: TheEngine) -
 async def release_attempts(name: AgentName, body: ReleaseRequest, engine: TheEngine) -> Response:
     """Attempts that were not started; their runs wait again at once."""
     agent_id = engine.agent(name, body.session)
+    engine.metrics.requests["release"].inc()
     acks = await engine.store.write(lambda tx: sync.release(tx, agent_id, body, engine.settings.lost_after))
     killpoints.reached("after-release-committed")
     return answer(ReportAnswer.model_construct(acks=acks))
@@ -152,6 +156,8 @@ async def take_logs(name: AgentName, request: Request, engine: TheEngine) -> Res
         frames = decode_frames(await request.body())
     except ValidationError as exc:
         raise BadRequest(f"a log frame's header is wrong: {exc.errors()[0]['msg']}") from exc
+    engine.metrics.requests["logs"].inc()
+    engine.metrics.log_bytes.inc(sum(len(data) for _, data in frames))
     runs = {frame.run for frame, _ in frames}
     with engine.retention.receiving(runs) as going:
         keys = {(frame.run, frame.attempt, frame.epoch) for frame, _ in frames if frame.run not in going}

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from shunter_work_pools.api import agents, deployments, limits, pools, runs, schedules
+from shunter_work_pools.api import agents, deployments, limits, metrics, pools, runs, schedules
 from shunter_work_pools.api.dependencies import answer
 from shunter_work_pools.contracts.agents import ServerInfo, ServerPatch, SyncAnswer
 from shunter_work_pools.contracts.base import Instant
@@ -68,7 +68,7 @@ def build_app(engine: Engine) -> FastAPI:
     @app.patch("/api/v1/server", tags=["server"])
     async def patch_server(patch: ServerPatch) -> ServerInfo:
         """Begin or end maintenance: meanwhile no server of this store hands out runs; what runs goes on."""
-        await engine.pausing(lambda tx: pausing.patch_server(tx, patch))
+        await engine.pausing(lambda tx: pausing.patch_server(tx, patch), patch, server="all")
         return await engine.store.read(_info)
 
     @app.get("/api/v1/status", tags=["server"], response_model=Status)
@@ -79,6 +79,7 @@ def build_app(engine: Engine) -> FastAPI:
 
     for prefix in ("", "/api"):
         app.add_api_route(f"{prefix}/healthz", _healthz, tags=["server"], include_in_schema=not prefix)
+        app.include_router(metrics.router, prefix=prefix, include_in_schema=not prefix)
         app.add_api_route(f"{prefix}/readyz", _readyz, tags=["server"], include_in_schema=not prefix)
     return app
 

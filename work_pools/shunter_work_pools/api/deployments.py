@@ -83,7 +83,9 @@ async def get_deployment(name: str, engine: TheEngine) -> Deployment:
 async def patch_deployment(name: str, patch: DeploymentPatch, engine: TheEngine) -> Deployment:
     """Pause or resume it."""
     await engine.pausing(
-        lambda tx: pausing.patch_deployment(tx, name, patch, engine.late_after, engine.fires_since(tx.now))
+        lambda tx: pausing.patch_deployment(tx, name, patch, engine.late_after, engine.fires_since(tx.now)),
+        patch,
+        deployment=name,
     )
     return await engine.store.read(lambda tx: views.deployment_view(tx, name))
 

@@ -42,7 +42,7 @@ async def get_pool(name: str, engine: TheEngine) -> Pool:
 @router.patch("/{name}")
 async def patch_pool(name: str, patch: PoolPatch, engine: TheEngine) -> Pool:
     """Change a pool; only the fields that are set."""
-    await engine.pausing(lambda tx: catalog.patch_pool(tx, name, patch))
+    await engine.pausing(lambda tx: catalog.patch_pool(tx, name, patch), patch, pool=name)
     return await _pool(engine, name)
 
 
@@ -56,7 +56,9 @@ async def create_queue(name: str, spec: QueueSpec, engine: TheEngine) -> Queue:
 @router.patch("/{name}/queues/{queue}")
 async def patch_queue(name: str, queue: str, patch: QueuePatch, engine: TheEngine) -> Queue:
     """Change a queue; only the fields that are set."""
-    await engine.pausing(lambda tx: catalog.patch_queue(tx, name, queue, patch))
+    await engine.pausing(
+        lambda tx: catalog.patch_queue(tx, name, queue, patch), patch, pool=name, queue=queue
+    )
     return await engine.store.read(lambda tx: views.queue_view(tx, name, queue))
 
 

@@ -82,7 +82,7 @@ async def patch_schedule(name: str, schedule: str, patch: SchedulePatch, engine:
         pausing.patch_schedule(tx, name, schedule, patch, engine.late_after, since)
         return schedule_views.schedule_view(tx, name, schedule)
 
-    return await engine.store.write(work)
+    return await engine.pausing(work, patch, deployment=name, schedule=schedule)
 
 
 @router.post("/deployments/{name}/backfill")

@@ -523,6 +523,8 @@ def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
         run_id, head, offer = one.run_id, one.lane, one.offer
         run = found[run_id]
         attempt, epoch = run.attempts + 1, run.epoch + 1
+        if attempt == 1:
+            tx.changes.claimed_after.append((tx.now - one.due_at) / 1_000_000)
         lease_rows.append(
             {
                 "run_id": run_id,

@@ -143,6 +143,7 @@ def _cancelled(tx: Tx, waiting: list[UUID], cause: Cause) -> None:
     )
     state = RunState.CANCELLED.value
     record(tx, [event_row(run_id, state, Actor.USER, tx.now, cause=cause.value) for run_id in waiting])
+    tx.changes.ended[state, cause.value] += len(waiting)
 
 
 def flush_late(tx: Tx, name: str) -> Skipped:

@@ -40,3 +40,4 @@ def record(tx: Tx, rows: list[dict[str, Any]]) -> None:
     """Write events, oldest first."""
     if rows:
         tx.conn.execute(_INSERT, rows)
+        tx.changes.events += rows

@@ -458,6 +458,7 @@ def _end(tx: Tx, waiting: list[UUID], cause: Cause, message: str) -> None:
         .values(state=state, cause=cause.value, message=message, ended_at=tx.now)
     )
     record(tx, [event_row(run_id, state, Actor.QUEUE, tx.now, cause=cause.value) for run_id in waiting])
+    tx.changes.ended[state, cause.value] += len(waiting)
     tx.changes.runs.update(waiting)
 
 

@@ -61,7 +61,7 @@ def mark_late(tx: Tx, due_before: Micros) -> int:
 def mark_lost(tx: Tx, seen_before: Micros) -> int:
     """Mark leases of agents not heard of since ``seen_before``; how many."""
     rows = tx.conn.execute(
-        select(leases.c.run_id, leases.c.attempt)
+        select(leases.c.run_id, leases.c.attempt, agents.c.name)
         .join(agents, agents.c.id == leases.c.agent_id)
         .where(leases.c.lost.is_(False), agents.c.last_seen_at < seen_before)
         .order_by(leases.c.run_id)
@@ -72,7 +72,13 @@ def mark_lost(tx: Tx, seen_before: Micros) -> int:
         tx.conn.execute(
             update(leases).where(leases.c.run_id.in_([row.run_id for row in rows])).values(lost=True)
         )
-        record(tx, [event_row(row.run_id, "lost", Actor.REAPER, tx.now, row.attempt) for row in rows])
+        record(
+            tx,
+            [
+                event_row(row.run_id, "lost", Actor.REAPER, tx.now, row.attempt, agent=row.name)
+                for row in rows
+            ],
+        )
         tx.changes.runs.update(row.run_id for row in rows)
     return len(rows)
 

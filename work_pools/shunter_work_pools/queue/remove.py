@@ -112,6 +112,7 @@ def cancel_waiting(tx: Tx, deployment_id: int) -> int:
     )
     state = RunState.CANCELLED.value
     record(tx, [event_row(run_id, state, Actor.USER, tx.now, cause="cancelled") for run_id in waiting])
+    tx.changes.ended[state, Cause.CANCELLED.value] += len(waiting)
     tx.changes.runs.update(waiting)
     return len(waiting)
 

@@ -210,8 +210,10 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
             )
             ended = True
         else:
-            if item.state is AttemptState.RUNNING:
-                started_at = started_at if started_at is not None else at
+            if item.state is AttemptState.RUNNING and started_at is None:
+                started_at = at
+                if lease.attempt == 1 and lease.due_at is not None:
+                    tx.changes.running_after.append(max(0.0, (at - lease.due_at) / 1_000_000))
             pid, message = item.pid or pid, _text(item.message) or message
             if may_move_attempt(state, item.state, Actor.AGENT):
                 state = item.state
@@ -384,8 +386,10 @@ def _write_ends(
             event_rows.append(
                 event_row(run.id, RunState.RETRYING.value, end.actor, tx.now, row["number"], **told)
             )
-        elif end.result is not None:
-            results.append({"run": run.id, "new_result": end.result})
+        else:
+            tx.changes.ended[end.state.value, row["cause"] or ""] += 1
+            if end.result is not None:
+                results.append({"run": run.id, "new_result": end.result})
     tx.conn.execute(_DROP, {"wanted": wanted})
     places_freed(
         tx,

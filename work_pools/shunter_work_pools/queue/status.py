@@ -65,7 +65,7 @@ def status(tx: Tx, server: ServerInfo, since: datetime | None, lost_after: float
         since=moment(after),
         live=live,
         upcoming=upcoming,
-        late=_late(tx),
+        late=late(tx),
         failed=tx.conn.scalar(select(func.count()).select_from(runs).where(*_failed_since(after))) or 0,
         active_runs=_active_runs(tx),
         late_runs=_late_runs(tx),
@@ -102,8 +102,8 @@ def _live(tx: Tx) -> tuple[dict[str, int], int]:
     return {state: count for state, count in live.items() if count}, upcoming
 
 
-def _late(tx: Tx) -> int:
-    """All with the mark, less those of backfills, which have it although they never are late."""
+def late(tx: Tx) -> int:
+    """How many waiting runs are late: all with the mark, less backfills', which have it although they never are."""
     in_lane = select(func.count()).where(ready.c.lane_id == lanes.c.id).correlate(lanes).scalar_subquery()
     placed = tx.conn.scalar(select(func.sum(in_lane)).where(lanes.c.backfill_id != 0))
     unplaced = tx.conn.scalar(

@@ -254,16 +254,23 @@ def heartbeat(tx: Tx, seen: dict[int, float]) -> None:
         return
     note_seen(tx, seen)
     lost = tx.conn.execute(
-        select(leases.c.run_id, leases.c.attempt)
+        select(leases.c.run_id, leases.c.attempt, agents.c.name)
+        .join(agents, agents.c.id == leases.c.agent_id)
         .where(leases.c.lost, leases.c.agent_id.in_(list(seen)))
         .order_by(leases.c.run_id)
-        .with_for_update()
+        .with_for_update(of=leases)
     ).all()
     if lost:
         tx.conn.execute(
             update(leases).where(leases.c.run_id.in_([row.run_id for row in lost])).values(lost=False)
         )
-        record(tx, [event_row(row.run_id, "found", Actor.AGENT, tx.now, row.attempt) for row in lost])
+        record(
+            tx,
+            [
+                event_row(row.run_id, "found", Actor.AGENT, tx.now, row.attempt, agent=row.name)
+                for row in lost
+            ],
+        )
         tx.changes.runs.update(row.run_id for row in lost)
 
 

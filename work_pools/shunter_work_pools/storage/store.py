@@ -15,6 +15,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -55,6 +56,10 @@ class Changes:
         runs: runs whose shown state changed.
         due_in: seconds until the first of the runs becomes due that wait for a moment in the future.
         schedules: a schedule was made, changed or resumed.
+        events: rows of events that were written.
+        ended: runs that ended, by state and cause (empty: none).
+        claimed_after, running_after: of first attempts that were granted or came to run, the seconds since
+            their runs were due.
     """
 
     pools: set[int] = field(default_factory=set)
@@ -64,6 +69,10 @@ class Changes:
     due_in: float | None = None
     schedules: bool = False
     limits: bool = False
+    events: list[dict[str, Any]] = field(default_factory=list)
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    claimed_after: list[float] = field(default_factory=list)
+    running_after: list[float] = field(default_factory=list)
 
     def becomes_due(self, seconds: float) -> None:
         """Note that something becomes due in ``seconds``."""
@@ -80,6 +89,10 @@ class Changes:
             self.becomes_due(other.due_in)
         self.schedules |= other.schedules
         self.limits |= other.limits
+        self.events += other.events
+        self.ended.update(other.ended)
+        self.claimed_after += other.claimed_after
+        self.running_after += other.running_after
 
 
 _CLOCK = select(func.extract("epoch", func.clock_timestamp()) * 1_000_000)
@@ -147,11 +160,14 @@ class Store(Protocol):
     Attributes:
         kind: ``sqlite`` or ``postgres``.
         on_commit: told of what each commit changed.
+        on_transaction: told of each transaction, from any thread: whether it was to ``read`` or ``write``, and how
+            many seconds it took.
         schema_found: the version of the schema before it was opened; None: the database was empty.
     """
 
     kind: str
     on_commit: Callable[[Changes], None]
+    on_transaction: Callable[[str, float], None]
     schema_found: str | None
 
     async def open(self) -> None:
@@ -167,11 +183,14 @@ class Store(Protocol):
     async def read(self, work: Work[T]) -> T:
         """Run ``work``, which only reads, on a consistent snapshot."""
 
+    def pending_writes(self) -> int | None:
+        """Units of work that wait to be written; None: they do not wait in a line."""
+
     async def close(self) -> None:
         """Finish what is under way and disconnect."""
 
 
-def _ignore(changes: Changes) -> None:
+def _ignore(*told: object) -> None:
     """Default listener."""
 
 
@@ -192,6 +211,7 @@ class SqliteStore:
         self.clock = clock
         self.cache: dict[Any, Any] = {}
         self.on_commit: Callable[[Changes], None] = _ignore
+        self.on_transaction: Callable[[str, float], None] = _ignore
         self.schema_found: str | None = None
         self._inbox: queue.SimpleQueue[tuple[Work[Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
@@ -271,6 +291,7 @@ class SqliteStore:
 
     def _read(self, work: Work[T]) -> T:
         assert self._engine is not None
+        began = time.monotonic()
         try:
             with self._engine.connect() as conn:
                 tx = Tx(conn, self.clock, self.cache)
@@ -279,6 +300,12 @@ class SqliteStore:
                 return result
         except OperationalError as exc:
             raise _store_failure(exc) from exc
+        finally:
+            self.on_transaction("read", time.monotonic() - began)
+
+    def pending_writes(self) -> int:
+        """See :class:`Store`."""
+        return self._inbox.qsize()
 
     async def close(self) -> None:
         """See :class:`Store`."""
@@ -305,6 +332,7 @@ class SqliteStore:
     def _run_group(self, conn: Connection, group: list[tuple[Work[Any], asyncio.Future[Any]]]) -> bool:
         """Run what has gathered in the inbox under one commit; True if the end was among it."""
         stop = False
+        began = time.monotonic()
         outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         merged = Changes()
         try:
@@ -348,6 +376,7 @@ class SqliteStore:
             merged = Changes()
             self.cache.clear()  # it may hold what was just undone
             _undo(conn)
+        self.on_transaction("write", time.monotonic() - began)
         # A loop that is gone has nobody left who waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, outcomes, merged)
@@ -475,6 +504,7 @@ class PostgresStore:
         self.connections = connections
         self.cache: dict[Any, Any] = {}
         self.on_commit: Callable[[Changes], None] = _ignore
+        self.on_transaction: Callable[[str, float], None] = _ignore
         self.schema_found: str | None = None
 
     async def open(self) -> None:
@@ -504,7 +534,7 @@ class PostgresStore:
 
     async def write(self, work: Work[T]) -> T:
         """See :class:`Store`."""
-        async with self._connect(self._engine) as conn, conn.begin():
+        async with self._connect(self._engine, "write") as conn, conn.begin():
             tx, result = await conn.run_sync(self._run, work)
         _learn(self.cache, tx)
         self.on_commit(tx.changes)
@@ -512,13 +542,14 @@ class PostgresStore:
 
     async def read(self, work: Work[T]) -> T:
         """See :class:`Store`."""
-        async with self._connect(self._snapshots) as conn:
+        async with self._connect(self._snapshots, "read") as conn:
             tx, result = await conn.run_sync(self._run, work)
         _learn(self.cache, tx)
         return result  # type: ignore[no-any-return]
 
     @contextlib.asynccontextmanager
-    async def _connect(self, engine: AsyncEngine) -> Any:
+    async def _connect(self, engine: AsyncEngine, kind: str) -> Any:
+        began = time.monotonic()
         try:
             async with engine.connect() as conn:
                 yield conn
@@ -535,6 +566,11 @@ class PostgresStore:
             if refused is None:
                 raise
             raise refused from exc
+        finally:
+            self.on_transaction(kind, time.monotonic() - began)
+
+    def pending_writes(self) -> None:
+        """See :class:`Store`: each has a connection of its own, or waits for one."""
 
     def _run(self, conn: Connection, work: Work[T]) -> tuple[Tx, T]:
         tx = Tx(conn, self.clock, self.cache)
