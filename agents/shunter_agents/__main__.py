@@ -24,7 +24,8 @@ def main() -> int:
     parser.add_argument("--take-over", action="store_true")
     of_agent = [setting for name, setting in SETTINGS.items() if name.startswith("agent.")]
     for setting in of_agent:
-        parser.add_argument(setting.flag, dest=setting.name)
+        action = argparse.BooleanOptionalAction if setting.switch else "append" if setting.many else "store"
+        parser.add_argument(setting.flag, dest=setting.name, action=action)
     given = parser.parse_args()
     try:
         return run_agent(

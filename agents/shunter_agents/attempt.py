@@ -31,6 +31,7 @@ class Attempt:
     """One attempt, from its assignment until its folder is gone.
 
     Attributes:
+        devices: numbers of those that are its own, by name.
         adopted: found in the state folder at start, not granted to this life of the daemon.
         state: the last one reported.
         steps: reports that are owed, in order.
@@ -52,6 +53,7 @@ class Attempt:
     __slots__ = (
         "adopted",
         "assignment",
+        "devices",
         "dropped",
         "end_acked",
         "ended",
@@ -88,6 +90,7 @@ class Attempt:
         adopted = lines is not None
         self.assignment = record.assignment
         self.received = record.received
+        self.devices = record.devices
         self.key: Key = (record.assignment.run, record.assignment.attempt)
         self.journal = journal
         self.launcher = launcher

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from shunter_agents import machine
 from shunter_agents.attempt import Attempt, Key
 from shunter_agents.checkup import Checkup
 from shunter_agents.health import Health, Kind
@@ -28,6 +30,7 @@ from shunter_agents.reporter import Reporter
 from shunter_agents.spool import Spool
 from shunter_agents.state_folder import StateFolder, check_name, default_name
 from shunter_agents.supervisor import Supervisor
+from shunter_agents.tally import Tally
 from shunter_agents.verdict import Stop
 from shunter_infrastructure.launcher import Launcher, LauncherUnavailable
 from shunter_infrastructure.stamp import Stamp, boot_id
@@ -40,12 +43,16 @@ from shunter_work_pools.contracts.agents import (
     SyncAnswer,
     SyncRequest,
 )
+from shunter_work_pools.contracts.capacity import shown
 from shunter_work_pools.contracts.configuration import load
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.states import Cause
 from shunter_work_pools.daemon_log import configure, get_logger
-from shunter_work_pools.service_manager import Condition, ServiceManager
+from shunter_work_pools.service_manager import PATIENCE, Condition, ServiceManager
+
+if TYPE_CHECKING:
+    from shunter_agents.metrics import MetricsPort, Sources
 
 log = get_logger()
 T = TypeVar("T")
@@ -83,6 +90,10 @@ class Agent:
         options: what it was started with.
         stand_in: sends a sync while the agent is held up, see ``heartbeat``; None: nobody does.
         manager: is told how it is.
+        found_tags: what it found out about its machine.
+
+    Attributes:
+        capacity: what it has that runs may need.
     """
 
     def __init__(
@@ -93,8 +104,10 @@ class Agent:
         options: Options,
         stand_in: Callable[[SyncRequest], object] | None = None,
         manager: ServiceManager | None = None,
+        found_tags: list[str] | None = None,
     ) -> None:
         name = options.name
+        self.capacity = machine.capacity() | dict(options.capacity)
         self._server = server
         self._manager = manager or ServiceManager()
         self._turns = 0  # of the main loop, and when the last one began
@@ -110,6 +123,8 @@ class Agent:
             "pools": options.pools,
             "queues": options.queues,
             "tags": options.tags,
+            "found_tags": found_tags or [],
+            "capacity": self.capacity,
             "limit": options.limit,
             "host": socket.gethostname()[:255],
             "version": _version(),
@@ -122,7 +137,8 @@ class Agent:
         self._health.on_change = self._speak_up
         self._checkup = Checkup(self._health, folder, options)
         self._heartbeat = None if stand_in is None else Heartbeat(stand_in)
-        self._holdings = Holdings(folder, options.limit)
+        self._tally = Tally()
+        self._holdings = Holdings(folder, options.limit, self.capacity)
         self._holdings.on_left = self._speak_up
         self._reporter = Reporter(server, name, folder.session, self._link, self._holdings)
         self._shipper = LogShipper(server, name, self._link)
@@ -131,7 +147,7 @@ class Agent:
         self._janitor = Janitor(self._holdings)
         self._janitor.on_removed = self._removed
         self._supervisor = Supervisor(
-            name, self._holdings, self._health, self._reporter, self._shipper, self._janitor
+            name, self._holdings, self._health, self._reporter, self._shipper, self._janitor, self._tally
         )
         self._supervisor.on_lease_wanted = self._speak_up
         self._gone: dict[Key, int] = {}
@@ -145,9 +161,23 @@ class Agent:
         self._met = False  # the server has answered a sync of this life
         self._drained_at = 0.0
         self._unheard = False  # the last sync had no answer
+        self._answered_at = time.monotonic()  # when one had; until then, the beginning
         self._maybe_granted = False  # the server may have granted something that this life does not know of
         self._dead: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    def measured(self) -> Sources:
+        """What its metrics tell of."""
+        from shunter_agents.metrics import Sources
+
+        return Sources(
+            holdings=self._holdings,
+            tally=self._tally,
+            output_waiting=self._spool.waiting,
+            sync_age=lambda: time.monotonic() - self._answered_at,
+            well=lambda: time.monotonic() - self._turned_at < PATIENCE,
+            troubles=lambda: self._health.troubles,
+        )
 
     async def run(self) -> int:
         """Live; the exit code.
@@ -255,6 +285,7 @@ class Agent:
             if answer is None:
                 continue
             self._unheard = False
+            self._answered_at = time.monotonic()
             backoff.reset()
             self._link.up()
             self._supervisor.leased(asked, answer.lease_for)
@@ -280,6 +311,8 @@ class Agent:
         ]
         if self._options.health_check is not None:
             parts.append(("health check", self._checkup.watch_check()))
+        if self._options.metrics_port is not None:
+            parts.append(("loop delay", self._tally.watch_loop()))
         for name, work in parts:
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(self._background_ended)
@@ -332,8 +365,13 @@ class Agent:
                     continue
                 attempt = Attempt(record, journal, self._launcher(record.launcher), lines)
             except Damaged as exc:
+                run, _, number = path.name.partition(".")
                 log.error(
-                    "the journal of a run cannot be read; it is set aside", folder=str(path), reason=str(exc)
+                    "the journal of a run cannot be read; it is set aside",
+                    folder=str(path),
+                    reason=str(exc),
+                    run=run,
+                    attempt=int(number) if number.isdecimal() else number,
                 )
                 self._folder.set_aside(path)
                 continue
@@ -388,6 +426,7 @@ class Agent:
             draining=self._draining,
             troubles=self._health.troubles,
             free=self._holdings.free() if room is None else min(room, self._holdings.free()),
+            free_capacity=self._holdings.free_capacity(),
             holds=self._holdings.held(),
             hold_for=hold_for,
         )
@@ -477,12 +516,12 @@ class Agent:
 
     def _take(self, granted: Assignment, refused: list[Assignment]) -> bool:
         """Own an assignment; True if it is new."""
-        key = (granted.run, granted.attempt)
+        key, names = (granted.run, granted.attempt), _names(granted)
         known = self._holdings.attempts.get(key)
         if known is not None:
             return self._take_again(known, granted)
         if self._gone.get(key, 0) >= granted.epoch:
-            log.error("the server grants an attempt anew that ended here; it is not started", run=str(key[0]))
+            log.error("the server grants an attempt anew that ended here; it is not started", **names)
             return False
         unknowable = self._unknowable(granted)
         if self._room() == 0 and unknowable is None:  # to give back says that it was not begun
@@ -490,20 +529,30 @@ class Agent:
             return False
         kind = self._types.get(granted.pool)
         if kind is None:
-            log.error("an assignment of a pool that is not served here", pool=granted.pool, run=str(key[0]))
+            log.error("an assignment of a pool that is not served here", pool=granted.pool, **names)
             refused.append(granted)
             return False
-        record = Record(granted, kind, Stamp.now())
+        devices = self._holdings.allot(granted.need)
+        if devices is None and unknowable is None:
+            log.warning(
+                "a run that needs more than is free is given back",
+                need=shown(granted.need),
+                capacity=shown(self.capacity),
+                **names,
+            )
+            refused.append(granted)
+            return False
+        record = Record(granted, kind, Stamp.now(), {} if devices is None or unknowable else devices)
         journal = Journal(self._folder.attempts / f"{granted.run}.{granted.attempt}")
         try:
-            with self._health.writing(run=str(granted.run), attempt=granted.attempt):
+            with self._health.writing(**names):
                 self._folder.make(journal.folder)
                 reached("after-folder-made")
                 journal.write_record(record)
         except OSError:
             if unknowable is None:
                 refused.append(granted)
-                self._discard_draft(journal)
+                self._discard_draft(journal, names)
                 return False
         reached("after-assignment-written")
         attempt = Attempt(record, journal, self._launcher(kind))
@@ -557,7 +606,7 @@ class Agent:
             return news
         try:
             with self._health.writing(**known.names):
-                known.grant_again(Record(granted, known.kind, known.received))
+                known.grant_again(Record(granted, known.kind, known.received, known.devices))
         except OSError:
             return False
         log.info("a run is held under a new epoch", epoch=granted.epoch, **known.names)
@@ -576,12 +625,15 @@ class Agent:
         if self._draining:
             self._speak_up()
 
-    def _discard_draft(self, journal: Journal) -> None:
+    def _discard_draft(self, journal: Journal, names: dict[str, Any]) -> None:
         try:
             self._janitor.throw_away(self._folder.discard(journal.folder))
         except OSError as exc:
             log.warning(
-                "a folder that was not used stays behind", folder=str(journal.folder), reason=str(exc)
+                "a folder that was not used stays behind",
+                folder=str(journal.folder),
+                reason=str(exc),
+                **names,
             )
 
     async def _give_back(self, refused: list[Assignment]) -> None:
@@ -590,9 +642,11 @@ class Agent:
         request = ReleaseRequest(session=self._folder.session, attempts=attempts)
         try:
             await whole(self._server.release(self._name, request))
-            log.info("gave runs back that were not begun", runs=len(refused))
+            for one in refused:
+                log.info("gave a run back that was not begun", **_names(one))
         except Exception as exc:
-            log.warning("runs could not be given back yet", runs=len(refused), reason=told(exc))
+            for one in refused:
+                log.warning("a run could not be given back yet", reason=told(exc), **_names(one))
             await self._pause(NOTHING_NEW)
 
     def _finished(self) -> bool:
@@ -609,6 +663,11 @@ class Agent:
         if any(not (stuck and attempt.dropped) for attempt in self._holdings.attempts.values()):
             return False
         return not self._maybe_granted or (unheard and now > self._drained_at + LAST_WORDS)
+
+
+def _names(granted: Assignment) -> dict[str, Any]:
+    """What a log line about it carries."""
+    return {"run": str(granted.run), "attempt": granted.attempt}
 
 
 def _disregard(task: asyncio.Future[Any]) -> None:
@@ -669,11 +728,13 @@ def run_agent(
             max_lifetime=max_lifetime,
             **of_settings(values),
         )
+        machine.check_devices(options.capacity, os.environ)
         folder = StateFolder(home_from_env().agents, name, take_over=take_over)
     except ShunterError as exc:
         return _complain(told(exc))
     try:
-        return asyncio.run(_live(folder, options, manager))
+        with _metrics_port(options) as port:
+            return asyncio.run(_live(folder, options, manager, port))
     except Fatal as exc:
         return _complain(str(exc))
     except ShunterError as exc:
@@ -682,7 +743,36 @@ def run_agent(
         folder.close()
 
 
-async def _live(folder: StateFolder, options: Options, manager: ServiceManager) -> int:
+@contextlib.contextmanager
+def _metrics_port(options: Options) -> Iterator[MetricsPort | None]:
+    if options.metrics_port is None:
+        yield None
+        return
+    from shunter_agents.metrics import HOST, MetricsPort
+
+    try:
+        port = MetricsPort(options.metrics_port)
+    except OSError as exc:
+        raise Fatal(
+            f"its metrics cannot be served at {HOST}:{options.metrics_port}: {exc.strerror or exc}. "
+            "Choose another port with --metrics-port (agent.metrics_port)."
+        ) from exc
+    with contextlib.closing(port):
+        yield port
+
+
+async def _found_tags(options: Options) -> list[str]:
+    found = machine.found_tags(machine.capacity()) if options.find_tags else []
+    if options.cloud_tags:
+        from shunter_agents.cloud import ADDRESS, cloud_tags
+
+        found += await cloud_tags(os.environ.get("SHUNTER_TEST_METADATA", ADDRESS))
+    return machine.beside(options.tags, found)
+
+
+async def _live(
+    folder: StateFolder, options: Options, manager: ServiceManager, port: MetricsPort | None
+) -> int:
     from shunter_infrastructure.registry import launcher_for
     from shunter_work_pools.client import AsyncClient, Client
 
@@ -693,7 +783,10 @@ async def _live(folder: StateFolder, options: Options, manager: ServiceManager) 
         def stand_in(request: SyncRequest) -> None:
             other.sync(options.name, request)
 
-        agent = Agent(client, launcher_for, folder, options, stand_in, manager)
+        tags = await _found_tags(options)
+        agent = Agent(client, launcher_for, folder, options, stand_in, manager, tags)
+        if port is not None:
+            port.serve(agent.measured())
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.told_to_stop)
@@ -704,6 +797,8 @@ async def _live(folder: StateFolder, options: Options, manager: ServiceManager) 
             name=options.name,
             pools=options.pools,
             limit=options.limit,
+            capacity=shown(agent.capacity),
+            found_tags=tags,
             folder=str(folder.path),
         )
         gc.collect()

@@ -4,8 +4,8 @@
 owned, and is there before anything else is done with the attempt: a folder without a whole first line was
 never owned.
 
-* ``{"assignment": {...}, "launcher": NAME, "received": STAMP}``: what it is; again, if it is granted again
-  under a higher epoch;
+* ``{"assignment": {...}, "launcher": NAME, "received": STAMP, "devices": {NAME: [NUMBER, ...]}}``: what it is,
+  and which devices are its own (left out if none are); again, if it is granted again under a higher epoch;
 * ``{"report": {...}, "at": STAMP}``: a report, in the order of ``seq``;
 * ``{"stop": REASON, "at": STAMP}``: the agent is about to stop the work;
 * ``{"gap": [FROM, TO]}``: these bytes of its output are given up; a hole in the file may take their place;
@@ -25,7 +25,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,13 @@ class Record:
     Attributes:
         launcher: name (pool type) of the launcher that it is for.
         received: when this agent got to know of it.
+        devices: numbers of those that it needs, by name; nobody else's while anything of it runs.
     """
 
     assignment: Assignment
     launcher: str
     received: Stamp
+    devices: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 class Journal:
@@ -77,7 +80,10 @@ class Journal:
         Raises:
             OSError: it cannot be written; what was there before still is.
         """
-        about = json.dumps({"launcher": record.launcher, "received": record.received.to_json()})
+        facts: dict[str, Any] = {"launcher": record.launcher, "received": record.received.to_json()}
+        if record.devices:
+            facts["devices"] = record.devices
+        about = json.dumps(facts)
         # On a line of its own also where a full disk tore what a journal of the same folder began with.
         self._append(f'\n{{"assignment": {record.assignment.model_dump_json()}, {about[1:]}\n'.encode())
 
@@ -157,6 +163,10 @@ def _read_record(line: dict[str, Any]) -> Record:
             assignment=Assignment.from_answer(json.dumps(line["assignment"])),
             launcher=str(line["launcher"]),
             received=Stamp.from_json(line["received"]),
+            devices={
+                str(name): [int(number) for number in numbers]
+                for name, numbers in line.get("devices", {}).items()
+            },
         )
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Damaged(str(exc)) from exc

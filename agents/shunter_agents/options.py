@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shunter_work_pools.contracts.durations import LONGEST, parsed
@@ -16,6 +16,10 @@ class Options:
     Attributes:
         name: of the agent.
         pools, queues, limit, tags: what it serves, see ``SyncRequest``.
+        capacity: what it has, as far as that was said; the rest is what the machine has.
+        find_tags: whether it finds tags by itself.
+        cloud_tags: whether it asks the cloud that it runs in for some.
+        metrics_port: where it serves its metrics; None: nowhere.
         drain_grace: seconds that it waits for its runs when it was told to stop; None: until they have ended.
         drain_end: what becomes of them then: ``leave`` or ``stop``.
         min_disk, min_memory: bytes that must be free.
@@ -32,6 +36,10 @@ class Options:
     queues: list[str]
     limit: int
     tags: list[str]
+    capacity: Mapping[str, float] = field(default_factory=dict)
+    find_tags: bool = True
+    cloud_tags: bool = False
+    metrics_port: int | None = None
     drain_grace: float | None = None
     drain_end: str = "leave"
     min_disk: int = 0

@@ -121,6 +121,10 @@ class Spool:
             return IN_VAIN
         return min(LATEST, max(SOONEST, -want / RATE)) if self._holdings.attempts else None
 
+    def waiting(self) -> int:
+        """Bytes of output that the server does not have yet."""
+        return sum(one.size - one.settled for one in self._outputs())
+
     def _outputs(self) -> list[Output]:
         found = []
         for attempt in self._holdings.attempts.values():

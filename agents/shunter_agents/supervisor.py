@@ -24,6 +24,7 @@ from shunter_agents.killpoints import reached, requested
 from shunter_agents.link import Backoff
 from shunter_agents.log_shipper import LogShipper
 from shunter_agents.reporter import Reporter
+from shunter_agents.tally import Tally
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
 from shunter_infrastructure.launcher import (
     Exit,
@@ -66,8 +67,10 @@ class Supervisor:
         reporter: Reporter,
         shipper: LogShipper,
         janitor: Janitor,
+        tally: Tally,
     ) -> None:
         self._agent = agent
+        self._tally = tally
         self._holdings = holdings
         self._health = health
         self._lease_for = LEASE_FOR
@@ -254,7 +257,13 @@ class Supervisor:
             lease = await self._lease_to_start(attempt) if attempt.assignment.exclusive else None
             try:
                 attempt.in_start = True
-                launch = attempt.launcher.start(attempt.assignment, self._folder(attempt), self._agent, lease)
+                launch = attempt.launcher.start(
+                    attempt.assignment,
+                    self._folder(attempt),
+                    self._agent,
+                    lease,
+                    self._holdings.visible(attempt),
+                )
                 return await requested("after-launch-requested", launch)
             except LauncherUnavailable as exc:
                 attempt.in_start = False
@@ -294,6 +303,7 @@ class Supervisor:
             attempt.timer = None
         if attempt.state in (AttemptState.CLAIMED, AttemptState.STARTING):
             attempt.started = handle.started or Stamp.now()
+            self._tally.started(None if attempt.adopted else attempt.started.ticks - attempt.received.ticks)
             self._report(attempt, AttemptState.RUNNING, attempt.started, {"pid": handle.pid})
             reached("after-running-journaled")
         elif handle.started is not None:
@@ -363,6 +373,7 @@ class Supervisor:
             }
             fields = {name: value for name, value in facts.items() if value is not None}
             attempt.ended = True
+            self._tally.ended(state, cause)
             self._judge_launch(attempt, judged)
             self._report(attempt, state, end.ended, fields | {"log_size": end.log_size})
             reached("after-end-journaled")

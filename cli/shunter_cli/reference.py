@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from shunter_cli.setting_flags import off
 from shunter_work_pools.contracts.settings import RELATIONS, SETTINGS, Setting
 
 _HEAD = """\
@@ -65,7 +66,9 @@ def page() -> str:
 
 def _row(setting: Setting) -> str:
     flag = f"`{setting.flag} {_cell(setting.metavar)}`" if setting.flag else ""
-    default = f"`{setting.usual}`" if setting.default not in (None, ()) else setting.usual
+    if setting.switch:
+        flag = f"`{setting.flag}`, `{off(setting)}`"
+    default = f"`{setting.usual}`" if setting.default not in (None, (), {}) else setting.usual
     hidden = {None: "", "***": " Shown as `***`."}
     secret = hidden.get(setting.mask and setting.mask("x"), " A password in it is not shown.")
     return f"| `{setting.name}` | `{setting.variable}` | {flag} | {default} | {_cell(setting.doc)}{secret} |"

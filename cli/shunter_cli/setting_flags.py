@@ -28,7 +28,7 @@ def taking(names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[...,
         parameters = [each for one in own for each in (options.values() if one.name == "flags" else [one])]
 
         def with_flags(**given: Any) -> Any:
-            flags = {name: given.pop(option.name) or None for name, option in options.items()}
+            flags = {name: _typed(given.pop(option.name)) for name, option in options.items()}
             return command(flags=flags, **given)
 
         by_name = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
@@ -47,15 +47,32 @@ def as_words(flags: dict[str, Any]) -> list[str]:
         for name, given in flags.items()
         for one in (given if isinstance(given, list) else [given])
         if one is not None
-        for word in (SETTINGS[name].flag, str(one))
+        for word in _words(SETTINGS[name], one)
     ]
+
+
+def _typed(given: Any) -> Any:
+    """What was typed; None if nothing was."""
+    return given if given or given is False else None
+
+
+def _words(setting: Setting, given: Any) -> list[str]:
+    return [setting.flag if given else off(setting)] if setting.switch else [setting.flag, str(given)]
+
+
+def off(setting: Setting) -> str:
+    """The option that says no to a switch."""
+    return f"--no-{setting.flag.removeprefix('--')}"
 
 
 def _option(setting: Setting) -> inspect.Parameter:
     usual = f" Default: {setting.usual}." if setting.usual else ""
     text = (setting.doc + (" Repeatable." if setting.many else usual)).replace("`", "")
-    option = typer.Option(setting.flag, help=text, metavar=setting.metavar)
-    kind: Any = list[str] | None if setting.many else str | None
+    if setting.switch:
+        option = typer.Option(f"{setting.flag}/{off(setting)}", help=text)
+    else:
+        option = typer.Option(setting.flag, help=text, metavar=setting.metavar)
+    kind: Any = bool | None if setting.switch else list[str] | None if setting.many else str | None
     return inspect.Parameter(
         setting.flag.lstrip("-").replace("-", "_"),
         inspect.Parameter.KEYWORD_ONLY,

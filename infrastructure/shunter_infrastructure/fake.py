@@ -36,7 +36,9 @@ from pathlib import Path
 from typing import Any
 
 from shunter_infrastructure.launcher import (
+    NO_DEVICES,
     Capabilities,
+    Devices,
     Exit,
     Handle,
     LauncherUnavailable,
@@ -201,11 +203,13 @@ class FakeLauncher:
     Attributes:
         scripts: deployment -> script, for deployments whose own command is not one.
         calls: every call that was made, as (method, folder's name), for tests to look at.
+        devices: which devices an attempt was started with, by its folder's name.
         away: while set, the engine is unavailable: check and start fail with this text.
     """
 
     scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    devices: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     away: str | None = None
     _refused: dict[Path, int] = field(default_factory=dict)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -222,11 +226,17 @@ class FakeLauncher:
             raise LauncherUnavailable(self.away)
 
     async def start(
-        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None = None
+        self,
+        assignment: Assignment,
+        folder: Path,
+        agent: str,
+        lease: Lease | None = None,
+        devices: Devices = NO_DEVICES,
     ) -> Handle:
         """See :meth:`Launcher.start`."""
         leased(assignment, lease)
         self.calls.append(("start", folder.name))
+        self.devices[folder.name] = {name: list(numbers) for name, numbers in devices.items()}
         if self.away:
             raise LauncherUnavailable(self.away)
         words = self._words(assignment)

@@ -10,6 +10,7 @@ launcher keeps there whatever it needs to find its work again. The agent's own f
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -40,6 +41,11 @@ class LaunchFailed(ShunterError):
     def __init__(self, cause: Cause, detail: str, remedy: str = "") -> None:
         super().__init__(detail, remedy)
         self.cause = cause
+
+
+#: Numbers of the devices of an attempt, by name; an empty list: of those that the agent has it may use none.
+Devices = Mapping[str, Sequence[int]]
+NO_DEVICES: Devices = {}
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,12 @@ class Launcher(Protocol):
         """
 
     async def start(
-        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None = None
+        self,
+        assignment: Assignment,
+        folder: Path,
+        agent: str,
+        lease: Lease | None = None,
+        devices: Devices = NO_DEVICES,
     ) -> Handle:
         """Start the attempt, or find it if it was started before (also by another life of the agent).
 
@@ -171,6 +182,8 @@ class Launcher(Protocol):
             agent: name of the agent, for the run's environment.
             lease: until when it may run. It is in force before anything of the attempt runs; if it was
                 started before, this is as good as :meth:`hold`.
+            devices: numbers of those that it may use, of each kind that the agent has: for the run's environment.
+                They are the same in whatever life of the agent.
 
         Raises:
             LaunchFailed: it cannot be started, now or later.

@@ -8,12 +8,12 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shunter_infrastructure.launcher import LaunchFailed
+from shunter_infrastructure.launcher import NO_DEVICES, Devices, LaunchFailed
 from shunter_infrastructure.process.lean import VERSION
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
@@ -23,6 +23,9 @@ PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 PASSED_PREFIX = "LC_"
 #: The agent's own settings (server, token, home) are never passed on, whatever ``pass_env`` says.
 RESERVED_PREFIX = "SHUNTER_"
+
+#: The device that CUDA is told of, and how.
+GPU, CUDA = "gpu", "CUDA_VISIBLE_DEVICES"
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -63,11 +66,18 @@ class Launch:
         }
 
 
-def prepare(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, str]) -> Launch:
+def prepare(
+    assignment: Assignment,
+    folder: Path,
+    agent: str,
+    own: Mapping[str, str],
+    devices: Devices = NO_DEVICES,
+) -> Launch:
     """Work out what to execute.
 
     Args:
         own: the agent's environment.
+        devices: those that it may use, see :meth:`Launcher.start`.
 
     Raises:
         LaunchFailed: it cannot be executed; found before anything was done.
@@ -90,7 +100,7 @@ def prepare(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, 
                 f"the working folder {cwd} does not exist or is not a folder",
                 "Create it on the agent's machine, or correct the deployment's working_dir.",
             )
-    env = environment(assignment, folder, agent, own)
+    env = environment(assignment, folder, agent, own, devices)
     if work.command is not None:
         argv = list(work.command)
         program = find_program(argv[0], env.get("PATH", DEFAULT_PATH), source, cwd)
@@ -111,7 +121,13 @@ def prepare(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, 
 NO_PARAMETERS = str(Path(__file__).with_name("no_parameters.json"))
 
 
-def environment(assignment: Assignment, folder: Path, agent: str, own: Mapping[str, str]) -> dict[str, str]:
+def environment(
+    assignment: Assignment,
+    folder: Path,
+    agent: str,
+    own: Mapping[str, str],
+    devices: Devices = NO_DEVICES,
+) -> dict[str, str]:
     """The environment of a run: chosen, not inherited."""
     work = assignment.work
     env = {name: own[name] for name in PASSED if name in own}
@@ -134,7 +150,39 @@ def environment(assignment: Assignment, folder: Path, agent: str, own: Mapping[s
     }
     if work.source is not None:
         env["SHUNTER_SOURCE"] = os.path.abspath(work.source)
+    if devices:
+        env["SHUNTER_DEVICES"] = json.dumps({name: list(numbers) for name, numbers in devices.items()})
+    if devices.get(GPU):
+        env[CUDA] = cuda_devices(devices[GPU], own)
+    elif GPU in devices and CUDA not in work.env:
+        env[CUDA] = ""  # what needs none uses none by accident
     return env
+
+
+def cuda_devices(numbers: Sequence[int], own: Mapping[str, str]) -> str:
+    """What CUDA calls these devices: of an agent that sees only some of the machine's, number N is the N-th of those.
+
+    https://docs.nvidia.com/deploy/topics/topic_5_2_1.html
+
+    Raises:
+        LaunchFailed: the agent does not see as many (any more).
+    """
+    seen = visible_to_cuda(own)
+    if seen is None:
+        return ",".join(map(str, numbers))
+    if max(numbers) >= len(seen):
+        raise LaunchFailed(
+            Cause.START_FAILED,
+            f"it was given {GPU} {max(numbers)}, and {CUDA} of the agent names {len(seen)} only",
+            "Start the agent with the devices that it had before.",
+        )
+    return ",".join(seen[number] for number in numbers)
+
+
+def visible_to_cuda(own: Mapping[str, str]) -> list[str] | None:
+    """What CUDA calls the devices that an agent with this environment sees; None: all there are, by their numbers."""
+    seen = own.get(CUDA)
+    return None if seen is None else [name.strip() for name in seen.split(",") if name.strip()]
 
 
 def find_program(name: str, path: str, source: str | None, cwd: str) -> str:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from shunter_infrastructure.launcher import (
+    NO_DEVICES,
     Capabilities,
+    Devices,
     Exit,
     Handle,
     LauncherUnavailable,
@@ -85,7 +87,12 @@ class ProcessLauncher:
         return self._memory
 
     async def start(
-        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None = None
+        self,
+        assignment: Assignment,
+        folder: Path,
+        agent: str,
+        lease: Lease | None = None,
+        devices: Devices = NO_DEVICES,
     ) -> Handle:
         """See :meth:`Launcher.start`."""
         leased(assignment, lease)
@@ -93,7 +100,7 @@ class ProcessLauncher:
             found = record.read(folder)
             if found is None or not (found.started or found.is_final):
                 # Also when a record has no second line yet: its keeper is being waited for by another.
-                found = await self._launch(assignment, folder, agent, lease)
+                found = await self._launch(assignment, folder, agent, lease, devices)
             elif lease is not None:
                 _write_lease(folder, lease)
             if found is None:
@@ -107,11 +114,11 @@ class ProcessLauncher:
         )
 
     async def _launch(
-        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None
+        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None, devices: Devices
     ) -> Record | None:
         """Hand the attempt to a keeper; None if the launch was withdrawn meanwhile."""
         launch = dataclasses.replace(
-            prepare(assignment, folder, agent, self._environ),
+            prepare(assignment, folder, agent, self._environ, devices),
             lease=lease is not None,
             memory=self._limits().order(assignment.work.memory_limit),
         )

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shunter_infrastructure.own_cgroup import NotMounted, own_cgroup
 from shunter_infrastructure.process import cgroup, procfs
 
 #: The cgroup of the agent and its keepers below the one that was delegated to it, on v2.
@@ -71,7 +72,7 @@ def find(proc: str = "/proc/self") -> MemoryLimits:
     """
     try:
         found = _find(proc)
-    except _Unusable as exc:
+    except (_Unusable, NotMounted) as exc:
         return MemoryLimits(reason=str(exc))
     except OSError as exc:
         return MemoryLimits(reason=f"{exc.filename or proc}: {exc.strerror}")
@@ -81,7 +82,7 @@ def find(proc: str = "/proc/self") -> MemoryLimits:
 
 
 def _find(proc: str) -> MemoryLimits:
-    version, own = _own_cgroup(proc)
+    version, own = own_cgroup("memory", proc)
     if version == 1:
         return _probe(
             own,
@@ -96,30 +97,6 @@ def _find(proc: str) -> MemoryLimits:
         optional=(("memory.swap.max", "0"), ("memory.oom.group", "1")),
         events="memory.events",
     )
-
-
-def _own_cgroup(proc: str) -> tuple[int, str]:
-    """Version and folder of the cgroup of this process that the memory controller is in (cgroups(7))."""
-    paths: dict[int, str] = {}
-    for line in Path(proc, "cgroup").read_text(errors="surrogateescape").splitlines():
-        number, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            paths[1] = path
-        elif number == "0" and not controllers:
-            paths[2] = path
-    version = min(paths, default=0)
-    for line in Path(proc, "mountinfo").read_text(errors="surrogateescape").splitlines():
-        mount, _, filesystem = line.partition(" - ")
-        kind, _, options = filesystem.split(" ", 2)
-        if (version == 1 and kind == "cgroup" and "memory" in options.rsplit(" ", 1)[-1].split(",")) or (
-            version == 2 and kind == "cgroup2"
-        ):
-            root, where = mount.split(" ")[3:5]
-            path = paths[version]
-            if root != "/" and (path + "/").startswith(root + "/"):
-                path = path[len(root) :]
-            return version, os.path.normpath(f"{where}/{path}")
-    raise _Unusable("no memory cgroup is mounted here")
 
 
 def _delegated(own: str) -> str:

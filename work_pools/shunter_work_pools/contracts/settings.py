@@ -28,7 +28,7 @@ RUN_VARIABLES = frozenset(
     PREFIX + name
     for name in (
         *("RUN_ID", "ATTEMPT", "DEPLOYMENT", "REVISION", "POOL", "QUEUE", "AGENT", "SCHEDULED_AT", "TAGS"),
-        *("PARAMETERS", "RESULT", "SOURCE", "ENTRYPOINT", "FAILURE"),
+        *("PARAMETERS", "RESULT", "SOURCE", "DEVICES", "ENTRYPOINT", "FAILURE"),
     )
 )
 
@@ -49,6 +49,7 @@ class Setting:
         metavar: what one writes, in words of help.
         flag: the option that gives it; empty if there is none.
         many: the option may be repeated.
+        switch: the option says yes by itself, and no with ``--no-`` before its name.
         mask: what of it may be shown; None: all.
         show: a value as one would write it.
     """
@@ -61,6 +62,7 @@ class Setting:
     metavar: str = "TEXT"
     flag: str = ""
     many: bool = False
+    switch: bool = False
     mask: Callable[[str], str] | None = None
     show: Callable[[Any], str] = str
 
@@ -164,6 +166,49 @@ def _names(value: object) -> tuple[str, ...]:
     return names
 
 
+def _yes_or_no(value: object) -> bool:
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.strip().lower() not in words:
+        raise ValueError("is neither true nor false", "Use true or false.")
+    return words[value.strip().lower()]
+
+
+def _amounts(value: object) -> dict[str, float]:
+    """Of a list, or of a text with commas: name -> amount."""
+    from shunter_work_pools.contracts.capacity import MOST_NAMES, parsed_amount
+
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise ValueError(
+            "is not a list of amounts",
+            'Write ["gpu=2", "memory=8GiB"] in the file, gpu=2,memory=8GiB elsewhere.',
+        )
+    found: dict[str, float] = {}
+    for word in filter(str.strip, given):
+        try:
+            name, amount = parsed_amount(word.strip())
+        except ValueError as exc:
+            wrong, remedy = exc.args
+            raise ValueError(f"cannot be: {wrong}", remedy) from exc
+        if name in found:
+            raise ValueError(f"says twice how much {name} there is", "Say it once.")
+        found[name] = amount
+    if len(found) > MOST_NAMES:
+        raise ValueError("has too many names", f"There can be {MOST_NAMES}.")
+    return found
+
+
 def _api_url(value: object) -> str:
     from urllib.parse import urlsplit
 
@@ -206,10 +251,23 @@ def _with_commas(names: tuple[str, ...]) -> str:
     return ",".join(names)
 
 
+def _as_amounts(amounts: Mapping[str, float]) -> str:
+    if not amounts:
+        return ""
+    from shunter_work_pools.contracts.capacity import shown
+
+    return shown(amounts).replace(" ", ",")
+
+
+def _as_yes_or_no(value: bool) -> str:
+    return "true" if value else "false"
+
+
 #: As in ``contracts.agents``, which would load pydantic.
 LEASE_FOR = 240.0
 _SILENT = "An agent that is well may say nothing for ten seconds: give it more."
 _PATIENCE: dict[str, Any] = {"metavar": "DURATION", "show": exactly}
+_SWITCH: dict[str, Any] = {"metavar": "true|false", "switch": True, "show": _as_yes_or_no}
 _KEPT: dict[str, Any] = {"metavar": "N", "otherwise": "all"}
 _KEPT_FOR: dict[str, Any] = {"metavar": "DURATION", "show": exactly, "otherwise": "for ever"}
 
@@ -258,6 +316,42 @@ _DECLARED = (
         default=8,
         metavar="N",
         flag="--limit",
+    ),
+    Setting(
+        "agent.capacity",
+        _amounts,
+        "What an agent has that runs may need (cpu=CORES, memory=SIZE, any other name: so many devices of that name); "
+        "what is not named of cpu and memory is what its machine has.",
+        default={},
+        otherwise="cpu and memory of its machine, no devices",
+        metavar="NAME=AMOUNT",
+        flag="--capacity",
+        many=True,
+        show=_as_amounts,
+    ),
+    Setting(
+        "agent.find_tags",
+        _yes_or_no,
+        "Whether an agent finds tags by itself: os, arch, cpus, memory, gpu.",
+        default=True,
+        flag="--find-tags",
+        **_SWITCH,
+    ),
+    Setting(
+        "agent.cloud_tags",
+        _yes_or_no,
+        "Whether it asks the cloud that it runs in, too: cloud, region, zone, instance-type.",
+        default=False,
+        flag="--cloud-tags",
+        **_SWITCH,
+    ),
+    Setting(
+        "agent.metrics_port",
+        _count(1, 65_535),
+        "The port of 127.0.0.1 on which an agent serves /metrics, for Prometheus, and /healthz.",
+        metavar="N",
+        otherwise="none",
+        flag="--metrics-port",
     ),
     Setting(
         "agent.drain_grace",
