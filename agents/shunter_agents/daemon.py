@@ -43,7 +43,6 @@ from shunter_work_pools.contracts.agents import (
     SyncAnswer,
     SyncRequest,
 )
-from shunter_work_pools.contracts.capacity import shown
 from shunter_work_pools.contracts.configuration import load
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
@@ -536,8 +535,8 @@ class Agent:
         if devices is None and unknowable is None:
             log.warning(
                 "a run that needs more than is free is given back",
-                need=shown(granted.need),
-                capacity=shown(self.capacity),
+                need=granted.need,
+                capacity=self.capacity,
                 **names,
             )
             refused.append(granted)
@@ -771,7 +770,7 @@ async def _found_tags(options: Options) -> list[str]:
 
 
 async def _live(
-    folder: StateFolder, options: Options, manager: ServiceManager, port: MetricsPort | None
+    folder: StateFolder, options: Options, manager: ServiceManager, port: MetricsPort | None = None
 ) -> int:
     from shunter_infrastructure.registry import launcher_for
     from shunter_work_pools.client import AsyncClient, Client
@@ -797,7 +796,7 @@ async def _live(
             name=options.name,
             pools=options.pools,
             limit=options.limit,
-            capacity=shown(agent.capacity),
+            capacity=agent.capacity,
             found_tags=tags,
             folder=str(folder.path),
         )

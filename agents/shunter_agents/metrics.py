@@ -112,7 +112,6 @@ def _health(sources: Sources) -> Page:
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = PATIENCE
-    server_version, sys_version = "shunter-agent", ""
 
     def do_GET(self) -> None:
         page = self.server.pages.get(self.path.partition("?")[0])  # type: ignore[attr-defined]
@@ -140,6 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def version_string(self) -> str:
+        """What the header Server says."""
+        return "shunter-agent"
 
     def log_message(self, format: str, *args: Any) -> None:
         """A request is nothing to tell of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from io import StringIO
@@ -297,6 +297,19 @@ def size(count: int) -> str:
             break
         value /= 1024
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def amounts(had: Mapping[str, float]) -> str:
+    """Amounts of what one has, memory in a unit that fits: ``cpu=7.5 gpu=1 memory=15.6GiB``; a dash if there are none."""
+    from shunter_work_pools.contracts.capacity import MEMORY, amount_shown
+
+    shown = {
+        name: size(int(amount)).replace(".0 ", " ").replace(" ", "")
+        if name == MEMORY
+        else amount_shown(name, amount)
+        for name, amount in sorted(had.items())
+    }
+    return " ".join(f"{name}={amount}" for name, amount in shown.items()) or "-"
 
 
 def clipped(text: str) -> str:

@@ -91,7 +91,13 @@ class FakeServer:
     # -- what a test does
 
     def add(
-        self, *words: str, run: UUID | None = None, attempt: int = 1, exclusive: bool = False, **work: Any
+        self,
+        *words: str,
+        run: UUID | None = None,
+        attempt: int = 1,
+        exclusive: bool = False,
+        need: dict[str, float] | None = None,
+        **work: Any,
     ) -> Key:
         """Make a run of the fake launcher's script due."""
         self.waiting.append(
@@ -107,6 +113,7 @@ class FakeServer:
                 scheduled_at=datetime.now(UTC),
                 work=Work(command=["fake", *words], **work),
                 exclusive=exclusive,
+                need=need or {},
             )
         )
         self.touch()

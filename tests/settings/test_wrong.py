@@ -49,6 +49,51 @@ def test_nor_does_the_daemon_or_the_client(shunter: Console, loaded: Callable[..
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["--capacity", "gpu"], ["'gpu' is no amount", "gpu=2, cpu=1.5 or memory=8GiB"]),
+        (["--capacity", "gpu=2", "--capacity", "gpu=2"], ["says twice how much gpu there is"]),
+        (["--capacity", "gpu=-1"], ["'-1' is no amount of gpu"]),
+        (["--capacity", "cpu=nan"], ["'nan' is no amount of cpu"]),
+        (["--capacity", "cpu=inf"], ["'inf' is no amount of cpu"]),
+        (["--capacity", "gpu=0.5"], ["a device cannot be divided"]),
+        (["--capacity", "gpu=1025"], ["1024 devices of one name at the most"]),
+        (["--capacity", "memory=8XB"], ["'8XB' is no amount of memory", "512MiB"]),
+        (["--capacity", "GPU=1"], ["'GPU' is no name"]),
+        ([f"--capacity=d{number}=1" for number in range(21)], ["has too many names", "There can be 20"]),
+        (["--metrics-port", "0"], ["--metrics-port", "'0' is out of range"]),
+        (["--metrics-port", "none"], ["'none' is not a whole number"]),
+    ],
+)
+def test_what_an_agent_cannot_have(shunter: Console, home: Path, words: list[str], says: list[str]) -> None:
+    refused(shunter("agent", "start", "--pool", "p", *words), *says, code=2)
+    daemon = [sys.executable, "-m", "shunter_agents", "--pool", "p", *words]
+    alone = shunter.execute(daemon)
+    assert (alone.code, [word for word in says if word not in alone.err]) == (2, [])
+    assert list(home.iterdir()) == []
+
+
+def test_switches_and_amounts_come_from_wherever_settings_come(
+    shunter: Console, home: Path, loaded: Callable[..., Values]
+) -> None:
+    values = loaded(
+        '[profiles.default]\nagent = { capacity = ["gpu=2", "memory=8GiB"], cloud_tags = true, find_tags = "no" }\n'
+    )
+    assert values["agent.capacity"] == {"gpu": 2.0, "memory": 2.0**33}
+    assert (values["agent.cloud_tags"], values["agent.find_tags"]) == (True, False)
+    values = loaded(None, SHUNTER_AGENT_CAPACITY="cpu=1.5, fpga=1", SHUNTER_AGENT_FIND_TAGS="0")
+    assert (values["agent.capacity"], values["agent.find_tags"]) == ({"cpu": 1.5, "fpga": 1.0}, False)
+    unit = shunter.ok(
+        *("agent", "install", "--print", "--user", "--pool", "p", "--no-find-tags", "--cloud-tags"),
+        *("--capacity", "gpu=2", "--capacity", "cpu=4", "--metrics-port", "9100"),
+    ).text
+    assert "--capacity gpu=2 --capacity cpu=4 --no-find-tags --cloud-tags --metrics-port 9100" in unit
+    refused(
+        shunter.having(SHUNTER_AGENT_CLOUD_TAGS="perhaps")("config", "show"), "neither true nor false", code=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
         (
             ["--lost-after", "10m"],
             ["server.lost_after 10m (--lost-after)", "less than server.give_up_after 5m"],

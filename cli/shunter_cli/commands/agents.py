@@ -171,7 +171,7 @@ def list_(
 
         def wanted(one: Agent) -> bool:
             return (
-                set(tag or []) <= set(one.tags)
+                set(tag or []) <= {*one.tags, *one.found_tags}
                 and (of_pool is None or of_pool in one.pools)
                 and (of_queue is None or not one.queues or of_queue in one.queues)
             )
@@ -198,8 +198,9 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
     else:
         paused = pausing.column(found)
         troubles = ("TROUBLES",) if any(agent.troubles for agent in found) else ()
+        free = ("FREE",) if any(agent.capacity for agent in found) else ()
         output.table(
-            ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", *paused, *troubles, "TAGS", "HOST"),
+            ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", *paused, *troubles, *free, "TAGS", "HOST"),
             [
                 (
                     agent.name,
@@ -210,13 +211,14 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
                     ago(agent.last_seen_at),
                     *pausing.cell(agent, paused),
                     *("; ".join(agent.troubles) or "-" for _ in troubles),
+                    *(output.amounts(agent.free_capacity) for _ in free),
                     output.words(agent.tags),
                     agent.host or "-",
                 )
                 for agent in found
             ],
-            elastic=("NAME", "POOLS", *paused, "TROUBLES", "TAGS", "HOST"),
-            spare=("HOST", "TAGS", *paused),
+            elastic=("NAME", "POOLS", *paused, "TROUBLES", "FREE", "TAGS", "HOST"),
+            spare=("HOST", "TAGS", "FREE", *paused),
         )
 
 
@@ -248,7 +250,10 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
             ("pools", output.words(agent.pools)),
             ("queues", output.words(agent.queues) if agent.queues else "all of its pools"),
             ("tags", output.words(agent.tags)),
+            ("found tags", output.words(agent.found_tags)),
             ("active", f"{agent.active} of {agent.limit}"),
+            ("capacity", output.amounts(agent.capacity)),
+            ("free", output.amounts(agent.free_capacity)),
             ("host", agent.host or "-"),
             ("version", agent.version or "-"),
             ("first seen", f"{local(agent.first_seen_at)} ({ago(agent.first_seen_at)})"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -498,6 +499,12 @@ def _alive_after(tx: Tx, lost_after: float) -> Micros:
     return tx.now - round(lost_after * 1_000_000)
 
 
+#: How many attempts of a revision an agent holds: what these need is in the revision.
+_BY_AGENT = select(
+    leases.c.agent_id, leases.c.deployment_id, leases.c.revision, func.count().label("held")
+).group_by(leases.c.agent_id, leases.c.deployment_id, leases.c.revision)
+
+
 def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agent]:
     """All agents by name, or the one of a name; lost are those not heard of within ``lost_after`` seconds.
 
@@ -509,10 +516,12 @@ def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agen
         agent_row(tx, name)
         statement = statement.where(agents.c.name == name)
     alive_after = _alive_after(tx, lost_after)
-    active = {
-        row[0]: row[1]
-        for row in tx.conn.execute(select(leases.c.agent_id, func.count()).group_by(leases.c.agent_id))
-    }
+    active: Counter[int] = Counter()
+    used: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for lease in tx.conn.execute(_BY_AGENT):
+        active[lease.agent_id] += lease.held
+        for resource, amount in revision_spec(tx, lease.deployment_id, lease.revision).need.items():
+            used[lease.agent_id][resource] += amount * lease.held
     agent_pauses = pauses.known(tx, "agent")
     return [
         Agent(
@@ -520,8 +529,14 @@ def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agen
             pools=row.pools,
             queues=row.queues,
             tags=row.tags,
+            found_tags=row.found_tags,
+            capacity=row.capacity,
+            free_capacity={
+                resource: max(0.0, amount - used[row.id][resource])
+                for resource, amount in row.capacity.items()
+            },
             limit=row.limit,
-            active=active.get(row.id, 0),
+            active=active[row.id],
             host=row.host,
             version=row.version,
             first_seen_at=moment(row.first_seen_at),
