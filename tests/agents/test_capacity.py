@@ -172,7 +172,7 @@ async def test_an_end_counts_until_the_server_has_it_but_its_device_is_free(tmp_
         assert holdings.allot(ONE) == {"gpu": [0]}
         second = server.add("hang", need=ONE)
         await server.until(lambda: second in server.leases)
-        while second not in holdings.working:
+        while second not in holdings.working:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         arrived.set()
         await running(server, second)
@@ -262,7 +262,7 @@ async def test_while_the_server_is_away_nothing_is_forgotten(tmp_path: Path) -> 
     launcher = FakeLauncher()
     one = Life(server, tmp_path, launcher, **GPUS)
     try:
-        while not one.agent._holdings.attempts:
+        while not one.agent._holdings.attempts:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         assert one.agent._holdings.in_use("gpu") == {0}
         server.back()
