@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import socket
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from shunter_work_pools.client import Client
 from shunter_work_pools.contracts import SERVED_PROTOCOLS
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
+from shunter_work_pools.contracts.errors import ProtocolMismatch, ServerUnreachable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
@@ -97,9 +101,15 @@ def test_runs_of_the_version_before_are_taken_over(here: Site, tmp_path: Path, f
         old.kill()
         old.wait()
 
-    with here.agent(name, pool=name):
+    with here.agent(name, "--capacity", "gpu=1", pool=name):
         while here.log(name).count("a run goes on") < len(works):
             assert here.client.get_run(runs["exits"]).ended_at is None
+        # What it took over has no devices in its journal, and holds none.
+        spec = DeploymentSpec(work=Work(command=["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"]), pool=name)
+        here.client.deploy(f"{name}-new", spec.model_copy(update={"need": {"gpu": 1.0}}))
+        new = here.client.create_run(RunRequest(deployment=f"{name}-new")).id
+        assert here.ended(new).state == "Completed"
+        assert here.output(new) == b"0\n"
         assert {pid: psutil.Process(pid).create_time() for pid in born} == born, "the same processes"
         here.client.cancel_run(runs["cancelled"])
         go.touch()
@@ -138,3 +148,36 @@ def test_an_agent_of_the_version_before_is_served(here: Site, former: str) -> No
         old.kill()
         old.wait()
     assert here.left_over() == []
+
+
+def test_a_server_of_the_version_before_is_told_apart(here: Site, tmp_path: Path, former: str) -> None:
+    """It does not serve this agent: that is said at once, and how to mend it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    env = here.env | {"SHUNTER_HOME": str(tmp_path / "home"), "SHUNTER_API_URL": url}
+    serve = f"from shunter_work_pools.server import serve; serve({{'server.port': '{port}'}})"
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", serve], env=env | {"PYTHONPATH": former}, stdout=log, stderr=log
+        )
+    try:
+        with Client(url, here.env["SHUNTER_TOKEN"]) as client:
+            while server.poll() is None:
+                try:
+                    client.ready()
+                except ServerUnreachable:
+                    time.sleep(0.05)
+                except ProtocolMismatch:
+                    break
+        words = [sys.executable, "-m", "shunter_agents", "--pool", "default", "--name", "new"]
+        agent = subprocess.run(words, env=env, capture_output=True, text=True, timeout=30, check=False)
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert agent.returncode == 2
+    old, new = min(SERVED_PROTOCOLS), max(SERVED_PROTOCOLS)
+    assert f"speaks protocol {old}, this client speaks {new}" in agent.stderr
+    assert "Install the version of shunter that the server runs." in agent.stderr
+    assert "Traceback" not in agent.stderr

@@ -79,6 +79,47 @@ async def test_the_environment_is_chosen(
     }
 
 
+@pytest.mark.parametrize(
+    ("devices", "own", "env", "expected"),
+    [
+        ({}, {}, {}, (None, None)),
+        ({}, {"CUDA_VISIBLE_DEVICES": "3"}, {}, (None, None)),
+        ({"gpu": [0, 2]}, {}, {}, ("0,2", '{"gpu": [0, 2]}')),
+        ({"gpu": [1], "fpga": [0]}, {}, {"CUDA_VISIBLE_DEVICES": "7"}, ("1", '{"gpu": [1], "fpga": [0]}')),
+        ({"gpu": []}, {"CUDA_VISIBLE_DEVICES": "3"}, {}, ("", '{"gpu": []}')),
+        ({"gpu": []}, {}, {"CUDA_VISIBLE_DEVICES": "7"}, ("7", '{"gpu": []}')),
+        ({"gpu": []}, {}, {"SHUNTER_DEVICES": "mine"}, ("", '{"gpu": []}')),
+        ({"fpga": [1]}, {}, {}, (None, '{"fpga": [1]}')),
+        ({"gpu": [1]}, {"CUDA_VISIBLE_DEVICES": "4, GPU-8932f937"}, {}, ("GPU-8932f937", '{"gpu": [1]}')),
+    ],
+)
+async def test_a_run_is_told_its_devices(
+    attempts: Attempts,
+    process_launchers: Launchers,
+    devices: dict[str, list[int]],
+    own: dict[str, str],
+    env: dict[str, str],
+    expected: tuple[str | None, str | None],
+) -> None:
+    launcher = process_launchers(environ=AGENT_ENVIRON | own)
+    attempt = attempts(["env", "-0"], env=env)
+    handle = await launcher.start(attempt.assignment, attempt.folder, "a1", None, devices)
+    assert (await ended(launcher, handle)).exit_code == 0
+    told = dict(
+        entry.split("=", 1) for entry in (await output(launcher, handle)).decode().split("\0") if entry
+    )
+    assert (told.get("CUDA_VISIBLE_DEVICES"), told.get("SHUNTER_DEVICES")) == expected
+
+
+async def test_a_device_that_the_agent_does_not_see_any_more(
+    attempts: Attempts, process_launchers: Launchers
+) -> None:
+    launcher = process_launchers(environ=AGENT_ENVIRON | {"CUDA_VISIBLE_DEVICES": "4"})
+    attempt = attempts(["true"])
+    with pytest.raises(LaunchFailed, match="was given gpu 1, and CUDA_VISIBLE_DEVICES of the agent names 1"):
+        await launcher.start(attempt.assignment, attempt.folder, "a1", None, {"gpu": [1]})
+
+
 async def test_the_token_is_in_no_process(
     attempts: Attempts, process_launchers: Launchers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
