@@ -60,6 +60,9 @@ sys.exit(main())
 """
 
 _SESSION = UUID(int=100)
+#: Of agent a1.
+_HAS: dict[str, float] = {"cpu": 8.0, "gpu": 2.0, "memory": 16_374_562_816.0}
+_FOUND = ["os=linux", "arch=x86_64", "cpus=8", "memory=15GiB", "gpu", "gpu=2"]
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -116,6 +119,9 @@ class World:
             limit=8,
             free=free,
             tags=["ssd"],
+            found_tags=_FOUND if name == "a1" else [],
+            capacity=_HAS if name == "a1" else {},
+            free_capacity=_HAS if name == "a1" else {},
             holds=[Held(run=one.run, attempt=one.attempt, epoch=one.epoch) for one in held],
             hold_for=hold_for,
             taking=not troubles,

@@ -199,8 +199,9 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
         paused = pausing.column(found)
         troubles = ("TROUBLES",) if any(agent.troubles for agent in found) else ()
         free = ("FREE",) if any(agent.capacity for agent in found) else ()
+        some = (*paused, *troubles, *free)
         output.table(
-            ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", *paused, *troubles, *free, "TAGS", "HOST"),
+            ("NAME", "POOLS", "STATE", ">ACTIVE", ">LIMIT", "SEEN", *some, "TAGS", "HOST"),
             [
                 (
                     agent.name,
@@ -217,8 +218,8 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
                 )
                 for agent in found
             ],
-            elastic=("NAME", "POOLS", *paused, "TROUBLES", "FREE", "TAGS", "HOST"),
-            spare=("HOST", "TAGS", "FREE", *paused),
+            elastic=("NAME", "POOLS", *some, "TAGS", "HOST"),
+            spare=("HOST", "FREE", "TAGS", *paused),
         )
 
 
