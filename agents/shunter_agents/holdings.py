@@ -99,6 +99,8 @@ class Holdings:
 
         What has ended does not count, though the server may not know of it: nothing of it uses anything.
         """
+        if not need:
+            return {}
         if not fits(need, self._less([attempt.assignment.need for attempt in self.working.values()])):
             return None
         return {

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,9 @@ from shunter_agents.holdings import Holdings
 from shunter_agents.tally import Distribution, Tally
 from shunter_work_pools.contracts.capacity import DIVISIBLE
 from shunter_work_pools.contracts.states import AttemptState
+from shunter_work_pools.daemon_log import get_logger
 
+log = get_logger()
 T = TypeVar("T")
 
 HOST = "127.0.0.1"
@@ -60,8 +63,8 @@ class MetricsPort:
     """
 
     def __init__(self, port: int) -> None:
-        self._server = ThreadingHTTPServer((HOST, port), _Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((HOST, port), _Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
 
     def serve(self, sources: Sources) -> None:
         """Answer from now on, in the running event loop's name."""
@@ -82,7 +85,7 @@ class MetricsPort:
             loop.call_soon_threadsafe(now)
             return found.result(PATIENCE)
 
-        self._server.pages = {  # type: ignore[attr-defined]
+        self._server.pages = {
             "/metrics": lambda: (
                 HTTPStatus.OK,
                 CONTENT_TYPE_LATEST,
@@ -90,15 +93,16 @@ class MetricsPort:
             ),
             "/healthz": lambda: in_loop(lambda: _health(sources)),
         }
-        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        self._thread.start()
 
     def close(self) -> None:
         """Listen no more."""
-        if hasattr(self._server, "pages"):
+        if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
 
 
+#: Status, media type, body.
 Page = tuple[HTTPStatus, str, bytes]
 _TEXT = "text/plain; charset=utf-8"
 
@@ -110,11 +114,22 @@ def _health(sources: Sources) -> Page:
     return HTTPStatus.OK, _TEXT, "".join(f"{line}\n" for line in lines).encode()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    pages: Mapping[str, Callable[[], Page]] = {}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who asks may hang up; anything else is a fault of ours."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("metrics cannot be told")
+
+
 class _Handler(BaseHTTPRequestHandler):
+    server: _Server
     timeout = PATIENCE
 
     def do_GET(self) -> None:
-        page = self.server.pages.get(self.path.partition("?")[0])  # type: ignore[attr-defined]
+        page = self.server.pages.get(self.path.partition("?")[0])
         if self.headers.get("Host", HOST).rsplit(":", 1)[0] not in _NAMES:
             self._answer(HTTPStatus.FORBIDDEN, _TEXT, b"ask for 127.0.0.1\n")
         elif page is None:

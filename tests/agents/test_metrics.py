@@ -107,7 +107,6 @@ def test_a_real_agent_is_scraped(here: Site, tmp_path: Path) -> None:
         second = here.start_agent("second", *flags, pool="measured")
         assert second.wait(20) == 2
         assert f"127.0.0.1:{port}: Address already in use. Choose another port" in here.log("second")
-        _check(httpx.get(f"{url}/metrics").text)
         go.touch()
         assert here.ended(run).state == "Completed"
         while (found := now())["slots_in_use", ()] > 0:
@@ -127,10 +126,17 @@ def _address() -> str:
             return "127.0.0.2"
 
 
-def _check(page: str) -> None:
+def test_promtool_has_nothing_to_say_against_it(here: Site) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
+    here.client.create_pool(PoolSpec(name="linted"))
+    here.client.deploy("linted", DeploymentSpec(work=Work(command=["false"]), pool="linted"))
+    port = free_port()
+    with here.agent("linted", "--metrics-port", str(port), "--capacity", "gpu=1", pool="linted"):
+        here.ended(here.client.create_run(RunRequest(deployment="linted")).id)
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    assert "shunter_agent_ends_total{" in page
     words = [promtool, "check", "metrics"]
     done = subprocess.run(words, input=page, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -186,7 +186,7 @@ def _yes_or_no(value: object) -> bool:
 
 def _amounts(value: object) -> dict[str, float]:
     """Of a list, or of a text with commas: name -> amount."""
-    from shunter_work_pools.contracts.capacity import MOST_NAMES, parsed_amount
+    from shunter_work_pools.contracts.capacity import DIVISIBLE, MOST_NAMES, parsed_amount
 
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
@@ -204,8 +204,8 @@ def _amounts(value: object) -> dict[str, float]:
         if name in found:
             raise ValueError(f"says twice how much {name} there is", "Say it once.")
         found[name] = amount
-    if len(found) > MOST_NAMES:
-        raise ValueError("has too many names", f"There can be {MOST_NAMES}.")
+    if len(DIVISIBLE.union(found)) > MOST_NAMES:
+        raise ValueError("has too many names", f"There can be {MOST_NAMES}, cpu and memory among them.")
     return found
 
 
