@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,6 +49,7 @@ class Lab:
 
     def __init__(self, here: Site, name: str, folder: Path) -> None:
         self.here, self.name = here, name
+        self.agents: list[subprocess.Popen[bytes]] = []
         self.locks, self.go = folder / "locks", folder / "go"
         self.locks.mkdir(parents=True)
         here.client.create_pool(PoolSpec(name=name))
@@ -71,11 +74,20 @@ class Lab:
 
     def start(self, gpus: int = 2, *flags: str, kill_at: str | None = None) -> subprocess.Popen[bytes]:
         words = ("--capacity", f"gpu={gpus}", *flags)
-        return self.here.start_agent(self.name, *words, pool=self.name, kill_at=kill_at)
+        self.agents.append(self.here.start_agent(self.name, *words, pool=self.name, kill_at=kill_at))
+        return self.agents[-1]
+
+    def close(self) -> None:
+        """End what a test that failed left behind."""
+        self.go.touch()
+        for agent in self.agents:
+            agent.kill()
+            agent.wait()
 
     def given(self, run: str) -> list[int]:
         """The devices that a run says it was given."""
-        cuda, _, all_of_them = self.here.output(run).decode().strip().partition(" ")
+        # Only its first line: a shell that is ended may say so.
+        cuda, _, all_of_them = self.here.output(run).decode().split("\n")[0].partition(" ")
         numbers = [int(number) for number in cuda.split(",") if number]
         assert json.loads(all_of_them) == {"gpu": numbers}
         return numbers
@@ -88,8 +100,10 @@ class Lab:
 
 
 @pytest.fixture
-def one(here: Site, tmp_path: Path, request: pytest.FixtureRequest) -> Lab:
-    return Lab(here, request.node.name.replace("_", "-"), tmp_path)
+def one(here: Site, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    made = Lab(here, request.node.name.replace("_", "-"), tmp_path)
+    with contextlib.closing(made):
+        yield made
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
@@ -127,16 +141,19 @@ def test_two_get_one_each_and_the_third_waits(here: Site, one: Lab) -> None:
 
 def test_an_agent_killed_while_it_takes_gives_no_device_twice(here: Site, tmp_path: Path) -> None:
     """At each step, side by side."""
-    with ThreadPoolExecutor(5) as side_by_side:
-        done = {point: side_by_side.submit(_killed, here, tmp_path / point, point) for point in POINTS}
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(5) as side_by_side:
+        labs = {point: Lab(here, f"killed-{point}", tmp_path / point) for point in POINTS}
+        for lab in labs.values():
+            stack.enter_context(contextlib.closing(lab))
+        done = {point: side_by_side.submit(_killed, lab, point) for point, lab in labs.items()}
     wrong = {point: failure for point, one in done.items() if (failure := one.exception()) is not None}
     assert not wrong
     assert here.left_over() == []
 
 
-def _killed(here: Site, folder: Path, point: str) -> None:
+def _killed(one: Lab, point: str) -> None:
     """Killed at the second taking (or end): the third, of another life, gets what neither of the two has."""
-    one = Lab(here, f"killed-{point}", folder)
+    here = one.here
     agent = one.start(3, kill_at=f"{point}#2")
     if "end" in point or "renamed" in point:
         one.go.touch()

@@ -11,7 +11,7 @@ import pytest
 
 from shunter_agents import supervisor
 from shunter_infrastructure.fake import FakeLauncher
-from shunter_infrastructure.launcher import Handle, Lease
+from shunter_infrastructure.launcher import NO_DEVICES, Devices, Handle, Lease
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
@@ -38,11 +38,16 @@ class Watched(FakeLauncher):
         self.over = False  # it was given one to start with that had ended
 
     async def start(
-        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None = None
+        self,
+        assignment: Assignment,
+        folder: Path,
+        agent: str,
+        lease: Lease | None = None,
+        devices: Devices = NO_DEVICES,
     ) -> Handle:
         self.first.append(lease)
         self.over |= lease is not None and lease.ask_at <= Stamp.now().ticks
-        return await super().start(assignment, folder, agent, lease)
+        return await super().start(assignment, folder, agent, lease, devices)
 
     async def hold(self, handle: Handle, lease: Lease) -> None:
         self.later.append(lease)
