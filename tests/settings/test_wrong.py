@@ -12,6 +12,8 @@ import pytest
 from shunter_work_pools.client import Client
 from shunter_work_pools.contracts.configuration import Values
 from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_work_pools.contracts.profiles import value_of
+from shunter_work_pools.contracts.settings import SETTINGS
 from tests.cli.console import Console, free_port
 from tests.cli.test_bad_input import refused
 
@@ -47,23 +49,38 @@ def test_nor_does_the_daemon_or_the_client(shunter: Console, loaded: Callable[..
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("given", "says"),
     [
-        (["--capacity", "gpu"], ["'gpu' is no amount", "gpu=2, cpu=1.5 or memory=8GiB"]),
-        (["--capacity", "gpu=2", "--capacity", "gpu=2"], ["says twice how much gpu there is"]),
-        (["--capacity", "gpu=-1"], ["'-1' is no amount of gpu"]),
-        (["--capacity", "cpu=nan"], ["'nan' is no amount of cpu"]),
-        (["--capacity", "cpu=inf"], ["'inf' is no amount of cpu"]),
-        (["--capacity", "gpu=0.5"], ["a device cannot be divided"]),
-        (["--capacity", "gpu=1025"], ["1024 devices of one name at the most"]),
-        (["--capacity", "memory=8XB"], ["'8XB' is no amount of memory", "512MiB"]),
-        (["--capacity", "GPU=1"], ["'GPU' is no name"]),
-        ([f"--capacity=d{number}=1" for number in range(19)], ["has too many names", "There can be 20"]),
-        (["--metrics-port", "0"], ["--metrics-port", "'0' is out of range"]),
-        (["--metrics-port", "none"], ["'none' is not a whole number"]),
+        (["gpu"], ["'gpu' is no amount", "gpu=2, cpu=1.5 or memory=8GiB"]),
+        (["gpu=2", "gpu=2"], ["says twice how much gpu there is"]),
+        (["gpu=-1"], ["'-1' is no amount of gpu"]),
+        (["cpu=nan"], ["'nan' is no amount of cpu"]),
+        (["cpu=inf"], ["'inf' is no amount of cpu"]),
+        (["gpu=0.5"], ["a device cannot be divided"]),
+        (["gpu=1025"], ["1024 devices of one name at the most"]),
+        (["memory=8XB"], ["'8XB' is no amount of memory", "512MiB"]),
+        (["GPU=1"], ["'GPU' is no name"]),
+        ([f"d{number}=1" for number in range(19)], ["has too many names", "There can be 20"]),
+        (7, ["is not a list of amounts"]),
+        ([7], ["is not a list of amounts"]),
     ],
 )
-def test_what_an_agent_cannot_have(shunter: Console, home: Path, words: list[str], says: list[str]) -> None:
+def test_what_an_agent_cannot_have(given: object, says: list[str]) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        value_of(SETTINGS["agent.capacity"], given, "--capacity")
+    assert [word for word in says if word not in refusal.value.told] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--capacity", "gpu=2", "--capacity", "gpu=x"], ["--capacity", "'x' is no amount of gpu"]),
+        (["--metrics-port", "0"], ["--metrics-port", "'0' is out of range"]),
+    ],
+)
+def test_an_agent_does_not_start_with_it(
+    shunter: Console, home: Path, words: list[str], says: list[str]
+) -> None:
     refused(shunter("agent", "start", "--pool", "p", *words), *says, code=2)
     daemon = [sys.executable, "-m", "shunter_agents", "--pool", "p", *words]
     alone = shunter.execute(daemon)
