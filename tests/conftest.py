@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.engines import promtool as prometheus_tool
 from tests.engines.postgres import PostgresCluster, find_binaries, install
 
 pytest_plugins = ["tests.engines.closing_words"]
@@ -51,3 +53,14 @@ def postgres_module_database(postgres_server: PostgresCluster) -> Iterator[str]:
     """URL of an empty database that the tests of one module share."""
     with postgres_server.database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def promtool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prometheus' own judge of metrics."""
+    found = prometheus_tool.find()
+    if found is None and os.environ.get("SHUNTER_TEST_INSTALL") == "1":
+        found = prometheus_tool.fetch(tmp_path_factory.mktemp("promtool"))
+    if found is None:
+        pytest.skip("no promtool: put it on PATH, or set SHUNTER_TEST_INSTALL=1 (Debian or Ubuntu)")
+    return found

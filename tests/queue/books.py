@@ -22,6 +22,7 @@ from shunter_work_pools.contracts.states import (
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.lanes import need_text
 from shunter_work_pools.storage.schema import (
+    agents,
     attempts,
     backfills,
     deployments,
@@ -31,11 +32,13 @@ from shunter_work_pools.storage.schema import (
     lease_limits,
     leases,
     limits,
+    pauses,
     payloads,
     pools,
     queues,
     ready,
     runs,
+    schedules,
 )
 from shunter_work_pools.storage.store import Tx
 
@@ -74,6 +77,7 @@ def audit(tx: Tx) -> None:
             assert cause_fits(AttemptState(state.value), None if run.cause is None else Cause(run.cause))
         _audit_events(run, lease_rows.get(run_id), event_rows[run_id])
     _audit_limits(tx, run_rows, ready_rows, lease_rows, lane_rows)
+    _audit_pauses(tx)
 
 
 def _audit_limits(
@@ -127,6 +131,25 @@ def exceeded(tx: Tx) -> set[tuple[str, str]]:
         used = select(func.count()).where(counted == table.c.id).scalar_subquery()
         found |= {(kind, str(one)) for one in tx.conn.scalars(select(name).where(most < used))}
     return found
+
+
+def _audit_pauses(tx: Tx) -> None:
+    """Whatever has somebody who paused it is paused, and there."""
+    kinds = {
+        "deployment": deployments,
+        "schedule": schedules,
+        "queue": queues,
+        "pool": pools,
+        "agent": agents,
+    }
+    paused = {
+        (kind, row.id)
+        for kind, table in kinds.items()
+        for row in tx.conn.execute(select(table).where(table.c.paused))
+        if not (getattr(row, "deleted_at", None) or getattr(row, "removed", False))
+    }
+    told = {(row.kind, row.ref_id) for row in tx.conn.execute(select(pauses))}
+    assert told <= paused | {("server", 0)}, f"not paused, or gone: {told - paused}"
 
 
 def _audit_attempts(run: Any, ended: list[Any], lease: Any) -> None:

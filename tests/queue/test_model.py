@@ -66,6 +66,7 @@ class ModelRun:
     holder: str | None = None
     grant: Assignment | None = None
     reached: int = 0  # 0 claimed, 1 starting, 2 running
+    priority: int = 0
     cancelling: bool = False
     lost: bool = False
 
@@ -105,7 +106,7 @@ class Model:
         return (
             run.state == "waiting"
             and run.due <= now
-            and not {pool, (pool, queue), run.deployment} & self.paused
+            and not {pool, (pool, queue), run.deployment, agent.known.name, "server"} & self.paused
             and pool in agent.request.pools
             and set(agent.request.tags) >= set(run.spec.get("require", []))
         )
@@ -192,7 +193,10 @@ class Queue(RuleBasedStateMachine):
                 assert self.model.keys.setdefault(key, (run_id, name)) == (run_id, name)
             if created:
                 assert run_id not in self.model.runs
-                self.model.runs[run_id] = ModelRun(name, self.clock.now + later * 1_000_000)
+                priority = DEPLOYMENTS[name].get("priority", 0)
+                self.model.runs[run_id] = ModelRun(
+                    name, self.clock.now + later * 1_000_000, priority=priority
+                )
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -223,12 +227,31 @@ class Queue(RuleBasedStateMachine):
         self.do(self.world.retry(run_id))
         run.state, run.due, run.forgiven = "waiting", self.clock.now, run.ended_attempts
 
+    @rule(data=st.data(), priority=st.sampled_from([-1, 0, 2, 7]))
+    def priority(self, data: st.DataObject, priority: int) -> None:
+        run_id = self.pick(data)
+        if run_id is None:
+            return
+        run = self.model.runs[run_id]
+        if run.state != "waiting":
+            with pytest.raises(Conflict):
+                self.do(self.world.set_priority(run_id, priority))
+            return
+        self.do(self.world.set_priority(run_id, priority))
+        run.priority = priority
+
     @rule(
-        what=st.sampled_from(["p", "q", ("p", "high"), ("p", "default"), "plain", "again"]),
+        what=st.sampled_from(
+            ["p", "q", ("p", "high"), ("p", "default"), "plain", "again", "a1", "a2", "server"]
+        ),
         paused=st.booleans(),
     )
     def pause(self, what: Any, paused: bool) -> None:
-        if isinstance(what, tuple):
+        if what == "server":
+            self.do(self.world.pause_server(paused))
+        elif what in AGENTS:
+            self.do(self.world.pause_agent(what, paused))
+        elif isinstance(what, tuple):
             self.do(self.world.patch_queue(*what, paused=paused))
         elif what in DEPLOYMENTS:
             self.do(self.world.pause_deployment(what, paused))
@@ -271,7 +294,7 @@ class Queue(RuleBasedStateMachine):
         """Nothing that could have gone was passed over by something of lower priority."""
 
         def rank(run: ModelRun) -> tuple[int, int]:
-            return QUEUES[run.place], run.spec.get("priority", 0)
+            return QUEUES[run.place], run.priority
 
         left = [self.model.runs[run_id] for run_id in could if self.model.runs[run_id].state == "waiting"]
         lowest = min((rank(self.model.runs[one.run]) for one in granted), default=None)
@@ -280,7 +303,8 @@ class Queue(RuleBasedStateMachine):
             if lowest is not None and free:
                 assert rank(run) <= lowest, f"{run.deployment} was passed over"
             for one in granted:
-                if one.deployment == run.deployment:
+                taken = self.model.runs[one.run]
+                if (taken.deployment, taken.priority) == (run.deployment, run.priority):
                     assert one.scheduled_at is not None
                     assert self.model.runs[one.run].due <= run.due, "not the one that was due first"
 

@@ -10,11 +10,13 @@ from uuid import UUID
 
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import (
+    AgentPatch,
     Assignment,
     Held,
     ReleaseRequest,
     Report,
     ReportAck,
+    ServerPatch,
     SyncRequest,
 )
 from shunter_work_pools.contracts.base import moment
@@ -193,16 +195,31 @@ class World:
         await self._lowered()
         return change.change != "unchanged"
 
-    async def pause_deployment(self, name: str = "job", paused: bool = True, since: float = 0.0) -> None:
-        patch, began = DeploymentPatch(paused=paused), self._began(since)
+    async def pause_server(self, paused: bool = True, **why: str) -> None:
+        patch = ServerPatch(paused=paused, **why)
+        await self.store.write(lambda tx: pausing.patch_server(tx, patch))
+
+    async def pause_agent(self, name: str = "a1", paused: bool = True, **why: str) -> None:
+        patch = AgentPatch(paused=paused, **why)
+        await self.store.write(lambda tx: pausing.patch_agent(tx, name, patch))
+
+    async def pause_deployment(
+        self, name: str = "job", paused: bool = True, since: float = 0.0, **why: str
+    ) -> None:
+        patch, began = DeploymentPatch(paused=paused, **why), self._began(since)
         await self.store.write(
             lambda tx: pausing.patch_deployment(tx, name, patch, round(LATE_AFTER * 1e6), began)
         )
 
     async def pause_schedule(
-        self, name: str = "default", deployment: str = "job", paused: bool = True, since: float = 0.0
+        self,
+        name: str = "default",
+        deployment: str = "job",
+        paused: bool = True,
+        since: float = 0.0,
+        **why: str,
     ) -> None:
-        patch, began = SchedulePatch(paused=paused), self._began(since)
+        patch, began = SchedulePatch(paused=paused, **why), self._began(since)
         await self.store.write(
             lambda tx: pausing.patch_schedule(tx, deployment, name, patch, round(LATE_AFTER * 1e6), began)
         )
@@ -262,6 +279,9 @@ class World:
 
     async def cancel(self, run_id: UUID) -> None:
         await self.store.write(lambda tx: control.cancel(tx, run_id))
+
+    async def set_priority(self, run_id: UUID, priority: int) -> None:
+        await self.store.write(lambda tx: control.set_priority(tx, run_id, priority))
 
     async def skip(self, run_id: UUID) -> None:
         await self.store.write(lambda tx: control.skip(tx, run_id))

@@ -14,7 +14,6 @@ from sqlalchemy import delete, insert, select
 from shunter_work_pools.contracts.base import moment
 from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.contracts.pauses import Pause, PausePatch
-from shunter_work_pools.queue.parameters import check_json
 from shunter_work_pools.storage.schema import pauses
 from shunter_work_pools.storage.store import Tx
 
@@ -28,13 +27,12 @@ def wanted(patch: PausePatch) -> bool | None:
     """Whether a patch pauses or resumes; None: neither.
 
     Raises:
-        BadRequest: ``paused`` is null, there is a reason for nothing, or one that cannot be kept.
+        BadRequest: ``paused`` is null, or there is a reason for nothing.
     """
     if "paused" in patch.model_fields_set and patch.paused is None:
         raise BadRequest("paused cannot be null", "Leave it out to keep it as it is.")
     if patch.reason and patch.paused is None:
         raise BadRequest("there is a reason, but nothing to pause or resume", "Send paused with it.")
-    check_json([patch.reason, patch.by], "the reason")
     return patch.paused
 
 
