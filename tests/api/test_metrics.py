@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from shunter_work_pools.storage.schema import agents
 from tests.api.serving import SOON, Served, until
 from tests.engines.promtool import check
 
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -281,3 +283,23 @@ async def test_names_are_bounded(plain: Served, monkeypatch: pytest.MonkeyPatch)
     assert seen("pool_capacity", pool="p0", resource="(other)") == 2
     assert seen.of("limit_max") == {"l0": 1, "l1": 2, "l2": 3, "(other)": 9}
     assert not any(math.isnan(value) for value in seen.samples.values())
+
+
+async def test_every_metric_is_on_its_page_in_the_docs(server: Served) -> None:
+    await history(server)
+    await limit(server, "few", 2)
+    documented = {
+        match[1]: frozenset(re.findall(r"`(\w+)`", match[2]))
+        for match in re.finditer(r"^\| `(shunter_\w+)` \| ([^|]*) \|", DOCS.read_text(), re.MULTILINE)
+    }
+    text, _ = await page(server)
+    told: dict[str, frozenset[str]] = {}
+    for family in text_string_to_metric_families(text):
+        if family.name.startswith("shunter_") and not family.name.endswith("_created"):
+            labels = {label for sample in family.samples for label in sample.labels}
+            told[f"{family.name}_total" if family.type == "counter" else family.name] = frozenset(
+                labels - {"le"}
+            )
+    if server.engine.store.kind == "postgres":
+        del documented["shunter_store_pending_writes"]
+    assert told == documented

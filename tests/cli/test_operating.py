@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import pty
+import socket
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -395,6 +398,92 @@ def test_late_runs_are_listed_and_flushed(shunter: Console) -> None:
     assert shunter.shell("shunter run list -q --late && shunter status").code == 0
     assert shunter.ok("deployment", "flush-late", "lates").text == "2 late runs of lates skipped\n"
     assert shunter.ok("deployment", "flush-late", "lates", "-o", "json").json == {"runs": 0, "more": False}
+
+
+@pytest.mark.parametrize(
+    ("words", "inspect"),
+    [
+        (["deployment", "NAME", "stops"], ["deployment", "inspect", "stops"]),
+        (["schedule", "NAME", "stops", "default"], ["schedule", "list", "stops"]),
+        (["queue", "NAME", "idle", "default"], ["queue", "inspect", "idle", "default"]),
+        (["pool", "NAME", "idle"], ["pool", "inspect", "idle"]),
+        (["agent", "NAME", "a1"], ["agent", "inspect", "a1"]),
+        (["server", "NAME"], ["server", "status"]),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_paused_says_by_whom_and_why(shunter: Console, words: list[str], inspect: list[str]) -> None:
+    deploy(shunter, "stops", "--pool", "idle", "--cron", "0 6 * * *")
+    by = f"{getpass.getuser()}@{socket.gethostname()}"
+
+    def shown() -> Any:
+        found = shunter.ok(*inspect, "-o", "json").json
+        return (found[0] if isinstance(found, list) else found)["pause"]
+
+    def say(verb: str, *more: str) -> Done:
+        return shunter.ok(*(verb if word == "NAME" else word for word in words), *more)
+
+    assert shown() is None
+    say("pause", "--reason", "new disks")
+    try:
+        assert {key: shown()[key] for key in ("by", "reason")} == {
+            "by": by,
+            "reason": "new disks",
+        }
+        assert "new disks" in shunter.ok(*inspect).text
+        told = say("pause", "-o", "json").json
+        assert told["pause"]["reason"] == "new disks", "no new reason is none"
+    finally:
+        assert say("resume", "-o", "json").json["pause"] is None
+    assert shown() is None
+
+
+def test_maintenance_is_on_top_of_the_status_and_ends_at_once(shunter: Console) -> None:
+    deploy(shunter, "served", "--pool", "default", script="echo went")
+    shunter.ok("server", "pause", "--reason", "new disks")
+    try:
+        run = started(shunter, "served")
+        top = shunter.ok("status").text.splitlines()[0]
+        assert top.startswith("MAINTENANCE since ")
+        assert top.endswith("new disks")
+        assert shunter.ok("status", "-o", "json").json["server"]["pause"]["reason"] == "new disks"
+        (line,) = [one for one in shunter.ok("run", "list").text.splitlines() if run[-8:] in one]
+        assert "Scheduled held" in line
+        assert "Scheduled held" in shunter.ok("run", "inspect", run).text
+        assert run in shunter.ok("run", "list", "-q", "--held").text.split()
+        assert run not in shunter.ok("run", "list", "-q", "--no-held").text.split()
+    finally:
+        shunter.ok("server", "resume")
+    assert shunter.ok("run", "wait", run, "--timeout", "30s").code == 0
+    assert not shunter.ok("status").text.startswith("MAINTENANCE")
+
+
+def test_a_paused_agent_takes_nothing_until_it_is_resumed(shunter: Console) -> None:
+    deploy(shunter, "served", "--pool", "default", script="echo went")
+    assert shunter.ok("agent", "pause", "a1", "--reason", "a noisy fan").text == "agent a1 paused\n"
+    try:
+        run = started(shunter, "served")
+        assert [
+            line.split()[at] for line in shunter.ok("agent", "list").text.splitlines()[1:] for at in (0, 2)
+        ] == ["a1", "paused"]
+        assert "a noisy fan" in shunter.ok("status").text
+        assert shunter("run", "wait", run, "--timeout", "1s").code == 124
+    finally:
+        shunter.ok("agent", "resume", "a1")
+    assert shunter.ok("run", "wait", run, "--timeout", "30s").code == 0
+
+
+def test_the_priority_of_runs_that_wait_is_changed(shunter: Console) -> None:
+    first, second = started(shunter, "op-waits"), started(shunter, "op-waits")
+    done = shunter.ok("run", "update", first, second, "--priority", "7")
+    assert done.text == "".join(f"run {run} has priority 7 now\n" for run in (first, second))
+    assert shunter.ok("run", "inspect", first, "-o", "json").json["priority"] == 7
+    assert '"new": 7' in json.dumps(shunter.ok("run", "events", first, "-o", "json").json)
+    shunter.ok("run", "cancel", first)
+    refused = shunter("run", "update", first, "--priority", "1")
+    assert (refused.code, refused.out) == (2, b"")
+    assert "has ended already: Cancelled" in refused.err
+    shunter.ok("run", "cancel", second)
 
 
 def test_schedules_are_paused_and_previewed(shunter: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from uuid import uuid4
 
 import pytest
@@ -28,6 +29,29 @@ async def test_a_run_overtakes_and_lets_others_go_first(world: World) -> None:
     await world.set_priority(first, -1)
     order = [(await agent.claim())[0].run for _ in range(4)]
     assert order == [third, second, fourth, first]
+
+
+async def test_a_burst_of_one_deployment_does_not_hold_the_others_back(world: World) -> None:
+    """What comes after hundreds of another deployment waits as if it had half of the places for itself."""
+    await world.pool()
+    for name in ("burst", "small"):
+        await world.deploy(name, pool="main")
+    await world.submit_many(*["burst"] * 400)
+    world.clock.advance(1)
+    small = {run for run, _ in await world.submit_many(*["small"] * 21)}
+    agent = await world.agent()
+    rounds: dict[object, int] = {}
+    turn = 0
+    while len(rounds) < len(small):
+        turn += 1
+        for one in await agent.claim(4):
+            if one.run in small:
+                rounds[one.run] = turn
+            await agent.run_through(one)
+        world.clock.advance(1)
+    alone = [1 + at // 2 for at in range(len(small))]
+    assert statistics.median(rounds.values()) <= 2 * statistics.median(alone)
+    assert sorted(rounds.values()) == alone, "indeed it is no longer than that"
 
 
 async def test_in_its_new_lane_it_has_the_place_of_its_due_time(world: World) -> None:
