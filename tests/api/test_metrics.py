@@ -290,7 +290,7 @@ async def test_every_metric_is_on_its_page_in_the_docs(server: Served) -> None:
     await limit(server, "few", 2)
     documented = {
         match[1]: frozenset(re.findall(r"`(\w+)`", match[2]))
-        for match in re.finditer(r"^\| `(shunter_\w+)` \| ([^|]*) \|", DOCS.read_text(), re.MULTILINE)
+        for match in re.finditer(r"^\| `(shunter_\w+)` \|([^|]*)\|", DOCS.read_text(), re.MULTILINE)
     }
     text, _ = await page(server)
     told: dict[str, frozenset[str]] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shunter_work_pools.storage.store import PostgresStore
-from tests.api.serving import SOON, Served, served
+from tests.api.serving import SOON, Served, served, until
 
 
 async def patch(server: Served, path: str, status: int = 200, **body: Any) -> Any:
@@ -56,6 +56,22 @@ async def test_resuming_an_agent_wakes_it_at_once(server: Served) -> None:
     await patch(server, "/agents/a1", paused=False)
     assert [one["run"] for one in await taker] == [run]
     assert asyncio.get_running_loop().time() - began < 1
+
+
+@pytest.mark.parametrize("path", ["/server", "/agents/a1", "/pools/main", "/deployments/job"])
+async def test_a_claim_that_is_under_way_is_over_when_the_pause_is_answered(plain: Served, path: str) -> None:
+    await plain.pool()
+    await plain.deploy(pool="main")
+    await plain.sync()
+    async with plain.engine._claiming:
+        pausing = asyncio.create_task(patch(plain, path, paused=True))
+        await until(lambda: _is_paused(plain, path))  # it is written, and a claim may not have seen it
+        assert not (await asyncio.wait([pausing], timeout=0.1))[0]
+    await pausing
+
+
+async def _is_paused(server: Served, path: str) -> bool:
+    return bool((await server.get(path))["pause"])
 
 
 async def test_a_higher_priority_is_handed_out_first(server: Served) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.util import await_only
 
 from shunter_work_pools.contracts.errors import Conflict, NotFound
 from shunter_work_pools.contracts.limits import LimitSpec
-from shunter_work_pools.queue import limits
+from shunter_work_pools.queue import control, limits
 from shunter_work_pools.storage.schema import lanes, ready
 from tests.queue.world import S, World
 
@@ -121,6 +123,34 @@ async def test_a_run_without_a_pool_takes_it_along(world: World) -> None:
     await world.pool("main", match=["gpu"])
     agent = await world.agent()
     assert [(await agent.claim())[0].run for _ in range(2)] == [urgent, plain]
+
+
+@pytest.mark.parametrize("kind", ["postgres"])
+async def test_changed_while_a_pool_is_made_for_it_the_new_one_counts(world: World) -> None:
+    """The pool's maker has seen the old priority, and waits for the row of the run."""
+    await world.deploy(tags=["gpu"])
+    run_id = await world.submit()
+    making: list[asyncio.Task[str]] = []
+
+    def waits(tx: Any) -> int:
+        asked = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return int(tx.conn.scalar(asked))
+
+    async def until_it_waits() -> None:
+        making.append(asyncio.create_task(world.pool("main", match=["gpu"])))
+        while not await world.store.read(waits):
+            await asyncio.sleep(0.01)
+
+    def change(tx: Any) -> None:
+        control.set_priority(tx, run_id, 4)
+        await_only(until_it_waits())
+
+    await asyncio.wait_for(world.store.write(change), 10)
+    await making[0]
+    assert (await world.run(run_id)).pool == "main"
+    # That its lane is the one of its priority is what the books are audited for.
 
 
 async def test_it_stays_under_its_limits_and_demands(world: World) -> None:

@@ -27,9 +27,14 @@ def _level(row: dict[str, Any]) -> int:
 
 
 def tell(events: Iterable[dict[str, Any]]) -> None:
-    """Tell of what happened to runs; ``events`` are rows of events."""
+    """Tell of what happened to runs; ``events`` are rows of events.
+
+    But for grants: of these the engine tells, who knows the agent.
+    """
     everything = log.is_enabled_for(logging.DEBUG)
     for row in events:
+        if row["kind"] == AttemptState.CLAIMED.value:
+            continue
         level = _level(row)
         if row["run_id"] is not None and (everything or level > logging.DEBUG):
             told = {
