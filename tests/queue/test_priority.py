@@ -15,6 +15,7 @@ from shunter_work_pools.contracts.errors import Conflict, NotFound
 from shunter_work_pools.contracts.limits import LimitSpec
 from shunter_work_pools.queue import control, limits
 from shunter_work_pools.storage.schema import lanes, ready
+from tests.api.serving import until
 from tests.queue.world import S, World
 
 
@@ -140,8 +141,7 @@ async def test_changed_while_a_pool_is_made_for_it_the_new_one_counts(world: Wor
 
     async def until_it_waits() -> None:
         making.append(asyncio.create_task(world.pool("main", match=["gpu"])))
-        while not await world.store.read(waits):
-            await asyncio.sleep(0.01)
+        await until(lambda: world.store.read(waits))
 
     def change(tx: Any) -> None:
         control.set_priority(tx, run_id, 4)
