@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -221,9 +222,9 @@ class Limits(RuleBasedStateMachine):
 
         self.do(make())
 
-    def pick(self, data: st.DataObject, state: str) -> UUID:
+    def pick(self, data: st.DataObject, *states: str) -> UUID:
         return data.draw(
-            st.sampled_from([run_id for run_id, run in self.model.runs.items() if run.state == state])
+            st.sampled_from([run_id for run_id, run in self.model.runs.items() if run.state in states])
         )
 
     # ---- people
@@ -259,30 +260,44 @@ class Limits(RuleBasedStateMachine):
                 run.pool = found.get(run_id)
             assert found.get(run_id) == run.pool, "a run does not move"
 
-    @rule()
-    def make_mars(self) -> None:
+    @rule(data=st.data())
+    def change(self, data: st.DataObject) -> None:
+        """One of many things: apart, they would leave little room for runs."""
+        data.draw(
+            st.sampled_from(
+                [
+                    self.make_mars,
+                    self.change_pool_priority,
+                    self.change_queue_priority,
+                    self.pause,
+                    self.change_limit,
+                    self.change_limit,
+                    self.change_tag_limit,
+                    self.change_tag_limit,
+                ]
+            )
+        )(data)
+
+    def make_mars(self, data: st.DataObject) -> None:
         if "mars" not in self.model.match:
             self.do(self.world.pool("mars", match=["mars"]))
             self.model.match["mars"] = {"mars"}
             self.placed()
 
-    @rule(name=st.sampled_from(sorted(POOLS)), priority=st.integers(-1, 1))
-    def change_pool_priority(self, name: str, priority: int) -> None:
+    def change_pool_priority(self, data: st.DataObject) -> None:
+        name, priority = data.draw(st.tuples(st.sampled_from(sorted(POOLS)), st.integers(-1, 1)))
         self.do(self.world.patch_pool(name, priority=priority))
         self.model.pool_priority[name] = priority
 
-    @rule(name=st.sampled_from(["default", "line"]), priority=st.sampled_from([-5, 0, 5]))
-    def change_queue_priority(self, name: str, priority: int) -> None:
+    def change_queue_priority(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(["default", "line"]))
+        priority = data.draw(st.sampled_from([-5, 0, 5]))
         self.do(self.world.patch_queue("plain", name, priority=priority))
         self.model.queue_priority[f"plain/{name}"] = priority
 
-    @rule(
-        what=st.sampled_from(
-            ["server", "pool plain", "pool gpus", "queue plain/line", "deployment eu", "agent all"]
-        ),
-        on=st.booleans(),
-    )
-    def pause(self, what: str, on: bool) -> None:
+    def pause(self, data: st.DataObject) -> None:
+        held = ["server", "pool plain", "pool gpus", "queue plain/line", "deployment eu", "agent all"]
+        what, on = data.draw(st.sampled_from(held)), data.draw(st.booleans())
         kind, _, name = what.partition(" ")
         if kind == "server":
             row = {"kind": "server", "ref_id": 0, "by": "", "reason": "", "at": self.clock.now}
@@ -300,11 +315,9 @@ class Limits(RuleBasedStateMachine):
             self.do(self.world.store.write(lambda tx: tx.conn.execute(change)))
         (self.model.paused.add if on else self.model.paused.discard)(what)
 
-    @rule(
-        what=st.sampled_from(["pool gpus", "pool plain", "queue plain/line", "deployment train", *NAMED]),
-        most=st.sampled_from([None, 0, 1, 2, 5]),
-    )
-    def change_limit(self, what: str, most: int | None) -> None:
+    def change_limit(self, data: st.DataObject) -> None:
+        limited = ["pool gpus", "pool plain", "queue plain/line", "deployment train", *NAMED]
+        what, most = data.draw(st.sampled_from(limited)), data.draw(st.sampled_from([None, 0, 1, 2, 5]))
         kind, _, name = what.partition(" ")
         if kind == "pool":
             self.do(self.world.patch_pool(name, limit=most))
@@ -318,35 +331,29 @@ class Limits(RuleBasedStateMachine):
             self.do(self.world.patch_limit(what, max=most))
         self.model.most[what] = most
 
-    @rule(name=st.sampled_from(sorted(TAGGED)), most=st.integers(0, 3))
-    def make_tag_limit(self, name: str, most: int) -> None:
-        if name in self.model.most:
-            self.do(self.world.patch_limit(name, max=most))
-        else:
-            self.do(self.world.limit(name, tag=TAGGED[name], max=most))
-        self.model.most[name] = most
-
-    @rule(name=st.sampled_from(sorted(TAGGED)))
-    def delete_tag_limit(self, name: str) -> None:
-        if name in self.model.most:
+    def change_tag_limit(self, data: st.DataObject) -> None:
+        name, most = data.draw(st.sampled_from(sorted(TAGGED))), data.draw(st.integers(-2, 3))
+        there = name in self.model.most
+        if most < 0 and there:
             self.do(self.world.delete_limit(name))
             del self.model.most[name]
+        elif most >= 0:
+            change = self.world.patch_limit if there else self.world.limit
+            self.do(change(name, max=most, **({} if there else {"tag": TAGGED[name]})))
+            self.model.most[name] = most
 
-    @precondition(lambda self: any(run.state == "waiting" for run in self.model.runs.values()))
+    @precondition(lambda self: any(run.state != "active" for run in self.model.runs.values()))
     @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        run_id = self.pick(data, "waiting")
-        self.do(self.world.cancel(run_id))
-        self.model.runs[run_id].state = "ended"
-
-    @precondition(lambda self: any(run.state == "ended" for run in self.model.runs.values()))
-    @rule(data=st.data())
-    def retry(self, data: st.DataObject) -> None:
-        run_id = self.pick(data, "ended")
+    def cancel_or_retry(self, data: st.DataObject) -> None:
+        run_id = self.pick(data, "waiting", "ended")
         run = self.model.runs[run_id]
-        self.do(self.world.retry(run_id))
-        run.state, run.due = "waiting", self.clock.now
-        self.placed()
+        if run.state == "waiting":
+            self.do(self.world.cancel(run_id))
+            run.state = "ended"
+        else:
+            self.do(self.world.retry(run_id))
+            run.state, run.due = "waiting", self.clock.now
+            self.placed()
 
     # ---- agents
 
@@ -448,6 +455,7 @@ def _settings(examples: int) -> settings:
     )
 
 
+@pytest.mark.timeout(600)  # to make what fails shorter takes its time
 def test_any_sequence_on_sqlite(migrated_sqlite: Path) -> None:
     async def open_store(folder: Path, clock: Clock) -> AnyStore:
         path = folder / "shunter.db"
@@ -457,9 +465,10 @@ def test_any_sequence_on_sqlite(migrated_sqlite: Path) -> None:
         return store
 
     machine = type("SqliteLimits", (Limits,), {"open_store": staticmethod(open_store)})
-    run_state_machine_as_test(machine, settings=_settings(40))
+    run_state_machine_as_test(machine, settings=_settings(32))
 
 
+@pytest.mark.timeout(600)
 def test_any_sequence_on_postgres(migrated_postgres: str) -> None:
     async def open_store(folder: Path, clock: Clock) -> AnyStore:
         store = PostgresStore(migrated_postgres, clock, connections=2)

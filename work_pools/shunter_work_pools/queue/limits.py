@@ -378,34 +378,34 @@ def _named(kind: str, name: str) -> str:
     return f"limit {name}" if kind == "limit" else f"deployment {name}"
 
 
-def _full(tx: Tx) -> list[tuple[str, Any]]:
+_FULL = {
+    "deployment": select(
+        deployments.c.id,
+        deployments.c.name,
+        deployments.c.max_active.label("max"),
+        deployments.c.when_full.label("strategy"),
+    )
+    .where(
+        deployments.c.when_full != "enqueue",
+        deployments.c.max_active
+        <= select(func.count()).where(leases.c.deployment_id == deployments.c.id).scalar_subquery(),
+    )
+    .order_by(deployments.c.id)
+    .with_for_update(key_share=True),
+    "limit": select(limits.c.id, limits.c.name, limits.c.max, limits.c.strategy)
+    .where(
+        limits.c.strategy != "enqueue",
+        limits.c.max <= select(func.count()).where(lease_limits.c.limit_id == limits.c.id).scalar_subquery(),
+    )
+    .order_by(limits.c.id)
+    .with_for_update(key_share=True),
+}
+
+
+def _full(tx: Tx) -> list[tuple[str, Row[Any]]]:
     """Kind and row (id, name, max, strategy) of the limits that are full and do something, locked."""
-    shared = select(func.count()).where(lease_limits.c.limit_id == limits.c.id).scalar_subquery()
-    own = select(func.count()).where(leases.c.deployment_id == deployments.c.id).scalar_subquery()
-    found: list[tuple[str, Any]] = [
-        ("deployment", row)
-        for row in tx.conn.execute(
-            select(
-                deployments.c.id,
-                deployments.c.name,
-                deployments.c.max_active.label("max"),
-                deployments.c.when_full.label("strategy"),
-            )
-            .where(deployments.c.when_full != "enqueue", deployments.c.max_active <= own)
-            .order_by(deployments.c.id)
-            .with_for_update(key_share=True)
-        )
-    ]
-    found += [
-        ("limit", row)
-        for row in tx.conn.execute(
-            select(limits.c.id, limits.c.name, limits.c.max, limits.c.strategy)
-            .where(limits.c.strategy != "enqueue", limits.c.max <= shared)
-            .order_by(limits.c.id)
-            .with_for_update(key_share=True)
-        )
-    ]
-    return found
+    found = ((kind, list[Row[Any]](tx.conn.execute(statement))) for kind, statement in _FULL.items())
+    return [(kind, row) for kind, rows in found for row in rows]
 
 
 def _active_under(kind: str, ref_id: int) -> Any:
