@@ -31,6 +31,7 @@ from shunter_work_pools.contracts.deployments import (
     Work,
 )
 from shunter_work_pools.contracts.errors import ServerUnreachable
+from shunter_work_pools.contracts.limits import LimitSpec, Rate
 from shunter_work_pools.contracts.log_frames import encode_frames
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueueSpec
 from shunter_work_pools.contracts.runs import RunRequest
@@ -223,7 +224,18 @@ def _fill(world: World) -> None:
         exclusive=True,
         description="Loads what was published over night; 毎日.",
     )
-    train = DeploymentSpec(work=Work(command=["./train"], source="/srv/jobs"), tags=["gpu"], priority=3)
+    client.create_limit(LimitSpec(name="warehouse", max=3))
+    rate = Rate(count=10, seconds=60)
+    client.create_limit(LimitSpec(name="mail", tag="mail", max=1, rate=rate, strategy="cancel_new"))
+    train = DeploymentSpec(
+        work=Work(command=["./train"], source="/srv/jobs"),
+        tags=["gpu"],
+        need={"gpu": 1, "memory": 8 * 2**30},
+        limits=["warehouse"],
+        max_active=2,
+        when_full="cancel_running",
+        priority=3,
+    )
     for name, spec in (("hello", hello), ("nightly-report", nightly), ("train", train)):
         client.deploy(name, spec)
 

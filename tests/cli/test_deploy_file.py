@@ -392,3 +392,42 @@ deployments:
     assert "shunter.yaml:6:12: deployments[0].grace: a grace of 4m does not fit an exclusive run" in done.err
     assert "--lease-for" in done.err
     assert "does-not-fit" not in _names(shunter)
+
+
+def test_limits_and_needs_in_a_file(shunter: Console, base: str) -> None:
+    shunter.ok("limit", "create", f"{base}-db", "--max", "2")
+    text = (
+        f"deployments:\n  - name: {base}\n    pool: default\n    command: [echo]\n"
+        f"    need: {{gpu: 1, memory: 8GiB}}\n    limits: [{base}-bd]\n    max_active: 1\n"
+    )
+    _write(shunter, text)
+    done = shunter("deploy")
+    assert (done.code, done.err.splitlines()[:2]) == (
+        2,
+        [
+            f"shunter.yaml:6:14: deployments[0].limits[0]: there is no limit '{base}-bd' that deployments can name",
+            f"  Did you mean '{base}-db'?",
+        ],
+    )
+    assert base not in _names(shunter)
+    _write(shunter, text.replace("-bd", "-db"))
+    assert shunter.ok("deploy", "--dry-run").text == (
+        f"+ {base} (new)\n"
+        "    command: echo\n"
+        f"{_source(shunter)}"
+        f'    limits: ["{base}-db"]\n'
+        "    max_active: 1\n"
+        '    pool: "default"\n'
+        "    need.gpu: 1\n"
+        "    need.memory: 8GiB\n"
+    )
+    shunter.ok("deploy")
+    assert _inspect(shunter, base).spec.need == {"gpu": 1, "memory": 8 * 2**30}
+    changed = text.replace("-bd", "-db").replace("8GiB", "512MiB") + "    when_full: cancel_running\n"
+    _write(shunter, changed)
+    assert shunter.ok("deploy", "--dry-run").text == (
+        f"~ {base} (revision 1 -> 2)\n"
+        '    when_full: "enqueue" -> "cancel_running"\n'
+        "    need.memory: 8GiB -> 512MiB\n"
+    )
+    assert shunter("limit", "delete", f"{base}-db", "--yes").code == 2

@@ -50,6 +50,10 @@ deployments:
     parameters: {year: 2013, deep: {list: [1, null, true, 1.5]}}
     tags: [a, b=c]
     require: [gpu]
+    need: {gpu: 1, cpu: 0.5, memory: 8GiB}
+    limits: [warehouse, api]
+    max_active: 3
+    when_full: cancel_new
     pool: default
     queue: fast
     priority: -5
@@ -103,6 +107,10 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         "parameters": {"year": 2013, "deep": {"list": [1, None, True, 1.5]}},
         "tags": ["a", "b=c"],
         "require": ["gpu"],
+        "need": {"cpu": 0.5, "gpu": 1.0, "memory": 8 * 2.0**30},
+        "limits": ["warehouse", "api"],
+        "max_active": 3,
+        "when_full": "cancel_new",
         "pool": "default",
         "queue": "fast",
         "priority": -5,
@@ -143,6 +151,8 @@ name = "full"
 command = ["echo", "a b"]
 retries = 3
 timeout = 2.5
+max_active = 2
+need = { memory = 1024.0, gpu = 2.0 }
 parameters = { year = 2013 }
 [[deployments.schedules]]
 cron = "0 6 * * *"
@@ -159,6 +169,8 @@ deployments:
     command: [echo, a b]
     retries: 3
     timeout: 2.5
+    max_active: 2
+    need: {memory: 1KiB, gpu: 2}
     parameters: {year: 2013}
     schedules:
       - {cron: "0 6 * * *", timezone: Europe/Berlin, start: 2027-01-01, end: 2027-06-01 12:00}
@@ -169,12 +181,13 @@ deployments:
 
 def test_defaults_are_under_every_deployment(tmp_path: Path) -> None:
     text = """\
-defaults: {pool: default, tags: [x], env: {A: "1", B: "2"}, python: python3, retries: 2}
+defaults: {pool: default, tags: [x], env: {A: "1", B: "2"}, python: python3, retries: 2, need: {gpu: 1, cpu: 2}}
 deployments:
   - {name: a, command: [echo]}
-  - {name: b, entrypoint: "b.py", tags: [y], env: {B: "3"}, pool: other}
+  - {name: b, entrypoint: "b.py", tags: [y], env: {B: "3"}, pool: other, need: {gpu: 0, memory: 1GiB}}
 """
     a, b = _specs(tmp_path, text)
+    assert (a.need, b.need) == ({"cpu": 2, "gpu": 1}, {"cpu": 2, "memory": 2**30})
     assert (a.pool, a.tags, a.work.env, a.work.python, a.retries.count) == (
         "default",
         ["x"],
@@ -252,10 +265,13 @@ deployments:
     retries: ${N}
     priority: ${NOPE:-7}
     timeout: ${NOPE:-5m}
+    max_active: ${N}
+    need: {gpu: "${N}", memory: "${NOPE:-1GiB}"}
     schedules: [{interval: "${NOPE:-90}", paused: "${NOPE:-true}"}]
 """
     [spec] = _specs(tmp_path, text)
     assert (spec.retries.count, spec.priority, spec.work.timeout) == (3, 7, 300.0)
+    assert (spec.max_active, spec.need) == (3, {"gpu": 3, "memory": 2**30})
     assert spec.schedules[0].paused is True
 
 
@@ -394,6 +410,41 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     "one cause that is no list": (
         ENTRY + "    retries: {count: 1, on: oom}\n",
         ["4:29: deployments[0].retries.on: must be a list of causes"],
+    ),
+    "half a device": (
+        ENTRY + "    need: {gpu: 1.5}\n",
+        ["4:11: deployments[0].need: gpu=1.5: a device cannot be divided"],
+    ),
+    "memory that is no size": (
+        ENTRY + "    need: {memory: much}\n",
+        ["4:11: deployments[0].need: 'much' is no amount of memory"],
+    ),
+    "something that one cannot have": (
+        ENTRY + "    need: {GPU: 1}\n",
+        ["4:11: deployments[0].need: 'GPU' is no name of something that one has"],
+    ),
+    "a need that is no mapping": (
+        ENTRY + "    need: gpu\n",
+        ["4:11: deployments[0].need: must be a mapping"],
+    ),
+    "a strategy that there is not": (
+        ENTRY + "    max_active: 1\n    when_full: cancel_old\n",
+        [
+            "5:16: deployments[0].when_full: 'cancel_old' is not one of 'enqueue', 'cancel_new' or "
+            "'cancel_running'"
+        ],
+    ),
+    "a strategy without a limit": (
+        ENTRY + "    when_full: cancel_new\n",
+        ["4:16: deployments[0].when_full: cancel_new needs a max_active of at least 1"],
+    ),
+    "fewer than none at once": (
+        ENTRY + "    max_active: -1\n",
+        ["4:17: deployments[0].max_active: -1 is out of bounds: it must be at least 0"],
+    ),
+    "a name that no limit can have": (
+        ENTRY + "    limits: [a b]\n",
+        ["4:14: deployments[0].limits[0]: 'a b' is no name"],
     ),
     "no size": (
         ENTRY + "    memory_limit: much\n",
@@ -659,6 +710,7 @@ def test_remedies_stand_under_their_faults(tmp_path: Path) -> None:
         (["schedules", 0, "when", "cron", "cron"], "5:14: deployments[0].schedules[0].cron"),
         (["schedules", 1, "when", "seconds"], "6:27: deployments[0].schedules[1].interval"),
         (["schedules", 1, "jitter"], "6:7: deployments[0].schedules[1].jitter"),
+        (["limits", 0], "3:5: deployments[0].limits[0]"),
         (["parameters", "year"], "3:5: deployments[0].parameters.year"),
     ],
 )
@@ -721,6 +773,10 @@ def test_editors_and_deploy_agree(tmp_path: Path) -> None:
         "a cause that somebody asked for",
         "one cause that is no list",
         "a size that is too small",
+        "a need that is no mapping",
+        "something that one cannot have",
+        "a strategy that there is not",
+        "fewer than none at once",
         "no duration",
         "nothing to run",
         "two things to run",

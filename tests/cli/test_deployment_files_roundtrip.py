@@ -62,6 +62,16 @@ SHARED = {
         },
     ),
     "memory_limit": st.sampled_from(["1MiB", "1.5GiB", "200MB"]) | st.integers(2**20, 2**50),
+    "need": st.fixed_dictionaries(
+        {},
+        optional={
+            "gpu": st.integers(0, 8) | st.just(2.0),
+            "cpu": st.floats(0, 64) | st.integers(0, 64),
+            "memory": st.sampled_from(["1MiB", "1.5GiB"]) | st.integers(0, 2**50),
+        },
+    ),
+    "limits": st.lists(NAMES, max_size=3),
+    "max_active": st.integers(0, 10**6),
     "exclusive": st.booleans(),
     "timeout": SPANS,
     "env": st.dictionaries(st.sampled_from(["A", "B_2"]), LINE, max_size=2),

@@ -40,6 +40,7 @@ LINES = {
         "deployment list -q",
         "deployment inspect nightly-report",
         "deployment inspect paused",
+        "deployment inspect train",
         "deployment history nightly-report",
         "deployment history hello",
         "deployment events hello",
@@ -56,6 +57,7 @@ LINES = {
     ],
     "pool": ["pool list", "pool list -q", "pool inspect default", "pool inspect gpu"],
     "queue": ["queue list", "queue list default", "queue list -q", "queue inspect default fast"],
+    "limit": ["limit list", "limit list -q", "limit inspect warehouse", "limit inspect mail"],
     "agent": ["agent list", "agent list -q", "agent inspect a1", "agent inspect full3"],
     "status": ["status", "status --since 1h"],
 }
@@ -69,9 +71,10 @@ PROGRAMS = [
     'schedule preview --cron "30 2 * * *" --timezone Europe/Berlin --from 2027-03-26T00:00:00Z --count 4',
     "pool inspect gpu",
     "queue list gpu",
+    "limit inspect warehouse",
     "agent list",
 ]
-GROUPS = ("", "server", "agent", "pool", "queue", "deployment", "schedule", "run", "config")
+GROUPS = ("", "server", "agent", "pool", "queue", "limit", "deployment", "schedule", "run", "config")
 #: Commands that are no groups.
 SINGLE = ("up", "init", "deploy", "status", "completion")
 

@@ -599,6 +599,20 @@ async def test_cancel_new_leaves_alone_what_has_begun(world: World) -> None:
     assert await ends(world, third, first) == [("Claimed", None), ("Cancelled", "skipped")]
 
 
+async def test_cancel_new_lets_what_waits_for_its_next_attempt_wait(world: World) -> None:
+    await acting(world, "limit", 1, "cancel_new", retries={"count": 1})
+    first = await world.submit()
+    agent = await world.agent()
+    (granted,) = await agent.claim()
+    await agent.run_through(granted, S.FAILED)
+    world.clock.advance(1)
+    second = await world.submit(priority=5)
+    (granted,) = await agent.claim(1)
+    assert granted.run == second
+    await world.act_when_full()
+    assert await ends(world, first, second) == [("Retrying", "exit_code"), ("Claimed", None)]
+
+
 @pytest.mark.parametrize("kind_of_limit", ACTING)
 async def test_cancel_running_lets_the_newest_win(world: World, kind_of_limit: str) -> None:
     named = await acting(world, kind_of_limit, 2, "cancel_running")

@@ -33,6 +33,7 @@ deployments:
     description: Says hello.
     command: sh -c 'echo hello'           # or a list: [sh, -c, "echo hello"]
     # timeout: 10m                        # longest time of an attempt
+    # max_active: 1                       # runs at once; when_full says what becomes of others
     schedules:
       - cron: "0 6 * * 1-5"               # at 06:00 on weekdays
         timezone: Europe/Berlin
@@ -69,6 +70,7 @@ name = "hello"
 description = "Says hello."
 command = "sh -c 'echo hello'"            # or a list: ["sh", "-c", "echo hello"]
 # timeout = "10m"                         # longest time of an attempt
+# max_active = 1                          # runs at once; when_full says what becomes of others
 
 [[deployments.schedules]]
 cron = "0 6 * * 1-5"                      # at 06:00 on weekdays

@@ -150,6 +150,7 @@ Memory = Annotated[int, BeforeValidator(_memory), WithJsonSchema(_LIKE_A_SIZE)]
 _LIKE_A_NEED = {
     "type": "object",
     "maxProperties": MOST_NAMES,
+    "propertyNames": {"pattern": r"^[a-z][a-z0-9_.-]{0,62}$"},
     "additionalProperties": {
         "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "examples": ["8GiB"]}]
     },

@@ -218,7 +218,7 @@ def delete_limit(tx: Tx, name: str) -> None:
     """
     _alone(tx)
     row = _row(tx, name)
-    named = [] if row.tag is not None else naming(tx, name)
+    named = [] if row.tag is not None else _naming(tx).get(name, [])
     if named:
         shown = ", ".join(repr(one) for one in named[:5]) + (", ..." if len(named) > 5 else "")
         raise Conflict(
@@ -232,8 +232,12 @@ def delete_limit(tx: Tx, name: str) -> None:
     tx.changes.limits = True
 
 
-def naming(tx: Tx, name: str, most: int = 100) -> list[str]:
-    """Names of the deployments whose current revision names a limit, in order, ``most`` at the most."""
+#: Names of deployments that a limit is shown with.
+_SHOWN = 100
+
+
+def _naming(tx: Tx) -> dict[str, list[str]]:
+    """Names of the deployments whose current revisions name limits, in order, by the limit."""
     current = and_(
         revisions.c.deployment_id == deployments.c.id, revisions.c.number == deployments.c.revision
     )
@@ -243,12 +247,10 @@ def naming(tx: Tx, name: str, most: int = 100) -> list[str]:
         .where(deployments.c.deleted_at.is_(None))
         .order_by(deployments.c.name)
     )
-    found: list[str] = []
+    found: dict[str, list[str]] = {}
     for row in rows:
-        if name in (row.limits or ()):
-            found.append(row.name)
-            if len(found) == most:
-                break
+        for limit in row.limits or ():
+            found.setdefault(limit, []).append(row.name)
     return found
 
 
@@ -268,6 +270,7 @@ def list_limits(tx: Tx, name: str | None = None) -> list[Limit]:
         .join(ready, ready.c.lane_id == lane_limits.c.lane_id)
         .group_by(lane_limits.c.limit_id),
     )
+    named = _naming(tx)
     return [
         Limit(
             name=row.name,
@@ -279,7 +282,7 @@ def list_limits(tx: Tx, name: str | None = None) -> list[Limit]:
             active=active.get(row.id, 0),
             waiting=waiting.get(row.id, 0),
             full_until=moment(row.full_until) if row.full_until and row.full_until > tx.now else None,
-            deployments=[] if row.tag is not None else naming(tx, row.name),
+            deployments=[] if row.tag is not None else named.get(row.name, [])[:_SHOWN],
         )
         for row in tx.conn.execute(statement).all()
     ]
