@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, insert, select, update
 
 from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.queue import control
 from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.storage.schema import agents, leases, pauses, pools, runs
 from shunter_work_pools.storage.store import PostgresStore, SqliteStore
@@ -343,11 +344,15 @@ class Limits(RuleBasedStateMachine):
             self.model.most[name] = most
 
     @precondition(lambda self: any(run.state != "active" for run in self.model.runs.values()))
-    @rule(data=st.data())
-    def cancel_or_retry(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), priority=st.sampled_from([None, -3, 4]))
+    def change_a_run(self, data: st.DataObject, priority: int | None) -> None:
+        """One that waits gets another priority or is cancelled; one that has ended is retried."""
         run_id = self.pick(data, "waiting", "ended")
         run = self.model.runs[run_id]
-        if run.state == "waiting":
+        if run.state == "waiting" and priority is not None:
+            self.do(self.world.store.write(lambda tx: control.set_priority(tx, run_id, priority)))
+            run.priority = priority
+        elif run.state == "waiting":
             self.do(self.world.cancel(run_id))
             run.state = "ended"
         else:
