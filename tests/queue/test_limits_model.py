@@ -470,7 +470,7 @@ def test_any_sequence_on_sqlite(migrated_sqlite: Path) -> None:
         return store
 
     machine = type("SqliteLimits", (Limits,), {"open_store": staticmethod(open_store)})
-    run_state_machine_as_test(machine, settings=_settings(32))
+    run_state_machine_as_test(machine, settings=_settings(25))
 
 
 @pytest.mark.timeout(600)
@@ -482,4 +482,4 @@ def test_any_sequence_on_postgres(migrated_postgres: str) -> None:
         return store
 
     machine = type("PostgresLimits", (Limits,), {"open_store": staticmethod(open_store)})
-    run_state_machine_as_test(machine, settings=_settings(6))
+    run_state_machine_as_test(machine, settings=_settings(5))
