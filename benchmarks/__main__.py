@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import (
     command_line,
+    explain,
     fleet,
     history,
     places,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "waiting": ("A hundred thousand blocked runs", waiting.waiting),
     "places": ("The places of a limit", places.places),
     "fleet": ("Two thousand agents", fleet.fleet),
+    "explain": ("Explanations while 100,000 runs wait", explain.explain),
     "history": ("A million finished runs", history.history),
 }
 

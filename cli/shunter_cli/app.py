@@ -37,6 +37,7 @@ _MODULES = {
     "deployment": "commands.deployments",
     "schedule": "commands.schedules",
     "run": "commands.runs",
+    "route": "commands.routes",
     "status": "commands.status",
     "config": "commands.config",
     "completion": "commands.completion",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from shunter_work_pools.contracts.durations import LONGEST, LOOKS, parsed
 from shunter_work_pools.contracts.durations import exactly as exactly  # commands take it from here
+from shunter_work_pools.contracts.durations import in_words as in_words
 from shunter_work_pools.contracts.errors import InvalidInput
 
 
@@ -85,23 +86,6 @@ def _parsed(text: str, option: str, zone: tzinfo | None, looks: str) -> datetime
         return parsed.astimezone(UTC)
     except (ValueError, OverflowError) as exc:
         raise InvalidInput(f"{option} {text!r} is not a time", looks) from exc
-
-
-def in_words(value: float) -> str:
-    """A duration in at most six characters: ``12ms``, ``4.2s``, ``59s``, ``12m``, ``3h05m``, ``12d``."""
-    if value < 0.9995:
-        return f"{round(value * 1000)}ms"
-    if value < 9.95:
-        return f"{value:.1f}s"
-    whole = round(value)
-    if whole < 100:
-        return f"{whole}s"
-    minutes = round(value / 60)
-    if minutes < 100:
-        return f"{minutes}m"
-    if minutes < 48 * 60:
-        return f"{minutes // 60}h" + (f"{minutes % 60:02}m" if minutes % 60 else "")
-    return f"{round(value / 86_400)}d"
 
 
 def ago(when: datetime | None, present: datetime | None = None) -> str:

@@ -29,6 +29,11 @@ def has_ended(run: Run) -> bool:
     return run.state in _ENDS
 
 
+def waits(run: Run) -> bool:
+    """Whether the run waits for its first or its next attempt."""
+    return run.state in ("Scheduled", "Retrying")
+
+
 def exit_code(run: Run) -> int:
     """0 if Completed, 1 at any other end, 124 if it has not ended."""
     if not has_ended(run):

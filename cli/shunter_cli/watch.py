@@ -12,8 +12,8 @@ from uuid import UUID
 from shunter_cli import output
 from shunter_cli.durations import in_words
 from shunter_cli.faults import tell
-from shunter_cli.waiting import AGAIN, HOLD, exit_code, has_ended
-from shunter_work_pools.contracts.errors import ServerUnreachable, Unavailable
+from shunter_cli.waiting import AGAIN, HOLD, exit_code, has_ended, waits
+from shunter_work_pools.contracts.errors import Refused, ServerUnreachable, Unavailable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,8 +43,8 @@ def watch(run: UUID, *, to_stderr: bool = False) -> int:
 class View(Protocol):
     """Where the follower puts what it sees."""
 
-    def state(self, run: Run) -> None:
-        """The run came into another state or attempt."""
+    def state(self, run: Run, why: str = "") -> None:
+        """The run came into another state or attempt, or waits for another reason."""
 
     def line(self, attempt: int, text: str) -> None:
         """The run wrote a line."""
@@ -59,8 +59,8 @@ class _Lines:
     def __init__(self, to_stderr: bool) -> None:
         self._stream = sys.stderr if to_stderr else sys.stdout
 
-    def state(self, run: Run) -> None:
-        self._put(f"--- {_headline(run)}")
+    def state(self, run: Run, why: str = "") -> None:
+        self._put(f"--- {_headline(run, why)}")
 
     def line(self, attempt: int, text: str) -> None:
         self._put(text)
@@ -84,13 +84,14 @@ class _Live:
         from rich.live import Live
 
         self._run: Run | None = None
+        self._why = ""
         self._console = Console(stderr=to_stderr, highlight=False, markup=False, emoji=False)
         self._live = Live(
             console=self._console, get_renderable=self._render, refresh_per_second=8, redirect_stdout=False
         )
 
-    def state(self, run: Run) -> None:
-        self._run = run
+    def state(self, run: Run, why: str = "") -> None:
+        self._run, self._why = run, why
         if has_ended(run):
             self._live.update(self._render())
         self._live.refresh()
@@ -106,7 +107,7 @@ class _Live:
 
         if self._run is None:
             return Text("")
-        head = _headline(self._run)
+        head = _headline(self._run, self._why)
         text = Text(head, style=output.STYLES.get(self._run.state, "bold"), no_wrap=True, overflow="ellipsis")
         if has_ended(self._run):
             return text
@@ -122,18 +123,16 @@ class _Live:
         self._live.stop()
 
 
-def _headline(run: Run) -> str:
+def _headline(run: Run, why: str) -> str:
     parts = [f"{output.short(run.id)} {run.deployment}: {run.state}"]
     if run.cause:
         parts.append(f"({run.cause.value})")
-    if run.attempts and run.state not in ("Scheduled", "Retrying"):
+    if run.attempts and not waits(run):
         last = run.attempts[-1]
         where = f"attempt {last.number} on {last.agent}" + (f", pid {last.pid}" if last.pid else "")
         parts.append(where)
-    if run.message:
-        parts.append(run.message)
-    elif run.state == "Scheduled" and run.pool is None:
-        parts.append("no pool matches its tags yet")
+    if why or run.message:
+        parts.append(why or run.message or "")
     return " ".join(parts)
 
 
@@ -158,12 +157,15 @@ async def _states(
     """Show each new state; the last one after the run's last line."""
     found = await _patiently(client, run, None)
     while not has_ended(found):
-        view.state(found)
+        code, why = await _why(client, found)
+        view.state(found, why)
         before = (found.state, found.attempt_count)
         while (found.state, found.attempt_count) == before:
             found = await _patiently(client, run, before)
             if logs.done():
                 logs.result()
+            if (found.state, found.attempt_count) == before and (await _why(client, found))[0] != code:
+                break  # it waits for something else now
     ended.set()
     try:
         await asyncio.wait_for(asyncio.shield(logs), TAIL_LIMIT)
@@ -171,6 +173,16 @@ async def _states(
         tell(f"the last output of the run has not arrived; see `shunter run logs {run}`")
     view.state(found)
     return found
+
+
+async def _why(client: AsyncClient, run: Run) -> tuple[str, str]:
+    """Code and sentence of why a run waits; empty if it does not, or nothing holds it back."""
+    if waits(run):
+        with suppress(ServerUnreachable, Refused):  # the next state tells more
+            found = await client.explain_run(run.id)
+            if found.state == run.state and found.code != "about_to_start":
+                return found.code, found.sentence
+    return "", ""
 
 
 async def _patiently(client: AsyncClient, run: UUID, seen: tuple[str, int] | None) -> Run:

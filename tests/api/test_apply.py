@@ -41,7 +41,7 @@ async def test_many_are_applied_in_the_order_of_the_request(server: Served) -> N
         ("a", "created", 1),
     ]
     assert first["deployments"][0]["warnings"] == [
-        "no agent serves pool main: its runs will wait until one does"
+        "no agent has ever served pool main; its runs will wait. Start one: `shunter agent start --pool main`."
     ]
     assert first["deployments"][1]["next_at"] is not None
     again = await apply(server, named("b", pool="main", tags=["x"]), named("a", schedules=[hourly()]))

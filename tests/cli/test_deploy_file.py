@@ -121,7 +121,8 @@ def test_a_warning_is_told_once(shunter: Console, base: str) -> None:
     done = shunter.ok("deploy", "--dry-run")
     assert done.err == (
         f"Warning: {base}-0, {base}-1, {base}-2 and 2 others: "
-        f"no agent serves pool {base}-pool: its runs will wait until one does\n"
+        f"no agent has ever served pool {base}-pool; its runs will wait. "
+        f"Start one: `shunter agent start --pool {base}-pool`.\n"
     )
     shunter.ok("pool", "delete", f"{base}-pool", "--yes")
 

@@ -32,6 +32,11 @@ LINES = {
         "run inspect {failed}",
         "run inspect {late}",
         "run inspect {running}",
+        "run explain {done}",
+        "run explain {failed}",
+        "run explain {late}",
+        "run explain {running}",
+        "run explain {upcoming}",
         "run events {failed}",
         "run logs {done}",
     ],
@@ -56,6 +61,7 @@ LINES = {
         "schedule preview --rrule 'DTSTART:20270101T060000\\nRRULE:FREQ=MONTHLY;COUNT=2' --from 2027-01-01",
     ],
     "pool": ["pool list", "pool list -q", "pool inspect default", "pool inspect gpu"],
+    "route": ["route explain hello", "route explain train", "route explain hello --tag gpu"],
     "queue": ["queue list", "queue list default", "queue list -q", "queue inspect default fast"],
     "limit": ["limit list", "limit list -q", "limit inspect warehouse", "limit inspect mail"],
     "agent": ["agent list", "agent list -q", "agent inspect a1", "agent inspect full3"],
@@ -69,12 +75,17 @@ PROGRAMS = [
     "deployment history hello",
     "schedule list train",
     'schedule preview --cron "30 2 * * *" --timezone Europe/Berlin --from 2027-03-26T00:00:00Z --count 4',
+    "run explain {failed}",
+    "route explain train",
     "pool inspect gpu",
     "queue list gpu",
     "limit inspect warehouse",
     "agent list",
 ]
-GROUPS = ("", "server", "agent", "pool", "queue", "limit", "deployment", "schedule", "run", "config")
+GROUPS = (
+    *("", "server", "agent", "pool", "queue", "limit"),
+    *("deployment", "schedule", "run", "route", "config"),
+)
 #: Commands that are no groups.
 SINGLE = ("up", "init", "deploy", "status", "completion")
 

@@ -187,7 +187,7 @@ class World:
         spec.setdefault("work", TRUE)
         document = DeploymentSpec.model_validate(spec)
         times = apply.Times(
-            round(LATE_AFTER * 1e6), self._began(since), 0, lost_after=LOST_AFTER, lease_for=LEASE_FOR
+            round(LATE_AFTER * 1e6), self._began(since), lost_after=LOST_AFTER, lease_for=LEASE_FOR
         )
         (change,) = await self.store.write(
             lambda tx: apply.apply(tx, [Named(name=name, spec=document)], times)

@@ -93,6 +93,7 @@ from shunter_work_pools.contracts.errors import (
     ShunterError,
     from_problem,
 )
+from shunter_work_pools.contracts.explanations import Explanation, Route
 from shunter_work_pools.contracts.limits import Limit, LimitList, LimitPatch, LimitSpec
 from shunter_work_pools.contracts.pools import (
     Pool,
@@ -480,6 +481,11 @@ class Endpoints:
         return _call("GET", "deployments", name, "revisions", to=RevisionList)
 
     @endpoint
+    def route(self, name: str, *, tags: Sequence[str] = ()) -> Call[Route]:
+        """Where a deployment's runs go, and why: every pool and agent; ``tags`` are a run's, over the deployment's."""
+        return _call("GET", "deployments", name, "route", to=Route, query={"tag": list(tags)})
+
+    @endpoint
     def update_deployment(self, name: str, patch: DeploymentPatch) -> Call[Deployment]:
         """Pause or resume a deployment."""
         return _call("PATCH", "deployments", name, to=Deployment, body=patch, patch=True)
@@ -522,6 +528,11 @@ class Endpoints:
     def update_run(self, run: str | UUID, patch: RunPatch) -> Call[Run]:
         """Change the priority of a run that waits."""
         return _call("PATCH", "runs", run, to=Run, body=patch, patch=True)
+
+    @endpoint
+    def explain_run(self, run: str | UUID) -> Call[Explanation]:
+        """Why a run is where it is, in one sentence, and what a person can do about it."""
+        return _call("GET", "runs", run, "explain", to=Explanation)
 
     @endpoint
     def cancel_run(self, run: str | UUID) -> Call[Run]:

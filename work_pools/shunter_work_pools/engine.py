@@ -513,7 +513,6 @@ class Engine:
         return Times(
             self.late_after,
             self.fires_since(now),
-            self.alive_after(now),
             lost_after=self.settings.lost_after,
             lease_for=self.settings.lease_for,
         )

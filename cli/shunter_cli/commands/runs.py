@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import confirm, durations, faults, live, naming, output, parameters
+from shunter_cli import confirm, durations, faults, live, naming, output, parameters, waiting
 from shunter_cli.completing import deployments, runs
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, in_words, local
 from shunter_cli.filters import Filters, filtered, with_names
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
+from shunter_work_pools.contracts.errors import NotFound
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
@@ -187,10 +189,35 @@ def inspect(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
     """Show one run and its attempts."""
     with connect() as client:
         found = client.get_run(run)
+        why = ""
+        if output_as is Output.TABLE and (waiting.waits(found) or found.lost):
+            with suppress(NotFound):  # it is gone by now, or the server is an older one
+                why = client.explain_run(found.id).sentence
     if output_as is not Output.TABLE:
         output.show_object(found, output_as)
     else:
-        _show(found)
+        _show(found, why)
+
+
+@group.command("explain")
+def explain(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
+    """Say why a run is where it is, and what can be done about it.
+
+    What each sentence means is in docs/explanations.md.
+    """
+    with connect() as client:
+        found = client.explain_run(run)
+    if output_as is not Output.TABLE:
+        output.show_object(found, output_as)
+        return
+    pairs = [
+        ("run", f"{found.run} is {found.state}"),
+        ("why", found.sentence),
+        ("next step", found.next_step),
+        *(("also", one["sentence"]) for one in found.details.get("also", [])),
+        ("code", found.code),
+    ]
+    output.facts(pairs)
 
 
 @group.command("logs")
@@ -321,8 +348,6 @@ def wait(
 
     Exit code 0 if it is Completed, 1 at any other end, 124 if the time ran out.
     """
-    from shunter_cli import waiting
-
     limit = durations.seconds(timeout, "--timeout") if timeout is not None else None
     with connect() as client:
         found = waiting.until_end(client, run, limit)
@@ -429,12 +454,13 @@ def _took(start: datetime | None, end: datetime | None, now: datetime) -> str:
     return in_words(max(0.0, ((end or now) - start).total_seconds()))
 
 
-def _show(run: Run) -> None:
+def _show(run: Run, why: str) -> None:
     now = durations.now()
     pairs = [
         ("id", str(run.id)),
         ("deployment", f"{run.deployment}, revision {run.revision}"),
         ("state", _state_text(run)),
+        ("why", why),
         ("message", run.message or ""),
         ("pool", f"{run.pool}, queue {run.queue}" if run.pool else "none matches yet"),
         ("tags", ", ".join(run.tags)),

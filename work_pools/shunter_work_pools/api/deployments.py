@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from shunter_work_pools.api.dependencies import TheEngine
-from shunter_work_pools.contracts.base import Name
+from shunter_work_pools.contracts.base import Name, Tag
 from shunter_work_pools.contracts.deployments import (
     Applied,
     ApplyAnswer,
@@ -21,9 +21,11 @@ from shunter_work_pools.contracts.deployments import (
     RevisionList,
     RollbackRequest,
 )
+from shunter_work_pools.contracts.explanations import Route
 from shunter_work_pools.contracts.runs import EventList
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.queue import apply, pausing, remove, views
+from shunter_work_pools.queue.explain.route import route
 from shunter_work_pools.storage.store import Tx
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
@@ -77,6 +79,16 @@ async def list_deployments(engine: TheEngine, cursor: str | None = None, limit: 
 async def get_deployment(name: str, engine: TheEngine) -> Deployment:
     """One deployment with its current revision."""
     return await engine.store.read(lambda tx: views.deployment_view(tx, name))
+
+
+@router.get("/{name}/route")
+async def route_deployment(
+    name: str,
+    engine: TheEngine,
+    tag: Annotated[list[Tag], Query(max_length=50, description="a run's, over the deployment's")] = [],  # noqa: B006
+) -> Route:
+    """Where its runs go: every pool and agent, with the reason for or against."""
+    return await engine.store.read(lambda tx: route(tx, name, tag, engine.settings.lost_after))
 
 
 @router.patch("/{name}")

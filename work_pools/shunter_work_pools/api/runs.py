@@ -15,6 +15,7 @@ from shunter_work_pools import killpoints
 from shunter_work_pools.api.dependencies import TheEngine, answer
 from shunter_work_pools.contracts.base import Instant
 from shunter_work_pools.contracts.errors import BadRequest, Gone, NotFound
+from shunter_work_pools.contracts.explanations import Explanation
 from shunter_work_pools.contracts.runs import (
     Attempt,
     EventList,
@@ -30,6 +31,7 @@ from shunter_work_pools.contracts.runs import (
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS, RUN_ENDS
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.queue import control, views
+from shunter_work_pools.queue.explain import explain
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.storage.log_gaps import Extent
 
@@ -147,6 +149,16 @@ async def patch_run(run: str, patch: RunPatch, engine: TheEngine) -> Response:
     run_id = await _find(engine, run)
     await engine.store.write(lambda tx: control.set_priority(tx, run_id, patch.priority))
     return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
+
+
+@router.get("/{run}/explain")
+async def explain_run(run: str, engine: TheEngine) -> Explanation:
+    """Why it is where it is, in one sentence, and what a person can do about it."""
+    run_id = await _find(engine, run)
+    settings = engine.settings
+    return await engine.store.read(
+        lambda tx: explain(tx, run_id, settings.lost_after, settings.give_up_after)
+    )
 
 
 @router.post("/{run}/cancel", response_model=Run)

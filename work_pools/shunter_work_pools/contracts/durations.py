@@ -35,3 +35,20 @@ def exactly(value: float) -> str:
         count, rest = divmod(rest, int(UNITS[unit]))
         text += f"{count}{unit}" if count else ""
     return "60s" if text == "1m" else text
+
+
+def in_words(value: float) -> str:
+    """A duration in at most six characters: ``12ms``, ``4.2s``, ``59s``, ``12m``, ``3h05m``, ``12d``."""
+    if value < 0.9995:
+        return f"{round(value * 1000)}ms"
+    if value < 9.95:
+        return f"{value:.1f}s"
+    whole = round(value)
+    if whole < 100:
+        return f"{whole}s"
+    minutes = round(value / 60)
+    if minutes < 100:
+        return f"{minutes}m"
+    if minutes < 48 * 60:
+        return f"{minutes // 60}h" + (f"{minutes % 60:02}m" if minutes % 60 else "")
+    return f"{round(value / 86_400)}d"

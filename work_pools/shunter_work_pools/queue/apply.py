@@ -25,12 +25,16 @@ from shunter_work_pools.queue.catalog import (
     queue_row,
     revision_spec,
 )
+from shunter_work_pools.queue.explain.agents import unfit_reason
+from shunter_work_pools.queue.explain.reason import Reason
+from shunter_work_pools.queue.explain.waiting import no_pool_reason
 from shunter_work_pools.queue.fire import fire_deployment
 from shunter_work_pools.queue.lanes import all_limits
 from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.parameters import check_schema, parameter_faults
-from shunter_work_pools.queue.routing import matching_pools, place
-from shunter_work_pools.storage.schema import agents, deployments, pools, revisions, schedules
+from shunter_work_pools.queue.routing import Router
+from shunter_work_pools.queue.standing import Kind, nearest_to_it, standings
+from shunter_work_pools.storage.schema import deployments, pools, revisions, schedules
 from shunter_work_pools.storage.store import Tx
 
 
@@ -40,13 +44,11 @@ class Times:
 
     Attributes:
         late_after, since: as for :func:`~shunter_work_pools.queue.fire.fire`.
-        alive_after: agents heard of since this moment count as alive.
         lost_after, lease_for: the settings, seconds.
     """
 
     late_after: Micros
     since: Micros
-    alive_after: Micros
     lost_after: float
     lease_for: float
 
@@ -206,15 +208,21 @@ def _next_at(tx: Tx, deployment_id: int) -> Any:
 
 def _warn(tx: Tx, specs: dict[str, DeploymentSpec], done: dict[str, Change], times: Times) -> None:
     """Say what will keep runs waiting."""
-    alive = tx.conn.scalars(select(agents.c.pools).where(agents.c.last_seen_at > times.alive_after))
-    served = {pool for names in alive for pool in names}
-    by_tags = matching_pools(tx)
+    router = Router(tx)
+    by_id = {row.id: row for row in tx.conn.execute(select(pools))}
+    known: dict[Kind, Reason | None] = {}  # many deployments want the same
     for name, spec in specs.items():
-        if spec.pool is None:
-            if place(tx, spec, spec.tags, by_tags) is None:
-                done[name].warnings.append("no pool matches its tags: its runs will wait until one does")
-        elif spec.pool not in served:
-            done[name].warnings.append(f"no agent serves pool {spec.pool}: its runs will wait until one does")
+        at = router.place(spec, spec.tags)
+        if at is None:
+            why: Reason | None = no_pool_reason(router, spec.tags)
+        else:
+            kind = Kind.of(spec, by_id[at[0]], spec.queue or DEFAULT_QUEUE)
+            if kind not in known:
+                found = standings(tx, kind, kind.pool, times.lost_after)
+                known[kind] = unfit_reason(tx, kind, nearest_to_it(found))
+            why = known[kind]
+        if why is not None:
+            done[name].warnings.append(f"{why.sentence}; its runs will wait. {why.next_step}")
 
 
 # ---- faults

@@ -123,7 +123,7 @@ def patch_pool(tx: Tx, name: str, patch: PoolPatch) -> None:
 
 
 def create_queue(tx: Tx, pool_name: str, spec: QueueSpec) -> None:
-    """Make a queue in a pool.
+    """Make a queue in a pool; runs whose queue was deleted are looked at again.
 
     Raises:
         NotFound: there is no such pool.
@@ -141,6 +141,7 @@ def create_queue(tx: Tx, pool_name: str, spec: QueueSpec) -> None:
             pool_id=pool.id, name=spec.name, priority=spec.priority, limit=spec.limit, paused=False
         )
     )
+    place_unplaced(tx)
 
 
 def patch_queue(tx: Tx, pool_name: str, name: str, patch: QueuePatch) -> None:

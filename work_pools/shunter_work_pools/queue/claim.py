@@ -16,10 +16,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, or_, select, tuple_, update
 
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.base import Micros, moment
@@ -53,6 +53,26 @@ MOST = 1000
 _UNLIMITED = 1_000_000
 
 
+class Demand(Protocol):
+    """What an agent has to serve and to have for a run: a row of lanes with its queue, or what would be one."""
+
+    @property
+    def pool_id(self) -> int:
+        """Of its pool."""
+
+    @property
+    def queue(self) -> str:
+        """Name of its queue."""
+
+    @property
+    def require(self) -> str:
+        """Tags, joined by spaces."""
+
+    @property
+    def need(self) -> str:
+        """See :func:`~shunter_work_pools.queue.lanes.need_text`."""
+
+
 @dataclass
 class Offer:
     """What one agent could take now.
@@ -81,18 +101,21 @@ class Offer:
     free_capacity: dict[str, float] = field(default_factory=dict)
     granted: list[Assignment] = field(default_factory=list)
 
-    def fits(self, lane: Row[Any]) -> bool:
+    def fits(self, lane: Demand) -> bool:
         """Whether a run of this lane may go to this agent."""
         return self.serves(lane) and fits(needed(lane.need), self.free_capacity)
 
-    def serves(self, lane: Row[Any]) -> bool:
+    def serves(self, lane: Demand) -> bool:
         """Whether a run of this lane may go to this agent if enough of its capacity is free."""
-        return (
-            self.free > 0
-            and lane.pool_id in self.pools
-            and (not self.queues or lane.queue in self.queues)
-            and self.tags.issuperset(lane.require.split())
-        )
+        return self.free > 0 and self.reaches(lane) and not self.lacks(lane)
+
+    def reaches(self, lane: Demand) -> bool:
+        """Whether it serves the queue of this lane."""
+        return lane.pool_id in self.pools and (not self.queues or lane.queue in self.queues)
+
+    def lacks(self, lane: Demand) -> set[str]:
+        """The tags that runs of this lane require and it has not."""
+        return set(lane.require.split()) - self.tags
 
     def room(self, need: Mapping[str, float]) -> int:
         """How many runs with this need it can take."""
@@ -139,13 +162,27 @@ _FULL_LIMITS = _full(limits, limits.c.max, lease_limits.c.limit_id).union_all(
     select(limits.c.id).where(limits.c.full_until > bindparam("now"))
 )
 _UNDER_FULL = select(lane_limits.c.lane_id).where(lane_limits.c.limit_id.in_(_FULL_LIMITS))
-_HELD_BACK = _full(deployments, deployments.c.max_active, leases.c.deployment_id).union_all(
-    select(deployments.c.id).where(deployments.c.paused)
-)
-_MAINTENANCE = select(pauses.c.ref_id).where(pauses.c.kind == "server").exists()
+#: What holds lanes back whoever offers, each true of a lane with its queue and pool that it holds back; in the order
+#: in which people are told. Deployments are meant by the lane, and not as one that is joined: so they are looked at
+#: before the head is.
+OBSTACLES: dict[str, ColumnElement[bool]] = {
+    "server_paused": select(pauses.c.ref_id).where(pauses.c.kind == "server").exists(),
+    "pool_paused": pools.c.paused,
+    "queue_paused": queues.c.paused,
+    "deployment_paused": lanes.c.deployment_id.in_(select(deployments.c.id).where(deployments.c.paused)),
+    "pool_full": pools.c.id.in_(_full(pools, pools.c.limit, leases.c.pool_id)),
+    "queue_full": queues.c.id.in_(_full(queues, queues.c.limit, leases.c.queue_id)),
+    "deployment_full": lanes.c.deployment_id.in_(
+        _full(deployments, deployments.c.max_active, leases.c.deployment_id)
+    ),
+    "backfill_full": lanes.c.backfill_id.in_(_full(backfills, backfills.c.concurrency, leases.c.backfill_id)),
+    "limit_full": lanes.c.id.in_(_UNDER_FULL),
+}
 _HEAD_DUE = (
     select(func.min(ready.c.due_at)).where(ready.c.lane_id == lanes.c.id).correlate(lanes).scalar_subquery()
 )
+#: True of lanes with something that is due.
+DUE = bindparam("now") >= _HEAD_DUE
 _HEADS = (
     select(
         lanes.c.id,
@@ -170,24 +207,17 @@ _HEADS = (
     .join(pools, pools.c.id == queues.c.pool_id)
     .join(deployments, deployments.c.id == lanes.c.deployment_id)
     .where(
-        ~_MAINTENANCE,
         pools.c.id.in_(bindparam("pools", expanding=True)),
-        pools.c.paused.is_(False),
-        pools.c.id.not_in(_full(pools, pools.c.limit, leases.c.pool_id)),
-        queues.c.paused.is_(False),
-        queues.c.id.not_in(_full(queues, queues.c.limit, leases.c.queue_id)),
-        # By the lane, and not of the deployment that is joined: so it is looked at before the head is.
-        lanes.c.deployment_id.not_in(_HELD_BACK),
-        lanes.c.backfill_id.not_in(_full(backfills, backfills.c.concurrency, leases.c.backfill_id)),
-        lanes.c.id.not_in(_UNDER_FULL),
-        bindparam("now") >= _HEAD_DUE,
+        *(~obstacle for obstacle in OBSTACLES.values()),
+        DUE,
     )
     .order_by(queues.c.priority.desc(), lanes.c.priority.desc(), lanes.c.served_at, _HEAD_DUE, lanes.c.id)
 )
-_KIND = tuple_(lanes.c.queue_id, lanes.c.require, lanes.c.need)
-_HEADS_WANTED = _HEADS.where(_KIND.not_in(bindparam("unwanted", expanding=True)))
+#: Lanes of one kind are served by the same agents.
+KIND = tuple_(lanes.c.queue_id, lanes.c.require, lanes.c.need)
+_HEADS_WANTED = _HEADS.where(KIND.not_in(bindparam("unwanted", expanding=True)))
 #: The kinds of lanes that not every agent can serve.
-_DEMANDING = (
+DEMANDING = (
     select(
         lanes.c.queue_id,
         lanes.c.require,
@@ -283,7 +313,7 @@ def claim(tx: Tx, offers: list[Offer]) -> int:
     heads = _heads(tx, wanted, offers)
     if not heads:
         return 0
-    _correct(tx, offers)
+    correct(tx, offers)
     room = _Room(tx, heads)
     taken: list[_Taken] = []
     for _, level in groupby(heads, key=lambda head: (head.queue_priority, head.priority)):
@@ -309,7 +339,7 @@ def _heads(tx: Tx, wanted: list[int], offers: list[Offer]) -> Sequence[Row[Any]]
     """Lanes of some pools with something due that nothing blocks, in the order in which they are served."""
     unwanted = [
         (kind.queue_id, kind.require, kind.need)
-        for kind in list[Row[Any]](tx.conn.execute(_DEMANDING))
+        for kind in list[Row[Any]](tx.conn.execute(DEMANDING))
         if not any(offer.fits(kind) for offer in offers)
     ]
     given: dict[str, Any] = {"pools": wanted, "now": tx.now}
@@ -318,7 +348,7 @@ def _heads(tx: Tx, wanted: list[int], offers: list[Offer]) -> Sequence[Row[Any]]
     return list[Row[Any]](tx.conn.execute(_HEADS_WANTED, given | {"unwanted": unwanted}))
 
 
-def _correct(tx: Tx, offers: list[Offer]) -> None:
+def correct(tx: Tx, offers: list[Offer]) -> None:
     """No offer is larger than the leases of its agent leave: a network may bring an old one again."""
     held: Counter[int] = Counter()
     used: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))

@@ -14,7 +14,7 @@ from shunter_work_pools.queue.catalog import deployment_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.lanes import all_limits, lane_of
 from shunter_work_pools.queue.retain import move_cursors_back
-from shunter_work_pools.queue.routing import marked, place
+from shunter_work_pools.queue.routing import Router, marked
 from shunter_work_pools.storage.schema import agents, deployments, leases, pools, queues, ready, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -203,7 +203,7 @@ def retry(tx: Tx, run_id: UUID) -> None:
     lane_id = None
     spec = revision_spec(tx, run.deployment_id, run.revision)
     # A run that had no place when it ended may have one by now, and one whose place was deleted another.
-    pool_id, queue_id = _place_left(tx, run) or place(tx, spec, run.tags) or (None, None)
+    pool_id, queue_id = _place_left(tx, run) or Router(tx).place(spec, run.tags) or (None, None)
     if pool_id is not None and queue_id is not None:
         lane_id = lane_of(tx, run, spec, queue_id)
         tx.changes.pools.add(pool_id)

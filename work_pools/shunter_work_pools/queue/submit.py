@@ -16,9 +16,9 @@ from shunter_work_pools.contracts.states import Actor, RunState
 from shunter_work_pools.queue.catalog import Placed, deployment, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.ids import new_run_id, reverse
-from shunter_work_pools.queue.lanes import all_limits, lane_key, lanes_of
+from shunter_work_pools.queue.lanes import LaneKey, all_limits, lane_key, lanes_of
 from shunter_work_pools.queue.parameters import check_parameters
-from shunter_work_pools.queue.routing import marked, matching_pools, place
+from shunter_work_pools.queue.routing import Router, marked
 from shunter_work_pools.storage.schema import payloads, ready, run_tags, runs
 from shunter_work_pools.storage.store import Tx
 
@@ -37,6 +37,11 @@ class NewRun:
     slot_at: Micros | None = None
     backfill_id: int | None = None
     idempotency_key: str | None = None
+
+    @property
+    def own_priority(self) -> int:
+        """Its own, or the deployment's."""
+        return self.deployment.spec.priority if self.priority is None else self.priority
 
     @property
     def all_tags(self) -> list[str]:
@@ -148,42 +153,28 @@ _INSERT_RUNS, _INSERT_PAYLOADS = insert(runs), insert(payloads)
 _INSERT_TAGS, _INSERT_READY = insert(run_tags), insert(ready)
 
 
-_Key = tuple[int, int, tuple[str, ...], int]
 _Place = tuple[int | None, int | None, int | None]
 
 
-def _key(run: NewRun) -> _Key:
-    """Runs of one key go to one place: deployment, priority, tags, backfill."""
-    priority = run.deployment.spec.priority if run.priority is None else run.priority
-    return run.deployment.id, priority, tuple(run.all_tags), run.backfill_id or 0
-
-
-def _places(tx: Tx, new: list[NewRun]) -> dict[_Key, _Place]:
-    """Pool, queue and lane of each key."""
-    specs = {_key(run): run.deployment.spec for run in new}
-    by_tags = matching_pools(tx) if any(spec.pool is None for spec in specs.values()) else []
-    named: dict[tuple[str, str | None], tuple[int, int] | None] = {}
-    found = {}
-    for key, spec in specs.items():
-        if spec.pool is None:
-            found[key] = place(tx, spec, list(key[2]), by_tags)
+def _places(tx: Tx, new: list[NewRun]) -> list[_Place]:
+    """Pool, queue and lane of each run."""
+    router, known = Router(tx), all_limits(tx)
+    keys: dict[tuple[Any, ...], LaneKey] = {}  # many runs are alike
+    found: list[tuple[int, LaneKey] | None] = []
+    for run in new:
+        target, tags = run.deployment, tuple(run.all_tags)
+        at = router.place(target.spec, tags)
+        if at is None:
+            found.append(None)
             continue
-        name = (spec.pool, spec.queue)
-        if name not in named:
-            named[name] = place(tx, spec, [])
-        found[key] = named[name]
-    known = all_limits(tx)
-    ways = {
-        key: lane_key(known, at[1], key[1], key[0], specs[key], key[2], key[3])
-        for key, at in found.items()
-        if at is not None
-    }
-    lane_ids = lanes_of(tx, ways.values())
-    places: dict[_Key, _Place] = dict.fromkeys(specs, (None, None, None))
-    for key, at in found.items():
-        if at is not None:
-            places[key] = (*at, lane_ids[ways[key]])
-    return places
+        alike = (at[1], run.own_priority, target.id, tags, run.backfill_id)
+        if alike not in keys:
+            keys[alike] = lane_key(known, *alike[:3], target.spec, tags, run.backfill_id)
+        found.append((at[0], keys[alike]))
+    lane_ids = lanes_of(tx, set(keys.values()))
+    return [
+        (None, None, None) if one is None else (one[0], one[1].queue_id, lane_ids[one[1]]) for one in found
+    ]
 
 
 def make_runs(tx: Tx, new: list[NewRun], actor: Actor) -> list[UUID]:
@@ -194,10 +185,8 @@ def make_runs(tx: Tx, new: list[NewRun], actor: Actor) -> list[UUID]:
     for index, run in enumerate(new):
         run_id = new_run_id(tx.now, index)
         ids.append(run_id)
-        spec = run.deployment.spec
         tags = run.all_tags
-        priority = spec.priority if run.priority is None else run.priority
-        pool_id, queue_id, lane_id = places[_key(run)]
+        pool_id, queue_id, lane_id = places[index]
         run_rows.append(
             {
                 "id": run_id,
@@ -206,7 +195,7 @@ def make_runs(tx: Tx, new: list[NewRun], actor: Actor) -> list[UUID]:
                 "revision": run.deployment.revision,
                 "pool_id": pool_id,
                 "queue_id": queue_id,
-                "priority": priority,
+                "priority": run.own_priority,
                 "tags": tags,
                 "state": RunState.SCHEDULED.value,
                 "late": run.late,

@@ -1,0 +1,149 @@
+"""Where an active run is: on which agent, how far, and what happens if that does not go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from shunter_work_pools.contracts.base import Micros
+from shunter_work_pools.contracts.deployments import DeploymentSpec
+from shunter_work_pools.contracts.durations import exactly
+from shunter_work_pools.contracts.explanations import Code
+from shunter_work_pools.contracts.states import AttemptState, Cause
+from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.explain.reason import Reason, short, since, stamp, until
+from shunter_work_pools.storage.schema import agents, events, leases
+from shunter_work_pools.storage.store import Tx
+
+_LEASE = select(
+    leases,
+    agents.c.name.label("agent"),
+    agents.c.host,
+    agents.c.last_seen_at,
+    agents.c.paused.label("agent_paused"),
+).join(agents, agents.c.id == leases.c.agent_id)
+
+
+def active_reasons(tx: Tx, run: Row[Any], lost_after: float, give_up_after: float) -> list[Reason]:
+    """Where an active run is, and what holds besides; the first is to be told.
+
+    Args:
+        run: of runs.
+        lost_after, give_up_after: seconds of silence.
+    """
+    lease = tx.conn.execute(_LEASE.where(leases.c.run_id == run.id)).one()
+    spec = revision_spec(tx, run.deployment_id, run.revision)
+    details = {
+        "agent": lease.agent,
+        "attempt": lease.attempt,
+        "pid": lease.pid,
+        "claimed_at": stamp(lease.granted_at),
+        "started_at": None if lease.started_at is None else stamp(lease.started_at),
+    }
+    how_far = _how_far(tx, run, lease, spec, details)
+    if not lease.lost and lease.last_seen_at > tx.now - round(lost_after * 1_000_000):
+        return [how_far]
+    return [_silent(tx, run, lease, spec, give_up_after, details), how_far]
+
+
+def _how_far(tx: Tx, run: Row[Any], lease: Row[Any], spec: DeploymentSpec, details: dict[str, Any]) -> Reason:
+    if lease.cancelling:
+        return _stopping(tx, run, lease, spec, details)
+    where = f"agent {lease.agent}"
+    stop = f"`shunter run cancel {short(run.id)}` stops it."
+    if lease.state == AttemptState.CLAIMED.value:
+        return Reason(
+            Code.CLAIMED,
+            f"{where} was given it at {since(lease.granted_at, tx.now)}, and has not said yet that it begins",
+            f"Nothing: it begins at once, or is given to another. See `shunter agent inspect {lease.agent}`.",
+            details,
+        )
+    if lease.started_at is None:
+        ends = lease.granted_at + round(spec.work.start_timeout * 1_000_000)
+        return Reason(
+            Code.STARTING,
+            f"{where} is launching it, and has until {until(ends, tx.now)} for that",
+            f"Nothing: it starts, or ends as Crashed. {stop}",
+            details | {"until": stamp(ends)},
+        )
+    pid = f" as process {lease.pid}" if lease.pid else ""
+    sentence = f"it has run on {where}{pid} since {since(lease.started_at, tx.now)}"
+    if spec.work.timeout is not None:
+        ends = lease.started_at + round(spec.work.timeout * 1_000_000)
+        sentence += f"; its time is over at {until(ends, tx.now)}"
+        details = details | {"timeout_at": stamp(ends)}
+    return Reason(
+        Code.RUNNING,
+        sentence,
+        f"Nothing: it is at work. `shunter run logs {short(run.id)} --follow` shows it; {stop}",
+        details,
+    )
+
+
+def _stopping(
+    tx: Tx, run: Row[Any], lease: Row[Any], spec: DeploymentSpec, details: dict[str, Any]
+) -> Reason:
+    asked_at: Micros = (
+        tx.conn.scalar(
+            select(events.c.at)
+            .where(events.c.run_id == run.id, events.c.kind == AttemptState.CANCELLING.value)
+            .order_by(events.c.id.desc())
+            .limit(1)
+        )
+        or lease.granted_at
+    )
+    details = details | {"asked_at": stamp(asked_at)}
+    grace = f"agent {lease.agent} gives it {exactly(spec.work.grace)} to end, then kills it"
+    wait = f"Nothing: it ends by itself. `shunter run wait {short(run.id)}` waits for it."
+    if lease.superseded_by is not None:
+        return Reason(
+            Code.SUPERSEDING,
+            f"it is being stopped since {since(asked_at, tx.now)}, as a newer run takes its place: "
+            f"{lease.superseded_by} is full; {grace}",
+            wait,
+            details | {"for": lease.superseded_by},
+        )
+    return Reason(
+        Code.CANCELLING,
+        f"it is being stopped, as somebody asked at {since(asked_at, tx.now)}; {grace}",
+        wait,
+        details,
+    )
+
+
+def _silent(
+    tx: Tx,
+    run: Row[Any],
+    lease: Row[Any],
+    spec: DeploymentSpec,
+    give_up_after: float,
+    details: dict[str, Any],
+) -> Reason:
+    given_up = lease.last_seen_at + round(give_up_after * 1_000_000)
+    if lease.cancelling:
+        then = "then the run ends as Cancelled"
+    elif spec.on_lost == "wait":
+        then = ""
+    elif spec.on_lost == "retry" or Cause.AGENT_LOST in spec.retries.on:
+        then = "then the run is tried again"
+    else:
+        then = "then the run ends as Crashed"
+    what = (
+        f"it has until {until(given_up, tx.now)} to come back, {then}"
+        if then
+        else "the run waits for it however long that takes"
+    )
+    machine = lease.host or "its machine"
+    return Reason(
+        Code.AGENT_SILENT,
+        f"agent {lease.agent}, which has it, is silent since {since(lease.last_seen_at, tx.now)}: {what}",
+        f"Look after {machine}; the agent finds the run again. If it is gone for good: "
+        f"`shunter agent remove {lease.agent}`.",
+        details
+        | {
+            "last_seen_at": stamp(lease.last_seen_at),
+            "given_up_at": stamp(given_up) if then else None,
+            "on_lost": spec.on_lost,
+        },
+    )
