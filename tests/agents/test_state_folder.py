@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -181,6 +182,8 @@ def test_two_agents_with_copies_of_one_folder(here: Site, tmp_path: Path) -> Non
     try:
         first = str(here.client.create_run(RunRequest(deployment=name)).id)
         assert here.ended(first).state == "Completed"
+        while here.attempts(name):  # it goes while it would be copied
+            time.sleep(0.01)
         copy = tmp_path / "home"
         (copy / "agents").mkdir(parents=True)
         trash = shutil.ignore_patterns("trash")  # it changes while it is copied
