@@ -42,7 +42,7 @@ def _lines() -> list[tuple[str, int, str, bool]]:
     return found
 
 
-#: Read before any test: CPython 3.11 cannot parse in two threads at once (gh-106905).
+#: Read before any test runs: parsing may fail in CPython 3.11 while something else parses (gh-106905).
 LINES = _lines()
 
 
