@@ -472,6 +472,8 @@ class Engine:
             if freed and self.hub.note_freed(agent_id, freed) not in waiting:
                 self.hub.has_room(agent_id)  # it came to wait meanwhile
             self._tell(waiting, offers)
+        if self._limits_act:
+            self.hub.claimable.set()  # the place is taken again: what else is due for it is acted on
         return acks
 
     async def _act_when_full(self) -> None:
