@@ -12,7 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 
-from shunter_work_pools.api import agents, deployments, pools, runs, schedules
+from shunter_work_pools.api import agents, deployments, limits, pools, runs, schedules
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import BODY_LIMIT
 from shunter_work_pools.contracts import PROTOCOL
@@ -296,7 +296,7 @@ async def test_the_openapi_document_is_sound_and_lists_every_route(plain: Served
         assert operation["responses"]
     routed = {
         (method, "/api/v1" + route.path)
-        for module in (agents, deployments, pools, runs, schedules)
+        for module in (agents, deployments, limits, pools, runs, schedules)
         for route in module.router.routes
         if isinstance(route, APIRoute)
         for method in route.methods
