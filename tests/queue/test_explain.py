@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 
 from shunter_work_pools.contracts.deployments import BackfillRequest
 from shunter_work_pools.contracts.explanations import Code, Explanation
 from shunter_work_pools.contracts.limits import LimitSpec
-from shunter_work_pools.queue import backfill, limits, remove
+from shunter_work_pools.contracts.pauses import PausePatch
+from shunter_work_pools.queue import backfill, limits, pauses, remove
 from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.queue.explain import explain
-from shunter_work_pools.storage.schema import agents, deployments, pauses, pools, queues
+from shunter_work_pools.storage.schema import agents, deployments, pools, queues
 from shunter_work_pools.storage.store import Tx
 from tests.queue.world import GIVE_UP_AFTER, LOST_AFTER, Agent, S, World
 
@@ -58,7 +59,9 @@ async def limit(world: World, name: str, **spec: Any) -> None:
 _TABLES = {"pool": pools, "queue": queues, "deployment": deployments, "agent": agents}
 
 
-async def pause(world: World, kind: str, name: str = "", by: str = "ann@box", reason: str = "moving") -> None:
+async def pause(
+    world: World, kind: pauses.Kind, name: str = "", by: str = "ann@box", reason: str = "moving"
+) -> None:
     """Two minutes ago."""
 
     def do(tx: Any) -> None:
@@ -67,10 +70,11 @@ async def pause(world: World, kind: str, name: str = "", by: str = "ann@box", re
             table = _TABLES[kind]
             ref = tx.conn.scalar(select(table.c.id).where(table.c.name == name))
             tx.conn.execute(update(table).where(table.c.id == ref).values(paused=True))
-        row = {"kind": kind, "ref_id": ref, "by": by, "reason": reason, "at": tx.now - 120_000_000}
-        tx.conn.execute(insert(pauses).values(row))
+        pauses.note(tx, kind, ref, PausePatch(paused=True, by=by, reason=reason))
 
+    world.clock.advance(-120)
     await world.store.write(do)
+    world.clock.advance(120)
 
 
 def short(run: UUID) -> str:
@@ -920,8 +924,9 @@ async def test_the_first_that_holds_is_told_and_the_others_beside_it(world: Worl
     await world.deploy(pool="main", limits=["warehouse"], require=["gpu"])
     await world.agent()
     run = await world.submit(scheduled_at=world.at(60))
-    for kind, name in (("pool", "main"), ("server", ""), ("deployment", "job")):
-        await pause(world, kind, name)
+    await pause(world, "pool", "main")
+    await pause(world, "server")
+    await pause(world, "deployment", "job")
     found = await explained(world, run)
     codes = [found.code, *(one["code"] for one in found.details["also"])]
     assert codes == [

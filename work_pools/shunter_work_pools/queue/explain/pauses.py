@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, select, tuple_
+from sqlalchemy import Row
 
+from shunter_work_pools.contracts.base import Micros, micros
 from shunter_work_pools.contracts.explanations import Code
+from shunter_work_pools.contracts.pauses import Pause
 from shunter_work_pools.queue.explain.reason import Reason, message, since, stamp
-from shunter_work_pools.storage.schema import pauses
+from shunter_work_pools.queue.pauses import SERVER, Kind, known
 from shunter_work_pools.storage.store import Tx
-
-#: Id under which the pause of the server is kept.
-_SERVER = 0
 
 
 def pause_reasons(tx: Tx, lane: Row[Any]) -> list[Reason]:
@@ -23,7 +22,7 @@ def pause_reasons(tx: Tx, lane: Row[Any]) -> list[Reason]:
     """
     found = []
     if lane.server_paused:
-        said = who_paused(tx, "server", _SERVER)
+        said = who_paused(tx, "server", SERVER)
         found.append(
             Reason(
                 Code.SERVER_PAUSED,
@@ -73,18 +72,17 @@ class Said:
         details: the same for programs.
     """
 
-    def __init__(self, row: Row[Any] | None, now: int) -> None:
+    def __init__(self, pause: Pause | None, now: Micros) -> None:
         self.words = ""
         self.details: dict[str, Any] = {}
-        if row is None:
+        if pause is None:
             return
-        by = f" by {message(row.by)}" if row.by else ""
-        why = f": {message(row.reason)}" if row.reason else ""
-        self.words = f" since {since(row.at, now)}{by}{why}"
-        self.details = {"by": row.by, "reason": row.reason, "paused_at": stamp(row.at)}
+        by = f" by {message(pause.by)}" if pause.by else ""
+        why = f": {message(pause.reason)}" if pause.reason else ""
+        self.words = f" since {since(micros(pause.at), now)}{by}{why}"
+        self.details = {"by": pause.by, "reason": pause.reason, "paused_at": stamp(micros(pause.at))}
 
 
-def who_paused(tx: Tx, kind: str, ref_id: int) -> Said:
+def who_paused(tx: Tx, kind: Kind, ref_id: int) -> Said:
     """What is known of the pause of one thing."""
-    wanted = tuple_(pauses.c.kind, pauses.c.ref_id) == tuple_(kind, ref_id)
-    return Said(tx.conn.execute(select(pauses).where(wanted)).one_or_none(), tx.now)
+    return Said(known(tx, kind, [ref_id]).get(ref_id), tx.now)
