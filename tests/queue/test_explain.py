@@ -676,7 +676,7 @@ ENDED: dict[Code, tuple[S, str, str, dict[str, Any]]] = {
         S.FAILED,
         "It failed after 12s on agent a1: its process died of a fault of its own (SIGSEGV).",
         LOOK,
-        {"cause": "signal", "signal": "SIGSEGV"},
+        {"cause": "signal", "signal": "SIGSEGV", "message": "ended by SIGSEGV"},
     ),
     Code.SIGNAL_OUTSIDE: (
         S.CRASHED,
@@ -735,9 +735,9 @@ ENDED: dict[Code, tuple[S, str, str, dict[str, Any]]] = {
     ),
     Code.KEEPER_LOST: (
         S.CRASHED,
-        "It crashed after 12s on agent a1: what watched over it died with it, so how it ended cannot be known.",
+        "It crashed after 12s on agent a1: what watched over it died with it: how it ended cannot be known.",
         "See how far it came: `shunter run logs {run}`. Then `shunter run retry {run}`.",
-        {"cause": "keeper_lost"},
+        {"cause": "keeper_lost", "message": "how it ended cannot be known"},
     ),
     Code.SOURCE: (
         S.CRASHED,

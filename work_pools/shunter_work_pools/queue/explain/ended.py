@@ -37,7 +37,7 @@ _MEND = "Mend that, then `shunter run retry {run}`."
 
 _ENDS = {
     (RunState.FAILED, Cause.EXIT_CODE): _End(
-        Code.EXIT_CODE, "its command ended with exit code {exit_code}", _LOOK, tells=False
+        Code.EXIT_CODE, "its command ended with exit code {exit_code}", _LOOK
     ),
     (RunState.FAILED, Cause.EXCEPTION): _End(Code.EXCEPTION, "its function raised an exception", _LOOK),
     (RunState.FAILED, Cause.SIGNAL): _End(
@@ -73,7 +73,7 @@ _ENDS = {
     (RunState.CRASHED, Cause.NODE_LOST): _End(Code.NODE_LOST, "the machine under it is gone", _RETRY),
     (RunState.CRASHED, Cause.KEEPER_LOST): _End(
         Code.KEEPER_LOST,
-        "what watched over it died with it, so how it ended cannot be known",
+        "what watched over it died with it",
         "See how far it came: `shunter run logs {run}`. Then `shunter run retry {run}`.",
     ),
     (RunState.CRASHED, Cause.SOURCE): _End(Code.SOURCE, "its code or environment could not be had", _MEND),
@@ -120,7 +120,8 @@ def _words(end: _End, attempt: Row[Any] | None, said: str | None) -> str:
     signal = attempt.signal if attempt is not None and attempt.signal else "unknown signal"
     text = message(said)
     words = end.words.format(exit_code=code, signal=signal, message=text or "why is not known")
-    if not end.tells:
+    # What agents say of an end if there is nothing more to say.
+    if not end.tells or text in (f"exit code {code}", f"ended by {signal}"):
         return words
     return f"{words}: {text}" if text else words
 
