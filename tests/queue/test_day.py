@@ -222,6 +222,8 @@ class Day:
         then(17, world.patch_pool, "batch", limit=12)
         then(18, self.submit, "burst", 80)
         then(18, self.submit, "train", 30)
+        for number in (9.2, 10.2, 11.2, 13.05, 15.2):
+            then(number, world.store.read, audit)
         for name, (spec, _, _) in DEPLOYMENTS.items():
             then(self.last, world.deploy, name, **(spec | {"schedules": []}))
 

@@ -69,7 +69,7 @@ AGENTS: dict[str, dict[str, Any]] = {
         "capacity": {"gpu": 1},
         "limit": 2,
     },
-    "bare": {"pools": ["plain", "eu"], "tags": ["rover"], "limit": 3},
+    "bare": {"pools": ["plain", "eu"], "tags": ["rover"], "limit": 2},
     "line": {"pools": ["plain"], "queues": ["line"], "capacity": {"memory": 4 * GIB}, "limit": 1},
 }
 NAMED = ("shared", "second")
@@ -231,7 +231,7 @@ class Limits(RuleBasedStateMachine):
     # ---- people
 
     @rule(
-        names=st.lists(st.sampled_from(sorted(DEPLOYMENTS)), min_size=1, max_size=6),
+        names=st.lists(st.sampled_from(sorted([*DEPLOYMENTS, "plain", "line"])), min_size=2, max_size=8),
         tags=st.sampled_from([[], [], ["region=eu"], ["mars"], ["t"]]),
         priority=st.sampled_from([None, None, 3]),
         later=st.sampled_from([0, 0, 0, 30]),
@@ -271,6 +271,7 @@ class Limits(RuleBasedStateMachine):
                     self.change_pool_priority,
                     self.change_queue_priority,
                     self.pause,
+                    self.pause,
                     self.change_limit,
                     self.change_limit,
                     self.change_tag_limit,
@@ -297,8 +298,8 @@ class Limits(RuleBasedStateMachine):
         self.model.queue_priority[f"plain/{name}"] = priority
 
     def pause(self, data: st.DataObject) -> None:
-        held = ["server", "pool plain", "pool gpus", "queue plain/line", "deployment eu", "agent all"]
-        what, on = data.draw(st.sampled_from(held)), data.draw(st.booleans())
+        held = ["agent all", "agent bare", "server", "pool plain", "queue plain/line", "deployment eu"]
+        what, on = data.draw(st.sampled_from(held)), data.draw(st.sampled_from([True, True, False]))
         kind, _, name = what.partition(" ")
         if kind == "server":
             row = {"kind": "server", "ref_id": 0, "by": "", "reason": "", "at": self.clock.now}
