@@ -531,6 +531,10 @@ class Agent:
             log.error("an assignment of a pool that is not served here", pool=granted.pool, **names)
             refused.append(granted)
             return False
+        if self._holdings.is_full() and unknowable is None:
+            log.warning("a run is given back: as many as may run here already", **names)
+            refused.append(granted)
+            return False
         devices = self._holdings.allot(granted.need)
         if devices is None and unknowable is None:
             log.warning(

@@ -79,6 +79,10 @@ class Holdings:
             for attempt in self.working.values()
         )
 
+    def is_full(self) -> bool:
+        """Whether as many run as may, whatever the server knows of it."""
+        return len(self.working) >= self.limit
+
     def free(self) -> int:
         """How many more could be taken. One that ended is counted until the server has its end: it
         knows of that slot then, before this agent could say so."""

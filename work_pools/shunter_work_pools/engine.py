@@ -408,10 +408,15 @@ class Engine:
     async def _claim(self) -> None:
         """Claim once for all agents that wait, and tell those that were granted something."""
         hub = self.hub
+        if hub.limits:
+            hub.limits = False
+            try:
+                self._limits_act = await self.store.read(any_acts)
+            except Unavailable:
+                hub.limits = True
+                hub.claimable.set()
+                raise
         waiting = hub.takers()
-        if self.hub.limits:
-            self.hub.limits = False
-            self._limits_act = await self.store.read(any_acts)
         if not waiting:
             await self._act_when_full()
             return
@@ -454,7 +459,7 @@ class Engine:
         if self._claiming.locked() or not any(one.state in ATTEMPT_ENDS for one in batch.reports):
             return await self.store.write(taken)
         async with self._claiming:
-            waiting = self.hub.who_could_take(agent_id, pools)
+            waiting, all_of_them = self.hub.who_could_take(agent_id, pools)
             offers = [_offer(entry) for entry in waiting]
             freed: dict[UUID, Mapping[str, float]] = {}
 
@@ -464,13 +469,14 @@ class Engine:
                 for entry, offer in zip(waiting, offers, strict=True):
                     if offer.agent_id == agent_id:
                         offer.give_back(need for run, need in freed.items() if run in entry.held)
-                if claim(tx, offers) < MOST:
+                if claim(tx, offers) < MOST and all_of_them:
                     tx.changes.pools -= pools  # nobody else needs to look there
                 return acks
 
             acks = await self.store.write(refilled if offers else taken)
-            if freed and self.hub.note_freed(agent_id, freed) not in waiting:
-                self.hub.has_room(agent_id)  # it came to wait meanwhile
+            self.hub.note_freed(agent_id, freed)
+            if all_of_them and self.hub.others_wait(waiting, pools):
+                self.hub.stir(pools)  # they came to wait meanwhile, and may not have seen what was committed
             self._tell(waiting, offers)
         if self._limits_act:
             self.hub.claimable.set()  # the place is taken again: what else is due for it is acted on

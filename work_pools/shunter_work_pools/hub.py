@@ -17,6 +17,9 @@ from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.queue.sync import Registered
 from shunter_work_pools.storage.store import Changes
 
+#: Waiting agents that are all looked at when one of them makes room.
+_FEW = 64
+
 
 @dataclass
 class Waiting:
@@ -141,16 +144,30 @@ class Hub:
             found = [self.agents[agent_id] for agent_id in with_room if agent_id in self.agents]
         return [waiting for waiting in found if waiting.free > 0 and not waiting.answer.done()]
 
-    def who_could_take(self, agent_id: int, pools: frozenset[int]) -> list[Waiting]:
-        """Those that wait for runs of some pools and have room, and an agent that is about to have room."""
-        return [
+    def who_could_take(self, agent_id: int, pools: frozenset[int]) -> tuple[list[Waiting], bool]:
+        """Those that wait for runs of some pools and have room, with an agent that is about to have room; and
+        whether these are all. Of a large fleet it is that agent alone: to look at all would hold up its report."""
+        few = len(self.agents) <= _FEW
+        looked_at = self.agents.values() if few else filter(None, [self.agents.get(agent_id)])
+        found = [
             waiting
-            for waiting in self.agents.values()
+            for waiting in looked_at
             if waiting.offered is not None
             and not waiting.answer.done()
             and not pools.isdisjoint(waiting.agent.pools)
             and (waiting.free > 0 or waiting.agent.id == agent_id)
         ]
+        return found, few
+
+    def others_wait(self, known: list[Waiting], pools: frozenset[int]) -> bool:
+        """Whether anybody waits for runs of some pools, and may have room, who was not known."""
+        return any(
+            (waiting.offered is None or waiting.free > 0)
+            and not waiting.answer.done()
+            and not pools.isdisjoint(waiting.agent.pools)
+            and all(waiting is not one for one in known)
+            for waiting in self.agents.values()
+        )
 
     def touch(self, run_id: UUID) -> None:
         """Wake those who watch a run."""

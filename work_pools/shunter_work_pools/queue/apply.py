@@ -101,7 +101,13 @@ def apply(tx: Tx, wanted: list[Named], times: Times) -> list[Change]:
     if found:
         raise _refusal(wanted, found)
     done: dict[str, Change] = {}
-    # In one order, so that two requests at once cannot wait for each other.
+    # By id, as claims lock them; new ones in one order after that, so that no two wait for each other.
+    tx.conn.execute(
+        select(deployments.c.id)
+        .where(deployments.c.name.in_([one.name for one in wanted]))
+        .order_by(deployments.c.id)
+        .with_for_update(key_share=True)
+    )
     for one in sorted(wanted, key=lambda one: one.name):
         done[one.name] = _apply_one(tx, one, times)
     _warn(tx, {one.name: one.spec for one in wanted}, done, times)

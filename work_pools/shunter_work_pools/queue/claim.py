@@ -51,6 +51,8 @@ from shunter_work_pools.storage.store import Tx
 #: Runs that one transaction grants at the most: nobody waits long for it, and the ids fit a statement.
 MOST = 1000
 _UNLIMITED = 1_000_000
+#: Kinds of lanes that a statement leaves out; what is beyond is looked at, and passed over.
+_KINDS = 5000
 
 
 class Demand(Protocol):
@@ -216,7 +218,7 @@ _HEADS = (
 #: Lanes of one kind are served by the same agents.
 KIND = tuple_(lanes.c.queue_id, lanes.c.require, lanes.c.need)
 _HEADS_WANTED = _HEADS.where(KIND.not_in(bindparam("unwanted", expanding=True)))
-#: The kinds of lanes that not every agent can serve.
+#: The kinds of lanes of some pools in which something waits that not every agent can serve.
 DEMANDING = (
     select(
         lanes.c.queue_id,
@@ -226,7 +228,11 @@ DEMANDING = (
         queues.c.pool_id,
     )
     .join(queues, queues.c.id == lanes.c.queue_id)
-    .where(or_(lanes.c.require != "", lanes.c.need != ""))
+    .where(
+        or_(lanes.c.require != "", lanes.c.need != ""),
+        queues.c.pool_id.in_(bindparam("pools", expanding=True)),
+        select(ready.c.run_id).where(ready.c.lane_id == lanes.c.id).exists(),
+    )
     .distinct()
 )
 _TAKE = (
@@ -339,9 +345,9 @@ def _heads(tx: Tx, wanted: list[int], offers: list[Offer]) -> Sequence[Row[Any]]
     """Lanes of some pools with something due that nothing blocks, in the order in which they are served."""
     unwanted = [
         (kind.queue_id, kind.require, kind.need)
-        for kind in list[Row[Any]](tx.conn.execute(DEMANDING))
+        for kind in list[Row[Any]](tx.conn.execute(DEMANDING, {"pools": wanted}))
         if not any(offer.fits(kind) for offer in offers)
-    ]
+    ][:_KINDS]
     given: dict[str, Any] = {"pools": wanted, "now": tx.now}
     if not unwanted:
         return list[Row[Any]](tx.conn.execute(_HEADS, given))
@@ -423,21 +429,12 @@ def _take(tx: Tx, head: Row[Any], offers: list[Offer], most: int, room: _Room) -
     return len(rows) == most, got
 
 
-@dataclass
-class _Rate:
-    """Starts under a limit with a rate: the last ones, newest first, no more than it allows."""
-
-    count: int
-    window: Micros
-    starts: list[Micros]
-
-
 class _Room:
     """How many more live leases and starts limits allow: of pools, queues, backfills, deployments, shared ones."""
 
     def __init__(self, tx: Tx, heads: Sequence[Row[Any]]) -> None:
         self._left: dict[tuple[str, int], int] = {}
-        self._rates: dict[int, _Rate] = {}
+        self._rates: dict[int, tuple[int, Micros]] = {}  # count and window of those that have a rate
         self._over = {head.id: [int(limit_id) for limit_id in head.limits.split()] for head in heads}
         in_pools = {head.pool_id for head in heads if head.pool_limit is not None}
         in_queues = {head.queue_id for head in heads if head.queue_limit is not None}
@@ -486,13 +483,13 @@ class _Room:
             if row.rate_count is None:
                 continue
             window = round(row.rate_seconds * 1_000_000)
-            starts = tx.conn.scalars(
-                select(limit_starts.c.at).where(
+            used = tx.conn.scalar(
+                select(func.count()).where(
                     limit_starts.c.limit_id == row.id, limit_starts.c.at > tx.now - window
                 )
             )
-            rate = self._rates[row.id] = _Rate(row.rate_count, window, sorted(starts, reverse=True))
-            self._left["rate", row.id] = rate.count - len(rate.starts)
+            self._rates[row.id] = row.rate_count, window
+            self._left["rate", row.id] = row.rate_count - (used or 0)
         return frozenset(row.id for row in there)
 
     def _keys(self, head: Row[Any]) -> list[tuple[str, int]]:
@@ -531,16 +528,12 @@ class _Room:
         if not started:
             return
         tx.conn.execute(insert(limit_starts), started)
-        for limit_id, rate in sorted(self._rates.items()):
-            count = sum(row["limit_id"] == limit_id for row in started)
-            starts = ([tx.now] * count + rate.starts)[: rate.count]
-            tx.conn.execute(
-                delete(limit_starts).where(
-                    limit_starts.c.limit_id == limit_id, limit_starts.c.at <= tx.now - rate.window
-                )
-            )
-            if len(starts) == rate.count:
-                until = starts[-1] + rate.window
+        for limit_id, (count, window) in sorted(self._rates.items()):
+            of_it = limit_starts.c.limit_id == limit_id
+            tx.conn.execute(delete(limit_starts).where(of_it, limit_starts.c.at <= tx.now - window))
+            if self._left["rate", limit_id] <= 0:
+                newest = select(limit_starts.c.at).where(of_it).order_by(limit_starts.c.at.desc())
+                until = tx.conn.execute(newest.offset(count - 1).limit(1)).scalar_one() + window
                 tx.conn.execute(update(limits).where(limits.c.id == limit_id).values(full_until=until))
                 tx.changes.becomes_due((until - tx.now) / 1_000_000)
 

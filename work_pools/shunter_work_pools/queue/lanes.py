@@ -52,7 +52,8 @@ _LIMITS = select(limits.c.id, limits.c.name, limits.c.tag)
 
 
 def all_limits(tx: Tx) -> Limits:
-    """The shared limits there are. Whoever makes one waits until those who read them here have committed."""
+    """The shared limits there are; they stay so until this transaction is over."""
+    hold_limits(tx)
     named: dict[str, int] = {}
     tagged: dict[str, tuple[int, ...]] = {}
     for limit_id, name, tag in tx.conn.execute(_LIMITS):
@@ -63,7 +64,7 @@ def all_limits(tx: Tx) -> Limits:
     return Limits(named, tagged)
 
 
-_HOLD = text("LOCK TABLE limits IN ACCESS SHARE MODE")
+_HOLD = text("LOCK TABLE limits IN ROW SHARE MODE")
 
 
 def hold_limits(tx: Tx) -> None:

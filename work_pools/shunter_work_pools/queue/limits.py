@@ -9,13 +9,15 @@ Live attempts are counted, never a counter kept: what is counted is the leases t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Row,
+    Select,
+    Uuid,
     and_,
     delete,
     func,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    tuple_,
     union,
     update,
 )
@@ -53,7 +56,8 @@ from shunter_work_pools.storage.store import Tx
 
 #: Runs that one transaction ends or stops at the most.
 BATCH = 500
-_ALONE = text("LOCK TABLE limits IN ACCESS EXCLUSIVE MODE")
+#: Readers that change nothing (a backup, a list of limits) are not in the way, and nobody waits for them.
+_ALONE = text("LOCK TABLE limits IN EXCLUSIVE MODE")
 
 
 # ---- made, changed, deleted
@@ -71,9 +75,9 @@ def _row(tx: Tx, name: str) -> Row[Any]:
 
 
 def _alone(tx: Tx) -> None:
-    """Whoever has read which limits there are commits first, and who is about to waits: no run slips by.
+    """Whoever has put a run under the limits there are commits first, and who is about to waits: none slips by.
 
-    To be called before anything else is locked.
+    To be called before anything else is locked; see :func:`~shunter_work_pools.queue.lanes.hold_limits`.
     """
     if tx.postgres:
         tx.conn.execute(_ALONE)
@@ -103,22 +107,37 @@ def create_limit(tx: Tx, spec: LimitSpec) -> None:
         )
         .returning(limits.c.id)
     ).scalar_one()
-    if spec.tag is not None:
-        _count_active(tx, limit_id, spec.tag)
-        _put_under(tx, limit_id, spec.tag)
+    of_it = _runs_under(tx, spec)
+    if of_it is not None:
+        _count_active(tx, limit_id, of_it)
+        _put_under(tx, limit_id, of_it)
     tx.changes.limits = True
 
 
-def _count_active(tx: Tx, limit_id: int, tag: str) -> None:
-    """Live attempts of runs with a tag count from now on."""
-    carrying = (
-        select(leases.c.run_id)
-        .join(run_tags, run_tags.c.run_id == leases.c.run_id)
-        .where(run_tags.c.tag == tag)
-        .order_by(leases.c.run_id)
-        .with_for_update(of=leases)
+def _runs_under(tx: Tx, spec: LimitSpec) -> Select[Any] | None:
+    """Ids of the runs that a new limit holds for, ended ones among them; None: there can be none.
+
+    A name that was another limit's before may stand in revisions whose runs wait still.
+    """
+    if spec.tag is not None:
+        return select(run_tags.c.run_id).where(run_tags.c.tag == spec.tag)
+    rows = tx.conn.execute(
+        select(revisions.c.deployment_id, revisions.c.number, revisions.c.spec["limits"].label("limits"))
     )
-    live = list(tx.conn.scalars(carrying))
+    naming = [(row.deployment_id, row.number) for row in rows if spec.name in (row.limits or ())]
+    if not naming:
+        return None
+    live = (RunState.SCHEDULED.value, RunState.RETRYING.value, RunState.ACTIVE.value)
+    of_them = tuple_(runs.c.deployment_id, runs.c.revision).in_(naming)
+    return select(runs.c.id).where(runs.c.state.in_(live), of_them)
+
+
+def _count_active(tx: Tx, limit_id: int, of_it: Select[Any]) -> None:
+    """Live attempts of some runs count from now on."""
+    counting = (
+        select(leases.c.run_id).where(leases.c.run_id.in_(of_it)).order_by(leases.c.run_id).with_for_update()
+    )
+    live = list(tx.conn.scalars(counting))
     if live:
         tx.conn.execute(insert(lease_limits), [{"limit_id": limit_id, "run_id": run_id} for run_id in live])
         tx.conn.execute(
@@ -130,14 +149,13 @@ def _count_active(tx: Tx, limit_id: int, tag: str) -> None:
         )
 
 
-def _put_under(tx: Tx, limit_id: int, tag: str) -> None:
-    """Waiting runs with a tag go to lanes under its limit, as many at once as are in one lane."""
-    carrying = select(run_tags.c.run_id).where(run_tags.c.tag == tag)
+def _put_under(tx: Tx, limit_id: int, of_it: Select[Any]) -> None:
+    """Waiting ones of some runs go to lanes under a limit, as many at once as are in one lane."""
     columns = [lanes.c[name] for name in LaneKey._fields]
     found = tx.conn.execute(
         select(lanes.c.id, *columns)
         .join(ready, ready.c.lane_id == lanes.c.id)
-        .where(ready.c.run_id.in_(carrying))
+        .where(ready.c.run_id.in_(of_it))
         .distinct()
         .order_by(lanes.c.id)
     ).all()
@@ -152,7 +170,7 @@ def _put_under(tx: Tx, limit_id: int, tag: str) -> None:
         # A claim holds rows of runs that wait here no more.
         moved = (
             select(ready.c.run_id)
-            .where(ready.c.lane_id == lane_id, ready.c.run_id.in_(carrying))
+            .where(ready.c.lane_id == lane_id, ready.c.run_id.in_(of_it))
             .order_by(ready.c.run_id)
             .with_for_update()
         )
@@ -295,12 +313,18 @@ def _counts(tx: Tx, statement: Any) -> dict[int, int]:
 # ---- places that become free
 
 
-def places_freed(tx: Tx, limited: Collection[UUID], limited_deployments: Collection[int]) -> None:
-    """Leases are gone: what waited for their places may be claimable, in whichever pool it waits.
+def places_freed(
+    tx: Tx,
+    limited: Collection[UUID] = (),
+    limited_deployments: Collection[int] = (),
+    of_backfills: Collection[int] = (),
+) -> None:
+    """Leases are about to go: what waited for their places may be claimable, in whichever pool it waits.
 
     Args:
         limited: runs whose leases counted under shared limits.
-        limited_deployments: those with a limit of their own of which leases are gone.
+        limited_deployments: those with a limit of their own whose leases go.
+        of_backfills: those whose leases go.
     """
     if limited:
         gone = (
@@ -309,6 +333,8 @@ def places_freed(tx: Tx, limited: Collection[UUID], limited_deployments: Collect
         tx.changes.pools |= _pools_under(tx, set(tx.conn.scalars(gone)))
     if limited_deployments:
         tx.changes.pools |= _pools_of(tx, lanes.c.deployment_id.in_(limited_deployments))
+    if of_backfills:
+        tx.changes.pools |= _pools_of(tx, lanes.c.backfill_id.in_(of_backfills))
 
 
 def _pools_under(tx: Tx, limit_ids: Iterable[int]) -> set[int]:
@@ -350,17 +376,17 @@ def act_when_full(tx: Tx) -> bool:
     more = False
     for kind, row in _full(tx):
         active = tx.conn.execute(_active_under(kind, row.id)).all()
+        if len(active) < row.max:
+            continue  # a place became free while its row was waited for
+        due = _due_under(kind, row.id, tx.now)
         if row.strategy == "cancel_new":
-            waiting = _due_under(tx, kind, row.id, new_only=True)
-            beaten = list(waiting)
+            beaten = _oldest(tx, due.where(runs.c.state == RunState.SCHEDULED.value))
             if beaten:
                 _end(tx, beaten, Cause.SKIPPED, f"{_named(kind, row.name)} was full when it was due")
         else:
-            waiting = _due_under(tx, kind, row.id, new_only=False)
-            ages = [*waiting.items(), *((lease.run_id, lease.scheduled_at) for lease in active)]
-            newest = sorted(ages, key=lambda one: (one[1], one[0]))[-row.max :]
-            winners = {run_id for run_id, _ in newest}
-            beaten = [run_id for run_id in waiting if run_id not in winners]
+            newest = [(one.scheduled_at, one.run_id) for one in [*_newest(tx, due, row.max), *active]]
+            last = sorted(newest)[-row.max]  # of those that win
+            beaten = _oldest(tx, due.where(tuple_(literal(last[0]), literal(last[1], Uuid())) > _AGE))
             if beaten:
                 _end(
                     tx,
@@ -370,10 +396,10 @@ def act_when_full(tx: Tx) -> bool:
                 )
             _stop(
                 tx,
-                [lease for lease in active if lease.run_id not in winners and not lease.cancelling],
+                [one for one in active if (one.scheduled_at, one.run_id) < last and not one.cancelling],
                 _named(kind, row.name),
             )
-        more |= len(waiting) == BATCH and bool(beaten)
+        more |= len(beaten) == BATCH
     return more
 
 
@@ -421,8 +447,12 @@ def _active_under(kind: str, ref_id: int) -> Any:
     return statement.where(leases.c.run_id.in_(counted))
 
 
-def _due_under(tx: Tx, kind: str, ref_id: int, *, new_only: bool) -> dict[UUID, Micros]:
-    """Runs that are due under a limit, and when they were to start, the oldest first; not those that are held."""
+#: How new a run is: by when it was to start.
+_AGE = tuple_(runs.c.scheduled_at, runs.c.id)
+
+
+def _due_under(kind: str, ref_id: int, now: Micros) -> Select[Any]:
+    """Runs that are due under a limit, and when they were to start; not those that are held."""
     statement = (
         select(ready.c.run_id, runs.c.scheduled_at)
         .join(lanes, lanes.c.id == ready.c.lane_id)
@@ -431,24 +461,28 @@ def _due_under(tx: Tx, kind: str, ref_id: int, *, new_only: bool) -> dict[UUID, 
         .join(deployments, deployments.c.id == lanes.c.deployment_id)
         .join(runs, runs.c.id == ready.c.run_id)
         .where(
-            ready.c.due_at <= tx.now,
+            ready.c.due_at <= now,
             deployments.c.paused.is_(False),
             queues.c.paused.is_(False),
             pools.c.paused.is_(False),
             ~select(pauses.c.ref_id).where(pauses.c.kind == "server").exists(),
         )
-        .order_by(runs.c.scheduled_at, ready.c.run_id)
-        .limit(BATCH)
-        .with_for_update(of=ready, skip_locked=True)
     )
     if kind == "deployment":
-        statement = statement.where(lanes.c.deployment_id == ref_id)
-    else:
-        under = select(lane_limits.c.lane_id).where(lane_limits.c.limit_id == ref_id)
-        statement = statement.where(lanes.c.id.in_(under))
-    if new_only:
-        statement = statement.where(runs.c.state == RunState.SCHEDULED.value)
-    return {row.run_id: row.scheduled_at for row in tx.conn.execute(statement)}
+        return statement.where(lanes.c.deployment_id == ref_id)
+    return statement.where(
+        lanes.c.id.in_(select(lane_limits.c.lane_id).where(lane_limits.c.limit_id == ref_id))
+    )
+
+
+def _newest(tx: Tx, due: Select[Any], most: int) -> Sequence[Row[Any]]:
+    return tx.conn.execute(due.order_by(runs.c.scheduled_at.desc(), runs.c.id.desc()).limit(most)).all()
+
+
+def _oldest(tx: Tx, due: Select[Any]) -> list[UUID]:
+    """The oldest of them, ``BATCH`` at the most, locked."""
+    statement = due.order_by(runs.c.scheduled_at, runs.c.id).limit(BATCH)
+    return list(tx.conn.scalars(statement.with_for_update(of=ready, skip_locked=True)))
 
 
 def _end(tx: Tx, waiting: list[UUID], cause: Cause, message: str) -> None:

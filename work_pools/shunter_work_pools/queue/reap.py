@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, delete, select, update
 
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.deployments import DeploymentSpec
@@ -15,7 +15,7 @@ from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.lanes import hold_limits
 from shunter_work_pools.queue.report import Retry, end_attempt, end_cancelled
-from shunter_work_pools.storage.schema import agents, leases, ready, runs
+from shunter_work_pools.storage.schema import agents, leases, limit_starts, limits, ready, runs
 from shunter_work_pools.storage.store import Tx
 
 #: Rows that one transaction touches at the most, so that claims never wait long for it.
@@ -142,3 +142,7 @@ def from_the_future(tx: Tx) -> None:
     ahead = tx.conn.scalar(select(agents.c.id).where(agents.c.last_seen_at > tx.now).limit(1))
     if ahead is not None:
         tx.conn.execute(update(agents).where(agents.c.last_seen_at > tx.now).values(last_seen_at=tx.now))
+    # And starts that seem to be ahead hold no others back for longer than a rate's time.
+    tx.conn.execute(delete(limit_starts).where(limit_starts.c.at > tx.now))
+    latest = tx.now + limits.c.rate_seconds * 1_000_000
+    tx.conn.execute(update(limits).where(limits.c.full_until > latest).values(full_until=tx.now))

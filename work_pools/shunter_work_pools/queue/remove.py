@@ -246,7 +246,8 @@ def remove_agent(tx: Tx, name: str, silence: Silence, *, give_up: bool) -> None:
         Conflict: it is alive, holds attempts that are not to be given up, or ones of exclusive runs whose
             lease has not passed yet.
     """
-    locked = select(agents).where(agents.c.id == agent_row(tx, name).id).with_for_update()
+    # Not yet against those who only refer to it: a report of it may be under way, and hold what is locked next.
+    locked = select(agents).where(agents.c.id == agent_row(tx, name).id).with_for_update(key_share=True)
     agent = tx.conn.execute(locked).one()
     hold_limits(tx)
     held = tx.conn.execute(

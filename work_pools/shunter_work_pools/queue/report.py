@@ -390,12 +390,13 @@ def _write_ends(
             tx.changes.ended[end.state.value, row["cause"] or ""] += 1
             if end.result is not None:
                 results.append({"run": run.id, "new_result": end.result})
-    tx.conn.execute(_DROP, {"wanted": wanted})
     places_freed(
         tx,
         [end.lease.run_id for end in ends if end.lease.limited],
         {run.deployment_id for run in found.values() if run.max_active is not None},
+        {end.lease.backfill_id for end in ends if end.lease.backfill_id is not None},
     )
+    tx.conn.execute(_DROP, {"wanted": wanted})
     tx.conn.execute(_KEEP, [end.row for end in ends])
     tx.conn.execute(_END_RUN, run_rows)
     if ready_rows:

@@ -18,7 +18,7 @@ from sqlalchemy import Row, bindparam, func, select, update
 from shunter_work_pools.contracts.agents import HOLD_LIMIT
 from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.states import Actor
-from shunter_work_pools.queue.lanes import all_limits, lane_of
+from shunter_work_pools.queue.lanes import all_limits, hold_limits, lane_of
 from shunter_work_pools.storage.schema import agents, lanes, leases, pools, queues, ready, runs
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ def place_unplaced(tx: Tx) -> None:
     from shunter_work_pools.queue.catalog import revision_spec
     from shunter_work_pools.queue.events import event_row, record
 
+    hold_limits(tx)
     waiting: Sequence[Any] = tx.conn.execute(
         select(
             runs.c.id,

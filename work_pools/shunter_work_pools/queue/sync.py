@@ -346,8 +346,13 @@ def put_back(tx: Tx, lease: Row[Any], actor: Actor, lost_after: float) -> None:
     run = tx.conn.execute(select(runs).where(runs.c.id == lease.run_id)).one()
     state = RunState.RETRYING if run.attempts > run.attempts_forgiven else RunState.SCHEDULED
     spec = revision_spec(tx, run.deployment_id, run.revision)
+    places_freed(
+        tx,
+        [run.id] if lease.limited else [],
+        {run.deployment_id},
+        [] if lease.backfill_id is None else [lease.backfill_id],
+    )
     tx.conn.execute(delete(leases).where(leases.c.run_id == lease.run_id))
-    places_freed(tx, [run.id] if lease.limited else [], {run.deployment_id})
     tx.conn.execute(
         update(runs)
         .where(runs.c.id == lease.run_id, runs.c.state == RunState.ACTIVE.value)

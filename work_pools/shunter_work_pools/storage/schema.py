@@ -256,7 +256,8 @@ lease_limits = Table(
     "lease_limits",
     metadata,
     Column("limit_id", ForeignKey("limits.id"), primary_key=True),
-    Column("run_id", Uuid(), primary_key=True),
+    # Whatever ends a lease frees its places.
+    Column("run_id", ForeignKey("leases.run_id", ondelete="CASCADE"), primary_key=True),
     Index("ix_lease_limits_run_id", "run_id"),
 )
 

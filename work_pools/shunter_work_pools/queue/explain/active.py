@@ -13,6 +13,7 @@ from shunter_work_pools.contracts.explanations import Code
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.explain.reason import Reason, short, since, stamp, until
+from shunter_work_pools.queue.retries import wanted
 from shunter_work_pools.storage.schema import agents, events, leases
 from shunter_work_pools.storage.store import Tx
 
@@ -125,7 +126,15 @@ def _silent(
         then = "then the run ends as Cancelled"
     elif spec.on_lost == "wait":
         then = ""
-    elif spec.on_lost == "retry" or Cause.AGENT_LOST in spec.retries.on:
+    elif spec.on_lost == "retry" or (
+        Cause.AGENT_LOST in spec.retries.on
+        and wanted(
+            spec.retries,
+            AttemptState.CRASHED,
+            Cause.AGENT_LOST.value,
+            lease.attempt - run.attempts_forgiven,
+        )
+    ):
         then = "then the run is tried again"
     else:
         then = "then the run ends as Crashed"

@@ -96,8 +96,8 @@ def _of_others(tx: Tx, lane: Row[Any], able: Sequence[Standing]) -> list[ColumnE
         found.append(queues.c.name.in_({name for one in able for name in one.offer.queues}))
     others = [
         (kind.queue_id, kind.require, kind.need)
-        for kind in list[Row[Any]](tx.conn.execute(DEMANDING))
-        if kind.pool_id == lane.pool_id and all(one.offer.lacks(kind) for one in able)
+        for kind in list[Row[Any]](tx.conn.execute(DEMANDING, {"pools": [lane.pool_id]}))
+        if all(one.offer.lacks(kind) for one in able)
     ]
     if others:
         found.append(KIND.not_in(others))

@@ -102,6 +102,9 @@ def _tables() -> None:
         sa.Column("limit_id", SERIAL, nullable=False),
         sa.Column("run_id", sa.Uuid(), nullable=False),
         sa.ForeignKeyConstraint(["limit_id"], ["limits.id"], name="fk_lease_limits_limit_id"),
+        sa.ForeignKeyConstraint(
+            ["run_id"], ["leases.run_id"], name="fk_lease_limits_run_id", ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("limit_id", "run_id", name="pk_lease_limits"),
     )
     op.create_index("ix_lease_limits_run_id", "lease_limits", ["run_id"])
