@@ -9,17 +9,20 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.deployments import BackfillRequest
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.runs import RunRequest
+from shunter_work_pools.queue import backfill, reap
 from shunter_work_pools.queue import limits as book
 from shunter_work_pools.queue.claim import claim, due_in
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
-from shunter_work_pools.storage.schema import lease_limits, leases, limit_starts, pauses, pools
-from shunter_work_pools.storage.store import PostgresStore
+from shunter_work_pools.storage.schema import lease_limits, leases, limit_starts, limits, pauses, pools
+from shunter_work_pools.storage.store import PostgresStore, Tx
+from tests.engines.closing_words import not_applicable
 from tests.queue.books import audit, exceeded
 from tests.queue.world import GIVE_UP_AFTER, LOST_AFTER, Agent, S, World
 
@@ -418,7 +421,7 @@ async def test_two_tag_limits_and_a_named_one_over_one_run(world: World) -> None
     await agent.run_through(granted)
 
 
-async def test_a_deleted_limit_and_one_of_its_name_are_two(world: World) -> None:
+async def test_one_that_is_made_anew_holds_for_the_runs_whose_revision_names_it(world: World) -> None:
     await world.pool()
     await world.limit(max=1)
     await world.deploy(pool="main", limits=["few"])
@@ -432,7 +435,7 @@ async def test_a_deleted_limit_and_one_of_its_name_are_two(world: World) -> None
     assert len(await agent.claim(1)) == 1
     await world.limit(max=0)
     await world.submit()
-    assert len(await agent.claim(9)) == 3  # they were made under the other, which is gone
+    assert len(await agent.claim(9)) == 1  # the other two wait, and two that are active count
     await world.deploy(pool="main", limits=["few"])
     await world.submit()
     assert await agent.claim(9) == []
@@ -878,3 +881,80 @@ async def test_no_run_slips_by_a_limit_that_is_made_meanwhile(world: World, kind
     assert set().union(*over) <= {("limit", "of-tag")}
     live = await world.store.read(lambda tx: tx.conn.execute(select(leases)).all())
     assert live == []
+
+
+async def test_a_lease_takes_its_places_with_it_however_it_goes(world: World) -> None:
+    """A server of the version before knows nothing of them."""
+    await world.pool()
+    await world.limit(max=1)
+    await world.deploy(pool="main", limits=["few"], retries={"count": 1})
+    run_id = await world.submit()
+    agent = await world.agent()
+    (granted,) = await agent.claim()
+
+    def forget(tx: Tx) -> int:
+        tx.conn.execute(delete(leases).where(leases.c.run_id == run_id))
+        return len(tx.conn.execute(select(lease_limits)).all())
+
+    def put_back(tx: Tx) -> None:
+        lease = tx.conn.execute(select(leases).where(leases.c.run_id == run_id)).mappings().one()
+        left = forget(tx)
+        assert left == 0
+        tx.conn.execute(insert(leases).values(**lease))
+
+    await world.store.write(put_back)
+    await agent.run_through(granted)
+
+
+async def test_a_backup_that_reads_does_not_hold_up_who_makes_a_limit(world: World) -> None:
+    """`pg_dump` reads every table in one transaction, for as long as it takes."""
+    if world.store.kind == "sqlite":
+        not_applicable("readers are in nobody's way there")
+    await world.pool()
+    await world.deploy(pool="main")
+    read, done = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def dump() -> None:
+        async with world.store._snapshots.connect() as conn:  # type: ignore[union-attr]
+            await conn.execute(select(limits))
+            read.set()
+            await done.wait()
+
+    dumping = loop.create_task(dump())
+    await read.wait()
+    try:
+        await asyncio.wait_for(world.limit(max=1), 10)
+        await asyncio.wait_for(world.submit(), 10)
+    finally:
+        done.set()
+        await dumping
+
+
+async def test_a_clock_that_is_set_back_does_not_hold_a_rate_back(world: World) -> None:
+    await world.pool()
+    await world.limit(rate={"count": 1, "seconds": 60})
+    await world.deploy(pool="main", limits=["few"])
+    agent = await world.agent()
+    await world.submit()
+    (granted,) = await agent.claim(9)
+    await agent.run_through(granted)
+    world.clock.advance(-86_400)
+    await world.submit_many(*["job"] * 2)
+    await world.store.write(reap.from_the_future)
+    assert len(await agent.claim(9)) == 1
+    assert await agent.claim(9) == []
+
+
+async def test_a_place_of_a_backfill_is_told_to_every_pool(world: World) -> None:
+    for name in ("one", "two"):
+        await world.pool(name, match=["t"])
+    first, _ = await world.agent("a1", "one", limit=1), await world.agent("a2", "two", limit=1)
+    every = {"kind": "interval", "seconds": 3600, "anchor": world.at()}
+    await world.deploy(tags=["t"], schedules=[{"when": every}])
+    wanted = BackfillRequest(start=world.at(-7200), end=world.at(), concurrency=1)
+    await world.store.write(lambda tx: backfill.backfill(tx, "job", wanted))
+    (granted,) = await first.claim()
+    world.noticed()
+    await first.run_through(granted)
+    assert world.noticed().pools >= await ids_of(world, "two")
