@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -129,18 +130,24 @@ async def test_a_place_is_filled_at_once_by_whoever_waits_in_another_pool(server
 
 
 async def test_a_rate_lets_the_next_one_go_when_it_may(server: Served) -> None:
-    await server.post("/limits", {"name": "slow", "rate": {"count": 1, "seconds": 0.7}}, 201)
+    await server.post("/limits", {"name": "slow", "rate": {"count": 1, "seconds": 2}}, 201)
     await server.pool()
     await server.deploy(pool="main", limits=["slow"])
     for _ in range(2):
         await server.submit()
     (first,) = await server.take()
-    began = time.monotonic()
-    shown = await server.get("/limits/slow")
-    assert shown["full_until"] is not None
-    granted = await server.take(holds=[held(first)], free=9)
-    assert len(granted) == 1
-    assert 0.5 < time.monotonic() - began < 0.7 + 1
+    until_ = (await server.get("/limits/slow"))["full_until"]
+    (second,) = await server.take(holds=[held(first)], free=9)
+    began, allowed, then = (
+        datetime.fromisoformat(one)
+        for one in (await _claimed(server, first), until_, await _claimed(server, second))
+    )
+    assert allowed - began == timedelta(seconds=2)
+    assert timedelta(0) <= then - allowed < timedelta(seconds=1)
+
+
+async def _claimed(server: Served, granted: Any) -> str:
+    return str((await server.run(granted["run"]))["attempts"][0]["claimed_at"])
 
 
 async def test_the_server_acts_when_a_limit_is_full(server: Served) -> None:

@@ -66,13 +66,13 @@ DEPLOYMENTS: dict[str, tuple[dict[str, Any], float, float]] = {
 }
 AGENTS: dict[str, dict[str, Any]] = {
     "b1": {"pools": ["batch"], "limit": 5},
-    "b2": {"pools": ["batch", "eu"], "limit": 5, "capacity": {"cpu": 8, "memory": 8 * GIB}},
+    "b2": {"pools": ["batch"], "limit": 5, "capacity": {"cpu": 8}},
     "g1": {"pools": ["gpus"], "limit": 6, "found_tags": ["gpu"], "capacity": {"gpu": 4, "cpu": 2}},
     "g2": {
         "pools": ["gpus", "eu"],
         "limit": 3,
         "tags": ["gpu"],
-        "capacity": {"gpu": 2, "cpu": 1, "memory": 4 * GIB},
+        "capacity": {"gpu": 2, "cpu": 1, "memory": 7 * GIB},
     },
 }
 #: Starts, and within so many seconds.
@@ -383,7 +383,7 @@ class Day:
         assert live == []
         # Each thing that was to happen did.
         hours = self.last - self.first
-        assert ends["Cancelled", "skipped"] >= 2
+        assert ends["Cancelled", "skipped"] >= 1
         assert ends["Cancelled", "superseded"] > hours
         assert ends["Failed", "exit_code"] > 5
         assert ends["Completed", None] > 15 * hours
