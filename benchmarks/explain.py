@@ -25,11 +25,12 @@ from shunter_work_pools.contracts.limits import LimitSpec
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from shunter_work_pools.queue.apply import Times, apply
-from shunter_work_pools.queue.catalog import create_pool, patch_deployment
+from shunter_work_pools.queue.catalog import create_pool
 from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.queue.explain import explain as explained
 from shunter_work_pools.queue.ids import new_run_id
 from shunter_work_pools.queue.limits import create_limit
+from shunter_work_pools.queue.pausing import patch_deployment
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.queue.sync import register
 from shunter_work_pools.storage.store import Store, Tx, open_store

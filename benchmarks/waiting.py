@@ -23,10 +23,11 @@ from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from shunter_work_pools.contracts.states import AttemptState
 from shunter_work_pools.queue.apply import Times, apply
-from shunter_work_pools.queue.catalog import create_pool, patch_deployment
+from shunter_work_pools.queue.catalog import create_pool
 from shunter_work_pools.queue.claim import Offer, claim
 from shunter_work_pools.queue.ids import new_run_id
 from shunter_work_pools.queue.limits import create_limit
+from shunter_work_pools.queue.pausing import patch_deployment
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.queue.sync import Registered, register
@@ -35,7 +36,7 @@ from shunter_work_pools.storage.store import Store, Tx, open_store
 LANES = 1000
 RUNS = 100_000
 CLAIMS = 300
-_TIMES = Times(15_000_000, 0, 0, lost_after=30.0, lease_for=240.0)
+_TIMES = Times(15_000_000, 0, lost_after=30.0, lease_for=240.0)
 _TRUE = Work(command=["/bin/true"])
 #: How the lanes are blocked, in turn.
 _WAYS = ("shared limit", "own limit", "paused", "tag", "device")
