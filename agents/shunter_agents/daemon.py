@@ -388,6 +388,11 @@ class Agent:
             if pool is None:
                 return False
             self._types[name] = pool.type
+            unknown = sorted(set(self._options.queues) - {queue.name for queue in pool.queues})
+            if unknown:
+                log.warning(
+                    "a pool has no such queue; it is served once it is made", pool=name, queues=unknown
+                )
             launcher = self._launcher(pool.type)
             try:
                 await launcher.check()

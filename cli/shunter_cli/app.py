@@ -145,4 +145,9 @@ def _known(exc: Exception) -> int:
     if isinstance(exc, ValidationError):
         faults.show(faults.sentence(exc))
         return faults.WRONG
+    if isinstance(exc, UnicodeEncodeError) and exc.reason == "surrogates not allowed":
+        faults.show(
+            f"{exc.object[:80]!r} is not UTF-8", "Type it in UTF-8, as everything that the server keeps."
+        )
+        return faults.WRONG
     raise exc

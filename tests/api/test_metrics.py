@@ -110,6 +110,7 @@ async def test_it_tells_what_the_store_has(server: Served) -> None:
     assert seen("waiting_runs", pool="main", queue="fast", due="true") == 0
     assert seen.of("waiting_runs_by_tag") == {"a": 1, "b": 2, "x": 1}
     assert (seen("unplaced_runs"), seen("held_runs"), seen("late_runs")) == (1, 1, 0)
+    assert 0 < seen("oldest_unplaced_seconds") < 60
     assert 0 < seen("oldest_due_seconds", pool="main", queue="default") < 60
     assert seen("oldest_due_seconds", pool="main", queue="fast") == 0
     assert seen.of("active_leases") == {"main": 1, "side": 0}
@@ -118,7 +119,7 @@ async def test_it_tells_what_the_store_has(server: Served) -> None:
     assert seen("pool_slots", pool="side") == 0
     assert seen("pool_capacity", pool="main", resource="gpu") == 4
     assert seen("pool_capacity_used", pool="main", resource="gpu") == 1
-    assert seen.of("agents") == {"ready": 1, "unwell": 0, "paused": 0, "draining": 0, "lost": 0}
+    assert seen.of("agents") == {"ready": 1, "unwell": 0, "paused": 0, "draining": 0, "stopped": 0, "lost": 0}
     assert seen("maintenance") == 0
     assert seen("store_bytes") == pytest.approx((await server.get("/server"))["database_bytes"], rel=0.5)
     kind = server.engine.store.kind
@@ -303,3 +304,17 @@ async def test_every_metric_is_on_its_page_in_the_docs(server: Served) -> None:
     if server.engine.store.kind == "postgres":
         del documented["shunter_store_pending_writes"]
     assert told == documented
+
+
+async def test_an_agent_that_drained_and_ended_is_not_lost(plain: Served) -> None:
+    """It is in no alarm, and its room is none: it said last that it drains, with nothing left."""
+    await plain.pool()
+    await plain.sync(capacity={"cpu": 4})
+    await plain.sync(capacity={"cpu": 4}, draining=True, taking=False, free=0)
+    await plain.engine.store.write(lambda tx: tx.conn.execute(update(agents).values(last_seen_at=0)))
+    seen = await scraped(plain)
+    assert seen("agents", status="stopped") == 1
+    assert seen("agents", status="lost") == 0
+    assert seen("pool_capacity", pool="main", resource="cpu") == 0
+    (agent,) = (await plain.get("/agents"))["agents"]
+    assert (agent["stopped"], agent["lost"]) == (True, False)

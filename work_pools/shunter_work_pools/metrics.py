@@ -139,7 +139,7 @@ def _of_waiting(census: Census) -> Iterator[Metric]:
     )
     oldest = GaugeMetricFamily(
         "shunter_oldest_due_seconds",
-        "How long the run waits that is due longest in a queue.",
+        "How long the run waits that is due longest in a queue and is not held; 0: none is.",
         labels=["pool", "queue"],
     )
     for (pool, queue), line in census.waiting.items():
@@ -150,6 +150,11 @@ def _of_waiting(census: Census) -> Iterator[Metric]:
     yield oldest
     yield _by("shunter_waiting_runs_by_tag", "Waiting runs that carry a tag.", "tag", census.tags)
     yield _one("shunter_unplaced_runs", "Waiting runs that no pool matches.", census.unplaced)
+    yield _one(
+        "shunter_oldest_unplaced_seconds",
+        "How long the one of them waits that is due longest and is not held; 0: none is.",
+        census.oldest_unplaced,
+    )
     yield _one("shunter_held_runs", "Waiting runs of something that is paused.", census.held)
     yield _one("shunter_late_runs", "Waiting runs that are late.", census.late)
 

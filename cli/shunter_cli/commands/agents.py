@@ -224,9 +224,11 @@ def _list(found: Sequence[Agent], output_as: Output, quiet: bool) -> None:
 
 
 def condition(agent: Agent) -> str:
-    """How an agent is, in one word: lost, draining, paused, unwell (it takes nothing now) or ready."""
+    """How an agent is, in one word: lost, stopped, draining, paused, unwell (it takes nothing now) or ready."""
     if agent.lost:
         return "lost"
+    if agent.stopped:
+        return "stopped"
     if agent.draining:
         return "draining"
     if agent.paused:

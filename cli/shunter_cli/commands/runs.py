@@ -109,6 +109,8 @@ def start(
         output.say(
             f"run {made[0].id} {'created' if made[0].created else 'exists already, by its idempotency key'}"
         )
+        if not watch:
+            _say_what_it_wants(made[0])
     else:
         output.say(_made(name, made))
     if not watch:
@@ -116,6 +118,16 @@ def start(
     from shunter_cli import watch as view
 
     return view.watch(made[0].id, to_stderr=quiet or output_as is not Output.TABLE)
+
+
+def _say_what_it_wants(made: RunCreated) -> None:
+    """Say why a run that was made waits, if it does until somebody does something."""
+    from shunter_work_pools.contracts.explanations import WANTS_SOMEBODY
+
+    with connect() as client:
+        why = client.explain_run(made.id)
+    if why.code in WANTS_SOMEBODY:
+        faults.tell(f"It waits: {why.sentence}\n  {why.next_step}")
 
 
 def _make_many(client: Client, request: RunRequest, count: int, made: list[RunCreated]) -> None:

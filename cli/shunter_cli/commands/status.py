@@ -168,8 +168,8 @@ def _failed(run: Run, now: datetime) -> tuple[str, ...]:
     return (output.short(run.id), run.deployment, run.state, ago(run.ended_at, now), why)
 
 
-def _worst_first(agent: Agent) -> tuple[bool, bool, str]:
-    return not agent.lost, not agent.troubles, agent.name
+def _worst_first(agent: Agent) -> tuple[bool, bool, bool, str]:
+    return agent.stopped, not agent.lost, not agent.troubles, agent.name
 
 
 def _agent(agent: Agent, now: datetime) -> tuple[str, ...]:

@@ -153,7 +153,8 @@ async def _http(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     if exc.status_code == 404:
         return problem(NotFound(f"there is nothing at {request.url.path}", "See /api/v1/openapi.json."))
-    refused = Refused(f"{request.method} {request.url.path}: {exc.detail}")
+    remedy = "Send JSON in UTF-8." if exc.status_code == 400 else ""
+    refused = Refused(f"{request.method} {request.url.path}: {exc.detail}", remedy)
     body = refused.problem() | {"status": exc.status_code}
     return JSONResponse(
         body, status_code=exc.status_code, headers=exc.headers, media_type="application/problem+json"

@@ -260,6 +260,7 @@ class Agent(Contract):
 
     Attributes:
         lost: not heard of for longer than ``lost_after``.
+        stopped: not heard of any more after it said that it drains, with nothing left: it has ended.
         active: attempts it holds.
         draining: it takes nothing new any more, and ends when nothing is left.
         troubles: why it takes nothing now, one sentence each.
@@ -282,6 +283,7 @@ class Agent(Contract):
     first_seen_at: Instant
     last_seen_at: Instant
     lost: bool = False
+    stopped: bool = False
     draining: bool = False
     troubles: list[str] = []
     paused: bool = False

@@ -85,6 +85,23 @@ class Code(StrEnum):
     SUPERSEDED = "superseded"
 
 
+#: Of a run that was just made: it waits until somebody does something.
+WANTS_SOMEBODY = frozenset(
+    {
+        *(Code.PLACE_GONE, Code.NO_POOLS, Code.NO_POOL_MATCHES),
+        *(Code.SERVER_PAUSED, Code.POOL_PAUSED, Code.QUEUE_PAUSED, Code.DEPLOYMENT_PAUSED),
+        *(Code.NEVER_SERVED, Code.QUEUE_NOT_SERVED, Code.TAGS_MISSING, Code.CAPACITY_NEVER),
+        *(
+            Code.AGENTS_LOST,
+            Code.AGENTS_DRAINING,
+            Code.AGENTS_PAUSED,
+            Code.AGENTS_UNHEALTHY,
+            Code.AGENTS_AWAY,
+        ),
+    }
+)
+
+
 class Explanation(Contract):
     """Why a run is where it is.
 

@@ -13,6 +13,8 @@ from shunter_work_pools.contracts.base import Contract, Instant, Name, Tag
 Strategy = Literal["enqueue", "cancel_new", "cancel_running"]
 #: Live attempts at once, and starts within how many seconds, that a limit can allow at the most.
 PLACES, RATE_COUNT, RATE_SECONDS = 1_000_000, 10_000, 31 * 86_400.0
+#: Of a shorter time nobody could tell the difference.
+RATE_SECONDS_LEAST = 0.001
 Places = Annotated[int, Field(ge=0, le=PLACES)]
 
 
@@ -20,7 +22,7 @@ class Rate(Contract):
     """At most ``count`` starts within any ``seconds``."""
 
     count: int = Field(ge=1, le=RATE_COUNT)
-    seconds: float = Field(gt=0, le=RATE_SECONDS)
+    seconds: float = Field(ge=RATE_SECONDS_LEAST, le=RATE_SECONDS)
 
 
 class LimitSpec(Contract):

@@ -17,6 +17,7 @@ from sqlalchemy import Text, case, cast, func, select
 from shunter_work_pools.contracts.agents import ServerInfo
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.drain import has_stopped
 from shunter_work_pools.queue.status import late
 from shunter_work_pools.storage.schema import (
     agents,
@@ -39,7 +40,7 @@ TAGS = 100
 #: What cannot be a name, nor a tag.
 OTHER = "(other)"
 
-AGENT_STATUSES = ("ready", "unwell", "paused", "draining", "lost")
+AGENT_STATUSES = ("ready", "unwell", "paused", "draining", "stopped", "lost")
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Line:
     Attributes:
         due: runs that could start now, were there room and nothing paused.
         upcoming: runs whose time has not come.
-        oldest: seconds since the first of them was due; 0: none is.
+        oldest: seconds since the first of them was due that is not held; 0: none is.
     """
 
     due: int = 0
@@ -94,6 +95,7 @@ class Census:
         waiting: by pool and queue.
         tags: waiting runs by tag.
         unplaced: waiting runs that no pool matches.
+        oldest_unplaced: seconds since the first of them was due that is not held; 0: none is.
         held: waiting runs of something that is paused.
         late: waiting runs that are late.
         active: live attempts by pool.
@@ -104,6 +106,7 @@ class Census:
     waiting: dict[tuple[str, str], Line]
     tags: dict[str, int]
     unplaced: int
+    oldest_unplaced: float
     held: int
     late: int
     active: dict[str, int]
@@ -121,7 +124,7 @@ def census(tx: Tx, server: ServerInfo, lost_after: float) -> Census:
         lost_after: seconds of silence after which an agent counts as lost.
     """
     waiting, in_lanes_held = _waiting(tx, everything=server.pause is not None)
-    unplaced, unplaced_held = _unplaced(tx, everything=server.pause is not None)
+    unplaced, unplaced_held, oldest_unplaced = _unplaced(tx, everything=server.pause is not None)
     active, lost = _active(tx)
     rooms, statuses = _agents(tx, tx.now - round(lost_after * 1_000_000))
     return Census(
@@ -129,6 +132,7 @@ def census(tx: Tx, server: ServerInfo, lost_after: float) -> Census:
         waiting=waiting,
         tags=_tags(tx),
         unplaced=unplaced,
+        oldest_unplaced=oldest_unplaced,
         held=in_lanes_held + unplaced_held,
         late=late(tx),
         active=active,
@@ -191,25 +195,32 @@ def _waiting(tx: Tx, *, everything: bool) -> tuple[dict[tuple[str, str], Line], 
     held = 0
     for row in rows:
         due, total = int(row.due), int(row.all)
-        since = 0.0 if row.oldest is None else max(0.0, (tx.now - row.oldest) / 1_000_000)
-        found[told[row.pool, row.queue]].add(due, total - due, since)
-        if everything or row.paused or row.deployment_paused:
+        is_held = everything or row.paused or row.deployment_paused
+        found[told[row.pool, row.queue]].add(due, total - due, 0.0 if is_held else _age(row.oldest, tx.now))
+        if is_held:
             held += total
     return dict(found), held
 
 
-def _unplaced(tx: Tx, *, everything: bool) -> tuple[int, int]:
-    """Runs that wait in no lane, and how many of them are held."""
+def _age(due_at: Micros | None, now: Micros) -> float:
+    """Seconds since what was due first was due."""
+    return 0.0 if due_at is None else max(0.0, (now - due_at) / 1_000_000)
+
+
+def _unplaced(tx: Tx, *, everything: bool) -> tuple[int, int, float]:
+    """Runs that wait in no lane, how many of them are held, and since when the first of the others is due."""
     statement = (
-        select(deployments.c.paused, func.count())
+        select(deployments.c.paused, func.count().label("all"), func.min(ready.c.due_at).label("oldest"))
         .select_from(ready)
         .join(runs, runs.c.id == ready.c.run_id)
         .join(deployments, deployments.c.id == runs.c.deployment_id)
         .where(ready.c.lane_id.is_(None))
         .group_by(deployments.c.paused)
     )
-    found = [(bool(paused), count) for paused, count in tx.conn.execute(statement)]
-    return sum(count for _, count in found), sum(count for paused, count in found if paused or everything)
+    rows = tx.conn.execute(statement).all()
+    held = [row for row in rows if row.paused or everything]
+    oldest = max((_age(row.oldest, tx.now) for row in rows if row not in held), default=0.0)
+    return sum(row.all for row in rows), sum(row.all for row in held), oldest
 
 
 def _tags(tx: Tx) -> dict[str, int]:
@@ -256,25 +267,25 @@ def _agents(tx: Tx, alive_after: Micros) -> tuple[dict[str, Room], dict[str, int
     statuses = dict.fromkeys(AGENT_STATUSES, 0)
     holds, takes = _held(tx)
     for row in tx.conn.execute(select(agents).order_by(agents.c.id)):
-        status = _status(row, alive_after)
+        status = _status(row, alive_after, holds[row.id])
         statuses[status] += 1
-        if status == "lost":
-            continue
+        gone = status in ("lost", "stopped")
         # Twice in what is added up is still one agent.
         for pool in dict.fromkeys(told[name] for name in row.pools if name in told):
             room = rooms[pool]
-            room.slots += row.limit
-            room.slots_used += holds[row.id]
+            if not gone:
+                room.slots += row.limit
+                room.slots_used += holds[row.id]
             for amounts, into in ((row.capacity, room.capacity), (takes[row.id], room.capacity_used)):
                 for name, amount in amounts.items():
                     known = resources.setdefault(name, name if len(resources) < NAMED else OTHER)
-                    into[known] += amount
+                    into[known] += 0.0 if gone else amount  # what is gone is none, and told of
     return rooms, statuses
 
 
-def _status(row: Any, alive_after: Micros) -> str:
+def _status(row: Any, alive_after: Micros, holds: int) -> str:
     if row.last_seen_at <= alive_after:
-        return "lost"
+        return "stopped" if has_stopped(row, holds) else "lost"
     if row.draining or row.drain_session == row.session:
         return "draining"
     if row.paused:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import select, update
 
 from shunter_work_pools.contracts.base import Micros
@@ -9,6 +11,17 @@ from shunter_work_pools.contracts.errors import Conflict
 from shunter_work_pools.queue.sync import agent_row
 from shunter_work_pools.storage.schema import agents
 from shunter_work_pools.storage.store import Tx
+
+
+def has_stopped(row: Any, holds: int) -> bool:
+    """Whether an agent that is not heard of any more has ended as it was to: it said last that it drains, and
+    had nothing left.
+
+    Args:
+        row: of agents.
+        holds: its live leases.
+    """
+    return bool(row.draining) and not holds
 
 
 def drain(tx: Tx, name: str, alive_after: Micros) -> None:

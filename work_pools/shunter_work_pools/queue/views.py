@@ -19,6 +19,7 @@ from shunter_work_pools.contracts.runs import Attempt, Event, ExportedRun, Run
 from shunter_work_pools.contracts.states import ATTEMPT_LIVE, RUN_ENDS, Cause, RunState
 from shunter_work_pools.queue import pauses, schedule_views, timetable
 from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec
+from shunter_work_pools.queue.drain import has_stopped
 from shunter_work_pools.queue.ids import lowest_id, reverse
 from shunter_work_pools.queue.sync import agent_row
 from shunter_work_pools.storage.schema import (
@@ -541,7 +542,8 @@ def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agen
             version=row.version,
             first_seen_at=moment(row.first_seen_at),
             last_seen_at=moment(row.last_seen_at),
-            lost=row.last_seen_at <= alive_after,
+            lost=row.last_seen_at <= alive_after and not has_stopped(row, active[row.id]),
+            stopped=row.last_seen_at <= alive_after and has_stopped(row, active[row.id]),
             draining=row.draining or row.drain_session == row.session,
             troubles=row.troubles,
             paused=row.paused,
