@@ -108,7 +108,7 @@ async def due_later(world: World) -> Scene:
     run = await world.submit(scheduled_at=world.at(600))
     return Scene(
         run,
-        "It is due at 2026-11-22 12:10:00 UTC (in 10m), as whoever made it asked for.",
+        "It is due at 2026-11-22 12:10:00 UTC (in 10m), as it was asked for when it was made.",
         f"Nothing: it starts by itself then. `shunter run skip {short(run)}` ends it unstarted.",
     )
 
@@ -177,7 +177,8 @@ async def no_pools(world: World) -> Scene:
     return Scene(
         await world.submit(),
         "No pool takes runs by their tags, and its deployment names none.",
-        "Give a pool match tags (`shunter pool update NAME --match TAG`), or deploy with --pool NAME.",
+        "Make one that does: `shunter pool create NAME --type process --match gpu`; or "
+        "`shunter pool update NAME --match gpu`.",
     )
 
 
@@ -189,8 +190,8 @@ async def no_pool_matches(world: World) -> Scene:
     return Scene(
         await world.submit(),
         "No pool matches its tags (gpu, team=web): the closest, gpus, also wants region=eu.",
-        "Deploy with --tag region=eu or with --pool gpus, or make a pool: "
-        "`shunter pool create NAME --type process --match gpu --match team=web`.",
+        "Make one that does: `shunter pool create NAME --type process --match gpu --match team=web`; or let gpus take "
+        "it: `shunter pool update gpus --match gpu`.",
     )
 
 
@@ -386,7 +387,7 @@ async def queue_not_served(world: World) -> Scene:
     return Scene(
         await world.submit(),
         "No agent serves queue slow of pool main: a1 serves other queues of it.",
-        "Start one that does: `shunter agent start --pool main --queue slow`.",
+        "Start one that does: `shunter agent start --pool main --queue slow --name main-2`.",
     )
 
 
@@ -400,7 +401,8 @@ async def tags_missing(world: World) -> Scene:
         await world.submit(),
         "No agent of pool main has all tags that are required (gpu, os=linux and ssd): "
         "the closest, a2, lacks gpu.",
-        "Start one that has: `shunter agent start --pool main --tag gpu --tag os=linux --tag ssd`.",
+        "Start one that has: `shunter agent start --pool main --name main-2 --tag ssd` on a machine with gpu and "
+        "os=linux.",
     )
 
 
@@ -412,10 +414,9 @@ async def capacity_never(world: World) -> Scene:
     await world.agent("a2", capacity={"gpu": 2, "memory": 2**33})
     return Scene(
         await world.submit(),
-        "It needs gpu=4 memory=1GiB, and no agent of pool main that could take it has so much: of what is wanted "
-        "(gpu=4), one has gpu=2 at the most.",
-        "Start an agent that has more (`shunter agent start --pool main --capacity gpu=4`), or deploy with a "
-        "smaller --need.",
+        "It needs gpu=4, and no agent of pool main that could take it has more than 2.",
+        "Start an agent that has more: `shunter agent start --pool main --name main-2 --capacity gpu=4`; or deploy "
+        "with a smaller --need.",
     )
 
 
@@ -426,7 +427,7 @@ async def agents_lost(world: World) -> Scene:
     return Scene(
         await world.submit(),
         "Agent a1, the only one that could take it, is lost: last heard of at 2026-11-22 12:00:00 UTC (5m ago).",
-        "Start it again on its machine, or another: `shunter agent start --pool main`.",
+        "Start it again on its machine, or another: `shunter agent start --pool main --name main-2`.",
     )
 
 
@@ -439,7 +440,7 @@ async def agents_draining(world: World) -> Scene:
     return Scene(
         await world.submit(),
         "The 2 agents that could take it are all draining: they take nothing new and end when idle.",
-        "Start another: `shunter agent start --pool main`.",
+        "Start another: `shunter agent start --pool main --name main-2`.",
     )
 
 
@@ -476,14 +477,16 @@ async def agents_away(world: World) -> Scene:
     return Scene(
         await world.submit(),
         "None of the 3 agents that could take it takes anything now: 1 lost, 1 draining and 1 unwell.",
-        "See `shunter agent list --pool main`, or start another: `shunter agent start --pool main`.",
+        "See `shunter agent list --pool main`, or start another: `shunter agent start --pool main --name main-2`.",
     )
 
 
 # ---- busy
 
 
-ANOTHER = "Wait for one of these to end, or start another agent: `shunter agent start --pool main`."
+ANOTHER = (
+    "Wait for one of these to end, or start another agent: `shunter agent start --pool main --name main-2`."
+)
 
 
 @scene(Code.CAPACITY_BUSY)
@@ -498,7 +501,7 @@ async def capacity_busy(world: World) -> Scene:
     return Scene(
         await world.submit(),
         f"It needs gpu=2, and on agent a1 no more than gpu=1 is free, held by run {short(first)} (job).",
-        ANOTHER,
+        ANOTHER.replace("main-2", "main-2 --capacity gpu=2"),
     )
 
 
@@ -524,7 +527,7 @@ async def in_line(world: World) -> Scene:
         await world.submit(),
         "It waits behind 2 runs in turn with 1 other deployment: the one slot of agent a1 is taken, the longest by "
         f"run {short(first)} (job) for 60s.",
-        "Wait, start another agent (`shunter agent start --pool main`), or give it a higher priority.",
+        "Wait, start another agent (`shunter agent start --pool main --name main-2`), or give it a higher priority.",
     )
 
 
@@ -982,7 +985,9 @@ async def test_what_is_held_back_is_not_ahead(world: World) -> None:
     await world.deploy("paused", pool="main", priority=9)
     await world.deploy("full", pool="main", max_active=0, priority=9)
     await world.deploy("gpu", pool="main", require=["gpu"], priority=9)
-    for name in ("paused", "full", "gpu"):
+    await world.deploy("large", pool="main", need={"fpga": 1}, priority=9)
+    await world.deploy("beside", pool="main", need={"fpga": 1})
+    for name in ("paused", "full", "gpu", "large", "beside"):
         await world.submit(name)
     await pause(world, "deployment", "paused")
     run = await world.submit()
@@ -1020,3 +1025,98 @@ async def test_silence_tells_what_becomes_of_the_run(world: World) -> None:
         assert found.code == "agent_silent"
         assert then in found.sentence
         assert [one["code"] for one in found.details["also"]] == ["claimed"]
+
+
+# ---- what can be done
+
+
+async def test_a_run_without_tags_is_told_that_no_pool_can_ever_take_it(world: World) -> None:
+    await world.deploy()
+    run = await world.submit()
+    step = (
+        f"No pool can ever take it: end it (`shunter run skip {short(run)}`), deploy with --pool NAME, and start it "
+        "again."
+    )
+    found = await explained(world, run)
+    assert (found.code, found.next_step) == ("no_pools", step)
+    await world.pool("gpus", match=["gpu"])
+    found = await explained(world, run)
+    assert (found.code, found.next_step) == ("no_pool_matches", step)
+    assert found.sentence == "No pool matches it: it names none, and has no tags."
+    assert re.fullmatch(_regex(catalogue()[found.code][0]), found.sentence)
+
+
+async def test_what_is_said_to_do_gives_a_waiting_run_a_place(world: World) -> None:
+    await world.deploy(tags=["gpu", "team=web"])
+    run = await world.submit()
+    await world.pool("gpus", match=["gpu", "region=eu"])
+    assert "`shunter pool update gpus --match gpu`" in (await explained(world, run)).next_step
+    await world.patch_pool("gpus", match=["gpu"])
+    assert (await world.run(run)).pool == "gpus"
+
+
+async def test_an_agent_that_is_to_be_started_has_a_name_of_its_own_and_all_that_is_demanded(
+    world: World,
+) -> None:
+    await world.pool()
+    need = {"gpu": 2, "cpu": 1}
+    await world.deploy(pool="main", require=["ssd", "arch=arm64", "region=eu"], need=need)
+    run = await world.submit()
+    assert (await explained(world, run)).next_step == (
+        "Start one: `shunter agent start --pool main --tag ssd --capacity gpu=2` on a machine with arch=arm64 and "
+        "region=eu."
+    )
+    await world.agent("main-2", tags=["region=us"], found_tags=["arch=arm64"])
+    found = await explained(world, run)
+    assert found.next_step == (
+        "Start one that has: `shunter agent start --pool main --name main-3 --tag region=eu --tag ssd --capacity gpu=2` "
+        "on a machine with arch=arm64; or end main-2 and start it again with --tag region=eu --tag ssd besides."
+    ), "where regions are said by hand"
+
+
+async def test_memory_that_no_agent_has_is_told_in_few_figures(world: World) -> None:
+    await world.pool()
+    await world.deploy(pool="main", need={"memory": 900 * 2**30})
+    await world.agent(capacity={"memory": 24684084 * 1024})
+    found = await explained(world, await world.submit())
+    assert (
+        found.sentence
+        == "It needs memory=900GiB, and no agent of pool main that could take it has more than 23.5GiB."
+    )
+    assert found.next_step == (
+        "Start an agent that has more: `shunter agent start --pool main --name main-2` on a machine with "
+        "memory=900GiB; or deploy with a smaller --need."
+    )
+
+
+async def test_agents_that_each_lack_something_else_are_not_said_to_lack_all(world: World) -> None:
+    await world.pool()
+    await world.deploy(pool="main", need={"gpu": 4, "fpga": 1})
+    await world.agent("a1", capacity={"gpu": 8})
+    await world.agent("a2", capacity={"gpu": 2, "fpga": 1})
+    run = await world.submit()
+    assert (await explained(world, run)).sentence == (
+        "It needs fpga=1 gpu=4, and no agent of pool main that could take it has all of that: the closest, a2, has "
+        "gpu=2."
+    )
+    await world.deploy("none", pool="main", need={"tpu": 1})
+    found = await explained(world, await world.submit("none"))
+    assert found.sentence == "It needs tpu=1, and no agent of pool main that could take it has any tpu."
+
+
+async def test_a_silent_agent_stops_its_run_once_it_is_back(world: World) -> None:
+    _, run = await one_runs(world)
+    await world.cancel(run)
+    world.clock.advance(60)
+    found = await explained(world, run)
+    assert found.code == "agent_silent"
+    (also,) = found.details["also"]
+    assert also["sentence"].endswith("agent a1, once it is back, gives it 10s to end, then kills it.")
+
+
+async def test_moments_for_programs_are_as_everywhere_in_the_api(world: World) -> None:
+    await usual(world)
+    world.clock.advance(0.25)
+    run = await world.submit(scheduled_at=world.at(600))
+    due = (await explained(world, run)).details["due_at"]
+    assert due == (await world.run(run)).model_dump(mode="json")["due_at"] == "2026-11-22T12:10:00.250000Z"

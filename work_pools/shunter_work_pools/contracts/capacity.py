@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StringConstraints
 
 from shunter_work_pools.contracts.sizes import LOOKS as SIZE_LOOKS
+from shunter_work_pools.contracts.sizes import UNITS
 from shunter_work_pools.contracts.sizes import parsed as size_parsed
 from shunter_work_pools.contracts.sizes import size
 
@@ -98,6 +99,21 @@ def fits(need: Mapping[str, float], free: Mapping[str, float]) -> bool:
 def shown(amounts: Mapping[str, float]) -> str:
     """As one would write them, by name: ``cpu=1.5 gpu=2 memory=8GiB``; empty if there are none."""
     return " ".join(f"{name}={amount_shown(name, amount)}" for name, amount in sorted(amounts.items()))
+
+
+def rounded(amounts: Mapping[str, float]) -> str:
+    """Amounts of what one has, memory in a unit that fits: ``cpu=7.5 gpu=1 memory=15.6GiB``; empty if there are none."""
+    return " ".join(
+        f"{name}={_memory(amount) if name == MEMORY else amount_shown(name, amount)}"
+        for name, amount in sorted(amounts.items())
+    )
+
+
+def _memory(value: float) -> str:
+    for unit in ("GiB", "MiB", "KiB"):
+        if value >= UNITS[unit]:
+            return f"{value / UNITS[unit]:.1f}".removesuffix(".0") + unit
+    return f"{value:g}B"
 
 
 def amount_shown(name: str, amount: float) -> str:

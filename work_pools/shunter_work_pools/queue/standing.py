@@ -133,6 +133,11 @@ def _unfit(offer: Offer, row: Row[Any], kind: Demand) -> Standing | None:
     return None
 
 
+def could_take(offer: Offer, kind: Demand) -> bool:
+    """Whether an agent could take a run of a kind if it had nothing to do."""
+    return offer.reaches(kind) and not offer.lacks(kind) and fits(needed(kind.need), offer.capacity)
+
+
 def _short(need: dict[str, float], has: Any) -> dict[str, float]:
     return {name: has.get(name, 0.0) for name, amount in need.items() if not fits({name: amount}, has)}
 

@@ -12,7 +12,7 @@ from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.explanations import Code
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.queue.catalog import revision_spec
-from shunter_work_pools.queue.explain.reason import Reason, short, since, stamp, until
+from shunter_work_pools.queue.explain.reason import Reason, at_utc, short, since, until
 from shunter_work_pools.queue.retries import wanted
 from shunter_work_pools.storage.schema import agents, events, leases
 from shunter_work_pools.storage.store import Tx
@@ -39,18 +39,21 @@ def active_reasons(tx: Tx, run: Row[Any], lost_after: float, give_up_after: floa
         "agent": lease.agent,
         "attempt": lease.attempt,
         "pid": lease.pid,
-        "claimed_at": stamp(lease.granted_at),
-        "started_at": None if lease.started_at is None else stamp(lease.started_at),
+        "claimed_at": at_utc(lease.granted_at),
+        "started_at": None if lease.started_at is None else at_utc(lease.started_at),
     }
-    how_far = _how_far(tx, run, lease, spec, details)
-    if not lease.lost and lease.last_seen_at > tx.now - round(lost_after * 1_000_000):
+    silent = lease.lost or lease.last_seen_at <= tx.now - round(lost_after * 1_000_000)
+    how_far = _how_far(tx, run, lease, spec, details, silent)
+    if not silent:
         return [how_far]
     return [_silent(tx, run, lease, spec, give_up_after, details), how_far]
 
 
-def _how_far(tx: Tx, run: Row[Any], lease: Row[Any], spec: DeploymentSpec, details: dict[str, Any]) -> Reason:
+def _how_far(
+    tx: Tx, run: Row[Any], lease: Row[Any], spec: DeploymentSpec, details: dict[str, Any], silent: bool
+) -> Reason:
     if lease.cancelling:
-        return _stopping(tx, run, lease, spec, details)
+        return _stopping(tx, run, lease, spec, details, silent)
     where = f"agent {lease.agent}"
     stop = f"`shunter run cancel {short(run.id)}` stops it."
     if lease.state == AttemptState.CLAIMED.value:
@@ -66,14 +69,14 @@ def _how_far(tx: Tx, run: Row[Any], lease: Row[Any], spec: DeploymentSpec, detai
             Code.STARTING,
             f"{where} is launching it, and has until {until(ends, tx.now)} for that",
             f"Nothing: it starts, or ends as Crashed. {stop}",
-            details | {"until": stamp(ends)},
+            details | {"until": at_utc(ends)},
         )
     pid = f" as process {lease.pid}" if lease.pid else ""
     sentence = f"it has run on {where}{pid} since {since(lease.started_at, tx.now)}"
     if spec.work.timeout is not None:
         ends = lease.started_at + round(spec.work.timeout * 1_000_000)
         sentence += f"; its time is over at {until(ends, tx.now)}"
-        details = details | {"timeout_at": stamp(ends)}
+        details = details | {"timeout_at": at_utc(ends)}
     return Reason(
         Code.RUNNING,
         sentence,
@@ -83,7 +86,7 @@ def _how_far(tx: Tx, run: Row[Any], lease: Row[Any], spec: DeploymentSpec, detai
 
 
 def _stopping(
-    tx: Tx, run: Row[Any], lease: Row[Any], spec: DeploymentSpec, details: dict[str, Any]
+    tx: Tx, run: Row[Any], lease: Row[Any], spec: DeploymentSpec, details: dict[str, Any], silent: bool
 ) -> Reason:
     asked_at: Micros = (
         tx.conn.scalar(
@@ -94,8 +97,9 @@ def _stopping(
         )
         or lease.granted_at
     )
-    details = details | {"asked_at": stamp(asked_at)}
-    grace = f"agent {lease.agent} gives it {exactly(spec.work.grace)} to end, then kills it"
+    details = details | {"asked_at": at_utc(asked_at)}
+    back = ", once it is back," if silent else ""
+    grace = f"agent {lease.agent}{back} gives it {exactly(spec.work.grace)} to end, then kills it"
     wait = f"Nothing: it ends by itself. `shunter run wait {short(run.id)}` waits for it."
     if lease.superseded_by is not None:
         return Reason(
@@ -151,8 +155,8 @@ def _silent(
         f"`shunter agent remove {lease.agent}`.",
         details
         | {
-            "last_seen_at": stamp(lease.last_seen_at),
-            "given_up_at": stamp(given_up) if then else None,
+            "last_seen_at": at_utc(lease.last_seen_at),
+            "given_up_at": at_utc(given_up) if then else None,
             "on_lost": spec.on_lost,
         },
     )

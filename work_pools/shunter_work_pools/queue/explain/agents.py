@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, select
 
-from shunter_work_pools.contracts.capacity import shown
+from shunter_work_pools.contracts.capacity import fits, rounded, shown
 from shunter_work_pools.contracts.explanations import AgentReason, Code
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.explain.line import COUNTED, Line
@@ -22,6 +22,8 @@ from shunter_work_pools.queue.explain.reason import (
     short,
     since,
 )
+from shunter_work_pools.queue.explain.start_line import required as by_hand_or_found
+from shunter_work_pools.queue.explain.start_line import start_line
 from shunter_work_pools.queue.lanes import needed
 from shunter_work_pools.queue.standing import BUSY, Standing
 from shunter_work_pools.storage.schema import deployments, leases
@@ -45,7 +47,7 @@ def unfit_reason(tx: Tx, kind: Any, nearest: Sequence[Standing]) -> Reason | Non
         return Reason(
             Code.NEVER_SERVED,
             f"no agent has ever served pool {kind.pool}",
-            f"Start one: `shunter agent start --pool {kind.pool}`.",
+            f"Start one: {start_line(tx, kind, [])}.",
             {"pool": kind.pool},
         )
     details: dict[str, Any] = {"agents": [one.name for one in nearest[:_NAMED]]}
@@ -54,13 +56,13 @@ def unfit_reason(tx: Tx, kind: Any, nearest: Sequence[Standing]) -> Reason | Non
             Code.QUEUE_NOT_SERVED,
             f"no agent serves queue {kind.queue} of pool {kind.pool}: {_these(nearest)} "
             f"{'serves' if len(nearest) == 1 else 'serve'} other queues of it",
-            f"Start one that does: `shunter agent start --pool {kind.pool} --queue {kind.queue}`.",
+            f"Start one that does: {start_line(tx, kind, nearest, queue=True)}.",
             details | {"pool": kind.pool, "queue": kind.queue},
         )
     if AgentReason.LACKS_TAGS in reasons:
-        return _tags_missing(kind, nearest, details)
+        return _tags_missing(tx, kind, nearest, details)
     if AgentReason.LACKS_CAPACITY in reasons:
-        return _capacity_never(kind, nearest, details)
+        return _capacity_never(tx, kind, nearest, details)
     if BUSY & reasons or AgentReason.CAN_TAKE in reasons:
         return None
     return _away(tx, kind, nearest, reasons, details)
@@ -70,37 +72,60 @@ def _these(agents: Sequence[Standing]) -> str:
     return names([one.name for one in agents])
 
 
-def _tags_missing(kind: Any, nearest: Sequence[Standing], details: dict[str, Any]) -> Reason:
+def _tags_missing(tx: Tx, kind: Any, nearest: Sequence[Standing], details: dict[str, Any]) -> Reason:
     closest = min(nearest, key=lambda one: len(one.missing))
     required = kind.require.split()
     what = f"tag {required[0]}" if len(required) == 1 else f"all tags that are required ({names(required)})"
     lacks = "" if len(required) == 1 else f": the closest, {closest.name}, lacks {names(closest.missing)}"
+    by_hand, _ = by_hand_or_found(kind, nearest)
+    more = [f"--tag {tag}" for tag in closest.missing]
+    again = f"; or end {closest.name} and start it again with {' '.join(more)} besides"
+    if not set(closest.missing) <= set(by_hand):
+        again = ""
     return Reason(
         Code.TAGS_MISSING,
         f"no agent of pool {kind.pool} has {what}{lacks}",
-        "Start one that has: `shunter agent start --pool "
-        + " ".join([kind.pool, *(f"--tag {tag}" for tag in required)])
-        + "`.",
+        f"Start one that has: {start_line(tx, kind, nearest)}{again}.",
         details | {"require": required, "closest": closest.name, "missing": closest.missing},
     )
 
 
-def _capacity_never(kind: Any, nearest: Sequence[Standing], details: dict[str, Any]) -> Reason:
+def _capacity_never(tx: Tx, kind: Any, nearest: Sequence[Standing], details: dict[str, Any]) -> Reason:
     need = needed(kind.need)
     # What is short everywhere alike is told; else what the closest agent is short of.
     closest = min(nearest, key=lambda one: (len(one.short), -sum(one.short.values())))
-    wants = {name: need[name] for name in closest.short}
     most = {name: max(one.offer.capacity.get(name, 0.0) for one in nearest) for name in closest.short}
-    has = "has none" if not any(most.values()) else f"has {shown(most)} at the most"
+    nowhere = {name: amount for name, amount in most.items() if not fits({name: need[name]}, most)}
+    if nowhere:
+        wants = {name: need[name] for name in nowhere}
+        has = f"has {_more_than(nowhere)}"
+    else:
+        wants = need
+        has = f"has all of that: the closest, {closest.name}, has {had(closest.short)}"
     return Reason(
         Code.CAPACITY_NEVER,
-        f"it needs {shown(need)}, and no agent of pool {kind.pool} that could take it has so much: "
-        f"of what is wanted ({shown(wants)}), one {has}",
-        f"Start an agent that has more (`shunter agent start --pool {kind.pool} "
-        + " ".join(f"--capacity {word}" for word in shown(wants).split())
-        + "`), or deploy with a smaller --need.",
+        f"it needs {shown(wants)}, and no agent of pool {kind.pool} that could take it {has}",
+        f"Start an agent that has more: {start_line(tx, kind, nearest, more=wants)}; or deploy with a smaller "
+        "--need.",
         details | {"need": need, "most": most, "closest": closest.name},
     )
+
+
+def _more_than(most: dict[str, float]) -> str:
+    """``more than 2``, ``any gpu``, ``any gpu or more than memory=8GiB``."""
+    some = rounded({name: amount for name, amount in most.items() if amount})
+    if len(most) == 1:
+        some = some.rpartition("=")[2]
+    parts = [
+        *(f"any {name}" for name in sorted(most) if not most[name]),
+        *([f"more than {some}"] if some else []),
+    ]
+    return " or ".join(parts)
+
+
+def had(amounts: Mapping[str, float]) -> str:
+    """What there is of something: ``gpu=1``, ``no gpu``."""
+    return rounded(amounts) if any(amounts.values()) else f"no {' and no '.join(sorted(amounts))}"
 
 
 _AWAY = {
@@ -114,7 +139,7 @@ _AWAY = {
 def _away(
     tx: Tx, kind: Any, nearest: Sequence[Standing], reasons: set[AgentReason], details: dict[str, Any]
 ) -> Reason:
-    start = f"`shunter agent start --pool {kind.pool}`"
+    start = start_line(tx, kind, nearest)
     if len(reasons) > 1:
         how = Counter(one.reason for one in nearest)
         told = [f"{how[reason]} {_AWAY[reason][1]}" for reason in _AWAY if how[reason]]
@@ -168,9 +193,8 @@ def busy_reason(tx: Tx, lane: Row[Any], nearest: Sequence[Standing], line: Line)
         _capacity_busy(tx, lane, nearest, short_of) if short_of else _slots_busy(tx, nearest)
     )
     details["agents"] = [one.name for one in nearest[:_NAMED]]
-    step = "Wait for one of these to end, or start another agent: " + (
-        f"`shunter agent start --pool {lane.pool}`."
-    )
+    start = start_line(tx, lane, nearest)
+    step = f"Wait for one of these to end, or start another agent: {start}."
     if not (line.ahead or line.turns):
         return Reason(code, sentence, step, details)
     details |= {"ahead": line.ahead, "in_turn_with": line.turns}
@@ -178,9 +202,7 @@ def busy_reason(tx: Tx, lane: Row[Any], nearest: Sequence[Standing], line: Line)
     turns = f"{'at least ' if line.more_turns else ''}{counted(line.turns, 'other deployment')}"
     turns = f"{'in turn with' if line.ahead else 'for its turn with'} {turns}"
     behind = " ".join([*([f"behind {ahead}"] if line.ahead else []), *([turns] if line.turns else [])])
-    higher = (
-        f"Wait, start another agent (`shunter agent start --pool {lane.pool}`), or give it a higher priority."
-    )
+    higher = f"Wait, start another agent ({start}), or give it a higher priority."
     return Reason(Code.IN_LINE, f"it waits {behind}: {sentence}", higher, details)
 
 
@@ -201,7 +223,7 @@ def _capacity_busy(
     wanted = {name for one in short_of for name in one.short}
     need = {name: amount for name, amount in needed(lane.need).items() if name in wanted}
     most = {name: max(one.short.get(name, 0.0) for one in short_of) for name in sorted(wanted)}
-    free = f"no more than {shown(most)} is free" if any(most.values()) else "none is free"
+    free = f"no more than {rounded(most)} is free" if any(most.values()) else "none is free"
     who = [row for row in _holders(tx, short_of, _NAMED) if _takes(tx, row, wanted)]
     by = names([f"{short(row.run_id)} ({row.name})" for row in who])
     held = f", held by {'run' if len(who) == 1 else 'runs'} {by}" if who else ""

@@ -10,7 +10,7 @@ from sqlalchemy import Row, select
 
 from shunter_work_pools.contracts.explanations import Code
 from shunter_work_pools.contracts.states import Actor, Cause, RunState
-from shunter_work_pools.queue.explain.reason import Reason, lasting, message, short, stamp
+from shunter_work_pools.queue.explain.reason import Reason, at_utc, lasting, message, short
 from shunter_work_pools.storage.schema import attempts, events
 from shunter_work_pools.storage.store import Tx
 
@@ -137,7 +137,7 @@ def ended_reason(tx: Tx, run: Row[Any]) -> Reason:
         select(attempts).where(attempts.c.run_id == run.id, attempts.c.number == run.attempts)
     ).one_or_none()
     details: dict[str, Any] = {
-        "ended_at": stamp(run.ended_at),
+        "ended_at": at_utc(run.ended_at),
         "attempts": run.attempts,
         "cause": run.cause,
         "message": run.message,

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, func, select
 
 from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.explanations import Code
-from shunter_work_pools.queue.explain.reason import Reason, lasting, names, short, stamp, until
+from shunter_work_pools.queue.explain.reason import Reason, at_utc, lasting, names, short, until
 from shunter_work_pools.storage.schema import (
     deployments,
     lane_limits,
@@ -114,7 +114,7 @@ def _rate(tx: Tx, row: Row[Any]) -> Reason:
         f"{until(row.full_until, tx.now)}",
         f"Nothing: it may start then. Or allow more: `shunter limit update {row.name} --rate "
         f"{row.rate_count + 1}/{exactly(row.rate_seconds)}`.",
-        {"limit": row.name, "until": stamp(row.full_until)},
+        {"limit": row.name, "until": at_utc(row.full_until)},
     )
 
 
@@ -147,7 +147,7 @@ def _full(
         .limit(_SHOWN)
     ).all()
     details["runs"] = [str(row.run_id) for row in oldest]
-    details["oldest_since"] = stamp(oldest[0].granted_at)
+    details["oldest_since"] = at_utc(oldest[0].granted_at)
     shown = [f"{short(row.run_id)} ({row.name})" for row in oldest]
     # Names knows how many there are beyond those shown.
     everyone = names([*shown, *[""] * (count - len(shown))])

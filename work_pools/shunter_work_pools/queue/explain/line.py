@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, bindparam, func, or_, select, tuple_
 
 from shunter_work_pools.queue.claim import DEMANDING, DUE, KIND, OBSTACLES
-from shunter_work_pools.queue.standing import Standing
+from shunter_work_pools.queue.standing import Standing, could_take
 from shunter_work_pools.storage.schema import lanes, queues, ready
 from shunter_work_pools.storage.store import Tx
 
@@ -97,7 +97,7 @@ def _of_others(tx: Tx, lane: Row[Any], able: Sequence[Standing]) -> list[ColumnE
     others = [
         (kind.queue_id, kind.require, kind.need)
         for kind in list[Row[Any]](tx.conn.execute(DEMANDING, {"pools": [lane.pool_id]}))
-        if all(one.offer.lacks(kind) for one in able)
+        if not any(could_take(one.offer, kind) for one in able)
     ]
     if others:
         found.append(KIND.not_in(others))

@@ -9,7 +9,7 @@ from sqlalchemy import Row
 from shunter_work_pools.contracts.base import Micros, micros
 from shunter_work_pools.contracts.explanations import Code
 from shunter_work_pools.contracts.pauses import Pause
-from shunter_work_pools.queue.explain.reason import Reason, message, since, stamp
+from shunter_work_pools.queue.explain.reason import Reason, at_utc, message, since
 from shunter_work_pools.queue.pauses import SERVER, Kind, known
 from shunter_work_pools.storage.store import Tx
 
@@ -80,7 +80,7 @@ class Said:
         by = f" by {message(pause.by)}" if pause.by else ""
         why = f": {message(pause.reason)}" if pause.reason else ""
         self.words = f" since {since(micros(pause.at), now)}{by}{why}"
-        self.details = {"by": pause.by, "reason": pause.reason, "paused_at": stamp(micros(pause.at))}
+        self.details = {"by": pause.by, "reason": pause.reason, "paused_at": at_utc(micros(pause.at))}
 
 
 def who_paused(tx: Tx, kind: Kind, ref_id: int) -> Said:

@@ -44,6 +44,11 @@ def stamp(at: Micros) -> str:
     return f"{moment(at):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def at_utc(at: Micros) -> str:
+    """The same for programs, as everywhere in the API: RFC 3339 with microseconds, where there are any, and ``Z``."""
+    return moment(at).isoformat().removesuffix("+00:00") + "Z"
+
+
 def lasting(span: Micros) -> str:
     """A duration in few characters."""
     return in_words(float(round(span / 1_000_000))).replace(".0s", "s") if span >= 1_000_000 else "0s"

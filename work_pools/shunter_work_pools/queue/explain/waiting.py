@@ -6,6 +6,7 @@ All that holds is found, by the very conditions that a claim goes by; the first 
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, bindparam, select
 
@@ -18,7 +19,7 @@ from shunter_work_pools.queue.explain.ended import how_it_ended, last_attempt
 from shunter_work_pools.queue.explain.limits import limit_reasons
 from shunter_work_pools.queue.explain.line import line_of
 from shunter_work_pools.queue.explain.pauses import pause_reasons
-from shunter_work_pools.queue.explain.reason import Reason, lasting, names, short, stamp, until
+from shunter_work_pools.queue.explain.reason import Reason, at_utc, lasting, names, short, stamp, until
 from shunter_work_pools.queue.routing import Router
 from shunter_work_pools.queue.standing import nearest_to_it, standings
 from shunter_work_pools.storage.schema import backfills, deployments, events, lanes, pools, queues, schedules
@@ -100,7 +101,7 @@ def waiting_prefix(tx: Tx, run: Row[Any]) -> str:
 
 
 def _not_due(tx: Tx, run: Row[Any]) -> Reason:
-    details = {"due_at": stamp(run.due_at)}
+    details = {"due_at": at_utc(run.due_at)}
     skip = f"Nothing: it starts by itself then. `shunter run skip {short(run.id)}` ends it unstarted."
     if run.state == RunState.RETRYING.value:
         last = last_attempt(tx, run.id)
@@ -123,8 +124,8 @@ def _not_due(tx: Tx, run: Row[Any]) -> Reason:
     by = tx.conn.scalar(
         select(events.c.actor).where(events.c.run_id == run.id).order_by(events.c.id).limit(1)
     )
-    who = "the scheduler" if by == "scheduler" else "whoever made it"
-    sentence = f"it is due at {until(run.due_at, tx.now)}, as {who} asked for"
+    asked = "the scheduler asked for" if by == "scheduler" else "it was asked for when it was made"
+    sentence = f"it is due at {until(run.due_at, tx.now)}, as {asked}"
     return Reason(Code.DUE_LATER, sentence, skip, details | {"asked_by": by})
 
 
@@ -143,30 +144,69 @@ def _no_place(tx: Tx, run: Row[Any]) -> Reason:
             + f"), or end the run: `shunter run skip {short(run.id)}`.",
             {"pool": spec.pool, "queue": spec.queue},
         )
-    return no_pool_reason(Router(tx), run.tags)
+    return no_pool_reason(Router(tx), run.tags, run.id)
 
 
-def no_pool_reason(router: Router, tags: list[str]) -> Reason:
-    """Why no pool takes runs with these tags by them; none does."""
-    carried = f"its tags ({', '.join(tags)})" if tags else "it, as it has no tags"
-    if not router.pools():
+def no_pool_reason(router: Router, tags: list[str], run: UUID | None = None) -> Reason:
+    """Why no pool takes runs with these tags by them; none does.
+
+    Args:
+        run: that waits: it keeps its tags, whatever is deployed. None: it is asked of those that will be made.
+    """
+    by_match = router.pools()
+    if not by_match:
         return Reason(
             Code.NO_POOLS,
             f"no pool takes runs by their tags, and its deployment names none{'' if tags else ', nor has it tags'}",
-            "Give a pool match tags (`shunter pool update NAME --match TAG`), or deploy with --pool NAME.",
+            _give_match(tags) if run is None else _take_it(run, tags, None),
             {"tags": tags},
         )
-    closest = min(router.pools(), key=lambda pool: (len(set(pool.match).difference(tags)), -len(pool.match)))
+    closest = min(by_match, key=lambda pool: (len(set(pool.match).difference(tags)), -len(pool.match)))
     missing = sorted(set(closest.match).difference(tags))
     return Reason(
         Code.NO_POOL_MATCHES,
-        f"no pool matches {carried}: the closest, {closest.name}, also wants {names(missing)}",
-        "Deploy with " + " ".join(f"--tag {tag}" for tag in missing) + f" or with --pool {closest.name}, "
-        "or make a pool: `shunter pool create NAME --type process"
-        + "".join(f" --match {tag}" for tag in tags[:3])
-        + "`.",
+        f"no pool matches its tags ({', '.join(tags)}): the closest, {closest.name}, also wants {names(missing)}"
+        if tags
+        else "no pool matches it: it names none, and has no tags",
+        _deploy_so(tags, closest, missing) if run is None else _take_it(run, tags, closest),
         {"tags": tags, "closest": closest.name, "missing": missing},
     )
+
+
+def _take_it(run: UUID, tags: list[str], closest: Row[Any] | None) -> str:
+    """What makes a pool take a run that waits."""
+    if not tags:
+        return (
+            f"No pool can ever take it: end it (`shunter run skip {short(run)}`), deploy with --pool NAME, and start "
+            "it again."
+        )
+    if closest is None:
+        return f"Make one that does: {_new_pool(tags)}; or `shunter pool update NAME{_match(tags)}`."
+    fewer = [tag for tag in closest.match if tag in tags] or tags
+    return (
+        f"Make one that does: {_new_pool(tags)}; or let {closest.name} take it: "
+        f"`shunter pool update {closest.name}{_match(fewer)}`."
+    )
+
+
+def _give_match(tags: list[str]) -> str:
+    if not tags:
+        return "Deploy with --pool NAME."
+    return "Give a pool match tags (`shunter pool update NAME --match TAG`), or deploy with --pool NAME."
+
+
+def _deploy_so(tags: list[str], closest: Row[Any], missing: list[str]) -> str:
+    more = " ".join(f"--tag {tag}" for tag in missing)
+    deploy = f"Deploy with {more} or with --pool {closest.name}"
+    return f"{deploy}, or make a pool: {_new_pool(tags)}." if tags else f"{deploy}."
+
+
+def _new_pool(tags: list[str]) -> str:
+    return f"`shunter pool create NAME --type process{_match(tags)}`"
+
+
+def _match(tags: list[str]) -> str:
+    return "".join(f" --match {tag}" for tag in tags[:3])
 
 
 # ---- nothing holds it
@@ -183,7 +223,7 @@ def _avoids(tx: Tx, run: Row[Any], can: list[str], first: int) -> Reason | None:
         f"agent {can[0]}, which alone has room for it now, could not launch its last attempt: "
         f"another may take it until {until(ends, tx.now)}, then {can[0]} may again",
         f"Nothing: it starts by itself then. What was wrong: `shunter run inspect {short(run.id)}`.",
-        {"agent": can[0], "until": stamp(ends)},
+        {"agent": can[0], "until": at_utc(ends)},
     )
 
 
