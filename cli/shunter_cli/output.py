@@ -301,15 +301,9 @@ def size(count: int) -> str:
 
 def amounts(had: Mapping[str, float]) -> str:
     """Amounts of what one has, memory in a unit that fits: ``cpu=7.5 gpu=1 memory=15.6GiB``; a dash if there are none."""
-    from shunter_work_pools.contracts.capacity import MEMORY, amount_shown
+    from shunter_work_pools.contracts.capacity import rounded
 
-    shown = {
-        name: size(int(amount)).replace(".0 ", " ").replace(" ", "")
-        if name == MEMORY
-        else amount_shown(name, amount)
-        for name, amount in sorted(had.items())
-    }
-    return " ".join(f"{name}={amount}" for name, amount in shown.items()) or "-"
+    return rounded(had) or "-"
 
 
 def clipped(text: str) -> str:

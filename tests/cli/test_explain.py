@@ -136,6 +136,23 @@ def test_what_is_not_there_or_cannot_be_is_told(shunter: Console) -> None:
     assert shunter.ok("route", "explain", "plai", "--tag", "x=1", "-o", "json").json["tags"] == ["x=1"]
 
 
+def test_a_route_shows_what_matters_at_eighty_columns(shunter: Console) -> None:
+    """Of the tags that the agent found those that are asked for, and one line for the pools that are not named."""
+    shunter.ok("deploy", "--name", "bare", "--pool", "default", "--", "true")
+    shunter.ok("deploy", "--name", "picky", "--pool", "default", "--require", "os=linux", "--", "true")
+    before = len(shunter.ok("pool", "list", "-o", "json").json)
+    for name in ("not-named-1", "not-named-2"):
+        shunter.ok("pool", "create", name, "--type", "process")
+    bare, picky = (shunter.ok("route", "explain", name).text for name in ("bare", "picky"))
+    assert "FOUND" not in bare
+    assert "os=linux" not in bare
+    assert "os=linux " in picky
+    assert "arch=" not in picky
+    assert "not-named-1" not in bare
+    assert f"{before + 1} others" in bare
+    assert max(map(len, picky.splitlines())) <= 80
+
+
 def test_watching_tells_why_it_waits(shunter: Console) -> None:
     shunter.ok("deploy", "--name", "held", "--pool", "default", "--", "true")
     shunter.ok("deployment", "pause", "held")

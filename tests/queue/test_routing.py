@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -189,10 +190,10 @@ async def test_what_nothing_can_take_is_warned_of_waits_and_starts_when_somethin
     assert told.startswith("no agent of pool gpus has tag ssd; ")
     await world.agent("a2", "gpus", tags=["ssd"], capacity={"gpu": 1})
     (told,) = await warned(world, **spec)
-    assert "one has gpu=1 at the most" in told
+    assert "has more than 1; its runs will wait" in told
     await world.agent("a3", "gpus", tags=["ssd"], capacity={"gpu": 2}, queues=["slow"])
     (told,) = await warned(world, **spec)
-    assert "one has gpu=1 at the most" in told, "the one that has enough serves another queue"
+    assert "has more than 1; its runs will wait" in told, "the one that has enough serves another queue"
     four = await world.agent("a4", "gpus", found_tags=["ssd"], capacity={"gpu": 2}, draining=True)
     (told,) = await warned(world, **spec)
     assert told.startswith("agent a4, the only one that could take it, is draining")
@@ -234,12 +235,21 @@ async def test_a_route_tells_of_every_pool(world: World) -> None:
         ("low", False, "lower_priority"),
         ("one", False, "less_free"),
     ]
+    assert found.pools[0].sentence == (
+        "the runs carry its match tags (gpu and eu); its priority (0) is higher than that of low; it starts runs now, "
+        "and one does not"
+    )
+    assert found.pools[-1].sentence == (
+        "two matches as well, and starts runs now: no agent is there that takes runs of it"
+    )
     by_name = {one.name: one for one in found.pools}
     assert by_name["far"].missing == ["us"]
     assert (by_name["two"].free, by_name["one"].free, by_name["loose"].free) == (3, 0, None)
     assert await goes_to(world) == "two"
     await world.patch_pool("two", paused=True)
-    assert (await routed(world)).sentence == "Its runs go to pool two, and wait there: pool two is paused."
+    assert (await routed(world)).sentence == (
+        "Its runs go to pool two, and wait there: pool two is paused since 2026-11-22 12:00:00 UTC (0s ago)."
+    )
     await world.patch_pool("two", paused=False)
     assert await goes_to(world, "us") == (await routed(world, "job", "us")).pool
     await world.deploy(pool="bare", tags=["gpu", "eu"])
@@ -294,6 +304,156 @@ async def test_a_route_tells_of_every_agent(world: World) -> None:
     able, untagged = found.agents[0], found.agents[8]
     assert (able.tags, able.found_tags) == (["os=linux", "ssd"], ["os=linux"])
     assert untagged.missing == ["os=linux", "ssd"]
+
+
+async def test_pools_that_tie_are_told_by_what_was_decided(world: World) -> None:
+    for name in ("a", "b"):
+        await world.pool(name, match=["x"])
+    await world.deploy(tags=["x"])
+
+    async def told() -> list[tuple[str, str, str]]:
+        found = await routed(world)
+        assert await goes_to(world) == found.pool
+        (run, *_) = reversed(await world.runs())
+        await world.skip(run.id)
+        return [(one.name, one.code, one.sentence) for one in found.pools]
+
+    carries = "the runs carry its match tags (x)"
+    nothing_free = [
+        (
+            "a",
+            "chosen",
+            f"{carries}; with as much room as b (free slots less waiting runs: 0) it comes first by name",
+        ),
+        (
+            "b",
+            "by_name",
+            "a matches as well, with as much room (free slots less waiting runs: 0), and comes first by name",
+        ),
+    ]
+    assert await told() == nothing_free
+    await world.agent("a1", "a", limit=1)
+    await world.agent("b1", "b", limit=3)
+    assert await told() == [
+        (
+            "b",
+            "chosen",
+            f"{carries}; it has more room (free slots less waiting runs: 3) than a (1 at the most)",
+        ),
+        ("a", "less_free", "b matches as well, with more room: free slots less waiting runs: 3, not 1"),
+    ]
+    await world.patch_pool("b", paused=True)
+    assert await told() == [
+        ("a", "chosen", f"{carries}; it starts runs now, and b does not"),
+        ("b", "less_free", "a matches as well, and starts runs now: it is paused"),
+    ]
+    await world.patch_pool("b", priority=5)
+    assert await told() == [
+        ("b", "chosen", f"{carries}; its priority (5) is higher than that of a"),
+        ("a", "lower_priority", "b matches as well, with priority 5, not 0"),
+    ]
+
+
+async def _server(world: World) -> None:
+    await world.pause_server(by="ann@box", reason="moving")
+
+
+async def _pool(world: World) -> None:
+    await world.patch_pool("main", paused=True, by="ann@box", reason="moving")
+
+
+async def _queue(world: World) -> None:
+    await world.patch_queue("main", "default", paused=True, by="ann@box", reason="moving")
+
+
+async def _deployment(world: World) -> None:
+    await world.pause_deployment(by="ann@box", reason="moving")
+
+
+async def _pool_full(world: World) -> None:
+    await world.patch_pool("main", limit=0)
+
+
+async def _queue_full(world: World) -> None:
+    await world.patch_queue("main", "default", limit=1)
+
+
+async def _deployment_full(world: World) -> None:
+    await world.deploy(pool="main", tags=["db"], limits=["few"], max_active=1)
+
+
+async def _limit_full(world: World) -> None:
+    await world.patch_limit("few", max=1)
+
+
+async def _tag_limit_full(world: World) -> None:
+    await world.limit("databases", tag="db", max=0)
+
+
+async def _rate_used_up(world: World) -> None:
+    await world.limit("api", tag="db", rate={"count": 1, "seconds": 60})
+    agent = await world.agent("a2", limit=4)
+    await world.submit()
+    await agent.claim()
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        _server,
+        _pool,
+        _queue,
+        _deployment,
+        _pool_full,
+        _queue_full,
+        _deployment_full,
+        _limit_full,
+        _tag_limit_full,
+        _rate_used_up,
+    ],
+)
+async def test_a_route_tells_what_holds_runs_back_as_a_run_that_waits_does(
+    world: World, hold: Callable[[World], Awaitable[None]]
+) -> None:
+    from tests.queue.test_explain import explained
+
+    await world.pool()
+    await world.limit("few", max=9)
+    await world.deploy(pool="main", tags=["db"], limits=["few"])
+    agent = await world.agent(limit=4)
+    await world.submit()
+    assert len(await agent.claim()) == 1
+    free = await routed(world)
+    assert free.sentence == "Its runs go to pool main, where a1 can take one now."
+    assert [one.takes for one in free.agents] == ["now"]
+    await hold(world)
+    found = await routed(world)
+    why = (await explained(world, await world.submit())).sentence
+    assert await agent.claim(3) == []
+    assert found.sentence == f"Its runs go to pool main, and wait there: {why[0].lower()}{why[1:]}"
+    assert {(one.takes, one.code) for one in found.agents} == {("later", "can_take")}
+    if "paused" in why or "maintenance" in why:
+        assert found.sentence.endswith(" since 2026-11-22 12:00:00 UTC (0s ago) by ann@box: moving.")
+
+
+async def test_a_limit_of_a_tag_holds_back_only_runs_that_carry_it(world: World) -> None:
+    await world.pool()
+    await world.limit("databases", tag="db", max=0)
+    await world.deploy(pool="main")
+    await world.agent()
+    assert [one.takes for one in (await routed(world)).agents] == ["now"]
+    found = await routed(world, "job", "db")
+    assert [one.takes for one in found.agents] == ["later"]
+    assert "limit databases of tag db" in found.sentence
+
+
+async def test_a_route_tells_who_paused_an_agent(world: World) -> None:
+    await world.pool()
+    await world.deploy(pool="main")
+    await world.agent()
+    await world.pause_agent(by="ann@box", reason="moving")
+    (told,) = (await routed(world)).agents
+    assert told.sentence == "it is paused since 2026-11-22 12:00:00 UTC (0s ago) by ann@box: moving"
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -64,27 +64,42 @@ def _show(route: Route) -> None:
         output.say("")
         output.table(
             ("POOL", "CHOSEN", "MATCH", "WHY"),
-            [
-                (one.name, "yes" if one.chosen else "-", output.words(one.match), one.sentence)
-                for one in route.pools
-            ],
+            _pools(route),
             elastic=("POOL", "MATCH", "WHY"),
             wrapped="WHY",
         )
     if route.agents:
         output.say("")
-        output.table(
-            ("AGENT", "TAKES", "TAGS", "FOUND", "WHY"),
-            [
-                (
-                    one.name,
-                    one.takes,
-                    output.words([own for own in one.tags if own not in one.found_tags]),
-                    output.words(one.found_tags),
-                    one.sentence,
-                )
-                for one in route.agents
-            ],
-            elastic=("AGENT", "TAGS", "FOUND", "WHY"),
-            wrapped="WHY",
-        )
+        _show_agents(route)
+
+
+def _pools(route: Route) -> list[tuple[str, str, str, str]]:
+    """A row of each pool; of those that are out as another is named, one of all."""
+    from shunter_work_pools.contracts.explanations import PoolReason
+
+    out = [one for one in route.pools if one.code == PoolReason.NOT_NAMED.value]
+    each = [one for one in route.pools if one not in out] if len(out) > 1 else route.pools
+    rows = [(one.name, "yes" if one.chosen else "-", output.words(one.match), one.sentence) for one in each]
+    return rows if len(out) <= 1 else [*rows, (f"{len(out)} others", "-", "-", out[0].sentence)]
+
+
+def _show_agents(route: Route) -> None:
+    """Of the tags that agents found those that the runs ask for, under the same key."""
+    asked = {tag.partition("=")[0] for tag in route.require}
+    found = [[tag for tag in one.found_tags if tag.partition("=")[0] in asked] for one in route.agents]
+    columns = ("AGENT", "TAKES", "TAGS", *(("FOUND",) if any(found) else ()), "WHY")
+    output.table(
+        columns,
+        [
+            (
+                one.name,
+                one.takes,
+                output.words([own for own in one.tags if own not in one.found_tags]),
+                *((output.words(tags),) if any(found) else ()),
+                one.sentence,
+            )
+            for one, tags in zip(route.agents, found, strict=True)
+        ],
+        elastic=tuple(name for name in columns if name != "TAKES"),
+        wrapped="WHY",
+    )

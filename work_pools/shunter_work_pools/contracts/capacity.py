@@ -14,9 +14,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StringConstraints
 
 from shunter_work_pools.contracts.sizes import LOOKS as SIZE_LOOKS
-from shunter_work_pools.contracts.sizes import UNITS
+from shunter_work_pools.contracts.sizes import UNITS, size
 from shunter_work_pools.contracts.sizes import parsed as size_parsed
-from shunter_work_pools.contracts.sizes import size
 
 CPU, MEMORY = "cpu", "memory"
 #: Names that are no devices.

@@ -149,6 +149,7 @@ class PoolReason(StrEnum):
     LESS_SPECIFIC = "less_specific"
     LOWER_PRIORITY = "lower_priority"
     LESS_FREE = "less_free"
+    BY_NAME = "by_name"
 
 
 class PoolRoute(Contract):
@@ -175,7 +176,8 @@ class AgentRoute(Contract):
     """An agent, and whether it can take the runs of a deployment.
 
     Attributes:
-        takes: ``now``, ``later`` (it could, but is busy) or ``never`` (as things are).
+        takes: ``now``, ``later`` (it could, but is busy, or the runs are held back: a pause, a full limit) or ``never`` (as
+            things are).
         code: one of :class:`AgentReason`.
         missing: tags that are required and it has not.
         short: what is needed and it has not, or not free: how much of it it has, or has free.

@@ -160,26 +160,45 @@ def _full(kind: Any, most: Any, counted: Any) -> Any:
     return select(kind.c.id).where(most.is_not(None), most <= used)
 
 
-_FULL_LIMITS = _full(limits, limits.c.max, lease_limits.c.limit_id).union_all(
+#: Ids of shared limits under which nothing may start.
+FULL_LIMITS = _full(limits, limits.c.max, lease_limits.c.limit_id).union_all(
     select(limits.c.id).where(limits.c.full_until > bindparam("now"))
 )
-_UNDER_FULL = select(lane_limits.c.lane_id).where(lane_limits.c.limit_id.in_(_FULL_LIMITS))
-#: What holds lanes back whoever offers, each true of a lane with its queue and pool that it holds back; in the order
-#: in which people are told. Deployments are meant by the lane, and not as one that is joined: so they are looked at
-#: before the head is.
-OBSTACLES: dict[str, ColumnElement[bool]] = {
-    "server_paused": select(pauses.c.ref_id).where(pauses.c.kind == "server").exists(),
-    "pool_paused": pools.c.paused,
-    "queue_paused": queues.c.paused,
-    "deployment_paused": lanes.c.deployment_id.in_(select(deployments.c.id).where(deployments.c.paused)),
-    "pool_full": pools.c.id.in_(_full(pools, pools.c.limit, leases.c.pool_id)),
-    "queue_full": queues.c.id.in_(_full(queues, queues.c.limit, leases.c.queue_id)),
-    "deployment_full": lanes.c.deployment_id.in_(
-        _full(deployments, deployments.c.max_active, leases.c.deployment_id)
-    ),
-    "backfill_full": lanes.c.backfill_id.in_(_full(backfills, backfills.c.concurrency, leases.c.backfill_id)),
-    "limit_full": lanes.c.id.in_(_UNDER_FULL),
-}
+_UNDER_FULL = select(lane_limits.c.lane_id).where(lane_limits.c.limit_id.in_(FULL_LIMITS))
+
+
+def obstacles(
+    deployment: ColumnElement[Any], backfill_full: ColumnElement[bool], limit_full: ColumnElement[bool]
+) -> dict[str, ColumnElement[bool]]:
+    """What holds runs back whoever offers, each true of a queue with its pool where it does; in the order in which
+    people are told.
+
+    Args:
+        deployment: its id.
+        backfill_full, limit_full: whether their backfill, or a shared limit that they are under, is full.
+    """
+    return {
+        "server_paused": select(pauses.c.ref_id).where(pauses.c.kind == "server").exists(),
+        "pool_paused": pools.c.paused,
+        "queue_paused": queues.c.paused,
+        "deployment_paused": deployment.in_(select(deployments.c.id).where(deployments.c.paused)),
+        "pool_full": pools.c.id.in_(_full(pools, pools.c.limit, leases.c.pool_id)),
+        "queue_full": queues.c.id.in_(_full(queues, queues.c.limit, leases.c.queue_id)),
+        "deployment_full": deployment.in_(
+            _full(deployments, deployments.c.max_active, leases.c.deployment_id)
+        ),
+        "backfill_full": backfill_full,
+        "limit_full": limit_full,
+    }
+
+
+#: What holds lanes back. Deployments are meant by the lane, and not as one that is joined: so they are looked at before
+#: the head is.
+OBSTACLES = obstacles(
+    lanes.c.deployment_id,
+    lanes.c.backfill_id.in_(_full(backfills, backfills.c.concurrency, leases.c.backfill_id)),
+    lanes.c.id.in_(_UNDER_FULL),
+)
 _HEAD_DUE = (
     select(func.min(ready.c.due_at)).where(ready.c.lane_id == lanes.c.id).correlate(lanes).scalar_subquery()
 )

@@ -54,6 +54,11 @@ _LIMITS = select(limits.c.id, limits.c.name, limits.c.tag)
 def all_limits(tx: Tx) -> Limits:
     """The shared limits there are; they stay so until this transaction is over."""
     hold_limits(tx)
+    return limits_there(tx)
+
+
+def limits_there(tx: Tx) -> Limits:
+    """The same for who only looks."""
     named: dict[str, int] = {}
     tagged: dict[str, tuple[int, ...]] = {}
     for limit_id, name, tag in tx.conn.execute(_LIMITS):

@@ -13,7 +13,6 @@ from shunter_work_pools.contracts.explanations import Code
 from shunter_work_pools.queue.explain.reason import Reason, at_utc, lasting, names, short, until
 from shunter_work_pools.storage.schema import (
     deployments,
-    lane_limits,
     lease_limits,
     leases,
     limits,
@@ -28,7 +27,7 @@ def limit_reasons(tx: Tx, lane: Row[Any]) -> list[Reason]:
     """One for each limit that is reached.
 
     Args:
-        lane: with a column for each obstacle.
+        lane: with a column for each obstacle, or what would be one.
     """
     found = []
     if lane.pool_full:
@@ -82,8 +81,7 @@ def _shared(tx: Tx, lane: Row[Any]) -> list[Reason]:
     active = select(func.count()).where(lease_limits.c.limit_id == limits.c.id).scalar_subquery()
     over = tx.conn.execute(
         select(limits, active.label("active"))
-        .join(lane_limits, lane_limits.c.limit_id == limits.c.id)
-        .where(lane_limits.c.lane_id == lane.id)
+        .where(limits.c.id.in_([int(limit_id) for limit_id in lane.limits.split()]))
         .order_by(limits.c.tag.is_not(None), limits.c.name)
     ).all()
     found, used_up = [], []

@@ -18,7 +18,7 @@ def pause_reasons(tx: Tx, lane: Row[Any]) -> list[Reason]:
     """One for each thing that is paused.
 
     Args:
-        lane: with a column for each obstacle that can be; one without a place has neither pool nor queue.
+        lane: with a column for each obstacle that can be, or what would be one; one without a place has neither pool nor queue.
     """
     found = []
     if lane.server_paused:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, select
 
-from shunter_work_pools.contracts.capacity import shown
+from shunter_work_pools.contracts.capacity import rounded, shown
 from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.explanations import AgentReason, AgentRoute, PoolReason, PoolRoute, Route
-from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, Placed, deployment
-from shunter_work_pools.queue.explain.agents import unfit_reason
+from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment
+from shunter_work_pools.queue.explain.agents import had, unfit_reason
+from shunter_work_pools.queue.explain.limits import limit_reasons
+from shunter_work_pools.queue.explain.pauses import pause_reasons, who_paused
 from shunter_work_pools.queue.explain.reason import Reason, message, names, since, told
 from shunter_work_pools.queue.explain.waiting import no_pool_reason
-from shunter_work_pools.queue.routing import Router, free_capacity
+from shunter_work_pools.queue.explain.would_be import lane_that_would_be
+from shunter_work_pools.queue.routing import Free, Router, free_capacity
 from shunter_work_pools.queue.standing import BUSY, Kind, Standing, nearest_to_it, standings
 from shunter_work_pools.storage.schema import agents, pools
 from shunter_work_pools.storage.store import Tx
@@ -49,9 +52,11 @@ def route(tx: Tx, name: str, more_tags: Sequence[str], lost_after: float) -> Rou
         queue = spec.queue or DEFAULT_QUEUE
         kind = Kind.of(spec, chosen, queue)
         found = standings(tx, kind, chosen.name, lost_after, everybody=True)
-        standing = [_agent(tx, kind, one) for one in found]
+        lane = lane_that_would_be(tx, target, tags, chosen.id, queue)
+        held = [*pause_reasons(tx, lane), *limit_reasons(tx, lane)]
+        standing = [_agent(tx, kind, one, held=bool(held)) for one in found]
         unfit = unfit_reason(tx, kind, nearest_to_it(found))
-        sentence = _outcome(chosen, target, unfit, standing)
+        sentence = _outcome(chosen.name, [*held, *([unfit] if unfit else [])], standing)
     return Route(
         deployment=target.name,
         revision=target.revision,
@@ -66,13 +71,9 @@ def route(tx: Tx, name: str, more_tags: Sequence[str], lost_after: float) -> Rou
     )
 
 
-def _outcome(chosen: Row[Any], target: Placed, unfit: Reason | None, standing: Sequence[AgentRoute]) -> str:
-    pool = chosen.name
-    held = f"pool {pool}" if chosen.paused else f"deployment {target.name}" if target.paused else ""
+def _outcome(pool: str, held: Sequence[Reason], standing: Sequence[AgentRoute]) -> str:
     if held:
-        return f"its runs go to pool {pool}, and wait there: {held} is paused"
-    if unfit is not None:
-        return f"its runs go to pool {pool}, and wait there: {unfit.sentence}"
+        return f"its runs go to pool {pool}, and wait there: {held[0].sentence}"
     now = [one.name for one in standing if one.takes == "now"]
     if now:
         return f"its runs go to pool {pool}, where {names(now)} can take one now"
@@ -93,10 +94,13 @@ def _pools(
     chosen = router.freest(best) if len(best) > 1 else next(iter(best), None)
     found = {}
     for row in rows:
-        one = _by_tags(row, tags, best, chosen)
+        one = _by_tags(row, tags, chosen, room)
         if row.id in room:
             one.free = room[row.id].slots
         found[row.name] = one
+    if chosen is not None:
+        one = found[chosen.name]
+        one.sentence += _before_others(chosen, rows, found, room)
     return found
 
 
@@ -106,32 +110,72 @@ def _by_name(named: str, row: Row[Any]) -> PoolRoute:
     return _pool(row, PoolReason.NOT_NAMED, f"the deployment names pool {named}")
 
 
-def _by_tags(row: Row[Any], tags: list[str], best: list[Row[Any]], chosen: Row[Any] | None) -> PoolRoute:
+def _by_tags(row: Row[Any], tags: list[str], chosen: Row[Any] | None, room: Mapping[int, Free]) -> PoolRoute:
     if not row.match:
         return _pool(row, PoolReason.NO_MATCH_TAGS, "it has no match tags: only who names it goes there")
     missing = [tag for tag in row.match if tag not in tags]
     if missing:
         return _pool(row, PoolReason.MISSING_TAGS, f"the runs lack {names(missing)}", missing=missing)
     assert chosen is not None
-    all_of_it = f"the runs carry its match tags ({names(row.match)})"
     if row.id == chosen.id:
-        alike = f", and it has most free capacity of {len(best)} that match alike" if len(best) > 1 else ""
-        return _pool(row, PoolReason.CHOSEN, all_of_it + alike, chosen=True)
+        return _pool(
+            row, PoolReason.CHOSEN, f"the runs carry its match tags ({names(row.match)})", chosen=True
+        )
     if len(row.match) < len(chosen.match):
         return _pool(
             row,
             PoolReason.LESS_SPECIFIC,
             f"{chosen.name} matches more: {len(chosen.match)} tags, not {len(row.match)}",
         )
+    alike = f"{chosen.name} matches as well"
     if row.priority < chosen.priority:
         return _pool(
-            row,
-            PoolReason.LOWER_PRIORITY,
-            f"{chosen.name} matches as well, with priority {chosen.priority}, not {row.priority}",
+            row, PoolReason.LOWER_PRIORITY, f"{alike}, with priority {chosen.priority}, not {row.priority}"
+        )
+    mine, its = room[row.id], room[chosen.id]
+    if not mine.served and its.served:
+        why = "it is paused" if row.paused else "no agent is there that takes runs of it"
+        return _pool(row, PoolReason.LESS_FREE, f"{alike}, and starts runs now: {why}")
+    if mine.slots < its.slots:
+        return _pool(
+            row, PoolReason.LESS_FREE, f"{alike}, with more room: {_ROOM} {its.slots:,}, not {mine.slots:,}"
         )
     return _pool(
-        row, PoolReason.LESS_FREE, f"{chosen.name} matches as well, and has more free capacity or comes first"
+        row,
+        PoolReason.BY_NAME,
+        f"{alike}, with as much room ({_ROOM} {its.slots:,}), and comes first by name",
     )
+
+
+#: What room is counted in.
+_ROOM = "free slots less waiting runs:"
+
+
+def _before_others(
+    chosen: Row[Any], rows: Sequence[Row[Any]], found: Mapping[str, PoolRoute], room: Mapping[int, Free]
+) -> str:
+    """By what the chosen pool comes before those that match alike."""
+    by_reason: dict[str, list[Row[Any]]] = {}
+    for row in rows:
+        by_reason.setdefault(found[row.name].code, []).append(row)
+    words = ""
+    if lower := by_reason.get(PoolReason.LOWER_PRIORITY):
+        words += (
+            f"; its priority ({chosen.priority}) is higher than that of {names([row.name for row in lower])}"
+        )
+    free = f"{_ROOM} {room[chosen.id].slots:,}" if room else ""
+    if less := by_reason.get(PoolReason.LESS_FREE):
+        others = [row for row in less if room[row.id].served or not room[chosen.id].served]
+        if others:
+            next_one = max(room[row.id].slots for row in others)
+            words += f"; it has more room ({free}) than {names([row.name for row in others])} ({next_one:,} at the most)"
+        if idle := [row.name for row in less if row not in others]:
+            words += f"; it starts runs now, and {names(idle)} {'does' if len(idle) == 1 else 'do'} not"
+    if alike := by_reason.get(PoolReason.BY_NAME):
+        words += (
+            f"; with as much room as {names([row.name for row in alike])} ({free}) it comes first by name"
+        )
+    return words
 
 
 def _pool(
@@ -151,8 +195,14 @@ def _pool(
 # ---- agents
 
 
-def _agent(tx: Tx, kind: Kind, one: Standing) -> AgentRoute:
-    takes = "now" if one.reason is AgentReason.CAN_TAKE else "later" if one.reason in BUSY else "never"
+def _agent(tx: Tx, kind: Kind, one: Standing, *, held: bool) -> AgentRoute:
+    """An agent.
+
+    Args:
+        held: whether the runs are held back whoever could take them.
+    """
+    can = one.reason is AgentReason.CAN_TAKE
+    takes = "now" if can and not held else "later" if can or one.reason in BUSY else "never"
     return AgentRoute(
         name=one.name,
         takes=takes,
@@ -189,30 +239,26 @@ def _why(tx: Tx, kind: Kind, one: Standing) -> str:
         case AgentReason.LACKS_TAGS:
             return f"it lacks {names(one.missing)}"
         case AgentReason.LACKS_CAPACITY:
-            return f"it has {_amounts(one.short)}, and {shown(_needs(kind, one))} is needed"
+            return f"it has {had(one.short)}, and {shown(_needs(kind, one))} is needed"
         case AgentReason.LOST:
             return f"lost: last heard of at {since(row.last_seen_at, tx.now)}"
         case AgentReason.DRAINING:
             return "it drains: it takes nothing new"
         case AgentReason.PAUSED:
-            return "it is paused"
+            return f"it is paused{who_paused(tx, 'agent', offer.agent_id).words}"
         case AgentReason.UNHEALTHY:
             return f"unwell: {message('; '.join(row.troubles))}"
         case AgentReason.SLOTS_BUSY:
             return slots
         case AgentReason.CAPACITY_BUSY:
-            return f"of what is needed ({shown(_needs(kind, one))}) it has {_amounts(one.short)} free"
+            return f"of what is needed ({shown(_needs(kind, one))}) it has {had(one.short)} free"
         case AgentReason.CAN_TAKE:
             found = sorted(set(kind.require.split()).intersection(row.found_tags).difference(row.tags))
             by_itself = f"; {names(found)} it found by itself" if found else ""
             free = {name: offer.free_capacity.get(name, 0.0) for name in kind.needs}
-            has = f", {shown(free)} free" if free else ""
+            has = f", {rounded(free)} free" if free else ""
             return f"{slots}{has}{by_itself}"
 
 
 def _needs(kind: Kind, one: Standing) -> dict[str, float]:
     return {name: kind.needs[name] for name in one.short}
-
-
-def _amounts(short: dict[str, float]) -> str:
-    return shown(short) if any(short.values()) else f"no {' and no '.join(sorted(short))}"

@@ -33,6 +33,7 @@ _LANE = (
         lanes.c.deployment_id,
         lanes.c.require,
         lanes.c.need,
+        lanes.c.limits,
         lanes.c.backfill_id,
         queues.c.id.label("queue_id"),
         queues.c.name.label("queue"),
