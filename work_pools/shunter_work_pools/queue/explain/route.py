@@ -241,7 +241,8 @@ def _why(tx: Tx, kind: Kind, one: Standing) -> str:
         case AgentReason.LACKS_CAPACITY:
             return f"it has {had(one.short)}, and {shown(_needs(kind, one))} is needed"
         case AgentReason.LOST:
-            return f"lost: last heard of at {since(row.last_seen_at, tx.now)}"
+            how = "stopped: it drained, and was last" if row.draining else "lost: last"
+            return f"{how} heard of at {since(row.last_seen_at, tx.now)}"
         case AgentReason.DRAINING:
             return "it drains: it takes nothing new"
         case AgentReason.PAUSED:
