@@ -89,9 +89,7 @@ def _install(packages: list[str]) -> None:
     keep = ["-o", "Dpkg::Options::=--force-confold"]
     with _no_service_starts():
         for words in (["update"], ["install", "-y", "--no-install-recommends", *keep, *packages]):
-            subprocess.run(
-                ["apt-get", "-q", *words], check=True, env=env, stdin=subprocess.DEVNULL, stdout=2
-            )
+            subprocess.run(["apt-get", "-q", *words], check=True, env=env, stdin=subprocess.DEVNULL, stdout=2)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class Program:
     """What runs, and where it says that it is well.
 
     Attributes:
-        health: a URL, as the node sees it; that of etcd and the API server can be asked from this machine too.
+        health: a URL, or the path of a socket that takes connections. Nothing: what needs it tells.
     """
 
     argv: list[str]
@@ -45,7 +45,7 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
     _write(settings / "cni" / "10-bridge.conflist", _network())
     (settings / "containerd.toml").write_text(_containerd(folder))
     _write(settings / "kubelet.json", _kubelet(folder, cgroup, address))
-    _write(settings / "proxy.json", _proxy(folder))
+    _write(settings / "proxy.json", _proxy(folder, address))
     (settings / "resolv.conf").write_text("")
     kube = str(binary)
 
@@ -53,9 +53,14 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
         return f"--kubeconfig={secrets / name}.kubeconfig"
 
     return {
-        "etcd": Program(_etcd(folder), "http://127.0.0.1:2379/health"),
-        "apiserver": Program([kube, "apiserver", *_apiserver(secrets, address)], f"https://{address}:6443/readyz"),
-        "containerd": Program([find("containerd") or "", f"--config={settings / 'containerd.toml'}"]),
+        "etcd": Program(_etcd(folder)),
+        "apiserver": Program(
+            [kube, "apiserver", *_apiserver(secrets, address)], f"https://{address}:6443/readyz"
+        ),
+        "containerd": Program(
+            [find("containerd") or "", f"--config={settings / 'containerd.toml'}"],
+            str(folder / "containerd.socket"),
+        ),
         "controller-manager": Program(
             [
                 *(kube, "controller-manager", configured("controller-manager")),
@@ -64,13 +69,16 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
                 "--use-service-account-credentials",
                 "--leader-elect=false",
                 "--node-monitor-grace-period=20s",  # so that a lost node is seen within a test
-                f"--cert-dir={folder / 'made'}",
+                *(f"--bind-address={address}", f"--cert-dir={folder / 'made'}"),
             ],
-            "https://127.0.0.1:10257/healthz",
+            f"https://{address}:10257/healthz",
         ),
         "scheduler": Program(
-            [kube, "scheduler", configured("scheduler"), "--leader-elect=false", f"--cert-dir={folder / 'made'}"],
-            "https://127.0.0.1:10259/healthz",
+            [
+                *(kube, "scheduler", configured("scheduler"), "--leader-elect=false"),
+                *(f"--bind-address={address}", f"--cert-dir={folder / 'made'}"),
+            ],
+            f"https://{address}:10259/healthz",
         ),
         "kubelet": Program(
             [
@@ -78,10 +86,10 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
                 *(f"--hostname-override={NODE}", f"--node-ip={address}"),
                 *(f"--root-dir={folder / 'kubelet'}", f"--cert-dir={folder / 'made'}"),
             ],
-            "http://127.0.0.1:10248/healthz",
+            f"http://{address}:10248/healthz",
         ),
         "proxy": Program(
-            [kube, "proxy", f"--config={settings / 'proxy.json'}"], "http://127.0.0.1:10256/healthz"
+            [kube, "proxy", f"--config={settings / 'proxy.json'}"], f"http://{address}:10256/healthz"
         ),
     }
 
@@ -127,7 +135,11 @@ def _network() -> dict[str, Any]:
         "hairpinMode": True,
         "ipam": {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}]},
     }
-    return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]}
+    return {
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}],
+    }
 
 
 def _containerd(folder: Path) -> str:
@@ -156,6 +168,7 @@ def _kubelet(folder: Path, cgroup: str, address: str) -> dict[str, Any]:
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": address,
+        "healthzBindAddress": address,
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
@@ -189,11 +202,12 @@ def _kubelet(folder: Path, cgroup: str, address: str) -> dict[str, Any]:
     }
 
 
-def _proxy(folder: Path) -> dict[str, Any]:
+def _proxy(folder: Path, address: str) -> dict[str, Any]:
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": "iptables",
+        "healthzBindAddress": f"{address}:10256",
         "hostnameOverride": NODE,
         "clusterCIDR": PODS,
         "oomScoreAdj": 0,
