@@ -17,7 +17,7 @@ TESTS ?= tests
 
 .PHONY: help
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 .PHONY: demo
 demo: $(INSTALLED) ## a real data set through a real pipeline on a real server and agent (two minutes)
@@ -31,6 +31,18 @@ test: $(INSTALLED) ## all tests, on the engines this machine has (TESTS=tests/ag
 chaos: $(INSTALLED) ## the long chaos: 10,000 runs under kills, ten minutes of every outage (RUNS=..., SEED=...)
 	@SHUNTER_CHAOS_RUNS=$(or $(RUNS),10000) SHUNTER_CHAOS_SEED=$(SEED) SHUNTER_CHAOS_AWAY=600 \
 		$(BIN)/pytest tests/chaos
+
+.PHONY: cluster-up
+cluster-up: $(INSTALLED) ## a Kubernetes cluster on this machine for tests (root; see CONTRIBUTING.md)
+	@$(BIN)/python -m tests.cluster up
+
+.PHONY: cluster-down
+cluster-down: $(INSTALLED) ## end that cluster; nothing of it is left
+	@$(BIN)/python -m tests.cluster down
+
+.PHONY: cluster-kubeconfig
+cluster-kubeconfig: $(INSTALLED) ## print the path of its kubeconfig (make -s cluster-kubeconfig)
+	@$(BIN)/python -m tests.cluster kubeconfig
 
 .PHONY: golden
 golden: $(INSTALLED) ## keep what the command line prints as it is now (tests/cli/golden)

@@ -15,7 +15,7 @@ import pytest
 from tests.engines import promtool as prometheus_tool
 from tests.engines.postgres import PostgresCluster, find_binaries, install
 
-pytest_plugins = ["tests.engines.closing_words"]
+pytest_plugins = ["tests.engines.closing_words", "tests.engines.kubernetes"]
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ BUDGETS = {
     "api": 180,
     "chaos": 330,
     "cli": 360,
+    "cluster": 180,
     "contracts": 20,
     "demo": 150,
     "engines": 20,

@@ -1,0 +1,278 @@
+"""The cluster for tests is a real one, can be broken piece by piece, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import images, packages
+from tests.cluster.cluster import Cluster, OwnCluster
+from tests.engines.kubernetes import by_hand
+
+LIMIT = "--timeout=60s"
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    name = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, LIMIT)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def pod_spec(*argv: str, image: str = images.PYTHON, **more: Any) -> dict[str, Any]:
+    container = {"name": "main", "image": image, "command": list(argv), **more}
+    return {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
+
+
+def job(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"backoffLimit": 0, "template": {"spec": spec}},
+    }
+
+
+def pod(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def run(cluster: Cluster, namespace: str, name: str, spec: dict[str, Any]) -> str:
+    """A Job, to its good end; what it printed."""
+    cluster.apply(job(name, namespace, spec))
+    cluster.kubectl("wait", "--for=condition=Complete", f"job/{name}", "-n", namespace, LIMIT)
+    return cluster.kubectl("logs", f"job/{name}", "-n", namespace)
+
+
+def test_a_job_runs_to_its_end_and_its_logs_come_through(cluster: Cluster, namespace: str) -> None:
+    code = "import sys; print('seen', 6 * 7); print(sys.version_info[:2])"
+    assert run(cluster, namespace, "hi", pod_spec("python3", "-c", code)) == "seen 42\n(3, 11)\n"
+
+
+def test_an_exit_code_is_seen(cluster: Cluster, namespace: str) -> None:
+    cluster.apply(job("bad", namespace, pod_spec("sh", "-c", "exit 7")))
+    cluster.kubectl("wait", "--for=condition=Failed", "job/bad", "-n", namespace, LIMIT)
+    (found,) = cluster.get("pods", "-n", namespace)["items"]
+    assert found["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 7
+
+
+def test_memory_over_the_limit_is_an_oom_kill(cluster: Cluster, namespace: str) -> None:
+    spec = pod_spec(
+        "python3", "-c", "b'x' * 500_000_000", resources={"limits": {"memory": "50Mi", "cpu": "200m"}}
+    )
+    cluster.apply(pod("fat", namespace, spec))
+    cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/fat", "-n", namespace, LIMIT)
+    ended = cluster.get("pod/fat", "-n", namespace)["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
+
+
+def test_a_pod_that_needs_too_much_is_told_so_by_the_scheduler(cluster: Cluster, namespace: str) -> None:
+    cluster.apply(pod("big", namespace, pod_spec("true", resources={"requests": {"cpu": "900"}})))
+    cluster.kubectl("wait", "--for=condition=PodScheduled=False", "pod/big", "-n", namespace, LIMIT)
+    (condition,) = cluster.get("pod/big", "-n", namespace)["status"]["conditions"]
+    assert condition["reason"] == "Unschedulable"
+    assert "Insufficient cpu" in condition["message"]
+
+
+def test_a_pod_reaches_the_api_server_by_its_service(cluster: Cluster, namespace: str) -> None:
+    code = """
+import os, ssl, urllib.request
+given = "/var/run/secrets/kubernetes.io/serviceaccount/"
+asked = urllib.request.Request(
+    f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}/version",
+    headers={"Authorization": "Bearer " + open(given + "token").read()},
+)
+print(urllib.request.urlopen(asked, context=ssl.create_default_context(cafile=given + "ca.crt")).status)
+"""
+    assert run(cluster, namespace, "asks", pod_spec("python3", "-c", code)) == "200\n"
+
+
+def test_a_pod_reaches_a_server_on_this_machine(own_cluster: OwnCluster, namespace: str) -> None:
+    with socket.create_server((own_cluster.machine.outside, 0)) as server:
+        server.settimeout(60)
+        heard: list[bytes] = []
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                heard.append(connection.recv(100))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address, port = server.getsockname()
+        code = f"import socket; socket.create_connection(('{address}', {port})).sendall(b'from a pod')"
+        run(own_cluster, namespace, "calls", pod_spec("python3", "-c", code))
+        thread.join(60)
+    assert heard == [b"from a pod"]
+
+
+def test_an_image_that_is_loaded_can_be_run(own_cluster: OwnCluster, namespace: str, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    shutil.copy(packages.find("catatonit") or "", tmp_path / "root" / "program")
+    images.write(tmp_path / "image.tar", "localhost/other:1", tmp_path / "root", {})
+    own_cluster.load_image(tmp_path / "image.tar")
+    spec = pod_spec("/program", "--version", image="localhost/other:1", imagePullPolicy="Never")
+    assert "catatonit" in run(own_cluster, namespace, "other", spec)
+
+
+def test_an_account_may_what_it_was_given_and_no_more(cluster: Cluster, namespace: str) -> None:
+    rules = [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]}]
+    account = Cluster(cluster.account("narrow", rules, namespace=namespace))
+    assert account.get("jobs")["items"] == []  # in its namespace, without naming it
+    with pytest.raises(RuntimeError, match=r"Forbidden\): pods"):
+        account.get("pods")
+    with pytest.raises(RuntimeError, match=r"Forbidden\): jobs"):
+        account.get("jobs", "-n", "default")
+    assert account.kubeconfig.stat().st_mode & 0o777 == 0o600
+
+
+def test_up_on_a_cluster_that_is_up_changes_nothing(own_cluster: OwnCluster) -> None:
+    before = own_cluster.status()
+    both = [by_hand("up", name=own_cluster.name) for _ in range(2)]
+    for one in both:
+        said, _ = one.communicate(timeout=60)
+        assert (one.returncode, said) == (0, f"up: export KUBECONFIG={own_cluster.kubeconfig}\n")
+    assert own_cluster.status() == before
+
+
+def test_a_killed_apiserver_comes_back(own_cluster: OwnCluster, namespace: str) -> None:
+    before = own_cluster.status()["apiserver"]
+    own_cluster.kill("apiserver")
+    own_cluster.start("apiserver")  # only waits: it was started again by itself
+    after = own_cluster.status()["apiserver"]
+    assert after["starts"] == before["starts"] + 1
+    assert after["pid"] != before["pid"]
+    assert own_cluster.get("namespace", namespace)["status"]["phase"] == "Active"
+
+
+@pytest.mark.parametrize("program", ["apiserver", "etcd", "kubelet", "containerd"])
+def test_what_is_stopped_stays_away_and_pods_outlive_it(
+    own_cluster: OwnCluster, namespace: str, program: str
+) -> None:
+    own_cluster.apply(pod("stays", namespace, pod_spec("sleep", "1000")))
+    own_cluster.kubectl("wait", "--for=condition=Ready", "pod/stays", "-n", namespace, LIMIT)
+    before = own_cluster.get("pod/stays", "-n", namespace)["status"]["containerStatuses"][0]
+    own_cluster.stop(program)
+    own_cluster.stop(program)
+    assert own_cluster.status()[program]["pid"] == 0
+    if program in ("apiserver", "etcd"):
+        with pytest.raises(RuntimeError):
+            own_cluster.kubectl("get", "--raw=/readyz", "--request-timeout=5s")
+    else:
+        assert own_cluster.get("pod/stays", "-n", namespace)["status"]["phase"] == "Running"
+    assert "sleep 1000" in own_cluster.machine.command("ps", "ax", "-o", "args")
+    assert own_cluster.status()[program] == {**own_cluster.status()[program], "pid": 0, "wanted": False}
+    own_cluster.start(program)
+    own_cluster.up()
+    after = own_cluster.get("pod/stays", "-n", namespace)["status"]["containerStatuses"][0]
+    assert (after["containerID"], after["restartCount"]) == (before["containerID"], 0)
+    assert run(own_cluster, namespace, "next", pod_spec("echo", "goes on")) == "goes on\n"
+
+
+def _what_others_see() -> dict[str, object]:
+    """What a cluster could leave on this machine."""
+
+    def said(*words: str) -> str:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    kernel = ("net/ipv4/ip_forward", "vm/overcommit_memory", "kernel/panic", "kernel/keys/root_maxkeys")
+    return {
+        "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        "links": sorted(path.name for path in Path("/sys/class/net").iterdir()),
+        "routes": said("ip", "route"),
+        "named network namespaces": said("ip", "netns"),
+        "hosts": Path("/etc/hosts").read_text(),
+        "kernel": [Path("/proc/sys", name).read_text() for name in kernel],
+        "firewall": [
+            line for line in said("iptables-save").splitlines() if line.startswith("-A") and "KUBE" in line
+        ],
+        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/*shunter-cluster*"))),
+        "kube folders": [
+            Path(path).exists() for path in ("/var/lib/kubelet", "/var/lib/cni", "/var/log/pods")
+        ],
+    }
+
+
+def _in_network(inode: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/ns/net"):
+        try:
+            if os.readlink(path) == inode:
+                found.append(path.parts[2])
+        except OSError:
+            continue  # ended meanwhile
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_down_leaves_nothing_and_another_cluster_alone(own_cluster: OwnCluster) -> None:
+    before = _what_others_see()
+    others = own_cluster.status()
+    second = OwnCluster(f"test-{os.getpid()}")
+    try:
+        second.up()
+        second.apply(pod("lives", "default", pod_spec("sleep", "1000")))
+        second.kubectl("wait", "--for=condition=Ready", "pod/lives", LIMIT)
+        inode = os.readlink(f"/proc/{second.machine.pid}/ns/net")
+        assert _in_network(inode)
+        assert _what_others_see() != before
+    finally:
+        second.down()
+        second.down()
+    assert _in_network(inode) == []
+    assert not second.folder.exists()
+    assert _what_others_see() == before
+    assert own_cluster.status() == others
+
+
+def test_a_cluster_that_is_not_up_says_how_to_bring_it_up(cluster: Cluster) -> None:
+    for words in (["kubeconfig"], ["stop", "apiserver"], ["status"]):
+        asked = by_hand(*words, name="never-up")
+        said, _ = asked.communicate(timeout=60)
+        if words == ["kubeconfig"] and "KUBECONFIG" in os.environ:
+            continue
+        assert asked.returncode == 1
+        assert "make cluster-up" in said
+        assert said.count("\n") == 1
+
+
+def test_a_machine_that_cannot_have_a_cluster_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> str:
+        with pytest.raises(packages.CannotHaveCluster) as error:
+            packages.provide(install=False)
+        return str(error.value)
+
+    monkeypatch.setattr(packages, "find", lambda program: None if program in ("etcd", "ctr") else program)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert "apt-get install --no-install-recommends containerd etcd-server (SHUNTER_TEST_INSTALL=1" in told()
+    monkeypatch.setattr(packages, "find", lambda program: None if program == "go" else program)
+    assert "install Go 1.26" in told()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "needs root" in told()
+    monkeypatch.setattr(packages.platform, "system", lambda: "Darwin")
+    assert "needs Linux" in told()
+
+
+def test_its_sources_fit_each_other() -> None:
+    """Every staging module is replaced by the version that belongs to this Kubernetes."""
+    text = (Path(__file__).with_name("tools") / "go.mod").read_text()
+    replaced = [line.split() for line in text.splitlines() if "=>" in line]
+    assert "k8s.io/kubernetes v1.37.2" in text
+    assert {words[-1] for words in replaced} == {"v0.37.2"}
+    assert all(words[0] == words[2] for words in replaced)
