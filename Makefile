@@ -36,6 +36,10 @@ chaos: $(INSTALLED) ## the long chaos: 10,000 runs under kills, ten minutes of e
 cluster-up: $(INSTALLED) ## a Kubernetes cluster on this machine for tests (root; see CONTRIBUTING.md)
 	@$(BIN)/python -m tests.cluster up
 
+.PHONY: cluster-build
+cluster-build: $(INSTALLED) ## only build what that cluster is made of, into the cache
+	@$(BIN)/python -m tests.cluster build
+
 .PHONY: cluster-down
 cluster-down: $(INSTALLED) ## end that cluster; nothing of it is left
 	@$(BIN)/python -m tests.cluster down
