@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -13,8 +14,9 @@ from tests.cluster import cache
 from tests.cluster.packages import CannotHaveCluster, find, search_path
 
 TOOLS = Path(__file__).with_name("tools")
+VERSION = re.findall(r"k8s\.io/kubernetes (v[\d.]+)", (TOOLS / "go.mod").read_text())[0]
 #: Debug symbols would take a third of the binary and some of the time, and nobody debugs it.
-_FLAGS = ["-trimpath", "-ldflags=-s -w", "-gcflags=all=-dwarf=false"]
+_FLAGS = ["-trimpath", "-gcflags=all=-dwarf=false"]
 
 
 def kubernetes() -> Path:
@@ -31,10 +33,17 @@ def kubernetes() -> Path:
 
 
 def _key() -> str:
-    digest = hashlib.sha256(" ".join([platform.machine(), *_FLAGS]).encode())
+    digest = hashlib.sha256(" ".join([platform.machine(), *_FLAGS, _version()]).encode())
     for path in sorted(TOOLS.iterdir()):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _version() -> str:
+    """What it is told to say of itself: Kubernetes' own build writes it in."""
+    major, minor, _ = VERSION.removeprefix("v").split(".")
+    told = {"gitVersion": VERSION, "gitMajor": major, "gitMinor": minor}
+    return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in told.items())
 
 
 def _build(binary: Path) -> None:
@@ -42,7 +51,7 @@ def _build(binary: Path) -> None:
     print("building Kubernetes: about six minutes on two cores, once", flush=True)
     env = os.environ | {"CGO_ENABLED": "0", "PATH": search_path()}
     done = subprocess.run(
-        [find("go") or "go", "build", *_FLAGS, "-o", str(draft), "."],
+        [find("go") or "go", "build", *_FLAGS, f"-ldflags=-s -w {_version()}", "-o", str(draft), "."],
         cwd=TOOLS,
         env=env,
         stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,7 @@ class OwnCluster(Cluster):
         with cache.locked(f"cluster-{self.name}"):
             if not self.is_up:
                 self._rise(building.kubernetes())
-            for name in self._programs():
-                self.start(name)
+            self.start(*self._programs())
             self._wait_for_node()
 
     def down(self) -> None:
@@ -151,11 +151,13 @@ class OwnCluster(Cluster):
         with cache.locked(f"cluster-{self.name}"):
             self.machine.end()
 
-    def start(self, name: str) -> None:
-        """Start a program, if it does not run, and wait until it is well."""
-        program = self._program(name)
-        self.machine.ask("start", name, program.argv)
-        self._wait_until_well(name, program)
+    def start(self, *names: str) -> None:
+        """Start programs, where they do not run, and wait until they are well."""
+        starting = {name: self._program(name) for name in names}
+        for name, program in starting.items():
+            self.machine.ask("start", name, program.argv)
+        for name, program in starting.items():
+            self._wait_until_well(name, program)
 
     def stop(self, name: str) -> None:
         """Kill a program; it stays away until it is started. What it started goes on."""
@@ -172,9 +174,11 @@ class OwnCluster(Cluster):
         return self.machine.ask("list")
 
     def load_image(self, archive: Path) -> None:
-        """Give the node the image of a ``docker save`` or OCI archive."""
-        engine = f"--address={self.folder / 'containerd.socket'}"
-        self.machine.command("ctr", engine, "--namespace=k8s.io", "images", "import", str(archive))
+        """Give the node the images of a ``docker save`` or OCI archive; pods can use them at once."""
+        engine = str(self.folder / "containerd.socket")
+        into = ["ctr", f"--address={engine}", "--namespace=k8s.io", "images", "import"]
+        for name in re.findall(r"^unpacking (\S+)", self.machine.command(*into, str(archive)), re.MULTILINE):
+            self.machine.command(self._kubernetes(), "image", engine, name)
 
     def log(self, name: str) -> str:
         """What a program has said since the cluster came up."""
@@ -190,11 +194,13 @@ class OwnCluster(Cluster):
             found = programs(self.folder, binary, address, self.machine.cgroup)
             kept = {name: {"argv": one.argv, "health": one.health} for name, one in found.items()}
             (self.folder / "programs.json").write_text(json.dumps(kept, indent=1))
-            for name in found:
-                if name == "kubelet":  # before it, so that it finds the images
-                    for archive in ready_images:
-                        self.load_image(archive)
-                self.start(name)
+            self.start("containerd")
+            with ThreadPoolExecutor() as beside:
+                loading = [beside.submit(self.load_image, archive) for archive in ready_images]
+                self.start("etcd", "apiserver")
+                for one in loading:
+                    one.result()
+            self.start(*found)
             self._wait_for_node()
         except BaseException:
             self._keep_logs()
@@ -253,7 +259,10 @@ class OwnCluster(Cluster):
         self.kubectl("wait", "--for=create", "serviceaccount/default", limit)
 
     def _kubectl(self) -> list[str]:
-        return [self._programs()["apiserver"].argv[0], "kubectl"]
+        return [self._kubernetes(), "kubectl"]
+
+    def _kubernetes(self) -> str:
+        return self._programs()["apiserver"].argv[0]
 
     def _folder_for_accounts(self) -> Path:
         return self.folder / "credentials"

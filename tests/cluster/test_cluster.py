@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -265,7 +266,7 @@ def test_a_machine_that_cannot_have_a_cluster_says_what_to_do(monkeypatch: pytes
     assert "install Go 1.26" in told()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "needs root" in told()
-    monkeypatch.setattr(packages.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert "needs Linux" in told()
 
 
