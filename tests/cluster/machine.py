@@ -151,14 +151,14 @@ class Machine:
         """Kill it with all that runs on it, and remove what it leaves here. Twice is harmless."""
         with contextlib.suppress(OSError):
             first = self.pid
+            # Before its process: the kernel frees the name with it, and it may be another's at once.
+            with contextlib.suppress(OSError, RuntimeError):
+                _run("ip", "link", "delete", _link(self.number))
             parent = _parent(first)
             with _watched(first) as dead, _watched(parent) as parent_dead:
                 signal.pidfd_send_signal(dead, signal.SIGKILL)
                 _wait_readable(dead)
                 _wait_readable(parent_dead)
-        with contextlib.suppress(OSError, ValueError):
-            if Path(f"/sys/class/net/{_link(self.number)}").exists():
-                _run("ip", "link", "delete", _link(self.number))
         for path in _cgroup_roots():
             _remove_cgroup(path / self.cgroup)
         if self.folder.exists():

@@ -13,7 +13,6 @@ NODE = "node-1"
 SERVICES = "10.96.0.0/16"
 #: The address of the service ``kubernetes``: the first of them.
 API_SERVICE = "10.96.0.1"
-DNS_SERVICE = "10.96.0.10"
 PODS = "10.244.0.0/22"
 MOST_PODS = 250
 PAUSE = "localhost/pause:1"
@@ -184,7 +183,7 @@ def _kubelet(folder: Path, cgroup: str, address: str) -> dict[str, Any]:
         "oomScoreAdj": 0,
         "maxPods": MOST_PODS,
         "clusterDomain": "cluster.local",
-        "clusterDNS": [DNS_SERVICE],
+        "clusterDNS": ["127.0.0.1"],  # there is no DNS: a name fails at once, not after a time-out
         "resolvConf": str(folder / "settings" / "resolv.conf"),
         "podLogsDir": str(folder / "pod-logs"),
         "volumePluginDir": str(folder / "volume-plugins"),

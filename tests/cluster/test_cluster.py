@@ -201,7 +201,9 @@ def _what_others_see() -> dict[str, object]:
         "hosts": Path("/etc/hosts").read_text(),
         "kernel": [Path("/proc/sys", name).read_text() for name in kernel],
         "firewall": [
-            line for line in said("iptables-save").splitlines() if line.startswith("-A") and "KUBE" in line
+            line
+            for line in said("iptables-save").splitlines()
+            if line.startswith("-A") and ("KUBE" in line or "CNI" in line)
         ],
         "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/*shunter-cluster*"))),
         "kube folders": [
