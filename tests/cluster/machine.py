@@ -257,10 +257,10 @@ def _wait_readable(fd: int) -> None:
 
 
 def _cgroup_roots() -> list[Path]:
-    """The hierarchies that have controllers: one of version 2, or several of version 1."""
-    if (_CGROUPS / "cgroup.controllers").exists():
+    """The root of every hierarchy: one of version 2, or several of version 1 and one beside them."""
+    if (_CGROUPS / "cgroup.procs").exists():
         return [_CGROUPS]
-    return [path for path in _CGROUPS.iterdir() if (path / "tasks").exists() and not path.is_symlink()]
+    return [path for path in _CGROUPS.iterdir() if (path / "cgroup.procs").exists() and not path.is_symlink()]
 
 
 def _make_cgroup(path: Path) -> None:
