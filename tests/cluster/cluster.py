@@ -140,7 +140,7 @@ class OwnCluster(Cluster):
             RuntimeError: a program does not become well; the message has the end of its log.
         """
         provide(install=install)
-        with cache.locked(f"cluster-{self.name}"):
+        with cache.locked("clusters"):
             if not self.is_up:
                 self._rise(building.kubernetes())
             self.start(*self._programs())
@@ -148,7 +148,7 @@ class OwnCluster(Cluster):
 
     def down(self) -> None:
         """End everything and remove what it left. Twice is harmless."""
-        with cache.locked(f"cluster-{self.name}"):
+        with cache.locked("clusters"):
             self.machine.end()
 
     def start(self, *names: str) -> None:
@@ -156,8 +156,16 @@ class OwnCluster(Cluster):
         starting = {name: self._program(name) for name in names}
         for name, program in starting.items():
             self.machine.ask("start", name, program.argv)
-        for name, program in starting.items():
-            self._wait_until_well(name, program)
+        self.wait_until_well(*names)
+
+    def wait_until_well(self, *names: str) -> None:
+        """Wait until programs say that they are well, whoever started them.
+
+        Raises:
+            RuntimeError: one does not, in START_LIMIT; the message has the end of its log.
+        """
+        for name in names:
+            self._wait_until_well(name, self._program(name))
 
     def stop(self, name: str) -> None:
         """Kill a program; it stays away until it is started. What it started goes on."""
@@ -274,6 +282,7 @@ class OwnCluster(Cluster):
             kept = cache.folder() / f"failed-{self.name}"
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(logs, kept)
+            print(f"the cluster did not come up; its logs are in {kept}", flush=True)
 
 
 def named_by_environment() -> Cluster | None:

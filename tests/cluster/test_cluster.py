@@ -155,7 +155,7 @@ def test_up_on_a_cluster_that_is_up_changes_nothing(own_cluster: OwnCluster) -> 
 def test_a_killed_apiserver_comes_back(own_cluster: OwnCluster, namespace: str) -> None:
     before = own_cluster.status()["apiserver"]
     own_cluster.kill("apiserver")
-    own_cluster.start("apiserver")  # only waits: it was started again by itself
+    own_cluster.wait_until_well("apiserver")
     after = own_cluster.status()["apiserver"]
     assert after["starts"] == before["starts"] + 1
     assert after["pid"] != before["pid"]
