@@ -32,8 +32,9 @@ def main() -> None:
     ):
         deeds.add_parser(deed, help=does).add_argument("program")
     deeds.add_parser("load-image", help="give it an image").add_argument("archive", type=Path)
-    account = deeds.add_parser("account", help="make a service account; print the path of its kubeconfig")
+    account = deeds.add_parser("account", help="make a service account, and its kubeconfig")
     account.add_argument("account")
+    account.add_argument("kubeconfig", type=Path, help="the file to write")
     account.add_argument("--namespace", default="default")
     account.add_argument("--rules", type=json.loads, required=True, help="a Role's rules, as JSON")
     given = parser.parse_args()
@@ -67,7 +68,7 @@ def _do(given: argparse.Namespace) -> None:
     elif given.deed == "load-image":
         cluster.load_image(given.archive.resolve())
     elif given.deed == "account":
-        print(cluster.account(given.account, given.rules, namespace=given.namespace))
+        cluster.account(given.kubeconfig, given.account, given.rules, namespace=given.namespace)
     else:
         getattr(cluster, given.deed)(given.program)
 

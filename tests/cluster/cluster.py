@@ -69,11 +69,18 @@ class Cluster:
         return found
 
     def account(
-        self, name: str, rules: list[dict[str, list[str]]], *, namespace: str = "default", seconds: int = 3600
-    ) -> Path:
-        """A service account with exactly these rights in its namespace; its kubeconfig.
+        self,
+        path: Path,
+        name: str,
+        rules: list[dict[str, list[str]]],
+        *,
+        namespace: str = "default",
+        seconds: int = 3600,
+    ) -> None:
+        """Make a service account with exactly these rights in its namespace, and write its kubeconfig, 0600.
 
         Args:
+            path: of the kubeconfig.
             rules: those of a Role: apiGroups, resources, verbs.
             seconds: how long its token is good; the API server takes no fewer than 600.
         """
@@ -94,15 +101,8 @@ class Cluster:
         seen = json.loads(self.kubectl("config", "view", "--raw", "--flatten", "--minify", "-o", "json"))
         seen["users"] = [{"name": seen["contexts"][0]["context"]["user"], "user": {"token": token}}]
         seen["contexts"][0]["context"]["namespace"] = namespace
-        path = self._folder_for_accounts() / f"{namespace}.{name}.kubeconfig"
         path.touch(0o600)
         path.write_text(json.dumps(seen, indent=1))
-        return path
-
-    def _folder_for_accounts(self) -> Path:
-        folder = cache.folder() / "accounts"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder
 
     def _kubectl(self) -> list[str]:
         on_path = find("kubectl")
@@ -271,9 +271,6 @@ class OwnCluster(Cluster):
 
     def _kubernetes(self) -> str:
         return self._programs()["apiserver"].argv[0]
-
-    def _folder_for_accounts(self) -> Path:
-        return self.folder / "credentials"
 
     def _keep_logs(self) -> None:
         """Of a cluster that did not come up, which is removed."""

@@ -132,9 +132,12 @@ def test_an_image_that_is_loaded_can_be_run(own_cluster: OwnCluster, namespace: 
     assert "catatonit" in run(own_cluster, namespace, "other", spec)
 
 
-def test_an_account_may_what_it_was_given_and_no_more(cluster: Cluster, namespace: str) -> None:
+def test_an_account_may_what_it_was_given_and_no_more(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
     rules = [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list"]}]
-    account = Cluster(cluster.account("narrow", rules, namespace=namespace))
+    cluster.account(tmp_path / "kubeconfig", "narrow", rules, namespace=namespace)
+    account = Cluster(tmp_path / "kubeconfig")
     assert account.get("jobs")["items"] == []  # in its namespace, without naming it
     with pytest.raises(RuntimeError, match=r"Forbidden\): pods"):
         account.get("pods")
