@@ -231,12 +231,20 @@ def _in_network(inode: str) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_down_leaves_nothing_and_another_cluster_alone(own_cluster: OwnCluster) -> None:
+def test_down_leaves_nothing_and_another_cluster_alone_even_after_a_killed_up(
+    own_cluster: OwnCluster,
+) -> None:
     before = _what_others_see()
     others = own_cluster.status()
     second = OwnCluster(f"test-{os.getpid()}")
     try:
-        second.up()
+        halfway = by_hand("up", name=second.name)
+        while not second.machine.running():
+            assert halfway.poll() is None
+            time.sleep(0.01)
+        halfway.kill()
+        halfway.communicate()
+        second.up()  # anew: what was left of the first is gone
         second.apply(pod("lives", "default", pod_spec("sleep", "1000")))
         second.kubectl("wait", "--for=condition=Ready", "pod/lives", LIMIT)
         inode = os.readlink(f"/proc/{second.machine.pid}/ns/net")
