@@ -15,7 +15,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from shunter_infrastructure.own_cgroup import NotMounted, own_cgroup
-from shunter_infrastructure.process.environment import CUDA, GPU, visible_to_cuda
+from shunter_infrastructure.process.environment import CUDA, visible_to_cuda
+from shunter_infrastructure.run_environment import GPU
 from shunter_work_pools.contracts.base import Tag
 from shunter_work_pools.contracts.capacity import CPU, MEMORY
 from shunter_work_pools.contracts.errors import InvalidInput

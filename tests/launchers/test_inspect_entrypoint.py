@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from shunter_infrastructure.process.environment import runner_path
+from shunter_infrastructure.run_environment import runner_path
 
 INSPECTOR = Path(runner_path()).with_name("inspect_entrypoint.py")
 Inspect = Callable[..., dict[str, Any]]

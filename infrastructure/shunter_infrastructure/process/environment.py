@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
-import json
 import os
 import stat
 import sys
@@ -15,17 +13,15 @@ from typing import Any
 
 from shunter_infrastructure.launcher import NO_DEVICES, Devices, LaunchFailed
 from shunter_infrastructure.process.lean import VERSION
+from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
 
 #: Variables taken from the agent's own environment; everything else must be asked for by ``pass_env``.
 PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 PASSED_PREFIX = "LC_"
-#: The agent's own settings (server, token, home) are never passed on, whatever ``pass_env`` says.
-RESERVED_PREFIX = "SHUNTER_"
-
-#: The device that CUDA is told of, and how.
-GPU, CUDA = "gpu", "CUDA_VISIBLE_DEVICES"
+#: How CUDA is told of its devices.
+CUDA = "CUDA_VISIBLE_DEVICES"
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -135,23 +131,10 @@ def environment(
     env |= {name: value for name, value in own.items() if name.startswith(PASSED_PREFIX)}
     env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
     env |= work.env
-    env |= {
-        "SHUNTER_RUN_ID": str(assignment.run),
-        "SHUNTER_ATTEMPT": str(assignment.attempt),
-        "SHUNTER_DEPLOYMENT": assignment.deployment,
-        "SHUNTER_REVISION": str(assignment.revision),
-        "SHUNTER_POOL": assignment.pool,
-        "SHUNTER_QUEUE": assignment.queue,
-        "SHUNTER_AGENT": agent,
-        "SHUNTER_SCHEDULED_AT": assignment.scheduled_at.isoformat().replace("+00:00", "Z"),
-        "SHUNTER_TAGS": json.dumps(assignment.tags),
-        "SHUNTER_PARAMETERS": str(folder / "parameters.json") if assignment.parameters else NO_PARAMETERS,
-        "SHUNTER_RESULT": str(folder / "result.json"),
-    }
+    parameters = str(folder / "parameters.json") if assignment.parameters else NO_PARAMETERS
+    env |= described(assignment, agent, devices, parameters, str(folder / "result.json"))
     if work.source is not None:
         env["SHUNTER_SOURCE"] = os.path.abspath(work.source)
-    if devices:
-        env["SHUNTER_DEVICES"] = json.dumps({name: list(numbers) for name, numbers in devices.items()})
     if devices.get(GPU):
         env[CUDA] = cuda_devices(devices[GPU], own)
     elif GPU in devices and CUDA not in work.env:
@@ -309,17 +292,3 @@ def check_entrypoint(entrypoint: str, source: str) -> None:
             f"the file {os.path.join(source, file)} of the entrypoint {entrypoint!r} does not exist",
             "Correct the entrypoint, or deploy again from the folder that holds it.",
         )
-
-
-def runner_path() -> str:
-    """Path of ``shunter/runner.py``, found without importing it.
-
-    Raises:
-        LaunchFailed: the package is not installed beside the agent.
-    """
-    spec = importlib.util.find_spec("shunter")
-    if spec is None or spec.origin is None:
-        raise LaunchFailed(
-            Cause.START_FAILED, "the package shunter is not installed for the agent", "Install it again."
-        )
-    return os.path.join(os.path.dirname(spec.origin), "runner.py")

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shunter_infrastructure import outcome
 from shunter_infrastructure.launcher import (
     NO_DEVICES,
     Capabilities,
@@ -27,7 +28,7 @@ from shunter_infrastructure.launcher import (
     Lease,
     leased,
 )
-from shunter_infrastructure.process import cgroup, memory, outcome, record, remains
+from shunter_infrastructure.process import cgroup, memory, record, remains
 from shunter_infrastructure.process.environment import Launch, exec_failure, prepare
 from shunter_infrastructure.process.forker_client import ForkerClient
 from shunter_infrastructure.process.keeper_watch import KeeperWatch

@@ -105,6 +105,7 @@ class Assignment(Contract):
         exclusive: it must have ended ``lease_for`` seconds after the agent last sent a request that was
             answered.
         need: what it takes of the agent's capacity; the agent chooses which devices these are.
+        template: the variables of its pool's template, with the deployment's own over them.
     """
 
     run: UUID
@@ -121,6 +122,7 @@ class Assignment(Contract):
     work: Work
     exclusive: bool = False
     need: dict[str, float] = {}
+    template: dict[str, Json] = {}
 
 
 class SyncAnswer(Contract):

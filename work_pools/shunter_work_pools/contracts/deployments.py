@@ -219,6 +219,7 @@ class DeploymentSpec(Contract):
         exclusive: no two attempts of a run ever work at the same time, also not when its agent is cut off:
             the agent ends the work itself before its lease ends (setting ``server.lease_for``).
         keep: how long its runs, their logs and events are kept.
+        variables: over those of the pool's template, each as a whole.
         description: free text.
     """
 
@@ -239,6 +240,7 @@ class DeploymentSpec(Contract):
     on_lost: OnLost = "crash"
     exclusive: bool = False
     keep: Keep = Keep()
+    variables: dict[str, Json] = Field(default={}, max_length=100)
     description: str = Field(default="", max_length=10_000)
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ class PoolSpec(Contract):
         match: a deployment that names no pool goes to the pool whose match tags it all carries.
         limit: live attempts at once in the whole pool; None: no limit of its own.
         priority: between pools that match equally well, higher first.
-        template: variables and manifest patch of the pool's launcher.
+        template: values of the variables that the pool's launcher has; see ``contracts.docker_template``.
     """
 
     name: Name

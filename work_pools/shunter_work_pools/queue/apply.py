@@ -17,11 +17,12 @@ from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
 from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused
-from shunter_work_pools.queue import timetable
+from shunter_work_pools.queue import templates, timetable
 from shunter_work_pools.queue.catalog import (
     DEFAULT_QUEUE,
     deployment_row,
     nearest,
+    pool_row,
     queue_row,
     revision_spec,
 )
@@ -31,7 +32,7 @@ from shunter_work_pools.queue.explain.waiting import no_pool_reason
 from shunter_work_pools.queue.fire import fire_deployment
 from shunter_work_pools.queue.lanes import all_limits
 from shunter_work_pools.queue.limits import places_freed
-from shunter_work_pools.queue.parameters import check_schema, parameter_faults
+from shunter_work_pools.queue.parameters import check_json, check_schema, parameter_faults
 from shunter_work_pools.queue.routing import Router
 from shunter_work_pools.queue.standing import Kind, nearest_to_it, standings
 from shunter_work_pools.storage.schema import deployments, pools, revisions, schedules
@@ -262,6 +263,11 @@ def _faults_of(tx: Tx, spec: DeploymentSpec, times: Times) -> Iterator[_Found]:
         yield ["parameter_schema"], exc.detail, exc.remedy
     else:
         yield from _parameter_faults(spec)
+    try:
+        check_json(spec.variables, "variables")
+    except Refused as exc:
+        yield ["variables"], exc.detail, exc.remedy
+        return
     for at, schedule in enumerate(spec.schedules):
         try:
             slots.check(schedule)
@@ -273,6 +279,8 @@ def _faults_of(tx: Tx, spec: DeploymentSpec, times: Times) -> Iterator[_Found]:
         except NotFound as exc:
             there = tx.conn.scalar(select(pools.c.id).where(pools.c.name == spec.pool)) is not None
             yield ["queue" if there else "pool"], exc.detail, exc.remedy
+        else:
+            yield from _variable_faults(tx, spec, spec.pool)
     if spec.limits:
         named = all_limits(tx).named
         for at, name in enumerate(spec.limits):
@@ -284,6 +292,16 @@ def _faults_of(tx: Tx, spec: DeploymentSpec, times: Times) -> Iterator[_Found]:
                 )
     if spec.exclusive:
         yield from _lease_faults(spec.work.grace, times)
+
+
+def _variable_faults(tx: Tx, spec: DeploymentSpec, pool_name: str) -> Iterator[_Found]:
+    """Of a pool that is found by tags nothing is known yet: its launcher refuses what does not fit."""
+    if not spec.variables:
+        return
+    pool = pool_row(tx, pool_name)
+    for loc, detail, remedy in templates.faults(pool.type, pool.template, spec.variables):
+        said = ".".join(map(str, loc))
+        yield ["variables", *loc], f"variable {said} of pool {pool_name!r}: {detail}", remedy
 
 
 def _lease_faults(grace: float, times: Times) -> Iterator[_Found]:

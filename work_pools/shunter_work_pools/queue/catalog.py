@@ -11,8 +11,7 @@ from sqlalchemy import Row, and_, insert, select, update
 from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
-from shunter_work_pools.queue import pauses
-from shunter_work_pools.queue.parameters import check_json
+from shunter_work_pools.queue import pauses, templates
 from shunter_work_pools.queue.routing import place_unplaced
 from shunter_work_pools.storage.schema import deployments, pools, queues, revisions
 from shunter_work_pools.storage.store import Tx
@@ -77,9 +76,10 @@ def create_pool(tx: Tx, spec: PoolSpec) -> None:
     """Make a pool with its default queue; runs that fit no pool yet are looked at again.
 
     Raises:
+        BadRequest: no run could be launched by its template.
         Conflict: the name is taken.
     """
-    check_json(spec.template, "template")
+    templates.check(spec.type, spec.template)
     if tx.conn.scalar(select(pools.c.id).where(pools.c.name == spec.name)) is not None:
         raise Conflict(
             f"there is a pool {spec.name!r} already", "Choose another name, or `shunter pool update`."
@@ -109,11 +109,13 @@ def patch_pool(tx: Tx, name: str, patch: PoolPatch) -> None:
 
     Raises:
         NotFound: there is no such pool.
-        BadRequest: a field that must have a value was set to null, or there is a reason for nothing.
+        BadRequest: a field that must have a value was set to null, there is a reason for nothing, or no run
+            could be launched by the new template.
     """
     pool = pool_row(tx, name)
     changes = _changes(patch)
-    check_json(changes, "the change")
+    if "template" in changes:
+        templates.check(pool.type, changes["template"])
     if changes:
         tx.conn.execute(update(pools).where(pools.c.id == pool.id).values(**changes))
         pauses.note(tx, "pool", pool.id, patch)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
@@ -220,6 +220,7 @@ _HEADS = (
         queues.c.limit.label("queue_limit"),
         pools.c.id.label("pool_id"),
         pools.c.name.label("pool"),
+        pools.c.type.label("pool_type"),
         pools.c.limit.label("pool_limit"),
         deployments.c.max_active,
         _HEAD_DUE.label("head"),
@@ -560,6 +561,7 @@ class _Room:
 def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
     rows: Sequence[Any] = tx.conn.execute(_RUNS, {"taken": [one.run_id for one in taken]}).all()
     found = {row.id: row for row in rows}
+    templates = templates_of(tx, {one.lane.pool for one in taken if one.lane.pool_type != "process"})
     lease_rows, run_rows, event_rows = [], [], []
     for one in taken:
         run_id, head, offer = one.run_id, one.lane, one.offer
@@ -592,17 +594,40 @@ def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
         event_rows.append(
             event_row(run_id, AttemptState.CLAIMED.value, Actor.QUEUE, tx.now, attempt, epoch=epoch)
         )
-        offer.granted.append(assignment(tx, run, attempt, epoch, offer.session, head.pool, head.queue))
+        template = templates.get(head.pool, {})
+        offer.granted.append(
+            assignment(tx, run, attempt, epoch, offer.session, head.pool, head.queue, template)
+        )
         tx.changes.runs.add(run_id)
     tx.conn.execute(_ACTIVATE, run_rows)
     tx.conn.execute(_GRANT, lease_rows)
     record(tx, event_rows)
 
 
+def templates_of(tx: Tx, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The templates of pools by name; pools without one are left out."""
+    if not names:
+        return {}
+    rows = tx.conn.execute(select(pools.c.name, pools.c.template).where(pools.c.name.in_(list(names))))
+    return {row.name: row.template for row in rows if row.template}
+
+
 def assignment(
-    tx: Tx, run: Row[Any], attempt: int, epoch: int, session: UUID, pool: str, queue: str
+    tx: Tx,
+    run: Row[Any],
+    attempt: int,
+    epoch: int,
+    session: UUID,
+    pool: str,
+    queue: str,
+    template: dict[str, Any],
 ) -> Assignment:
-    """What an agent needs to launch an attempt; ``run`` is a row of runs with name and parameters."""
+    """What an agent needs to launch an attempt.
+
+    Args:
+        run: a row of runs with name and parameters.
+        template: of its pool; empty: it has none.
+    """
     spec = revision_spec(tx, run.deployment_id, run.revision)
     # The parts were validated when they were stored.
     return Assignment.model_construct(
@@ -620,6 +645,7 @@ def assignment(
         work=spec.work,
         exclusive=spec.exclusive,
         need=spec.need,
+        template=template | spec.variables if template else {},
     )
 
 

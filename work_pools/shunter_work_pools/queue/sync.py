@@ -13,7 +13,7 @@ from shunter_work_pools.contracts.agents import Assignment, Held, ReleaseRequest
 from shunter_work_pools.contracts.errors import NameInUse, NotFound
 from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
-from shunter_work_pools.queue.claim import assignment
+from shunter_work_pools.queue.claim import assignment, templates_of
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.fire import first_due
 from shunter_work_pools.queue.lanes import hold_limits, lane_of
@@ -236,9 +236,17 @@ def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
         .where(runs.c.id.in_([lease.run_id for lease in unknown]))
     )
     found = {row.id: row for row in tx.conn.execute(statement)}
+    templates = templates_of(tx, {lease.pool for lease in unknown})
     return [
         assignment(
-            tx, found[lease.run_id], lease.attempt, lease.epoch, lease.session, lease.pool, lease.queue
+            tx,
+            found[lease.run_id],
+            lease.attempt,
+            lease.epoch,
+            lease.session,
+            lease.pool,
+            lease.queue,
+            templates.get(lease.pool, {}),
         )
         for lease in unknown
     ]

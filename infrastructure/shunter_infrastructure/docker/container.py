@@ -1,0 +1,205 @@
+"""The container of an attempt, as the engine's API takes it. Pure: `pool template preview` prints the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from shunter_infrastructure.launcher import NO_DEVICES, Devices, LaunchFailed
+from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.docker_template import RUN_FOLDER, DockerTemplate, Mount, bytes_of
+from shunter_work_pools.contracts.states import Cause
+
+PARAMETERS = f"{RUN_FOLDER}/parameters.json"
+RESULT = f"{RUN_FOLDER}/result.json"
+FAILURE = f"{RUN_FOLDER}/failure.json"
+RUNNER = f"{RUN_FOLDER}/runner.py"
+
+#: Labels by which a container is found again, by people too.
+RUN, ATTEMPT, FOLDER, ROOT = "shunter.run", "shunter.attempt", "shunter.folder", "shunter.root"
+
+#: Of the two files of the engine's log one may be full when the other begins.
+_LOG_FILES = 2
+
+
+def name_of(run: UUID, attempt: int) -> str:
+    """The container's name."""
+    return f"shunter-{run}-{attempt}"
+
+
+def read_template(assignment: Assignment) -> DockerTemplate:
+    """The template of an attempt, with its deployment's variables.
+
+    Raises:
+        LaunchFailed: it is none.
+    """
+    try:
+        return DockerTemplate.model_validate(assignment.template)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"] if step != "[key]")
+        raise LaunchFailed(
+            Cause.REJECTED,
+            f"the template of pool {assignment.pool!r} with the variables of deployment "
+            f"{assignment.deployment!r} makes no container: {f'{where}: ' if where else ''}{first['msg']}",
+            "Correct it with `shunter pool template set`, or the deployment's variables.",
+        ) from exc
+
+
+def configuration(
+    assignment: Assignment,
+    template: DockerTemplate,
+    folder: Path,
+    agent: str,
+    own: Mapping[str, str],
+    devices: Devices = NO_DEVICES,
+    *,
+    log_driver: str = "local",
+) -> dict[str, Any]:
+    """The body of ``POST /containers/create`` (https://docs.docker.com/reference/api/engine/).
+
+    Args:
+        folder: the attempt's folder.
+        agent: name of the agent.
+        own: the agent's environment, for ``pass_env``.
+        devices: those that it may use, see :meth:`Launcher.start`.
+        log_driver: whose log can be read back: ``local``, where the engine has it.
+    """
+    work = assignment.work
+    if work.command is not None:
+        command = list(work.command)
+    else:
+        command = [work.python or template.python, RUNNER]
+    command = template.command_prefix + command
+    made: dict[str, Any] = {
+        "Image": template.image,
+        "Entrypoint": None if template.image_entrypoint else command,
+        "Cmd": command if template.image_entrypoint else [],
+        "Env": [f"{name}={value}" for name, value in _env(assignment, template, agent, own, devices).items()],
+        "Labels": template.labels
+        | {
+            RUN: str(assignment.run),
+            ATTEMPT: str(assignment.attempt),
+            "shunter.deployment": assignment.deployment,
+            "shunter.pool": assignment.pool,
+            "shunter.agent": agent,
+            ROOT: str(folder.parent),
+            FOLDER: str(folder),
+        },
+        "WorkingDir": _workdir(work.working_dir, template.workdir),
+        "User": template.user or "",
+        "HostConfig": _host_config(assignment, template, devices, log_driver),
+    }
+    return {key: value for key, value in made.items() if value not in (None, "")}
+
+
+def _env(
+    assignment: Assignment, template: DockerTemplate, agent: str, own: Mapping[str, str], devices: Devices
+) -> dict[str, str]:
+    work = assignment.work
+    env = dict(template.env)
+    env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
+    env |= work.env
+    if work.entrypoint is not None:
+        env.setdefault("PYTHONUNBUFFERED", "1")
+    env |= described(assignment, agent, devices, PARAMETERS, RESULT)
+    if work.entrypoint is not None:
+        env |= {"SHUNTER_ENTRYPOINT": work.entrypoint, "SHUNTER_FAILURE": FAILURE}
+    return env
+
+
+def _workdir(wanted: str | None, base: str | None) -> str | None:
+    """A relative one is meant from the template's."""
+    if wanted is None or wanted.startswith("/"):
+        return wanted or base
+    return f"{(base or '').rstrip('/')}/{wanted}"
+
+
+def _host_config(
+    assignment: Assignment, template: DockerTemplate, devices: Devices, log_driver: str
+) -> dict[str, Any]:
+    memory = assignment.work.memory_limit or (bytes_of(template.memory) if template.memory else None)
+    mounts = [_mount(mount) for mount in template.mounts]
+    if template.read_only:  # files can be put only where it can be written
+        mounts.append({"Type": "volume", "Target": RUN_FOLDER})
+    log: dict[str, Any] = {"Type": log_driver}
+    if log_driver == "local":
+        each = str(max(1, bytes_of(template.log_size) // _LOG_FILES))
+        log["Config"] = {"max-size": each, "max-file": str(_LOG_FILES)}
+    made: dict[str, Any] = {
+        "NetworkMode": template.networks[0] if template.networks else None,
+        "Mounts": mounts,
+        "NanoCpus": round(template.cpu * 1e9) if template.cpu else None,
+        "Memory": memory,
+        "MemorySwap": memory,
+        "PidsLimit": template.pids,
+        "ShmSize": bytes_of(template.shm_size) if template.shm_size else None,
+        "Devices": [_device(text) for text in template.devices],
+        "DeviceRequests": _gpus(template, devices),
+        "CapDrop": template.cap_drop,
+        "CapAdd": template.cap_add,
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": template.read_only or None,
+        "ExtraHosts": [f"{name}:{address}" for name, address in template.extra_hosts.items()],
+        "Dns": template.dns,
+        "Init": template.init,
+        "AutoRemove": False,
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": log,
+    }
+    return {key: value for key, value in made.items() if value is not None and value != []}
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    made: dict[str, Any] = {"Type": mount.type, "Target": mount.target, "ReadOnly": mount.read_only}
+    if mount.source is not None:
+        made["Source"] = mount.source
+    if mount.size is not None:
+        made["TmpfsOptions"] = {"SizeBytes": bytes_of(mount.size)}
+    return made
+
+
+def _device(text: str) -> dict[str, str]:
+    parts = text.split(":")
+    rights = parts.pop() if len(parts) > 1 and not parts[-1].startswith("/") else "rwm"
+    return {"PathOnHost": parts[0], "PathInContainer": parts[-1], "CgroupPermissions": rights}
+
+
+def _gpus(template: DockerTemplate, devices: Devices) -> list[dict[str, Any]]:
+    """Those that the agent chose; any, if it has none to choose from."""
+    chosen = devices.get(GPU)
+    if chosen:
+        return [{"DeviceIDs": [str(number) for number in chosen], "Capabilities": [["gpu"]]}]
+    if template.gpus is None or chosen is not None:
+        return []
+    return [{"Count": -1 if template.gpus == "all" else template.gpus, "Capabilities": [["gpu"]]}]
+
+
+def files(assignment: Assignment, template: DockerTemplate) -> tuple[str, bytes]:
+    """What is put into the container before it starts: where, and a tar archive.
+
+    The folder is open to everybody: the user that the image names is not known here.
+    """
+    contents = {"parameters.json": json.dumps(assignment.parameters, ensure_ascii=False).encode()}
+    if assignment.work.entrypoint is not None:
+        contents["runner.py"] = Path(runner_path()).read_bytes()
+    # A read-only root can be written to only where a volume is, and that is there already.
+    where, below = (RUN_FOLDER, ".") if template.read_only else ("/", RUN_FOLDER[1:])
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        top = tarfile.TarInfo(below)
+        top.type, top.mode = tarfile.DIRTYPE, 0o777
+        archive.addfile(top)
+        for name, data in contents.items():
+            entry = tarfile.TarInfo(f"{below}/{name}")
+            entry.size, entry.mode = len(data), 0o444
+            archive.addfile(entry, io.BytesIO(data))
+    return where, packed.getvalue()

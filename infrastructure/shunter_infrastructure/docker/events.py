@@ -1,0 +1,83 @@
+"""One stream of the engine's events wakes whoever waits for a container; nothing is asked for by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+
+from shunter_infrastructure.docker.container import RUN
+from shunter_infrastructure.docker.engine import Engine
+from shunter_infrastructure.launcher import LauncherUnavailable
+
+#: Seconds between two tries to reach an engine that is away.
+_PAUSE = 0.5
+_FILTERS = json.dumps({"type": ["container"], "label": [RUN], "event": ["start", "die", "destroy"]})
+
+
+class Events:
+    """Wakes those that wait for a container: at its events, and whenever some may have been missed.
+
+    What is true then, they ask the engine itself.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._bells: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+        self.closed = False
+
+    @contextlib.contextmanager
+    def bell(self, container: str) -> Iterator[asyncio.Event]:
+        """Set when something happened to a container, or may have."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._listen(), name="docker events")
+        bell = asyncio.Event()
+        self._bells[container].add(bell)
+        try:
+            yield bell
+        finally:
+            self._bells[container].discard(bell)
+            if not self._bells[container]:
+                del self._bells[container]
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(LauncherUnavailable):
+                since = await self._engine_time()
+                params = {"filters": _FILTERS, "since": str(since)}
+                async with self._engine.stream("/events", params) as answer:
+                    self._wake_all()  # what happened before is not told; from ``since`` on everything is
+                    async for line in answer.aiter_lines():
+                        if line:
+                            self._wake(json.loads(line))
+            self._wake_all()
+            await asyncio.sleep(_PAUSE)
+
+    async def _engine_time(self) -> int:
+        """A moment just before now by the engine's clock, seconds: the stream begins some time after its answer does."""
+        async with self._engine.stream("/_ping", {}) as answer:
+            date = answer.headers.get("Date")
+            return int(parsedate_to_datetime(date).timestamp()) - 1 if date else 0
+
+    def _wake(self, event: dict[str, object]) -> None:
+        actor = event.get("Actor")
+        container = str(actor.get("ID")) if isinstance(actor, dict) else ""
+        for bell in self._bells.get(container, ()):
+            bell.set()
+
+    def _wake_all(self) -> None:
+        for bells in self._bells.values():
+            for bell in bells:
+                bell.set()
+
+    async def close(self) -> None:
+        """Listen no more; whoever waits is woken."""
+        self.closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._wake_all()

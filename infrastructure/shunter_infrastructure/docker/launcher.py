@@ -1,0 +1,432 @@
+"""The docker launcher: one container per attempt, named after run and attempt, removed once its end was told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, ImageNotFound, NotFound
+
+from shunter_infrastructure.docker import container, ending, engine, output
+from shunter_infrastructure.docker.engine import Engine, explanation
+from shunter_infrastructure.docker.events import Events
+from shunter_infrastructure.docker.leftovers import GRACE, Leftovers
+from shunter_infrastructure.docker.output import Outputs
+from shunter_infrastructure.launcher import (
+    NO_DEVICES,
+    Capabilities,
+    Devices,
+    Exit,
+    Handle,
+    LauncherUnavailable,
+    LaunchFailed,
+    Lease,
+    leased,
+)
+from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.docker_template import DockerTemplate
+from shunter_work_pools.contracts.states import Cause
+
+HANDLE_VERSION = 1
+#: Files in the attempt's folder: which container began when, and how it ended.
+STARTED, ENDED = "container.json", "ended.json"
+#: Launches may take each other back when two agents start the same attempt at once.
+_START_TRIES = 20
+_NAME_TAKEN, _RUNNING, _NO_SUCH = 409, 409, 404
+
+
+class DockerLauncher:
+    """Runs attempts as containers.
+
+    Args:
+        environ: the agent's environment: where the engine is, and what ``pass_env`` takes; default: ``os.environ``.
+        leftover_grace: seconds from telling of a container that nobody owns to its removal.
+    """
+
+    name = "docker"
+    capabilities = Capabilities(
+        exact_signal=False, shared_handles=False, merged_output=False, limits_memory="cgroup"
+    )
+
+    def __init__(self, *, environ: Mapping[str, str] | None = None, leftover_grace: float = GRACE) -> None:
+        self._environ = dict(os.environ if environ is None else environ)
+        self._engine = Engine(self._environ)
+        self._events = Events(self._engine)
+        self._outputs = Outputs(self._engine)
+        self._kills: dict[str, asyncio.TimerHandle] = {}
+        self._endings: dict[Path, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leftover_grace = leftover_grace
+        self._looked_after: set[Path] = set()
+
+    async def check(self) -> None:
+        """See :meth:`Launcher.check`."""
+        await self._engine.call(lambda client: client.ping())
+
+    # -- beginning
+
+    async def start(
+        self,
+        assignment: Assignment,
+        folder: Path,
+        agent: str,
+        lease: Lease | None = None,
+        devices: Devices = NO_DEVICES,
+    ) -> Handle:
+        """See :meth:`Launcher.start`."""
+        leased(assignment, lease)
+        template = container.read_template(assignment)
+        self._look_after(folder.parent)
+        fresh = not (folder / STARTED).exists()
+        for _ in range(_START_TRIES):
+            if not fresh and (found := await self.recover(assignment, folder)) is not None:
+                return found
+            try:
+                return await self._launch(assignment, template, folder, agent, devices)
+            except _Withdrawn:
+                fresh = False
+                await asyncio.sleep(random.uniform(0, 0.5))
+        raise LauncherUnavailable(
+            f"the launch of {container.name_of(assignment.run, assignment.attempt)} was withdrawn "
+            f"{_START_TRIES} times",
+            "See whether two agents use the same state folder.",
+        )
+
+    async def _launch(
+        self, assignment: Assignment, template: DockerTemplate, folder: Path, agent: str, devices: Devices
+    ) -> Handle:
+        """Make a container and start it, in three calls that each find out if another life was there."""
+        before = Stamp.now()
+        made = await self._create(assignment, template, folder, agent, devices)
+        where, archive = container.files(assignment, template)
+        networks = template.networks[1:]
+
+        def begin(client: docker.APIClient) -> dict[str, Any]:
+            client.put_archive(made, where, archive)
+            for network in networks:
+                client.connect_container_to_network(made, network)
+            client.start(made)
+            found: dict[str, Any] = client.inspect_container(made)
+            return found
+
+        try:
+            found = await self._engine.call(begin)
+        except APIError as exc:
+            said = explanation(exc)
+            if exc.status_code == _NO_SUCH and f"No such container: {made}" in said:
+                raise _Withdrawn from exc
+            with contextlib.suppress(APIError):
+                await self._engine.call(lambda client: client.remove_container(made, v=True))
+            command = (assignment.work.command or [assignment.work.python or template.python])[0]
+            raise engine.start_fault(said, command, template.image) from exc
+        return self._noted(assignment, folder, found, before)
+
+    async def _create(
+        self, assignment: Assignment, template: DockerTemplate, folder: Path, agent: str, devices: Devices
+    ) -> str:
+        """Id of a new container.
+
+        Raises:
+            _Withdrawn: there is one of this name.
+        """
+        name = container.name_of(assignment.run, assignment.attempt)
+        pulled = template.pull_policy == "always"
+        if pulled:
+            await self._engine.pull(template.image, template.platform)
+
+        def create(client: docker.APIClient) -> str:
+            wanted = container.configuration(
+                assignment,
+                template,
+                folder,
+                agent,
+                self._environ,
+                devices,
+                log_driver="k8s-file" if self._engine.is_podman else "local",
+            )
+            return str(client.create_container_from_config(wanted, name, template.platform)["Id"])
+
+        while True:
+            try:
+                return await self._engine.call(create)
+            except ImageNotFound as exc:
+                if template.pull_policy == "never":
+                    raise engine.missing_image(template.image) from exc
+                if pulled:
+                    raise LaunchFailed(
+                        Cause.IMAGE_PULL, f"the image {template.image} is not there: {explanation(exc)}"
+                    ) from exc
+                await self._engine.pull(template.image, template.platform)
+                pulled = True
+            except APIError as exc:
+                said = explanation(exc)
+                if exc.status_code == _NAME_TAKEN and "name" in said:
+                    raise _Withdrawn from exc
+                command = (assignment.work.command or [template.python])[0]
+                raise engine.start_fault(said, command, template.image) from exc
+
+    async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
+        """See :meth:`Launcher.recover`.
+
+        A container that was made and not started is removed before the answer is None: an order to start it that
+        is still on its way then finds nothing. One that is being started meanwhile cannot be removed.
+        """
+        self._look_after(folder.parent)
+        if (folder / STARTED).exists():
+            return self._noted(assignment, folder, None, None)
+        name = container.name_of(assignment.run, assignment.attempt)
+        while True:
+            found = await self._inspect(name)
+            if found is None or found["Config"]["Labels"].get(container.FOLDER) != str(folder):
+                return None
+            if ending.was_started(found["State"]):
+                return self._noted(assignment, folder, found, None)
+            try:
+                await self._engine.call(lambda client, one=found["Id"]: client.remove_container(one, v=True))
+            except NotFound:
+                return None
+            except APIError as exc:
+                if exc.status_code != _RUNNING:
+                    raise LauncherUnavailable(
+                        f"container {name} cannot be removed: {explanation(exc)}"
+                    ) from exc
+                await asyncio.sleep(0.05)  # it is being started, or removed
+
+    async def _inspect(self, name: str) -> dict[str, Any] | None:
+        """What the engine says of a container; None if there is none."""
+
+        def ask(client: docker.APIClient) -> dict[str, Any] | None:
+            try:
+                found: dict[str, Any] = client.inspect_container(name)
+            except NotFound:
+                return None
+            return found
+
+        try:
+            return await self._engine.call(ask)
+        except APIError as exc:
+            raise LauncherUnavailable(f"the engine says nothing of {name}: {explanation(exc)}") from exc
+
+    def _noted(
+        self, assignment: Assignment, folder: Path, found: dict[str, Any] | None, before: Stamp | None
+    ) -> Handle:
+        """The handle; what it says is written down the first time, so that it is the same in every life."""
+        path = folder / STARTED
+        if found is not None and not path.exists():
+            state = found["State"]
+            note = {
+                "id": found["Id"],
+                "pid": state.get("Pid") or None,
+                "started": _moment(state["StartedAt"], before).to_json(),
+            }
+            draft = folder / f"{STARTED}.{os.getpid()}.{id(self)}"
+            draft.write_text(json.dumps(note))
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
+        note = json.loads(path.read_text())
+        return Handle(
+            launcher=self.name,
+            version=HANDLE_VERSION,
+            folder=folder,
+            started=Stamp.from_json(note["started"]),
+            pid=note["pid"],
+            data={
+                "container": note["id"],
+                "name": container.name_of(assignment.run, assignment.attempt),
+                "entrypoint": assignment.work.entrypoint is not None,
+            },
+        )
+
+    async def hold(self, handle: Handle, lease: Lease) -> None:
+        """See :meth:`Launcher.hold`: nobody would keep a lease while the agent is away."""
+        raise ValueError(f"the attempt in {handle.folder} was started without a lease")
+
+    # -- end
+
+    async def wait(self, handle: Handle) -> Exit:
+        """See :meth:`Launcher.wait`."""
+        one = str(handle.data["container"])
+        with self._events.bell(one) as bell:
+            while True:
+                bell.clear()
+                if self._events.closed:
+                    raise LauncherUnavailable("the launcher was closed")
+                inspected = _read_end(handle.folder) or await self._inspect(one)
+                if inspected is None:
+                    await self._outputs.forget(handle.folder)
+                    return ending.deleted(handle)
+                if ending.has_ended(inspected["State"]):
+                    break
+                self._outputs.follow(one, handle.folder)
+                await bell.wait()
+        async with self._endings.setdefault(handle.folder, asyncio.Lock()):
+            if _read_end(handle.folder) is None:
+                await self._bring_home(handle, one, inspected)
+        return ending.exit_of(handle, inspected)
+
+    async def _bring_home(self, handle: Handle, one: str, inspected: dict[str, Any]) -> None:
+        """All that is left of it, so that its end can be told again when the container is gone."""
+        self._disarm(one)
+        await self._outputs.complete(one, handle.folder)
+        entrypoint = bool(handle.data["entrypoint"])
+        try:
+            await self._engine.call(
+                lambda client: ending.fetch(client, one, handle.folder, entrypoint=entrypoint)
+            )
+        except APIError as exc:
+            raise LauncherUnavailable(
+                f"the result of {handle.data['name']} cannot be had: {explanation(exc)}"
+            ) from exc
+        kept = {
+            "State": inspected["State"],
+            "Config": {"Image": inspected["Config"]["Image"]},
+            "HostConfig": {"Memory": inspected["HostConfig"].get("Memory")},
+        }
+        draft = handle.folder / f"{ENDED}.new"
+        draft.write_text(json.dumps(kept))
+        os.replace(draft, handle.folder / ENDED)
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        """See :meth:`Launcher.stop`. It is asked once by the signal that its image names, and killed by a clock here:
+        the agent's next life asks again."""
+        one = str(handle.data["container"])
+        if (handle.folder / ENDED).exists():
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + grace
+        armed = self._kills.get(one)
+        if armed is not None and armed.when() <= due:
+            return
+        if armed is not None:
+            armed.cancel()
+        self._kills[one] = loop.call_at(due, self._kill, one)
+        if armed is None and grace > 0:
+            await self._ask(one)
+
+    async def _ask(self, one: str) -> None:
+        def ask(client: docker.APIClient) -> None:
+            try:
+                found = client.inspect_container(one)
+                if found["State"].get("Paused"):
+                    client.unpause(one)
+                client.kill(one, found["Config"].get("StopSignal") or "SIGTERM")
+            except (NotFound, APIError) as exc:
+                if exc.status_code not in (_NO_SUCH, 409, 500):  # gone, or not running any more
+                    raise
+
+        try:
+            await self._engine.call(ask)
+        except APIError as exc:
+            self._disarm(one)
+            raise LauncherUnavailable(f"the engine does not stop {one[:12]}: {explanation(exc)}") from exc
+        except LauncherUnavailable:
+            self._disarm(one)
+            raise
+
+    def _kill(self, one: str) -> None:
+        self._spawn(self._kill_surely(one))
+
+    async def _kill_surely(self, one: str) -> None:
+        while True:
+            try:
+                await self._engine.call(lambda client: client.kill(one, "SIGKILL"))
+                return
+            except APIError:
+                return  # gone, or not running any more
+            except LauncherUnavailable:
+                await asyncio.sleep(0.5)
+
+    def _disarm(self, one: str) -> None:
+        armed = self._kills.pop(one, None)
+        if armed is not None:
+            armed.cancel()
+
+    # -- output, remains
+
+    async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
+        """See :meth:`Launcher.read_output`."""
+        if not (handle.folder / ENDED).exists():
+            self._outputs.follow(str(handle.data["container"]), handle.folder)
+        try:
+            fd = os.open(handle.folder / output.OUTPUT, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(fd, limit, offset)
+        finally:
+            os.close(fd)
+
+    def output_file(self, handle: Handle) -> Path | None:
+        """See :meth:`Launcher.output_file`."""
+        return handle.folder / output.OUTPUT
+
+    async def cleanup(self, handle: Handle) -> None:
+        """See :meth:`Launcher.cleanup`."""
+        one = str(handle.data["container"])
+        self._disarm(one)
+        self._endings.pop(handle.folder, None)
+        await self._outputs.forget(handle.folder)
+        try:
+            await self._engine.call(lambda client: client.remove_container(one, v=True, force=True))
+        except NotFound:
+            pass
+        except APIError as exc:
+            if exc.status_code != 409:  # it is being removed already
+                raise LauncherUnavailable(
+                    f"container {handle.data['name']} cannot be removed: {explanation(exc)}"
+                ) from exc
+
+    def recycle(self, folder: Path) -> bool:
+        """See :meth:`Launcher.recycle`: a folder is the least of what a container costs."""
+        return False
+
+    def _look_after(self, root: Path) -> None:
+        if root not in self._looked_after:
+            self._looked_after.add(root)
+            self._spawn(Leftovers(self._engine, root, self._leftover_grace).run())
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """See :meth:`Launcher.close`."""
+        for one in list(self._kills):
+            self._disarm(one)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._events.close()
+        await self._outputs.close()
+        await self._engine.close()
+
+
+class _Withdrawn(Exception):
+    """There is a container of this name, or somebody removed the one that was made."""
+
+
+def _moment(started_at: str, before: Stamp | None) -> Stamp:
+    """When it began: by the engine's clock, as far as that can be true here."""
+    now = Stamp.now()
+    ago = max(0.0, now.wall - ending.seconds(started_at))
+    if before is not None:
+        ago = min(ago, now.ticks - before.ticks)
+    return Stamp(now.boot, now.ticks - ago, now.wall - ago)
+
+
+def _read_end(folder: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((folder / ENDED).read_text())
+    except FileNotFoundError:
+        return None
+    return found

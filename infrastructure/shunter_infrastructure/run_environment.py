@@ -1,0 +1,58 @@
+"""What every launcher tells a run about itself, and the runner that Python entrypoints go by."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+
+from shunter_infrastructure.launcher import Devices, LaunchFailed
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.states import Cause
+
+#: The agent's own settings (server, token, home) are never passed on, whatever ``pass_env`` says.
+RESERVED_PREFIX = "SHUNTER_"
+#: The device that engines and CUDA are told of.
+GPU = "gpu"
+
+
+def described(
+    assignment: Assignment, agent: str, devices: Devices, parameters: str, result: str
+) -> dict[str, str]:
+    """The variables that describe a run to itself.
+
+    Args:
+        agent: name of the agent.
+        devices: those that it may use, see :meth:`Launcher.start`.
+        parameters, result: paths of these files as the run sees them.
+    """
+    env = {
+        "SHUNTER_RUN_ID": str(assignment.run),
+        "SHUNTER_ATTEMPT": str(assignment.attempt),
+        "SHUNTER_DEPLOYMENT": assignment.deployment,
+        "SHUNTER_REVISION": str(assignment.revision),
+        "SHUNTER_POOL": assignment.pool,
+        "SHUNTER_QUEUE": assignment.queue,
+        "SHUNTER_AGENT": agent,
+        "SHUNTER_SCHEDULED_AT": assignment.scheduled_at.isoformat().replace("+00:00", "Z"),
+        "SHUNTER_TAGS": json.dumps(assignment.tags),
+        "SHUNTER_PARAMETERS": parameters,
+        "SHUNTER_RESULT": result,
+    }
+    if devices:
+        env["SHUNTER_DEVICES"] = json.dumps({name: list(numbers) for name, numbers in devices.items()})
+    return env
+
+
+def runner_path() -> str:
+    """Path of ``shunter/runner.py``, found without importing it.
+
+    Raises:
+        LaunchFailed: the package is not installed beside the agent.
+    """
+    spec = importlib.util.find_spec("shunter")
+    if spec is None or spec.origin is None:
+        raise LaunchFailed(
+            Cause.START_FAILED, "the package shunter is not installed for the agent", "Install it again."
+        )
+    return os.path.join(os.path.dirname(spec.origin), "runner.py")
