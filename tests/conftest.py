@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.engines import docker
 from tests.engines import promtool as prometheus_tool
 from tests.engines.postgres import PostgresCluster, find_binaries, install
 
@@ -64,3 +66,45 @@ def promtool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if found is None:
         pytest.skip("no promtool: put it on PATH, or set SHUNTER_TEST_INSTALL=1 (Debian or Ubuntu)")
     return found
+
+
+_NO_DOCKER = "no Docker engine: start one, or install it (dockerd; root), or set SHUNTER_TEST_INSTALL=1 (root, Debian or Ubuntu)"
+
+
+def _need_dockerd() -> None:
+    if not docker.can_start() and os.environ.get("SHUNTER_TEST_INSTALL") == "1":
+        docker.install()
+    if not docker.can_start():
+        pytest.skip(_NO_DOCKER)
+
+
+@pytest.fixture(scope="session")
+def docker_url() -> Iterator[str]:
+    """URL of a Docker engine that has the tests' images: one that runs already, else one of the tests' own."""
+    url = docker.found()
+    if url is not None:
+        docker.load_images(url)
+        yield url
+        return
+    _need_dockerd()
+    with _own_daemon() as daemon:
+        yield daemon.url
+
+
+@pytest.fixture(scope="module")
+def docker_daemon() -> Iterator[docker.Daemon]:
+    """A Docker engine that a test may end and start again."""
+    _need_dockerd()
+    with _own_daemon() as daemon:
+        yield daemon
+
+
+@contextmanager
+def _own_daemon() -> Iterator[docker.Daemon]:
+    daemon = docker.Daemon()
+    try:
+        daemon.start()
+        docker.load_images(daemon.url)
+        yield daemon
+    finally:
+        daemon.remove()

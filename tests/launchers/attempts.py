@@ -18,6 +18,7 @@ from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
+from tests.engines.docker import IMAGE
 
 AGENT = "a1"
 #: Seconds within which something that is about to happen must have happened.
@@ -31,6 +32,7 @@ def assignment(
     attempt: int = 1,
     parameters: dict[str, Any] | None = None,
     tags: list[str] | None = None,
+    template: dict[str, Any] | None = None,
     **work: Any,
 ) -> Assignment:
     """An assignment of ``command`` (or, in ``work``, an entrypoint)."""
@@ -47,6 +49,7 @@ def assignment(
         parameters=parameters or {},
         scheduled_at=datetime.datetime(2026, 11, 22, 6, 0, tzinfo=datetime.UTC),
         work=Work(command=command, **work),
+        template=template or {},
     )
 
 
@@ -145,6 +148,9 @@ class ProcessEngine:
     """Real processes."""
 
     name = "process"
+    merged = True
+    many = 40
+    template: dict[str, Any] = {}
 
     def launcher(self) -> Launcher:
         return ProcessLauncher()
@@ -181,6 +187,9 @@ class FakeEngine:
     """The scriptable fake."""
 
     name = "fake"
+    merged = True
+    many = 40
+    template: dict[str, Any] = {}
 
     def launcher(self) -> Launcher:
         return FakeLauncher()
@@ -198,6 +207,23 @@ class FakeEngine:
 
     def broken_command(self) -> list[str]:
         return ["fake", "start_error=/no/such/program does not exist"]
+
+
+class DockerEngine(ProcessEngine):
+    """Real containers, of an image with a shell."""
+
+    name = "docker"
+    merged = False
+    many = 6  # each costs this machine the better part of a second
+    template = {"image": IMAGE, "networks": ["none"]}
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def launcher(self) -> Launcher:
+        from shunter_infrastructure.docker.launcher import DockerLauncher
+
+        return DockerLauncher(environ={"DOCKER_HOST": self.url})
 
 
 Engine = ProcessEngine | FakeEngine

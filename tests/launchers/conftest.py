@@ -7,18 +7,29 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 import pytest_asyncio
 
 from shunter_infrastructure.launcher import Launcher
 from shunter_infrastructure.process import procfs, record
 from shunter_infrastructure.process.launcher import ProcessLauncher
-from tests.launchers.attempts import Attempt, Engine, FakeEngine, ProcessEngine, assignment, processes_in
+from tests.launchers.attempts import (
+    Attempt,
+    DockerEngine,
+    Engine,
+    FakeEngine,
+    ProcessEngine,
+    assignment,
+    processes_in,
+)
 
 
-@pytest.fixture(params=[FakeEngine, ProcessEngine], ids=lambda kind: kind.name)
+@pytest.fixture(params=[FakeEngine, ProcessEngine, DockerEngine], ids=lambda kind: kind.name)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine that the conformance suite runs against."""
+    if request.param is DockerEngine:
+        return DockerEngine(request.getfixturevalue("docker_url"))
     made: Engine = request.param()
     return made
 
@@ -64,22 +75,41 @@ async def processes(process_launchers: Callable[[], ProcessLauncher]) -> Process
 
 
 @pytest.fixture
-def attempts(tmp_path: Path) -> Iterator[Callable[..., Attempt]]:
-    """Makes attempts. After the test nothing of them may run: no process, no keeper."""
+def attempts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Attempt]]:
+    """Makes attempts. After the test nothing of them may run: no process, no keeper, no container."""
+    engine = request.getfixturevalue("engine") if "engine" in request.fixturenames else None
     root = tmp_path / "attempts"
     root.mkdir()
     made: list[Attempt] = []
 
     def make(command: list[str] | None = None, **details: Any) -> Attempt:
+        if engine is not None:
+            details = {"template": engine.template} | details
         made.append(Attempt(assignment(command, **details), root))
         return made[-1]
 
     yield make
+    if isinstance(engine, DockerEngine):
+        remove_containers(engine.url, root)
     until = time.monotonic() + 5.0
     while left := _left(root, made):
         if time.monotonic() > until:
             pytest.fail(f"left over after the test: {left}")
         time.sleep(0.01)
+
+
+def remove_containers(url: str, root: Path) -> None:
+    """Remove those of the attempts in a folder; none of them may run any more."""
+    client = docker.APIClient(url, timeout=60)
+    try:
+        found = client.containers(all=True, filters={"label": f"shunter.root={root}"})
+        for one in found:
+            client.remove_container(one["Id"], force=True, v=True)
+        running = [one["Names"][0] for one in found if one["State"] == "running"]
+        if running:
+            pytest.fail(f"left over after the test: {running}")
+    finally:
+        client.close()
 
 
 def _left(root: Path, made: list[Attempt]) -> list[str]:

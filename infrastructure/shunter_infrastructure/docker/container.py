@@ -74,10 +74,7 @@ def configuration(
         log_driver: whose log can be read back: ``local``, where the engine has it.
     """
     work = assignment.work
-    if work.command is not None:
-        command = list(work.command)
-    else:
-        command = [work.python or template.python, RUNNER]
+    command = list(work.command) if work.command is not None else [work.python or template.python, RUNNER]
     command = template.command_prefix + command
     made: dict[str, Any] = {
         "Image": template.image,

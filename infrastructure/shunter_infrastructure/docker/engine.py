@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -202,7 +201,7 @@ def _reason(exc: BaseException) -> str:
     """The innermost words: what is around them names Python objects."""
     while True:
         inner = exc.__cause__ or exc.__context__
-        if inner is None or isinstance(exc, OSError) and exc.strerror:
+        if inner is None or (isinstance(exc, OSError) and exc.strerror):
             break
         exc = inner
     return str(getattr(exc, "strerror", None) or exc) or type(exc).__name__

@@ -8,6 +8,7 @@ import json
 import os
 import random
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ class DockerLauncher:
             if ending.was_started(found["State"]):
                 return self._noted(assignment, folder, found, None)
             try:
-                await self._engine.call(lambda client, one=found["Id"]: client.remove_container(one, v=True))
+                await self._engine.call(partial(_remove_unstarted, one=found["Id"]))
             except NotFound:
                 return None
             except APIError as exc:
@@ -422,6 +423,10 @@ def _moment(started_at: str, before: Stamp | None) -> Stamp:
     if before is not None:
         ago = min(ago, now.ticks - before.ticks)
     return Stamp(now.boot, now.ticks - ago, now.wall - ago)
+
+
+def _remove_unstarted(client: docker.APIClient, *, one: str) -> None:
+    client.remove_container(one, v=True)  # without force: refused once it runs
 
 
 def _read_end(folder: Path) -> dict[str, Any] | None:

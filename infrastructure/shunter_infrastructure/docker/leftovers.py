@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -52,9 +53,7 @@ class Leftovers:
         found = await self._engine.call(lambda client: client.containers(all=True, filters={"label": label}))
         gone = {one["Id"]: one for one in found if not Path(one["Labels"][FOLDER]).exists()}
         for container in gone.keys() & self._told:
-            await self._engine.call(
-                lambda client, container=container: client.remove_container(container, v=True, force=True)
-            )
+            await self._engine.call(partial(_remove, container=container))
             log.warning("a container that nobody owns was removed", container=_name(gone[container]))
         self._told = gone.keys() - self._told
         for container in self._told:
@@ -68,3 +67,7 @@ class Leftovers:
 def _name(one: dict[str, object]) -> str:
     names = one.get("Names")
     return str(names[0]).lstrip("/") if isinstance(names, list) and names else str(one["Id"])
+
+
+def _remove(client: docker.APIClient, *, container: str) -> None:
+    client.remove_container(container, v=True, force=True)

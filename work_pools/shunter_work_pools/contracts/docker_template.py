@@ -44,12 +44,12 @@ Size = Annotated[
     Annotated[int, Field(gt=0, le=2**50)] | Annotated[str, StringConstraints(max_length=40)],
     AfterValidator(_size),
 ]
-Word = Annotated[str, StringConstraints(pattern=r"^[^\s\0]+$", max_length=1000)]
-Text = Annotated[str, StringConstraints(pattern=r"^[^\0]*$", max_length=100_000)]
-Absolute = Annotated[str, StringConstraints(pattern=r"^/[^\0]*$", max_length=4096)]
+Word = Annotated[str, StringConstraints(pattern=r"^[^\s\x00]+$", max_length=1000)]
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=100_000)]
+Absolute = Annotated[str, StringConstraints(pattern=r"^/[^\x00]*$", max_length=4096)]
 Capability = Annotated[str, StringConstraints(pattern=r"^(CAP_)?[A-Z_]+$", max_length=64)]
 Variable = Annotated[EnvName, StringConstraints(max_length=1000)]
-Device = Annotated[str, StringConstraints(pattern=r"^/[^:\0]+(:/[^:\0]+)?(:[rwm]{1,3})?$", max_length=4096)]
+Device = Annotated[str, StringConstraints(pattern=r"^/[^:\x00]+(:/[^:\x00]+)?(:[rwm]{1,3})?$", max_length=4096)]
 
 
 def bytes_of(value: int | str) -> int:

@@ -1,0 +1,241 @@
+"""A real Docker engine for tests, and a small image with a shell and Python made of Debian's packages.
+
+Used is the engine that DOCKER_HOST or the usual socket leads to. Where there is none, root can have one of the
+tests' own: a ``dockerd`` with its own folders and socket, no bridge and no rule of iptables, stopped by its pid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+
+IMAGE = "localhost/python:3.11"
+#: The same without anything but one program.
+BARE_IMAGE = "localhost/bare:1"
+START_LIMIT = 60.0
+_PACKAGES = ["python3", "busybox-static"]
+_LEFT_OUT = {"dpkg", "tar", "perl-base"}  # dependencies that nothing here uses
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shunter-tests"
+
+
+def found() -> str | None:
+    """URL of an engine that runs already."""
+    url = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    try:
+        client = docker.APIClient(url, timeout=5)
+        client.ping()
+        client.close()
+    except (docker.errors.DockerException, OSError):
+        return None
+    return url
+
+
+def can_start() -> bool:
+    """Whether one of the tests' own can be started."""
+    return os.geteuid() == 0 and shutil.which("dockerd") is not None
+
+
+def install() -> None:
+    """Install Debian's Docker, without starting the service that comes with it.
+
+    Raises:
+        RuntimeError: not root, or not Debian or Ubuntu.
+        subprocess.CalledProcessError: apt-get failed.
+    """
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise RuntimeError("installing Docker needs root on Debian or Ubuntu")
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        for words in (["update"], ["install", "-y", "--no-install-recommends", "docker.io"]):
+            subprocess.run(["apt-get", "-q", *words], check=True, env=env, stdin=subprocess.DEVNULL)
+    finally:
+        if ours:
+            policy.unlink()
+
+
+class Daemon:
+    """A Docker engine of the tests' own; its URL stays the same over restarts.
+
+    Attributes:
+        live_restore: whether containers outlive it; read at each start.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="shunter-docker-"))
+        self.url = f"unix://{self.folder}/docker.sock"
+        self.live_restore = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers.
+
+        Raises:
+            RuntimeError: it does not; the message has its log.
+        """
+        config = self.folder / "daemon.json"
+        config.write_text(json.dumps({"live-restore": self.live_restore}))
+        words = [
+            *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
+            *("--pidfile", str(self.folder / "pid"), "--config-file", str(config), "-H", self.url),
+            *("--exec-opt", "native.cgroupdriver=cgroupfs", "--bridge=none"),
+            *("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
+        ]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["dockerd", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_LIMIT
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if self.answers():
+                return
+            time.sleep(0.05)
+        self.stop()
+        raise RuntimeError(f"dockerd does not start: {(self.folder / 'log').read_text()[-4000:]}")
+
+    def answers(self) -> bool:
+        """Whether it can be talked to."""
+        try:
+            client = docker.APIClient(self.url, timeout=5)
+            client.ping()
+            client.close()
+        except (docker.errors.DockerException, OSError):
+            return False
+        return True
+
+    def end(self, how: signal.Signals) -> None:
+        """End it by a signal, and wait until it has."""
+        assert self._process is not None
+        self._process.send_signal(how)
+        self._process.wait(60)
+
+    def stop(self) -> None:
+        """End it in order."""
+        if self._process is not None and self._process.poll() is None:
+            self.end(signal.SIGTERM)
+
+    def remove(self) -> None:
+        """End it with all its containers, and remove what it kept."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()  # what a killed one left running
+        client = docker.APIClient(self.url, timeout=60)
+        for one in client.containers(all=True, quiet=True):
+            client.remove_container(one["Id"], force=True, v=True)
+        client.close()
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def load_images(url: str) -> None:
+    """Have :data:`IMAGE` and :data:`BARE_IMAGE` on an engine.
+
+    Raises:
+        subprocess.CalledProcessError: Debian's packages cannot be had.
+    """
+    client = docker.APIClient(url, timeout=120)
+    try:
+        there = {tag for image in client.images() for tag in image.get("RepoTags") or []}
+        if IMAGE not in there:
+            _import(client, _cached("python", _python_tree), IMAGE, ["ENV PATH=/usr/local/bin:/usr/bin:/bin"])
+        if BARE_IMAGE not in there:
+            _import(client, _cached("bare", _bare_tree), BARE_IMAGE, [])
+    finally:
+        client.close()
+
+
+def _import(client: Any, archive: Path, image: str, changes: Sequence[str]) -> None:
+    repository, tag = image.rsplit(":", 1)
+    client.import_image_from_file(str(archive), repository=repository, tag=tag, changes=list(changes))
+
+
+def _cached(name: str, make: Any) -> Path:
+    kept = _CACHE / f"{name}-1.tar"
+    if not kept.exists():
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="shunter-image-") as folder:
+            make(Path(folder))
+            draft = kept.with_name(f"{kept.name}.{os.getpid()}")
+            with tarfile.open(draft, "w") as archive:
+                archive.add(Path(folder) / "root", arcname=".", filter=_as_root)
+            os.replace(draft, kept)
+    return kept
+
+
+def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    return entry
+
+
+def _python_tree(folder: Path) -> None:
+    """Debian's Python with what it depends on, unpacked; a shell and the usual programs by busybox."""
+    root = folder / "root"
+    _unpack(folder, root)
+    for name in ("bin", "tmp", "etc", "root", "proc", "sys", "dev"):
+        (root / name).mkdir(exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    busybox = next(root.glob("**/bin/busybox"))
+    names = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    for name in set(names) - {"busybox"}:
+        link = root / "bin" / name
+        if not link.is_symlink() and not link.exists():
+            link.symlink_to("/" + str(busybox.relative_to(root)))
+    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/tmp:/bin/false\n")
+    (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    shutil.rmtree(root / "usr/share", ignore_errors=True)
+
+
+def _bare_tree(folder: Path) -> None:
+    """One program, ``/busybox``: no shell, no folders."""
+    _unpack(folder, folder / "all")
+    root = folder / "root"
+    root.mkdir()
+    shutil.copy(next((folder / "all").glob("**/bin/busybox")), root / "busybox")
+    (root / "wrong-machine").write_bytes(_foreign_program())
+    (root / "wrong-machine").chmod(0o755)
+    (root / "no-program").write_text("text\n")
+
+
+def _foreign_program() -> bytes:
+    """The head of a program for another kind of machine."""
+    head = bytearray(64)
+    head[:8] = b"\x7fELF\x02\x01\x01\x00"
+    head[16:20] = (2).to_bytes(2, "little") + (0xF3).to_bytes(2, "little")  # RISC-V
+    return bytes(head)
+
+
+def _unpack(folder: Path, root: Path) -> None:
+    downloads = folder / "debs"
+    (downloads / "partial").mkdir(parents=True, exist_ok=True)
+    (folder / "status").touch()
+    words = [
+        *("-o", f"Dir::State::status={folder / 'status'}", "-o", f"Dir::Cache::archives={downloads}"),
+        *("-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root"),
+        *("--download-only", "--no-install-recommends", "-y", "install"),
+    ]
+    get = ["apt-get", "-q", *words, *_PACKAGES]
+    if subprocess.run(get, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
+        subprocess.run(["apt-get", "-q", "update"], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(get, check=True, stdin=subprocess.DEVNULL)
+    for package in sorted(downloads.glob("*.deb")):
+        if package.name.partition("_")[0] not in _LEFT_OUT:
+            subprocess.run(["dpkg", "-x", package, root], check=True)
