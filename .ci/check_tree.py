@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Extras and groups that requirements.lock is made of, see ``make lock``.
-LOCKED_EXTRAS = ("server", "postgres")
+LOCKED_EXTRAS = ("server", "postgres", "docker")
 LOCKED_GROUPS = ("dev", "demo")
 
 

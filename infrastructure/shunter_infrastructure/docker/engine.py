@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
 import docker.tls
 import docker.utils
-import httpx
 import requests.exceptions
 import urllib3.exceptions
 from docker.errors import APIError
 
+from shunter_infrastructure.docker import streams
+from shunter_infrastructure.docker.streams import Address, Answer
 from shunter_infrastructure.launcher import LauncherUnavailable, LaunchFailed
 from shunter_work_pools.contracts.states import Cause
 
@@ -46,7 +49,8 @@ class Engine:
         self._client: docker.APIClient | None = None
         self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="docker")
         self._pulls = ThreadPoolExecutor(PULLS, thread_name_prefix="docker-pull")
-        self._streams: httpx.AsyncClient | None = None
+        self._where: Address | None = None
+        self._version = ""
         self._pulling: dict[tuple[str, str | None], asyncio.Future[None]] = {}
         self.is_podman = False
 
@@ -126,62 +130,54 @@ class Engine:
             raise LaunchFailed(*_image_fault(image, explanation(exc))) from exc
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, params: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[Answer]:
         """An answer that is read while it is written, on the event loop.
 
         Raises:
             LauncherUnavailable: the engine is away, or went away while it was read.
         """
-        if self._streams is None:
-            await self.call(lambda client: None)  # finds out which version it speaks
-            self._streams = self._make_streams()
-        try:
-            async with self._streams.stream("GET", path, params=dict(params)) as answer:
+        if self._where is None:
+            version = await self.call(lambda client: str(client.api_version))
+            self._where, self._version = self._find(), f"/v{version}"
+        broken: OSError | None = None
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                answer = await stack.enter_async_context(
+                    streams.get(self._where, self._version + path, params, ANSWER)
+                )
+            except OSError as exc:
+                raise self._away(exc) from exc
+            try:
                 yield answer
-        except (httpx.HTTPError, OSError) as exc:
-            raise self._away(exc) from exc
+            except streams.Broken as exc:
+                broken = exc
+        if broken is not None:
+            raise self._away(broken) from broken
 
-    def _make_streams(self) -> httpx.AsyncClient:
+    def _find(self) -> Address:
+        """Where streams are to be had."""
         assert self._client is not None
-        version = f"/v{self._client.api_version}"
-        timeout = httpx.Timeout(ANSWER, read=None, pool=None)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=4)
-        host = docker.utils.parse_host(self.address)
+        host = docker.utils.parse_host(self.address, tls=bool(self._client.cert))
         if host.startswith("http+unix:"):
-            path = host.removeprefix("http+unix:").replace("//", "/", 1)
-            transport = httpx.AsyncHTTPTransport(uds=path, limits=limits)
-            return httpx.AsyncClient(
-                transport=transport, base_url=f"http://docker{version}", timeout=timeout, trust_env=False
-            )
-        if not host.startswith(("http:", "https:", "tcp:")):
+            return Address(path="/" + host.removeprefix("http+unix:").lstrip("/"))
+        found = urlsplit(host)
+        if found.scheme not in ("http", "https", "tcp") or not found.hostname or not found.port:
             raise LauncherUnavailable(
                 f"DOCKER_HOST={self.address} is of a kind that the docker launcher cannot use",
                 "Give unix:///path, or tcp://host:port; forward the socket of an ssh:// host to one of these.",
             )
-        verify: Any = True
-        if self._client.cert or self._client.base_url.startswith("https:"):
-            verify = _tls(self._client)
-        return httpx.AsyncClient(
-            base_url=self._client.base_url + version,
-            verify=verify,
-            timeout=timeout,
-            limits=limits,
-            trust_env=False,
-        )
+        secure = found.scheme == "https" or self._client.base_url.startswith("https:")
+        return Address(None, found.hostname, found.port, _tls(self._client) if secure else None)
 
     async def close(self) -> None:
         """Let go of it; what runs goes on."""
         for pool in (self._calls, self._pulls):
             pool.shutdown(wait=False, cancel_futures=True)
-        if self._streams is not None:
-            await self._streams.aclose()
         if self._client is not None:
             self._client.close()
 
 
-def _tls(client: docker.APIClient) -> Any:
-    import ssl
-
+def _tls(client: docker.APIClient) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=client.verify if isinstance(client.verify, str) else None)
     if client.verify is False:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

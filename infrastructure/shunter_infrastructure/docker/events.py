@@ -51,7 +51,7 @@ class Events:
                 params = {"filters": _FILTERS, "since": str(since)}
                 async with self._engine.stream("/events", params) as answer:
                     self._wake_all()  # what happened before is not told; from ``since`` on everything is
-                    async for line in answer.aiter_lines():
+                    async for line in answer.lines():
                         if line:
                             self._wake(json.loads(line))
             self._wake_all()
@@ -60,7 +60,7 @@ class Events:
     async def _engine_time(self) -> int:
         """A moment just before now by the engine's clock, seconds: the stream begins some time after its answer does."""
         async with self._engine.stream("/_ping", {}) as answer:
-            date = answer.headers.get("Date")
+            date = answer.headers.get("date")
             return int(parsedate_to_datetime(date).timestamp()) - 1 if date else 0
 
     def _wake(self, event: dict[str, object]) -> None:

@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shunter_infrastructure.docker.engine import Engine
@@ -25,6 +26,8 @@ OUTPUT, MARK = "output", "output.mark"
 GAP = b"\n[shunter: output is missing here, or doubled: the engine's log was full while nobody read it]\n"
 #: Seconds until a log whose stream broke is followed again.
 _PAUSE = 0.5
+#: Seconds between two notes of how far the copy came.
+_NOTE = 1.0
 _HEADER = 8
 
 
@@ -93,6 +96,7 @@ class Copy:
         self._passed = 0  # bytes of entries that are known, in a log whose beginning is lost
         self._seek = ""  # while such a log is searched: the time of what is known
         self._first = ""
+        self._noted = 0.0
 
     def take(self, chunk: bytes) -> None:
         """Copy what is new of a piece of the log.
@@ -117,15 +121,21 @@ class Copy:
             new += data
         if new:
             self._write(new)
-            mark = Mark.load(self._folder)
-            if mark is not None and last > mark.last:
-                Mark(mark.first, mark.base, last).save(self._folder)
+            self._note(last)
+
+    def _note(self, last: str) -> None:
+        """How far it came; now and then, since only a log that has lost its beginning is searched by it."""
+        if self._mark is not None and last > self._mark.last:
+            self._mark = replace(self._mark, last=last)
+            if time.monotonic() - self._noted > _NOTE:
+                self._mark.save(self._folder)
+                self._noted = time.monotonic()
 
     def _begin(self, first: str) -> None:
         size = os.fstat(self._fd).st_size
         self._first = first
         if self._mark is None:
-            Mark(first, size, "").save(self._folder)
+            self._put(Mark(first, size, ""))
             self._skip = 0
         elif self._mark.first == first:
             self._skip = size - self._mark.base
@@ -135,9 +145,13 @@ class Copy:
     def _resume_after_gap(self) -> None:
         """The first entry that is surely new, in a log that has lost its beginning."""
         size = os.fstat(self._fd).st_size
-        Mark(self._first, size + len(GAP) - self._passed, self._seek).save(self._folder)
+        self._put(Mark(self._first, size + len(GAP) - self._passed, self._seek))
         self._write(GAP)
         self._seek = ""
+
+    def _put(self, mark: Mark) -> None:
+        self._mark = mark
+        mark.save(self._folder)
 
     def _write(self, data: bytes | bytearray) -> None:
         view = memoryview(data)
@@ -146,6 +160,9 @@ class Copy:
 
     def close(self) -> None:
         os.close(self._fd)
+        if self._mark is not None:
+            with contextlib.suppress(OSError):  # a full disk, or the folder is gone
+                self._mark.save(self._folder)
 
 
 class Outputs:
@@ -188,11 +205,11 @@ class Outputs:
         """Read the log once; whether there is such a container."""
         params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": str(int(follow))}
         async with self._engine.stream(f"/containers/{container}/logs", params) as answer:
-            if answer.status_code != 200:
+            if answer.status != 200:
                 return False
             async with _copying(folder) as copy:
-                async for chunk in answer.aiter_raw():
-                    copy.take(chunk)
+                async for piece in answer.pieces():
+                    copy.take(piece)
         return True
 
     async def forget(self, folder: Path) -> None:
