@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import psutil
 
 IMAGE = "localhost/python:3.11"
 #: The same without anything but one program.
@@ -125,8 +126,12 @@ class Daemon:
     def end(self, how: signal.Signals) -> None:
         """End it by a signal, and wait until it has."""
         assert self._process is not None
+        beneath = int((self.folder / "exec/containerd/containerd.pid").read_text())
         self._process.send_signal(how)
         self._process.wait(60)
+        # The kernel kills it after its parent; a new one that finds it dying would wait for it in vain.
+        while psutil.pid_exists(beneath):
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """End it in order."""

@@ -18,10 +18,11 @@ from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.docker_template import RUN_FOLDER, DockerTemplate, Mount, bytes_of
 from shunter_work_pools.contracts.states import Cause
 
-PARAMETERS = f"{RUN_FOLDER}/parameters.json"
-RESULT = f"{RUN_FOLDER}/result.json"
-FAILURE = f"{RUN_FOLDER}/failure.json"
-RUNNER = f"{RUN_FOLDER}/runner.py"
+FILES = f"{RUN_FOLDER}/run"
+PARAMETERS = f"{FILES}/parameters.json"
+RESULT = f"{FILES}/result.json"
+FAILURE = f"{FILES}/failure.json"
+RUNNER = f"{FILES}/runner.py"
 
 #: Labels by which a container is found again, by people too.
 RUN, ATTEMPT, FOLDER, ROOT = "shunter.run", "shunter.attempt", "shunter.folder", "shunter.root"
@@ -189,14 +190,15 @@ def files(assignment: Assignment, template: DockerTemplate) -> tuple[str, bytes]
     if assignment.work.entrypoint is not None:
         contents["runner.py"] = Path(runner_path()).read_bytes()
     # A read-only root can be written to only where a volume is, and that is there already.
-    where, below = (RUN_FOLDER, ".") if template.read_only else ("/", RUN_FOLDER[1:])
+    where, folders = (RUN_FOLDER, ["run"]) if template.read_only else ("/", ["shunter", "shunter/run"])
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        top = tarfile.TarInfo(below)
-        top.type, top.mode = tarfile.DIRTYPE, 0o777
-        archive.addfile(top)
+        for folder in folders:
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o777
+            archive.addfile(entry)
         for name, data in contents.items():
-            entry = tarfile.TarInfo(f"{below}/{name}")
+            entry = tarfile.TarInfo(f"{folders[-1]}/{name}")
             entry.size, entry.mode = len(data), 0o444
             archive.addfile(entry, io.BytesIO(data))
     return where, packed.getvalue()

@@ -23,9 +23,10 @@ from shunter_work_pools.contracts.states import Cause
 
 #: Signals that end nothing by themselves: an exit code that would mean them is the command's own.
 _HARMLESS = {"SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGWINCH"}
-#: What the init that engines put first says when there is no such program: tini, and catatonit of Podman.
-_INIT_FAILED = re.compile(
-    rb"^(\[FATAL tini \(\d+\)\] exec .* failed: .*|ERROR \(catatonit:\d+\): failed to exec .*)\n?$"
+#: What is all the output where the command cannot be executed: by the init that engines put first (tini; Podman's
+#: catatonit), and by runc, which finds out only in the container that a program is for another machine.
+_NOT_EXECUTED = re.compile(
+    rb"(\[FATAL tini \(\d+\)\] exec .* failed: .*|ERROR \(catatonit:\d+\): failed to exec .*|exec .*: exec format error)\n?"
 )
 _NEVER = "0001-01-01"
 
@@ -71,10 +72,14 @@ def exit_of(handle: Handle, inspected: dict[str, Any]) -> Exit:
         limit = inspected.get("HostConfig", {}).get("Memory")
         of = f" of {limit} bytes" if limit else ""
         told.append(f"The kernel killed it, or a process of it, at its limit{of} of memory.")
-    said = _init_fault(folder / OUTPUT) if code else None
+    said = _not_executed(folder / OUTPUT) if code else None
     if said is not None:
         error, name = Cause.START_FAILED, None
-        told.append(f"The command cannot be executed in image {inspected['Config']['Image']}: {said}")
+        told.append(f"The command cannot be executed in image {inspected['Config']['Image']}: {said}.")
+        if "format error" in said.lower():
+            told.append(
+                "Use an image for the engine's architecture, or begin a script with #! and its interpreter."
+            )
     elif code == 255 and _rebooted(handle):
         return Exit(
             Stamp.now(),
@@ -151,15 +156,15 @@ def _stand_in(target: Path, stat: dict[str, Any]) -> None:
         target.mkdir()
 
 
-def _init_fault(output: Path) -> str | None:
-    """What an init said that could not execute the command: it is all the output there is then."""
+def _not_executed(output: Path) -> str | None:
+    """What was said because the command could not be executed."""
     try:
         if output.stat().st_size > 2000:
             return None
         text = output.read_bytes()
     except FileNotFoundError:
         return None
-    return text.decode(errors="replace").strip() if _INIT_FAILED.match(text) else None
+    return text.decode(errors="replace").strip() if _NOT_EXECUTED.fullmatch(text) else None
 
 
 def _rebooted(handle: Handle) -> bool:

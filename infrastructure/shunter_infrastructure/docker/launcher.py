@@ -64,6 +64,7 @@ class DockerLauncher:
         self._outputs = Outputs(self._engine)
         self._kills: dict[str, asyncio.TimerHandle] = {}
         self._endings: dict[Path, asyncio.Lock] = {}
+        self._unseen: set[str] = set()  # not seen to run since their engine was away
         self._tasks: set[asyncio.Task[None]] = set()
         self._leftover_grace = leftover_grace
         self._looked_after: set[Path] = set()
@@ -261,7 +262,7 @@ class DockerLauncher:
                 bell.clear()
                 if self._events.closed:
                     raise LauncherUnavailable("the launcher was closed")
-                inspected = _read_end(handle.folder) or await self._inspect(one)
+                inspected = _read_end(handle.folder) or await self._look(one)
                 if inspected is None:
                     await self._outputs.forget(handle.folder)
                     return ending.deleted(handle)
@@ -272,12 +273,24 @@ class DockerLauncher:
         async with self._endings.setdefault(handle.folder, asyncio.Lock()):
             if _read_end(handle.folder) is None:
                 await self._bring_home(handle, one, inspected)
+            self._unseen.discard(one)
         return ending.exit_of(handle, inspected)
+
+    async def _look(self, one: str) -> dict[str, Any] | None:
+        """What the engine says of a container that is waited for."""
+        try:
+            found = await self._inspect(one)
+        except LauncherUnavailable:
+            self._unseen.add(one)
+            raise
+        if found is None or not ending.has_ended(found["State"]):
+            self._unseen.discard(one)
+        return found
 
     async def _bring_home(self, handle: Handle, one: str, inspected: dict[str, Any]) -> None:
         """All that is left of it, so that its end can be told again when the container is gone."""
         self._disarm(one)
-        await self._outputs.complete(one, handle.folder)
+        await self._outputs.complete(one, handle.folder, unseen=one in self._unseen)
         entrypoint = bool(handle.data["entrypoint"])
         try:
             await self._engine.call(

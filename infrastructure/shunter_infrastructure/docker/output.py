@@ -24,6 +24,7 @@ from shunter_infrastructure.launcher import LauncherUnavailable
 
 OUTPUT, MARK = "output", "output.mark"
 GAP = b"\n[shunter: output is missing here, or doubled: the engine's log was full while nobody read it]\n"
+CUT = b"[shunter: the engine was away when it ended: what it wrote last may be missing]\n"
 #: Seconds until a log whose stream broke is followed again.
 _PAUSE = 0.5
 #: Seconds between two notes of how far the copy came.
@@ -186,9 +187,13 @@ class Outputs:
                     return
             await asyncio.sleep(_PAUSE)
 
-    async def complete(self, container: str, folder: Path) -> None:
+    async def complete(self, container: str, folder: Path, *, unseen: bool) -> None:
         """Copy what is missing of a container that has ended. A stream that was followed may break off a little
         before the end of the log.
+
+        Args:
+            unseen: the engine was away, and it may have ended meanwhile: then the engine has lost what it wrote in
+                that time, and a mark says so.
 
         Raises:
             LauncherUnavailable: the engine is away, or the output cannot be written here.
@@ -196,6 +201,8 @@ class Outputs:
         await self.forget(folder)
         try:
             await self._pass(container, folder, follow=False)
+            if unseen:
+                _mark_cut(folder / OUTPUT)
         except OSError as exc:
             raise LauncherUnavailable(
                 f"the output of a run cannot be written to {folder}: {exc.strerror}", "Free space there."
@@ -224,6 +231,13 @@ class Outputs:
         self._closed = True
         for folder in list(self._followers):
             await self.forget(folder)
+
+
+def _mark_cut(path: Path) -> None:
+    with path.open("a+b") as file:
+        file.seek(max(0, file.tell() - len(CUT)))
+        if file.read() != CUT:
+            file.write(CUT)
 
 
 @contextlib.asynccontextmanager

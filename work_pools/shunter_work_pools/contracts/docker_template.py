@@ -49,7 +49,9 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=100_00
 Absolute = Annotated[str, StringConstraints(pattern=r"^/[^\x00]*$", max_length=4096)]
 Capability = Annotated[str, StringConstraints(pattern=r"^(CAP_)?[A-Z_]+$", max_length=64)]
 Variable = Annotated[EnvName, StringConstraints(max_length=1000)]
-Device = Annotated[str, StringConstraints(pattern=r"^/[^:\x00]+(:/[^:\x00]+)?(:[rwm]{1,3})?$", max_length=4096)]
+Device = Annotated[
+    str, StringConstraints(pattern=r"^/[^:\x00]+(:/[^:\x00]+)?(:[rwm]{1,3})?$", max_length=4096)
+]
 
 
 def bytes_of(value: int | str) -> int:
