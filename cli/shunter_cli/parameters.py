@@ -14,7 +14,9 @@ from shunter_work_pools.contracts.errors import InvalidInput
 Schema = dict[str, Any]
 
 
-def parse(words: Sequence[str], schema: Schema | None, file: str | None = None) -> dict[str, Any]:
+def parse(
+    words: Sequence[str], schema: Schema | None, file: str | None = None, option: str = "-p"
+) -> dict[str, Any]:
     """The parameters of ``key=value`` words, over those of a JSON file.
 
     A value stays text where the schema says string; otherwise it is what JSON makes of it, and text if
@@ -23,6 +25,7 @@ def parse(words: Sequence[str], schema: Schema | None, file: str | None = None) 
     Args:
         schema: JSON schema of the parameters; None: unknown.
         file: path of a file that holds one JSON object, ``-`` for stdin.
+        option: where the words were written, for messages.
 
     Raises:
         InvalidInput: a word without ``=``, a key that is given twice, a file that is not JSON.
@@ -31,9 +34,10 @@ def parse(words: Sequence[str], schema: Schema | None, file: str | None = None) 
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise InvalidInput(f"-p {word!r} is not key=value", "Write for example -p year=2013.")
+            example = f"{option} {'year=2013' if option == '-p' else 'image=python:3.12'}".strip()
+            raise InvalidInput(f"{option} {word!r} is not key=value".strip(), f"Write for example {example}.")
         if key in given:
-            raise InvalidInput(f"-p {key} is given twice", "Give it once.")
+            raise InvalidInput(f"{option} {key} is given twice".strip(), "Give it once.")
         given[key] = value(text, _property(schema, key))
     return (from_file(file) if file else {}) | given
 

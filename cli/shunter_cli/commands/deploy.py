@@ -23,6 +23,7 @@ from shunter_cli import (
     schedule_options,
     sizes,
 )
+from shunter_cli.commands import templates
 from shunter_cli.connection import connect, pool_names
 from shunter_cli.limit_words import WhenFull
 from shunter_cli.output import Output, OutputOption
@@ -204,6 +205,13 @@ def deploy(
     python: Annotated[
         str | None, typer.Option(help="Interpreter of an entrypoint, by default the agent's.", metavar="PATH")
     ] = None,
+    var: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A variable over that of its pool's template, as in image=python:3.12. Repeatable.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
     description: Annotated[str, typer.Option(help="For people.", metavar="TEXT")] = "",
     on_lost: Annotated[
         OnLost, typer.Option(help="What to do with a run whose agent stays silent.")
@@ -289,6 +297,7 @@ def deploy(
         ),
         on_lost=on_lost.value,
         exclusive=exclusive,
+        variables=templates.given(var or [], "docker", "--var"),
         description=description or target.description,
     )
     with connect() as client:

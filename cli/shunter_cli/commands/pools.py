@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shunter_cli import checks, confirm, live, naming, output, pausing
+from shunter_cli.commands import templates
 from shunter_cli.commands.queues import table_of
 from shunter_cli.completing import pools
 from shunter_cli.connection import connect
@@ -36,6 +37,7 @@ class PoolType(StrEnum):
 
 def attach(app: typer.Typer) -> None:
     """Add the group."""
+    group.add_typer(templates.group, name="template")
     app.add_typer(group, name="pool")
 
 
@@ -54,6 +56,17 @@ def create(
         int | None, typer.Option(help="Runs at once in the whole pool.", min=0, metavar="N")
     ] = None,
     priority: Annotated[int, typer.Option(help="Between pools that match equally well.", metavar="N")] = 0,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A variable of its template, as in image=python:3.12 (docker). Repeatable.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    template_file: Annotated[
+        str | None,
+        typer.Option(help="The template as a JSON object in a file, - for stdin.", metavar="FILE"),
+    ] = None,
     output_as: OutputOption = Output.TABLE,
     quiet: QuietOption = False,
 ) -> None:
@@ -61,7 +74,14 @@ def create(
     from shunter_work_pools.contracts.pools import PoolSpec
 
     checks.names("the pool's name", [name])
-    spec = PoolSpec(name=name, type=type.value, match=match or [], limit=limit, priority=priority)
+    spec = PoolSpec(
+        name=name,
+        type=type.value,
+        match=match or [],
+        limit=limit,
+        priority=priority,
+        template=templates.given(template or [], type.value, "--template", template_file),
+    )
     with connect() as client:
         pool = client.create_pool(spec)
     if output_as is not Output.TABLE:
@@ -126,6 +146,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
             ("match tags", output.words(pool.match)),
             ("limit", output.number(pool.limit)),
             ("priority", str(pool.priority)),
+            *([("template", output.compact(pool.template))] if pool.template else []),
             ("active", str(pool.active)),
             ("waiting", str(pool.waiting)),
             ("agents", output.words(pool.agents)),

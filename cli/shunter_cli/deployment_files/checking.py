@@ -26,7 +26,7 @@ from shunter_work_pools.contracts.deployments import Named
 from shunter_work_pools.contracts.errors import Refused
 
 #: Of these the entry's mapping is laid over the one of the defaults; all else replaces it.
-_MERGED = ("env", "need", "parameters", "keep")
+_MERGED = ("env", "need", "parameters", "keep", "variables")
 _RUNNABLE = ("entrypoint", "command")
 _TIMED = ("cron", "interval", "rrule")
 #: Steps of the path to a schedule: deployments, its index, schedules, its index.

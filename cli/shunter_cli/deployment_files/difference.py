@@ -36,7 +36,7 @@ _USUAL: dict[str, Any] = {
 _NEVER = object()
 _INDENT = "    "
 #: Mappings that are one field for each value.
-_SPREAD = ("need", "retries", "env", "keep", "parameters", "parameter_schema")
+_SPREAD = ("need", "retries", "env", "keep", "parameters", "parameter_schema", "variables")
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,7 @@ _RETRIES_SCHEMA = {
 
 
 class Defaults(Part):
-    """What the deployments of a file share; each may say otherwise. env, need, parameters and keep are merged."""
+    """What the deployments of a file share; each may say otherwise. env, need, parameters, variables and keep are merged."""
 
     parameters: dict[str, Json] = {}
     """Parameters of its runs; a schedule's and a run's own go over them."""
@@ -317,6 +317,8 @@ class Defaults(Part):
     """Two attempts of a run never work at once: an agent that is cut off ends the work itself."""
     keep: KeepEntry = KeepEntry()
     """How long its ended runs, their logs and events are kept."""
+    variables: dict[str, Json] = {}
+    """Over those of the pool's template, each as a whole: image, memory, mounts and others."""
 
 
 class DeploymentEntry(Defaults):

@@ -151,6 +151,7 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
         on_lost=entry.on_lost,
         exclusive=entry.exclusive,
         keep=Keep(**entry.keep.model_dump()),
+        variables=entry.variables,
         description=entry.description or known.description,
     )
 

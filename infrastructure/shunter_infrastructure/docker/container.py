@@ -150,7 +150,7 @@ def _host_config(
         "Dns": template.dns,
         "Init": template.init,
         "AutoRemove": False,
-        "RestartPolicy": {"Name": "no"},
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "LogConfig": log,
     }
     return {key: value for key, value in made.items() if value is not None and value != []}
