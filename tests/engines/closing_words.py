@@ -24,7 +24,7 @@ BUDGETS = {
     "contracts": 20,
     "demo": 150,
     "engines": 20,
-    "launchers": 180,
+    "launchers": 600,  # a container takes this machine the better part of a second; 18 agents are killed one by one
     "pains": 90,
     "queue": 180,
     "schedules": 45,

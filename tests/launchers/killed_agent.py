@@ -42,9 +42,10 @@ def dying(when: str, method: Callable[..., Any]) -> Callable[..., Any]:
             die()
         if when == "during":
             threading.Timer(0.01, die).start()  # the request is with the engine, its answer not here
-        result = method(*args, **options)
-        die()
-        return result
+        try:
+            return method(*args, **options)
+        finally:
+            die()
 
     return patched
 
