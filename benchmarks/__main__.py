@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import (
     command_line,
+    containers,
     explain,
     fleet,
     history,
@@ -28,6 +29,7 @@ from benchmarks.report import Table
 BENCHMARKS = {
     "latency": ("Start latency", starts.latency),
     "burst": ("Burst", starts.burst),
+    "containers": ("Containers", containers.containers),
     "cancel": ("Cancel", stops.cancel),
     "idle": ("Idle", starts.idle),
     "cli": ("Command line", command_line.command_line),

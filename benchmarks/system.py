@@ -72,11 +72,11 @@ class System:
         """A keep-alive connection."""
         return Connection(self.port, self.token)
 
-    def start_agent(self, name: str, limit: int) -> psutil.Process:
-        """Start an agent of pool ``default`` and wait until the server knows it."""
+    def start_agent(self, name: str, limit: int, pool: str = "default") -> psutil.Process:
+        """Start an agent of a pool and wait until the server knows it."""
         with open(self.home / f"{name}.log", "wb") as log:
             process = subprocess.Popen(
-                [*SHUNTER, "agent", "start", "--pool", "default", "--name", name, "--limit", str(limit)],
+                [*SHUNTER, "agent", "start", "--pool", pool, "--name", name, "--limit", str(limit)],
                 env=self.env,
                 stderr=log,
                 cwd=self.home,
