@@ -26,7 +26,7 @@ BUDGETS = {
     "engines": 20,
     "launchers": 600,  # a container takes this machine the better part of a second; 18 agents are killed one by one
     "pains": 90,
-    "queue": 180,
+    "queue": 300,  # a thousand tests, most of them on both stores
     "schedules": 45,
     "services": 150,
     "settings": 90,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from shunter_cli.reference import page
+from shunter_infrastructure import run_environment
 from shunter_infrastructure.process import environment
 from shunter_work_pools.contracts.configuration import Values
 from shunter_work_pools.contracts.deployments import Keep
@@ -84,7 +85,9 @@ def test_every_variable_that_the_code_reads_is_a_setting() -> None:
 
 
 def test_what_an_agent_sets_inside_a_run_is_known() -> None:
-    assert _variables(Path(environment.__file__)) - {"SHUNTER_"} == RUN_VARIABLES
+    files = (run_environment, environment)
+    found = {name for module in files for name in _variables(Path(module.__file__))}
+    assert found - {"SHUNTER_"} == RUN_VARIABLES
 
 
 def test_the_docs_list_what_a_run_is_given() -> None:
