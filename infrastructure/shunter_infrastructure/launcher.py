@@ -53,7 +53,8 @@ class Capabilities:
     """What a launcher can do; declared, never guessed from its type.
 
     Attributes:
-        exact_signal: a signal's number is known for sure (engines only say 137).
+        exact_signal: a signal's number is known for sure. (Engines only say 137: then ``Exit.signal`` is inferred
+            from ``Exit.exit_code``, which is there as well, and the message says so.)
         shared_handles: any agent can reach the work, so that a lease may be handed over.
         merged_output: stdout and stderr are one stream in the true order.
         keeps_lease: an attempt ends when its :class:`Lease` does, also when the agent is dead or hangs.
@@ -116,7 +117,7 @@ class Exit:
 
     Attributes:
         ended: when; the moment it was found out where the true one cannot be known.
-        exit_code: None if a signal ended it or it cannot be known.
+        exit_code: None if a signal ended it or it cannot be known. Beside a signal: that was inferred from it.
         signal: name (``SIGKILL``) of the signal that ended it.
         oom: the kernel killed it, or a process of it, for memory, and it did not end well.
         error: the end is not the process's own (``keeper_lost``, ...): the cause to report.

@@ -169,7 +169,8 @@ def load_images(url: str) -> None:
 
 def _import(client: Any, archive: Path, image: str, changes: Sequence[str]) -> None:
     repository, tag = image.rsplit(":", 1)
-    client.import_image_from_file(str(archive), repository=repository, tag=tag, changes=list(changes))
+    said = client.import_image_from_file(str(archive), repository=repository, tag=tag, changes=list(changes))
+    client.tag(json.loads(said.splitlines()[-1])["status"], repository, tag)  # Podman calls it latest
 
 
 def _cached(name: str, make: Any) -> Path:

@@ -201,4 +201,5 @@ def files(assignment: Assignment, template: DockerTemplate) -> tuple[str, bytes]
             entry = tarfile.TarInfo(f"{folders[-1]}/{name}")
             entry.size, entry.mode = len(data), 0o444
             archive.addfile(entry, io.BytesIO(data))
-    return where, packed.getvalue()
+    # Without the padding that tarfile adds: Podman stops to read at the archive's end.
+    return where, packed.getvalue()[: archive.offset]

@@ -75,7 +75,9 @@ def exit_of(handle: Handle, inspected: dict[str, Any]) -> Exit:
     said = _not_executed(folder / OUTPUT) if code else None
     if said is not None:
         error, name = Cause.START_FAILED, None
-        told.append(f"The command cannot be executed in image {inspected['Config']['Image']}: {said}.")
+        config = inspected["Config"]
+        command = (config.get("Entrypoint") or config.get("Cmd") or [""])[0]
+        told.append(f"The command {command} cannot be executed in image {config['Image']}: {said}.")
         if "format error" in said.lower():
             told.append(
                 "Use an image for the engine's architecture, or begin a script with #! and its interpreter."

@@ -9,13 +9,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 
-from shunter_infrastructure.docker.container import RUN
 from shunter_infrastructure.docker.engine import Engine
 from shunter_infrastructure.launcher import LauncherUnavailable
 
 #: Seconds between two tries to reach an engine that is away.
 _PAUSE = 0.5
-_FILTERS = json.dumps({"type": ["container"], "label": [RUN], "event": ["start", "die", "destroy"]})
+#: Podman filters by other words than it tells, and not by a label without its value: the rest is sorted out here.
+_FILTERS = json.dumps({"type": ["container"]})
+#: What is of interest, in the words of Docker and of Podman.
+_TELLING = {"start", "die", "died", "destroy", "remove"}
 
 
 class Events:
@@ -64,6 +66,8 @@ class Events:
             return int(parsedate_to_datetime(date).timestamp()) - 1 if date else 0
 
     def _wake(self, event: dict[str, object]) -> None:
+        if event.get("Action") not in _TELLING:
+            return
         actor = event.get("Actor")
         container = str(actor.get("ID")) if isinstance(actor, dict) else ""
         for bell in self._bells.get(container, ()):

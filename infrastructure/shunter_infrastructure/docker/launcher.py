@@ -41,7 +41,7 @@ HANDLE_VERSION = 1
 STARTED, ENDED = "container.json", "ended.json"
 #: Launches may take each other back when two agents start the same attempt at once.
 _START_TRIES = 20
-_NAME_TAKEN, _RUNNING, _NO_SUCH = 409, 409, 404
+_RUNNING, _NO_SUCH = 409, 404
 
 
 class DockerLauncher:
@@ -170,7 +170,7 @@ class DockerLauncher:
                 pulled = True
             except APIError as exc:
                 said = explanation(exc)
-                if exc.status_code == _NAME_TAKEN and "name" in said:
+                if "name" in said and "already in use" in said:  # 409; of Podman 500
                     raise _Withdrawn from exc
                 command = (assignment.work.command or [template.python])[0]
                 raise engine.start_fault(said, command, template.image) from exc
@@ -302,7 +302,7 @@ class DockerLauncher:
             ) from exc
         kept = {
             "State": inspected["State"],
-            "Config": {"Image": inspected["Config"]["Image"]},
+            "Config": {key: inspected["Config"].get(key) for key in ("Image", "Entrypoint", "Cmd")},
             "HostConfig": {"Memory": inspected["HostConfig"].get("Memory")},
         }
         draft = handle.folder / f"{ENDED}.new"
