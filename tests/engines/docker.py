@@ -147,7 +147,15 @@ class Daemon:
             client.remove_container(one["Id"], force=True, v=True)
         client.close()
         self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for target in self._mounts():  # one that was killed leaves them
+            subprocess.run(["umount", target], check=True)
+        shutil.rmtree(self.folder)
+
+    def _mounts(self) -> list[str]:
+        """What is mounted below its folder, the innermost first."""
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        targets = [line.split()[4] for line in lines]
+        return sorted((one for one in targets if one.startswith(f"{self.folder}/")), key=len, reverse=True)
 
 
 def load_images(url: str) -> None:
