@@ -185,9 +185,14 @@ def _yes_or_no(value: object) -> bool:
 
 
 def _amounts(value: object) -> dict[str, float]:
-    """Of a list, or of a text with commas: name -> amount."""
+    """Of a list, of a text with commas, or of what was read before: name -> amount."""
     from shunter_work_pools.contracts.capacity import DIVISIBLE, MOST_NAMES, parsed_amount
 
+    if isinstance(value, dict):
+        value = [
+            f"{name}={amount!r}" if name != "memory" else f"{name}={int(amount)}"
+            for name, amount in value.items()
+        ]
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
         raise ValueError(
