@@ -238,7 +238,7 @@ _HEADS = (
 #: Lanes of one kind are served by the same agents.
 KIND = tuple_(lanes.c.queue_id, lanes.c.require, lanes.c.need)
 _HEADS_WANTED = _HEADS.where(KIND.not_in(bindparam("unwanted", expanding=True)))
-#: The kinds of lanes of some pools in which something waits that not every agent can serve.
+#: The kinds of lanes of some pools that not every agent can serve.
 DEMANDING = (
     select(
         lanes.c.queue_id,
@@ -251,7 +251,6 @@ DEMANDING = (
     .where(
         or_(lanes.c.require != "", lanes.c.need != ""),
         queues.c.pool_id.in_(bindparam("pools", expanding=True)),
-        select(ready.c.run_id).where(ready.c.lane_id == lanes.c.id).exists(),
     )
     .distinct()
 )
