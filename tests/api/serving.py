@@ -138,10 +138,11 @@ class Served:
         await until(lambda: sum(entry.offered is not None for entry in agents.values()) == count)
 
     async def without(self, loop: str) -> None:
-        """End one of the server's loops."""
+        """End one of the server's loops, and what it had under way in the store."""
         (task,) = (task for task in self.engine._tasks if task.get_name() == loop)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await self.engine.store.write(lambda tx: None)  # SQLite does one thing after the other
 
     async def watched(self, count: int = 1) -> None:
         """Until so many looks at runs are held."""

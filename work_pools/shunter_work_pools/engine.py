@@ -613,10 +613,14 @@ class Engine:
     async def _write_heartbeats(self) -> None:
         if self._seen:
             seen, self._seen = self._seen, {}
-            now = asyncio.get_running_loop().time()
-            ago = {agent_id: now - at for agent_id, at in seen.items()}
+
+            def write(tx: Tx) -> None:
+                # Reckoned here: it may have waited in the store's line.
+                now = time.monotonic()
+                heartbeat(tx, {agent_id: now - at for agent_id, at in seen.items()})
+
             try:
-                await self.store.write(lambda tx: heartbeat(tx, ago))
+                await self.store.write(write)
             except Unavailable:
                 self._seen = seen | self._seen
                 raise
