@@ -45,6 +45,7 @@ from shunter_infrastructure.launcher import (
     LaunchFailed,
     LaunchRefused,
     Lease,
+    OwnWork,
     leased,
 )
 from shunter_infrastructure.stamp import Stamp
@@ -197,7 +198,7 @@ _next_pid = 1_000_000
 
 
 @dataclass
-class FakeLauncher:
+class FakeLauncher(OwnWork):
     """See the module.
 
     Attributes:
@@ -269,7 +270,7 @@ class FakeLauncher:
             return command[1:]
         return list(self.scripts.get(assignment.deployment, ()))
 
-    async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
+    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
         """See :meth:`Launcher.recover`."""
         self.calls.append(("recover", folder.name))
         work = _Work.load(folder / STATE)

@@ -10,10 +10,11 @@ launcher keeps there whatever it needs to find its work again. The agent's own f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from uuid import UUID
 
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
@@ -153,12 +154,35 @@ def leased(assignment: Assignment, lease: Lease | None) -> None:
         )
 
 
+class OwnWork:
+    """What a launcher says whose work nobody but its own agent can reach."""
+
+    @staticmethod
+    def on_note(run: UUID, attempt: int, note: str) -> None:
+        """See :class:`Launcher`; the agent puts its own in place of this."""
+
+    async def let_go(self, handle: Handle) -> None:
+        """See :meth:`Launcher.let_go`."""
+        raise ValueError(f"the attempt in {handle.folder} cannot be another agent's")
+
+    async def reach(self, template: Mapping[str, Any]) -> str:
+        """See :meth:`Launcher.reach`."""
+        return ""
+
+    def manifest(self, folder: Path) -> Any:
+        """See :meth:`Launcher.manifest`."""
+        return None
+
+
 @runtime_checkable
 class Launcher(Protocol):
     """What the agent needs of a launcher. All calls are safe from one event loop at the same time."""
 
     name: str
     capabilities: Capabilities
+    #: Called with run, attempt and what its launch waits for, one sentence, when that changes; empty: it waits for
+    #: nothing any more.
+    on_note: Callable[[UUID, int, str], None]
 
     async def check(self) -> None:
         """Make sure the engine can be used.
@@ -193,10 +217,17 @@ class Launcher(Protocol):
             ValueError: the assignment is exclusive, and there is no lease.
         """
 
-    async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
+    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
         """The handle of an attempt that was started before; None if it certainly never was.
 
         An attempt of which it cannot be known yields a handle whose :meth:`wait` tells so.
+
+        Args:
+            withdraw: it is not to start any more: what was prepared and has not begun is removed before the
+                answer is None. Without it, that may be left for :meth:`start` to find.
+
+        Raises:
+            LauncherUnavailable: the engine is away; try again.
         """
 
     async def hold(self, handle: Handle, lease: Lease) -> None:
@@ -235,6 +266,26 @@ class Launcher(Protocol):
         Only what this launcher keeps there is its business; ``journal.jsonl`` is the agent's. False: it
         cannot be used again (something unknown is in it, for example), and is to be removed.
         """
+
+    async def let_go(self, handle: Handle) -> None:
+        """Follow an attempt no more; another agent has it now, and its work is left alone.
+
+        Only of launchers with ``shared_handles``. :meth:`wait` and :meth:`cleanup` are not called any more.
+        """
+
+    async def reach(self, template: Mapping[str, Any]) -> str:
+        """Where the work of a pool is, so that agents that say the same can take it over; empty: only here.
+
+        Args:
+            template: of the pool.
+
+        Raises:
+            LauncherUnavailable: it cannot be known now.
+        """
+
+    def manifest(self, folder: Path) -> Any:
+        """What the engine was asked for to run the attempt of a folder, without secrets: JSON; None if there is
+        nothing to tell."""
 
     async def close(self) -> None:
         """Let go of the engine. What runs goes on."""

@@ -29,6 +29,7 @@ from shunter_infrastructure.launcher import (
     LauncherUnavailable,
     LaunchFailed,
     Lease,
+    OwnWork,
     leased,
 )
 from shunter_infrastructure.stamp import Stamp
@@ -44,7 +45,7 @@ _START_TRIES = 20
 _RUNNING, _NO_SUCH = 409, 404
 
 
-class DockerLauncher:
+class DockerLauncher(OwnWork):
     """Runs attempts as containers.
 
     Args:
@@ -175,7 +176,7 @@ class DockerLauncher:
                 command = (assignment.work.command or [template.python])[0]
                 raise engine.start_fault(said, command, template.image) from exc
 
-    async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
+    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
         """See :meth:`Launcher.recover`.
 
         A container that was made and not started is removed before the answer is None: an order to start it that

@@ -26,6 +26,7 @@ from shunter_infrastructure.launcher import (
     LaunchFailed,
     LaunchRefused,
     Lease,
+    OwnWork,
     leased,
 )
 from shunter_infrastructure.process import cgroup, memory, record, remains
@@ -52,7 +53,7 @@ LEASE = "lease"
 _START_TRIES = 20
 
 
-class ProcessLauncher:
+class ProcessLauncher(OwnWork):
     """Runs attempts as processes of the agent's user, on the agent's machine.
 
     Args:
@@ -140,7 +141,7 @@ class ProcessLauncher:
             return None
         return record.parse(answer.detail.split("\t"))
 
-    async def recover(self, assignment: Assignment, folder: Path) -> Handle | None:
+    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
         """See :meth:`Launcher.recover`.
 
         An order of a predecessor may still be on its way to a keeper. Taking ``launch.json`` away

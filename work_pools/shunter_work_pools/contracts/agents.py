@@ -35,6 +35,11 @@ LOG_MEDIA_TYPE = "application/vnd.shunter.log-frames"
 #: Why an agent is unhealthy, for people.
 Trouble = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
+#: What the engine says that a launch waits for, one sentence; empty: nothing.
+Note = Annotated[str, StringConstraints(max_length=1000)]
+#: Where an agent's work is, for comparison only: an agent that says the same can reach it.
+Reach = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
 
 class Held(Contract):
     """An attempt that the agent holds.
@@ -42,12 +47,14 @@ class Held(Contract):
     Attributes:
         stopping: the agent knows already that it must end; without it a cancellation is told again at
             every sync (which then is not held).
+        note: what the engine says that its launch waits for.
     """
 
     run: UUID
     attempt: int = Field(ge=1)
     epoch: int = Field(ge=1)
     stopping: bool = False
+    note: Note = ""
 
 
 class SyncRequest(Contract):
@@ -68,6 +75,8 @@ class SyncRequest(Contract):
         taking: whether it wants more at all; False while it drains or is unhealthy.
         draining: it takes nothing new any more, and ends when nothing is left.
         troubles: why it is unhealthy, one sentence each.
+        reaches: pool -> where the work of its runs is. What an agent that fell silent held there may be handed
+            over to another one that says the same. Pools whose work only this agent can reach are not in it.
         free: attempts it can take now: its limit, less those it holds, less what still runs on it
             although it holds it no more.
         holds: the attempts whose end the server has not acknowledged. (Those of which only output is
@@ -89,11 +98,24 @@ class SyncRequest(Contract):
     taking: bool = True
     draining: bool = False
     troubles: list[Trouble] = Field(default=[], max_length=20)
+    reaches: dict[Name, Reach] = {}
     free: int = Field(ge=0, le=100_000)
     holds: list[Held] = []
     hold_for: Annotated[float, Field(ge=0, le=HOLD_LIMIT)] = HOLD_LIMIT
     host: str = ""
     version: str = ""
+
+
+class Output(Contract):
+    """How much of an attempt's output the server has from the agents before.
+
+    Attributes:
+        size: offset in the output up to which it knows it.
+        tail: its last bytes before ``size``, at most 256, in base64: by them it is found in the engine's log.
+    """
+
+    size: int = Field(ge=0)
+    tail: str = ""
 
 
 class Assignment(Contract):
@@ -106,6 +128,8 @@ class Assignment(Contract):
             answered.
         need: what it takes of the agent's capacity; the agent chooses which devices these are.
         template: the variables of its pool's template, with the deployment's own over them.
+        handed_over: another agent had it and fell silent: it may run, or have ended. The work is found, not
+            begun anew, if there is any. None: nobody had it.
     """
 
     run: UUID
@@ -123,6 +147,7 @@ class Assignment(Contract):
     exclusive: bool = False
     need: dict[str, float] = {}
     template: dict[str, Json] = {}
+    handed_over: Output | None = None
 
 
 class SyncAnswer(Contract):
@@ -132,6 +157,7 @@ class SyncAnswer(Contract):
         assignments: start these (those it holds already are not repeated).
         cancel: stop these and report how they ended.
         forget: no longer its own: stop them, report nothing.
+        let_go: no longer its own, for another agent has them now: report nothing, and leave the work alone.
         drain: take nothing new, end when nothing is left.
         server_time: the server's clock.
         lost_after, give_up_after: seconds of silence until the server marks, then acts.
@@ -143,6 +169,7 @@ class SyncAnswer(Contract):
     assignments: list[Assignment] = []
     cancel: list[Held] = []
     forget: list[Held] = []
+    let_go: list[Held] = []
     drain: bool = False
     server_time: Instant
     lost_after: float
@@ -161,6 +188,7 @@ class Report(Contract):
         cause: with an end other than Completed.
         result: JSON value left by the run, up to 64 KiB.
         log_size: total bytes of output as it was written, lost ones included; with an end.
+        manifest: what the engine was asked for, without secrets; once, with Running or the end. Up to 64 KiB.
     """
 
     run: UUID
@@ -178,6 +206,7 @@ class Report(Contract):
     cpu_seconds: float | None = None
     result: Json = None
     log_size: int | None = Field(default=None, ge=0)
+    manifest: Json = None
 
 
 class ReportBatch(Contract):
@@ -193,12 +222,14 @@ class ReportAck(Contract):
     Attributes:
         seq: the last one it has; the agent forgets up to it.
         stale: the epoch is no longer held: stop that work, forget it.
+        handed_over: another agent has it now: with ``stale``, leave the work alone.
     """
 
     run: UUID
     attempt: int
     seq: int
     stale: bool = False
+    handed_over: bool = False
     detail: str | None = None
 
 

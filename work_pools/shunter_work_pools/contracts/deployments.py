@@ -73,6 +73,18 @@ RETRIED_CAUSES = frozenset(
 )
 
 
+class MoreMemory(Contract):
+    """How much more memory a run gets when it is tried again after ``oom``.
+
+    Attributes:
+        factor: so many times what the attempt had that ended.
+        up_to: bytes; not more than that.
+    """
+
+    factor: float = Field(gt=1, le=100)
+    up_to: int = Field(gt=0, le=2**50)
+
+
 class RetryPolicy(Contract):
     """How often, and after which delay, an attempt that did not complete is tried again.
 
@@ -83,6 +95,9 @@ class RetryPolicy(Contract):
         jitter: 0 to 1; up to this share of a delay is added to it, so that what failed together does not
             come back together. How much is fixed for each attempt.
         on: only after these causes; empty: after any.
+        uncounted: after these (``preempted``, ``evicted``, ``node_lost``) it is tried again whatever ``count`` and
+            ``on`` say, and that try does not count.
+        more_memory: after ``oom`` the next attempt gets more, if it had a limit.
     """
 
     count: int = Field(default=0, ge=0, le=1000)
@@ -91,6 +106,8 @@ class RetryPolicy(Contract):
     max_delay: Seconds = 3600.0
     jitter: float = Field(default=0.0, ge=0, le=1)
     on: list[Cause] = []
+    uncounted: list[Literal[Cause.PREEMPTED, Cause.EVICTED, Cause.NODE_LOST]] = []
+    more_memory: MoreMemory | None = None
 
     @field_validator("on")
     @classmethod

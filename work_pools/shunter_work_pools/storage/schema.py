@@ -314,6 +314,7 @@ agents = Table(
     Column("found_tags", Document, nullable=False, server_default="[]"),
     Column("capacity", Document, nullable=False, server_default="{}"),
     Column("paused", Boolean(), nullable=False, server_default=false()),
+    Column("reaches", Document, nullable=False, server_default="{}"),  # pool -> where its work is
     Column("drain_session", Uuid()),  # the life of it that was told to drain; the next one is not
     **NEVER_AGAIN,
 )
@@ -343,8 +344,19 @@ leases = Table(
     Column("cancelling", Boolean(), nullable=False),
     Column("superseded_by", Label),  # the limit for which it is stopped; NULL: a person wants it
     Column("lost", Boolean(), nullable=False),
+    Column("note", Text),  # what the engine says that its launch waits for
+    Column("memory", BigInteger),  # bytes that this attempt gets instead of what its deployment says
+    Column("log_size", BigInteger),  # of its output at its hand-over; NULL: nobody had it before
 )
 
+# What the engine was asked for, without secrets; only of attempts that an engine runs.
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("run_id", Uuid(), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("document", Document, nullable=False),
+)
 attempts = Table(
     "attempts",
     metadata,
@@ -366,6 +378,7 @@ attempts = Table(
     Column("cpu_seconds", Float),
     Column("log_size", BigInteger),
     Column("log_deleted", Boolean(), nullable=False, server_default=false()),
+    Column("memory", BigInteger),  # as in leases
 )
 
 #: Partitioned by day of ``at`` on Postgres (the migration says how).
