@@ -1,0 +1,450 @@
+"""The Job of an attempt and what goes with it, as the API takes them. Pure: `pool template preview` prints the same.
+
+A run is one Job of one pod, whose container ``run`` is the command. Its parameters and the runner of Python
+entrypoints are files of one projected volume; its result is the container's termination message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from shunter_infrastructure.kubernetes import spot
+from shunter_infrastructure.launcher import NO_DEVICES, LaunchFailed
+from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
+from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.kubernetes_template import (
+    LABELS,
+    RUN_CONTAINER,
+    RUN_FOLDER,
+    KubernetesTemplate,
+    Mount,
+    Source,
+    bytes_of,
+)
+from shunter_work_pools.contracts.states import Cause
+
+FILES = f"{RUN_FOLDER}/run"
+PARAMETERS = f"{FILES}/parameters.json"
+RUNNER = f"{FILES}/runner.py"
+#: Result and failure are one file: what the runner leaves is one or the other, and the API carries one message.
+RESULT = f"{RUN_FOLDER}/result.json"
+
+#: Labels of Jobs; pods have the first three. Values that a label refuses are made fit, the annotation is whole.
+RUN, ATTEMPT, POOL = f"{LABELS}run", f"{LABELS}attempt", f"{LABELS}pool"
+DEPLOYMENT, AGENT = f"{LABELS}deployment", f"{LABELS}agent"
+MANAGED_BY, MANAGER = "app.kubernetes.io/managed-by", "shunter"
+#: Selects all Jobs and pods of runs.
+SELECTOR = f"{MANAGED_BY}={MANAGER},{RUN}"
+#: Annotations: the epoch of the lease by which the Job is held; the parameters, of the pod alone.
+EPOCH, GIVEN = f"{LABELS}epoch", f"{LABELS}parameters"
+
+#: Parameters of more bytes are in the run's Secret: an annotation is carried along by each event of its pod.
+SMALL_PARAMETERS = 16 * 1024
+#: Seconds that a Job which nobody removes stays after its end.
+KEPT_FOR = 7 * 86_400
+
+#: Bytes of a container's termination message, and of those of a pod, which share them alike:
+#: https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
+_MESSAGE, _MESSAGES = 4096, 12 * 1024
+
+_POLICIES = {"always": "Always", "if_not_present": "IfNotPresent", "never": "Never"}
+_LABEL_LIMIT = 63
+_PARAMETERS_KEY, _RUNNER_KEY = "parameters.json", "runner.py"
+
+Document = dict[str, Any]
+
+
+def name_of(run: UUID, attempt: int) -> str:
+    """Of the Job, and of its Secret."""
+    return f"shunter-{run}-{attempt}"
+
+
+def label(text: str) -> str:
+    """A text as the value of a label: itself if it is one, else what is left of it and a hash of the whole."""
+    if len(text) <= _LABEL_LIMIT and re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?", text):
+        return text
+    mark = hashlib.sha256(text.encode()).hexdigest()[:10]
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[: _LABEL_LIMIT - len(mark) - 1].strip("._-")
+    return f"{kept}-{mark}" if kept else mark
+
+
+def read_template(assignment: Assignment) -> KubernetesTemplate:
+    """The template of an attempt, with its deployment's variables.
+
+    Raises:
+        LaunchFailed: it is none.
+    """
+    try:
+        return KubernetesTemplate.model_validate(assignment.template)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"] if step != "[key]")
+        raise LaunchFailed(
+            Cause.REJECTED,
+            f"the template of pool {assignment.pool!r} with the variables of deployment "
+            f"{assignment.deployment!r} makes no Job: {f'{where}: ' if where else ''}{first['msg']}",
+            "Correct it with `shunter pool template set`, or the deployment's variables.",
+        ) from exc
+
+
+def held_by(agent: str, epoch: int) -> Document:
+    """The part of a Job's metadata that says whose it is: also a merge patch that makes it another agent's."""
+    return {"labels": {AGENT: label(agent)}, "annotations": {AGENT: agent, EPOCH: str(epoch)}}
+
+
+def result_limit(job: Document) -> int:
+    """Bytes that a run's result may have. A message of more is cut somewhere, so it is none."""
+    pod = job["spec"]["template"]["spec"]
+    containers = len(pod["containers"]) + len(pod.get("initContainers", []))
+    return min(_MESSAGE, _MESSAGES // containers) - 1
+
+
+def job(assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]) -> Document:
+    """The body of the request that creates the Job of an attempt.
+
+    Args:
+        agent: name of the agent.
+        own: the agent's environment, for ``pass_env``; only names count here.
+    """
+    work = assignment.work
+    holder = held_by(agent, assignment.epoch)
+    found_by = {
+        MANAGED_BY: MANAGER,
+        RUN: str(assignment.run),
+        ATTEMPT: str(assignment.attempt),
+        POOL: label(assignment.pool),
+    }
+    names = {POOL: assignment.pool, DEPLOYMENT: assignment.deployment}
+    given = _encoded_parameters(assignment)
+    spec: Document = {
+        "backoffLimit": 0,
+        "completions": 1,
+        "parallelism": 1,
+        # A pod that is on its way out may still run: no other takes its place, and no other ever runs.
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": RUN_CONTAINER, "operator": "NotIn", "values": [0]},
+                },
+            ]
+        },
+        "ttlSecondsAfterFinished": KEPT_FOR,
+        "template": {
+            "metadata": {
+                "labels": template.labels | found_by,
+                "annotations": template.annotations
+                | ({} if len(given) > SMALL_PARAMETERS else {GIVEN: given.decode()}),
+            },
+            "spec": _pod(assignment, template, agent, own),
+        },
+    }
+    if work.timeout is not None:
+        spec["activeDeadlineSeconds"] = math.ceil(work.start_timeout + work.timeout + work.grace)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name_of(assignment.run, assignment.attempt),
+            "namespace": template.namespace,
+            "labels": template.labels
+            | found_by
+            | {DEPLOYMENT: label(assignment.deployment)}
+            | holder["labels"],
+            "annotations": template.annotations | names | holder["annotations"],
+        },
+        "spec": spec,
+    }
+
+
+def _encoded_parameters(assignment: Assignment) -> bytes:
+    return json.dumps(assignment.parameters, ensure_ascii=False).encode()
+
+
+# -- the pod
+
+
+def _pod(
+    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]
+) -> Document:
+    user = None if template.user == "image" else template.user
+    sidecars = [{**one, "restartPolicy": "Always"} for one in template.sidecars]
+    made: Document = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": math.ceil(assignment.work.grace),
+        "serviceAccountName": template.service_account,
+        "automountServiceAccountToken": template.service_account_token,
+        "enableServiceLinks": False,
+        "imagePullSecrets": [{"name": name} for name in template.pull_secrets],
+        "nodeSelector": template.node_selector,
+        "affinity": spot.affinity(template.spot),
+        "tolerations": template.tolerations + spot.tolerations(template.spot),
+        "priorityClassName": template.priority_class,
+        "runtimeClassName": template.runtime_class,
+        "securityContext": _filled(
+            {
+                "runAsNonRoot": user != 0,
+                "runAsUser": user,
+                "runAsGroup": user if template.group is None else template.group,
+                "fsGroup": template.fs_group,
+                "fsGroupChangePolicy": None if template.fs_group is None else "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            }
+        ),
+        "initContainers": [_confined(one) for one in template.init_containers + sidecars],
+        "containers": [],
+        "volumes": [_run_volume(assignment)]
+        + [_volume(number, mount) for number, mount in enumerate(template.mounts)],
+    }
+    made = _filled(made)
+    containers = 1 + len(template.init_containers) + len(template.sidecars)
+    limit = min(_MESSAGE, _MESSAGES // containers) - 1
+    made["containers"] = [_container(assignment, template, agent, own, limit)]
+    return made
+
+
+def _filled(document: Document) -> Document:
+    """Without what is not said."""
+    return {key: value for key, value in document.items() if value not in (None, [], {})}
+
+
+def _confined(container: Document) -> Document:
+    """A container of the template's, with no more rights than the run's unless it says so."""
+    rights = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    return {**container, "securityContext": {**rights, **(container.get("securityContext") or {})}}
+
+
+def _container(
+    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str], limit: int
+) -> Document:
+    work = assignment.work
+    command = list(work.command) if work.command is not None else [work.python or template.python, RUNNER]
+    command = [_literal(word) for word in template.command_prefix + command]
+    capabilities: Document = {"drop": ["ALL"]}
+    if template.cap_add:
+        capabilities["add"] = [name.removeprefix("CAP_") for name in template.cap_add]
+    made: Document = {
+        "name": RUN_CONTAINER,
+        "image": template.image,
+        "imagePullPolicy": _POLICIES[template.pull_policy],
+        "args" if template.image_entrypoint else "command": command,
+        "workingDir": _workdir(work.working_dir, template.workdir),
+        "envFrom": [_all_of(one, one.prefix) for one in template.env_from],
+        "env": _env(assignment, template, agent, own, limit),
+        "resources": _resources(assignment, template),
+        "volumeMounts": [{"name": "shunter", "mountPath": FILES, "readOnly": True}]
+        + [_mounted(number, mount) for number, mount in enumerate(template.mounts)],
+        "securityContext": _filled(
+            {
+                "allowPrivilegeEscalation": False,
+                "capabilities": capabilities,
+                "readOnlyRootFilesystem": template.read_only or None,
+            }
+        ),
+        "terminationMessagePath": RESULT,
+        "terminationMessagePolicy": "File",
+    }
+    return _filled(made)
+
+
+def _literal(text: str) -> str:
+    """A text that the kubelet, which puts variables in place of ``$(NAME)``, leaves as it is.
+
+    https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/
+    """
+    return re.sub(r"\$(?=[$(])", "$$", text)
+
+
+def _workdir(wanted: str | None, base: str | None) -> str | None:
+    """A relative one is meant from the template's."""
+    if wanted is None or wanted.startswith("/"):
+        return wanted or base
+    return f"{(base or '').rstrip('/')}/{wanted}"
+
+
+def _env(
+    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str], limit: int
+) -> list[Document]:
+    work = assignment.work
+    told = described(assignment, agent, NO_DEVICES, PARAMETERS, RESULT) | {"SHUNTER_RESULT_LIMIT": str(limit)}
+    if work.entrypoint is not None:
+        told |= {"SHUNTER_ENTRYPOINT": work.entrypoint, "SHUNTER_FAILURE": RESULT}
+    secret = name_of(assignment.run, assignment.attempt)
+    env: dict[str, Document] = {}
+    if work.entrypoint is not None:
+        env["PYTHONUNBUFFERED"] = {"value": "1"}
+    env |= {name: {"value": _literal(value)} for name, value in template.env.items()}
+    env |= {name: {"valueFrom": _key_of(ref, ref.key)} for name, ref in template.env_refs.items()}
+    env |= {
+        name: {"valueFrom": {"secretKeyRef": {"name": secret, "key": name}}}
+        for name in _secret_names(assignment, template, own)
+    }
+    env |= {name: {"value": _literal(value)} for name, value in (work.env | told).items()}
+    return [{"name": name, **value} for name, value in env.items()]
+
+
+def _key_of(source: Source, key: str) -> Document:
+    kind = "secretKeyRef" if source.secret else "configMapKeyRef"
+    return {kind: _named(source) | {"key": key}}
+
+
+def _all_of(source: Source, prefix: str) -> Document:
+    made: Document = {"secretRef" if source.secret else "configMapRef": _named(source)}
+    return made | ({"prefix": prefix} if prefix else {})
+
+
+def _named(source: Source) -> Document:
+    return {"name": source.secret or source.config_map} | ({"optional": True} if source.optional else {})
+
+
+def _resources(assignment: Assignment, template: KubernetesTemplate) -> Document:
+    memory = assignment.work.memory_limit or (bytes_of(template.memory) if template.memory else None)
+    storage = bytes_of(template.ephemeral_storage) if template.ephemeral_storage else None
+    gpus = math.ceil(assignment.need.get(GPU, 0)) or template.gpus
+    bounds: dict[str, tuple[float | None, float | None]] = {
+        "cpu": (template.cpu_request, template.cpu),
+        "memory": (bytes_of(template.memory_request) if template.memory_request else None, memory),
+        "ephemeral-storage": (
+            bytes_of(template.ephemeral_storage_request) if template.ephemeral_storage_request else None,
+            storage,
+        ),
+        template.gpu_resource: (None, gpus),
+    }
+    requests, limits = {}, {}
+    for name, (request, most) in bounds.items():
+        kept = most if request is None else min(request, most or request)
+        if kept is not None:
+            requests[name] = _quantity(kept)
+        if most is not None:
+            limits[name] = _quantity(most)
+    return _filled({"requests": requests, "limits": limits})
+
+
+def _quantity(amount: float) -> str:
+    """https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/"""
+    return str(int(amount)) if amount == int(amount) else f"{max(1, round(amount * 1000))}m"
+
+
+def _run_volume(assignment: Assignment) -> Document:
+    sources: list[Document] = []
+    if len(_encoded_parameters(assignment)) > SMALL_PARAMETERS:
+        items = [{"key": _PARAMETERS_KEY, "path": _PARAMETERS_KEY}]
+        sources.append({"secret": {"name": name_of(assignment.run, assignment.attempt), "items": items}})
+    else:
+        reference = {"fieldPath": f"metadata.annotations['{GIVEN}']"}
+        sources.append({"downwardAPI": {"items": [{"path": _PARAMETERS_KEY, "fieldRef": reference}]}})
+    if assignment.work.entrypoint is not None:
+        items = [{"key": _RUNNER_KEY, "path": _RUNNER_KEY}]
+        sources.append({"configMap": {"name": runner_name(), "items": items}})
+    return {"name": "shunter", "projected": {"defaultMode": 0o444, "sources": sources}}
+
+
+def _volume(number: int, mount: Mount) -> Document:
+    if mount.type == "empty_dir":
+        size = str(bytes_of(mount.size)) if mount.size else None
+        kind = {"emptyDir": _filled({"medium": "Memory" if mount.memory else None, "sizeLimit": size})}
+    elif mount.type == "pvc":
+        kind = {
+            "persistentVolumeClaim": _filled({"claimName": mount.source, "readOnly": mount.read_only or None})
+        }
+    elif mount.type == "config_map":
+        kind = {"configMap": {"name": mount.source}}
+    elif mount.type == "secret":
+        kind = {"secret": {"secretName": mount.source}}
+    else:
+        kind = {"hostPath": {"path": mount.source}}
+    return {"name": f"mount-{number}", **kind}
+
+
+def _mounted(number: int, mount: Mount) -> Document:
+    made = {"name": f"mount-{number}", "mountPath": mount.target, "subPath": mount.sub_path}
+    return _filled(made | {"readOnly": mount.read_only or None})
+
+
+# -- what goes with it
+
+
+def _secret_names(assignment: Assignment, template: KubernetesTemplate, own: Mapping[str, str]) -> list[str]:
+    """Variables that go by the run's Secret: what is in an agent's environment is a credential more often than not."""
+    passed = [
+        name for name in assignment.work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)
+    ]
+    return [
+        name for name in dict.fromkeys([*template.secret_env, *passed]) if name not in assignment.work.env
+    ]
+
+
+def secret(
+    assignment: Assignment, template: KubernetesTemplate, own: Mapping[str, str], uid: str
+) -> Document | None:
+    """The Secret of an attempt, which the cluster removes with its Job; None if it needs none.
+
+    Args:
+        uid: of the Job. It is there before: nothing would remove a Secret whose Job was never made.
+
+    Raises:
+        LaunchFailed: a secret variable has no value.
+    """
+    values: dict[str, str] = {}
+    for name in _secret_names(assignment, template, own):
+        value = (
+            own[name] if name in assignment.work.pass_env and name in own else template.secret_env.get(name)
+        )
+        if value is None:
+            raise LaunchFailed(
+                Cause.REJECTED,
+                f"variable secret_env.{name} of pool {assignment.pool!r} has no value",
+                "Give it one: `shunter pool template set`, or `shunter deploy --var`.",
+            )
+        values[name] = value
+    given = _encoded_parameters(assignment)
+    if len(given) > SMALL_PARAMETERS:
+        values[_PARAMETERS_KEY] = given.decode()
+    if not values:
+        return None
+    name = name_of(assignment.run, assignment.attempt)
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid, "blockOwnerDeletion": False}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": name,
+            "namespace": template.namespace,
+            "labels": {MANAGED_BY: MANAGER, RUN: str(assignment.run), ATTEMPT: str(assignment.attempt)},
+            "ownerReferences": [owner],
+        },
+        "immutable": True,
+        "type": "Opaque",
+        "stringData": values,
+    }
+
+
+def runner_name() -> str:
+    """Name of the ConfigMap with the runner: of its content, so that agents of two versions have one each."""
+    return f"shunter-runner-{hashlib.sha256(_runner()).hexdigest()[:16]}"
+
+
+def runner(namespace: str) -> Document:
+    """The ConfigMap with the runner of Python entrypoints, for all runs of a namespace."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": runner_name(), "namespace": namespace, "labels": {MANAGED_BY: MANAGER}},
+        "immutable": True,
+        "data": {_RUNNER_KEY: _runner().decode()},
+    }
+
+
+def _runner() -> bytes:
+    return Path(runner_path()).read_bytes()

@@ -1,0 +1,265 @@
+"""The template of a kubernetes pool: the variables that make the Job of a run.
+
+A deployment may override single variables (``DeploymentSpec.variables``); each replaces the pool's whole value.
+What has no variable is said by ``patch``. What is missing here is missing on purpose: :data:`RESERVED` says why.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from shunter_work_pools.contracts.docker_template import Absolute, Capability, Text, Variable, Word
+from shunter_work_pools.contracts.sizes import parsed
+
+#: Prefix of the labels and annotations, and of the variables, that are Shunter's.
+LABELS, VARIABLES = "shunter.dev/", "SHUNTER_"
+#: Where the files of a run are in its container: parameters, result, and the runner of Python entrypoints.
+RUN_FOLDER = "/shunter"
+#: Name of the container whose end is the run's.
+RUN_CONTAINER = "run"
+#: Who runs have, unless the template says otherwise: nobody of a node, and what images without root often have.
+USER = 65532
+
+_RETRIES = "a Job that tries again would run the same attempt twice; use the deployment's retries"
+_TIMEOUTS = "time-outs are the agent's; use the deployment's timeout, start_timeout and grace"
+_FOUND = "the Job is found again by its name, which is made of run and attempt"
+
+#: Variables that people look for, and why there are none.
+RESERVED = {
+    "name": _FOUND,
+    "generate_name": _FOUND,
+    "restart_policy": _RETRIES,
+    "backoff_limit": _RETRIES,
+    "pod_failure_policy": _RETRIES,
+    "completions": "a run is one pod",
+    "parallelism": "a run is one pod; make several runs",
+    "active_deadline_seconds": _TIMEOUTS,
+    "timeout": _TIMEOUTS,
+    "termination_grace_period_seconds": "it is the deployment's grace",
+    "ttl_seconds_after_finished": "the agent removes the Job once its end was told; the Job keeps for 7 days if none does",
+    "command": "it is the deployment's; command_prefix goes before it",
+    "args": "it is the deployment's; command_prefix goes before it",
+    "privileged": "it gives a run all rights on the node; cap_add gives it what it needs",
+    "tty": "a terminal mixes stdout with stderr and changes line ends",
+}
+
+_SIZE_LOOKS = "Write it like 512MiB, 512Mi, 1.5GiB or a plain number of bytes."
+
+
+def bytes_of(value: int | str) -> int:
+    """Bytes of a size, which may have a unit as Kubernetes writes it (``512Mi``); 0 if it is none."""
+    if isinstance(value, int):
+        return value
+    return parsed(value) or parsed(f"{value}B") or 0
+
+
+def _size(value: int | str) -> int | str:
+    if not bytes_of(value):
+        raise ValueError(f"{value!r} is not a size. {_SIZE_LOOKS}")
+    return value
+
+
+_LABEL = r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)"
+_DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_NAME = rf"{_DNS_LABEL}(\.{_DNS_LABEL})*"
+
+Size = Annotated[
+    Annotated[int, Field(gt=0, le=2**50)] | Annotated[str, StringConstraints(max_length=40)],
+    AfterValidator(_size),
+]
+#: Name of an object: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+ObjectName = Annotated[str, StringConstraints(pattern=rf"^{_DNS_NAME}$", max_length=253)]
+Namespace = Annotated[str, StringConstraints(pattern=rf"^{_DNS_LABEL}$")]
+#: A key and a value of a label: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
+Key = Annotated[str, StringConstraints(pattern=rf"^({_DNS_NAME}/)?{_LABEL}$", max_length=317)]
+LabelValue = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}?$")]
+Cores = Annotated[float, Field(gt=0, le=10_000)]
+User = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Source(_Part):
+    """A Secret or a ConfigMap of the namespace."""
+
+    secret: ObjectName | None = None
+    """Name of the Secret."""
+    config_map: ObjectName | None = None
+    """Name of the ConfigMap."""
+    optional: bool = False
+    """The run starts without it, too."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.secret is None) == (self.config_map is None):
+            raise ValueError("exactly one of secret and config_map must be given")
+        return self
+
+
+class KeyOf(Source):
+    """One value of a Secret or a ConfigMap that is there already."""
+
+    key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=253)]
+    """Which of its values."""
+
+
+class AllOf(Source):
+    """All values of a Secret or a ConfigMap that is there already."""
+
+    prefix: Annotated[str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", max_length=100)] = ""
+    """Goes before each name."""
+
+
+class Mount(_Part):
+    """Something of the cluster, or memory, at a path in the container."""
+
+    type: Literal["empty_dir", "pvc", "config_map", "secret", "host_path"] = "empty_dir"
+    """empty_dir: a folder that ends with the run; pvc: a PersistentVolumeClaim; config_map, secret: its values as
+    files; host_path: of the node, where the namespace admits it."""
+    source: Annotated[Text, StringConstraints(min_length=1, max_length=4096)] | None = None
+    """Name of the claim, ConfigMap or Secret; path on the node (host_path)."""
+    target: Absolute
+    """Where it is in the container."""
+    read_only: bool = False
+    """The run cannot write to it."""
+    sub_path: Annotated[Text, StringConstraints(pattern=r"^[^/]", max_length=4096)] | None = None
+    """Only this part of it."""
+    memory: bool = False
+    """Of an empty_dir: it is memory, and counts as the run's."""
+    size: Size | None = None
+    """Of an empty_dir: a run that writes more is evicted."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.type == "empty_dir":
+            if self.source is not None:
+                raise ValueError("an empty_dir has no source")
+        elif self.source is None:
+            raise ValueError(f"a mount of type {self.type} needs a source")
+        elif self.type == "host_path" and not self.source.startswith("/"):
+            raise ValueError("a host_path needs a source that is an absolute path on the node")
+        if self.type != "empty_dir" and (self.size is not None or self.memory):
+            raise ValueError("only an empty_dir has a size or is memory")
+        if f"{self.target.rstrip('/')}/".startswith(f"{RUN_FOLDER}/") or self.target.strip("/") == "":
+            raise ValueError(f"target cannot be / or below {RUN_FOLDER}, where the files of the run are")
+        if ":" in self.target:
+            raise ValueError("target cannot have a colon")
+        return self
+
+
+class KubernetesTemplate(_Part):
+    """The variables of kubernetes pools."""
+
+    namespace: Namespace = "default"
+    """Where the Jobs are."""
+    image: Word
+    """The image, as in localhost/python:3.11 or registry/name@sha256:..."""
+    pull_policy: Literal["always", "if_not_present", "never"] = "if_not_present"
+    """When a node fetches it."""
+    pull_secrets: list[ObjectName] = Field(default=[], max_length=20)
+    """Secrets of the namespace with credentials of registries."""
+    command_prefix: list[Text] = Field(default=[], max_length=100)
+    """Goes before each command, as in ["nice", "-n", "10"]."""
+    image_entrypoint: bool = False
+    """The image's ENTRYPOINT is kept, and the command is its arguments; by default the command replaces it."""
+    python: Word = "python3"
+    """Interpreter of Python entrypoints in the image."""
+    env: dict[Variable, Text] = {}
+    """Variables; the deployment's own go over them."""
+    secret_env: dict[Variable, Text | None] = {}
+    """Variables whose values are secret: they go by a Secret that ends with the run, over env, and are never shown.
+    null: the value that is there stays."""
+    env_refs: dict[Variable, KeyOf] = {}
+    """Variables whose values are in Secrets and ConfigMaps that are there already, as in
+    {"PASSWORD": {"secret": "db", "key": "password"}}."""
+    env_from: list[AllOf] = Field(default=[], max_length=50)
+    """Secrets and ConfigMaps whose values are all variables, as in [{"secret": "db"}]; all others go over them."""
+    workdir: Absolute | None = None
+    """Where commands start and Python entrypoints are found; by default the image's WORKDIR."""
+    user: User | Literal["image"] = USER
+    """Number of the user; image: the one that the image names by number, which is not root."""
+    group: User | None = None
+    """Number of the group; by default that of the user."""
+    fs_group: User | None = None
+    """Group to which files of volumes are given."""
+    read_only: bool = False
+    """Only mounts can be written to, and the file of the run's result."""
+    cap_add: list[Capability] = Field(default=[], max_length=100)
+    """Capabilities; by default none. NET_BIND_SERVICE is all that a restricted namespace admits."""
+    cpu: Cores | None = None
+    """Cores it may use, as in 1.5."""
+    cpu_request: Cores | None = None
+    """Cores kept for it; by default all that it may use."""
+    memory: Size | None = None
+    """Memory; a deployment's memory_limit goes over it."""
+    memory_request: Size | None = None
+    """Memory kept for it; by default all that it may use."""
+    ephemeral_storage: Size | None = None
+    """What it may write to the node's disk, output included; a run that writes more is evicted."""
+    ephemeral_storage_request: Size | None = None
+    """Disk kept for it; by default all that it may use."""
+    gpus: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """GPUs for each run. `need gpu=N` of a deployment goes over it."""
+    gpu_resource: Key = "nvidia.com/gpu"
+    """What the cluster calls them."""
+    mounts: list[Mount] = Field(default=[], max_length=100)
+    """Volumes."""
+    node_selector: dict[Key, LabelValue] = {}
+    """Labels that the node must have, as in {"kubernetes.io/arch": "arm64"}."""
+    tolerations: list[dict[str, Any]] = Field(default=[], max_length=50)
+    """Taints that are borne, as a pod's manifest has them."""
+    spot: Literal["allowed", "preferred", "required"] | None = None
+    """Spot nodes of GKE, EKS, AKS and Karpenter: their taints are borne; they are preferred; no others are taken."""
+    service_account: ObjectName | None = None
+    """Whom the pod acts for; by default the namespace's default."""
+    service_account_token: bool = False
+    """Its token is put into the pod."""
+    priority_class: ObjectName | None = None
+    """Who is preempted for whom."""
+    runtime_class: ObjectName | None = None
+    """What runs the containers, as in gvisor."""
+    init_containers: list[dict[str, Any]] = Field(default=[], max_length=20)
+    """Containers that end before the run begins, as a pod's manifest has them."""
+    sidecars: list[dict[str, Any]] = Field(default=[], max_length=20)
+    """Containers that begin before the run and end after it, as a pod's manifest has them."""
+    labels: dict[Key, LabelValue] = {}
+    """Labels of Job and pod; those that begin with shunter.dev/ are Shunter's."""
+    annotations: dict[Key, Text] = {}
+    """Annotations of Job and pod; those that begin with shunter.dev/ are Shunter's."""
+    patch: dict[str, Any] = {}
+    """A strategic merge patch over the whole Job, for all that has no variable, as in
+    {"spec": {"template": {"spec": {"hostAliases": [{"ip": "10.0.0.9", "hostnames": ["db"]}]}}}}."""
+
+    @model_validator(mode="after")
+    def _ours(self) -> Self:
+        for variable in ("labels", "annotations"):
+            for name in getattr(self, variable):
+                if name.startswith(LABELS):
+                    raise ValueError(f"{variable}.{name}: those that begin with {LABELS} find the run again")
+        for variable in ("env", "secret_env", "env_refs"):
+            for name in getattr(self, variable):
+                if name.startswith(VARIABLES):
+                    raise ValueError(
+                        f"{variable}.{name}: variables that begin with {VARIABLES} are set by the agent"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        targets = [mount.target.rstrip("/") for mount in self.mounts]
+        twice = next((one for one in targets if targets.count(one) > 1), None)
+        if twice is not None:
+            raise ValueError(f"mounts: two have the target {twice}")
+        named = next((name for name in self.env_refs if name in self.secret_env or name in self.env), None)
+        if named is not None:
+            raise ValueError(f"env_refs.{named}: there is a value of this name already")
+        return self
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the variables."""
+    return KubernetesTemplate.model_json_schema()
