@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import io
 import re
-import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import docker
 from docker.errors import APIError, NotFound
 
-from shunter_infrastructure import outcome
+from shunter_infrastructure import exit_codes, outcome
 from shunter_infrastructure.docker.container import FAILURE, RESULT
 from shunter_infrastructure.docker.output import OUTPUT
 from shunter_infrastructure.launcher import Exit, Handle
@@ -21,8 +20,6 @@ from shunter_infrastructure.stamp import Stamp, boot_id
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
 from shunter_work_pools.contracts.states import Cause
 
-#: Signals that end nothing by themselves: an exit code that would mean them is the command's own.
-_HARMLESS = {"SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGWINCH"}
 #: What is all the output where the command cannot be executed: by the init that engines put first (tini; Podman's
 #: catatonit), and by runc, which finds out only in the container that a program is for another machine.
 _NOT_EXECUTED = re.compile(
@@ -46,15 +43,6 @@ def seconds(moment: str) -> float:
     return datetime.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", moment)).timestamp()
 
 
-def inferred(code: int) -> str | None:
-    """The signal that an exit code stands for by custom; None if it stands for none that ends a process."""
-    try:
-        name = signal.Signals(code - 128).name
-    except ValueError:
-        return None
-    return None if name in _HARMLESS else name
-
-
 def exit_of(handle: Handle, inspected: dict[str, Any]) -> Exit:
     """The end of a container whose output and result are in the attempt's folder."""
     state, folder = inspected["State"], handle.folder
@@ -64,7 +52,7 @@ def exit_of(handle: Handle, inspected: dict[str, Any]) -> Exit:
     told = [failure.text] if failure is not None else []
     if complaint:
         told.append(complaint)
-    name, error = inferred(code), None
+    name, error = exit_codes.inferred(code), None
     if failure is not None and failure.kind == "source":
         error = Cause.SOURCE
     oom = bool(state.get("OOMKilled")) and code != 0
@@ -90,7 +78,7 @@ def exit_of(handle: Handle, inspected: dict[str, Any]) -> Exit:
             log_size=size(folder / OUTPUT),
         )
     elif name is not None:
-        told.append(f"Exit code {code} is taken for {name}: the engine does not say more.")
+        told.append(exit_codes.told(code, name))
     if state.get("Error"):
         told.append(str(state["Error"]))
     return Exit(
