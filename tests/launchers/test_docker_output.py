@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter_infrastructure.docker.output import GAP, OUTPUT, Copy, Entries
+from shunter_infrastructure.copied_output import OUTPUT
+from shunter_infrastructure.docker.output import GAP, Copy, Entries
 from shunter_infrastructure.docker.streams import Address, Broken, _chunks, get
 
 

@@ -13,8 +13,9 @@ import docker
 from docker.errors import APIError, NotFound
 
 from shunter_infrastructure import exit_codes, outcome
+from shunter_infrastructure.copied_output import OUTPUT
 from shunter_infrastructure.docker.container import FAILURE, RESULT
-from shunter_infrastructure.docker.output import OUTPUT
+from shunter_infrastructure.docker.container import FAILURE, RESULT
 from shunter_infrastructure.launcher import Exit, Handle
 from shunter_infrastructure.stamp import Stamp, boot_id
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT

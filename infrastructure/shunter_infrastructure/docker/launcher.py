@@ -15,7 +15,8 @@ from typing import Any
 import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 
-from shunter_infrastructure.docker import container, ending, engine, output
+from shunter_infrastructure.copied_output import OUTPUT
+from shunter_infrastructure.docker import container, ending, engine
 from shunter_infrastructure.docker.engine import Engine, explanation
 from shunter_infrastructure.docker.events import Events
 from shunter_infrastructure.docker.leftovers import GRACE, Leftovers
@@ -372,7 +373,7 @@ class DockerLauncher(OwnWork):
         if not (handle.folder / ENDED).exists():
             self._outputs.follow(str(handle.data["container"]), handle.folder)
         try:
-            fd = os.open(handle.folder / output.OUTPUT, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(handle.folder / OUTPUT, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return b""
         try:
@@ -382,7 +383,7 @@ class DockerLauncher(OwnWork):
 
     def output_file(self, handle: Handle) -> Path | None:
         """See :meth:`Launcher.output_file`."""
-        return handle.folder / output.OUTPUT
+        return handle.folder / OUTPUT
 
     async def cleanup(self, handle: Handle) -> None:
         """See :meth:`Launcher.cleanup`."""

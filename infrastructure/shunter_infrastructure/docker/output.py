@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from shunter_infrastructure.copied_output import Mark, end_with, open_output, write_whole
 from shunter_infrastructure.docker.engine import Engine
 from shunter_infrastructure.launcher import LauncherUnavailable
 
-OUTPUT, MARK = "output", "output.mark"
 GAP = b"\n[shunter: output is missing here, or doubled: the engine's log was full while nobody read it]\n"
 CUT = b"[shunter: the engine was away when it ended: what it wrote last may be missing]\n"
 #: Seconds until a log whose stream broke is followed again.
@@ -54,33 +53,6 @@ class Entries:
         self._rest = data[at:]
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How file and log belong together.
-
-    Attributes:
-        first: time of the log's first entry.
-        base: where in the file the log begins; less than 0 if its beginning was never copied.
-        last: time of the last entry that was copied, or of an earlier one.
-    """
-
-    first: str
-    base: int
-    last: str
-
-    def save(self, folder: Path) -> None:
-        draft = folder / f"{MARK}.new"
-        draft.write_text(json.dumps(asdict(self)))
-        os.replace(draft, folder / MARK)
-
-    @classmethod
-    def load(cls, folder: Path) -> Mark | None:
-        try:
-            return cls(**json.loads((folder / MARK).read_text()))
-        except FileNotFoundError:
-            return None
-
-
 class Copy:
     """One pass over a log, from its beginning.
 
@@ -92,7 +64,7 @@ class Copy:
         self._folder = folder
         self._entries = Entries()
         self._mark = Mark.load(folder)
-        self._fd = os.open(folder / OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = open_output(folder)
         self._skip: int | None = None  # bytes that the file has already; None: not known yet
         self._passed = 0  # bytes of entries that are known, in a log whose beginning is lost
         self._seek = ""  # while such a log is searched: the time of what is known
@@ -121,7 +93,7 @@ class Copy:
                 data = data[passed:]
             new += data
         if new:
-            self._write(new)
+            write_whole(self._fd, new)
             self._note(last)
 
     def _note(self, last: str) -> None:
@@ -147,17 +119,12 @@ class Copy:
         """The first entry that is surely new, in a log that has lost its beginning."""
         size = os.fstat(self._fd).st_size
         self._put(Mark(self._first, size + len(GAP) - self._passed, self._seek))
-        self._write(GAP)
+        write_whole(self._fd, GAP)
         self._seek = ""
 
     def _put(self, mark: Mark) -> None:
         self._mark = mark
         mark.save(self._folder)
-
-    def _write(self, data: bytes | bytearray) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
 
     def close(self) -> None:
         os.close(self._fd)
@@ -202,7 +169,7 @@ class Outputs:
         try:
             await self._pass(container, folder, follow=False)
             if unseen:
-                _mark_cut(folder / OUTPUT)
+                end_with(folder, CUT)
         except OSError as exc:
             raise LauncherUnavailable(
                 f"the output of a run cannot be written to {folder}: {exc.strerror}", "Free space there."
@@ -231,13 +198,6 @@ class Outputs:
         self._closed = True
         for folder in list(self._followers):
             await self.forget(folder)
-
-
-def _mark_cut(path: Path) -> None:
-    with path.open("a+b") as file:
-        file.seek(max(0, file.tell() - len(CUT)))
-        if file.read() != CUT:
-            file.write(CUT)
 
 
 @contextlib.asynccontextmanager
