@@ -40,8 +40,11 @@ def read_result(folder: Path) -> tuple[Any, str | None]:
         return None, f"The result in $SHUNTER_RESULT could not be read: {exc.strerror}."
     except _Unfit as exc:
         return None, f"The result in $SHUNTER_RESULT was not kept: {exc}."
-    if data is None:
-        return None, None
+    return (None, None) if data is None else parsed_result(data)
+
+
+def parsed_result(data: bytes) -> tuple[Any, str | None]:
+    """The same of what was in the file."""
     try:
         value = json.loads(data.decode(), parse_constant=_no_constant, parse_float=_finite)
         _check_depth(value)
@@ -60,14 +63,20 @@ def read_failure(folder: Path) -> Failure | None:
     """The failure left by the runner, if any."""
     try:
         data = _read(folder / FAILURE, _FAILURE_LIMIT)
-        if data is None:
-            return None
+    except (OSError, _Unfit):
+        return None
+    return None if data is None else parsed_failure(data)
+
+
+def parsed_failure(data: bytes) -> Failure | None:
+    """The same of what was in the file."""
+    try:
         value = json.loads(data)
         text = str(value["text"]).encode(errors="backslashreplace").decode()
         return Failure(
             str(value["kind"]), text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + " … (cut)"
         )
-    except (OSError, ValueError, KeyError, TypeError, _Unfit):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -15,17 +15,11 @@ from docker.errors import APIError, NotFound
 from shunter_infrastructure import exit_codes, outcome
 from shunter_infrastructure.copied_output import OUTPUT
 from shunter_infrastructure.docker.container import FAILURE, RESULT
-from shunter_infrastructure.docker.container import FAILURE, RESULT
 from shunter_infrastructure.launcher import Exit, Handle
 from shunter_infrastructure.stamp import Stamp, boot_id
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
 from shunter_work_pools.contracts.states import Cause
 
-#: What is all the output where the command cannot be executed: by the init that engines put first (tini; Podman's
-#: catatonit), and by runc, which finds out only in the container that a program is for another machine.
-_NOT_EXECUTED = re.compile(
-    rb"(\[FATAL tini \(\d+\)\] exec .* failed: .*|ERROR \(catatonit:\d+\): failed to exec .*|exec .*: exec format error)\n?"
-)
 _NEVER = "0001-01-01"
 
 
@@ -61,7 +55,7 @@ def exit_of(handle: Handle, inspected: dict[str, Any]) -> Exit:
         limit = inspected.get("HostConfig", {}).get("Memory")
         of = f" of {limit} bytes" if limit else ""
         told.append(f"The kernel killed it, or a process of it, at its limit{of} of memory.")
-    said = _not_executed(folder / OUTPUT) if code else None
+    said = exit_codes.not_executed(folder / OUTPUT) if code else None
     if said is not None:
         error, name = Cause.START_FAILED, None
         config = inspected["Config"]
@@ -145,17 +139,6 @@ def _stand_in(target: Path, stat: dict[str, Any]) -> None:
             file.truncate(int(stat["size"]))
     elif not target.exists():
         target.mkdir()
-
-
-def _not_executed(output: Path) -> str | None:
-    """What was said because the command could not be executed."""
-    try:
-        if output.stat().st_size > 2000:
-            return None
-        text = output.read_bytes()
-    except FileNotFoundError:
-        return None
-    return text.decode(errors="replace").strip() if _NOT_EXECUTED.fullmatch(text) else None
 
 
 def _rebooted(handle: Handle) -> bool:

@@ -110,7 +110,9 @@ def fault_of_job(events: list[Document]) -> Fault | None:
     if not said or "exceeded quota" in said:
         return None
     if "forbidden" in said or "denied the request" in said or "is invalid" in said:
-        return Fault(Cause.REJECTED, f"its pod is not admitted: {said}", rejection_remedy(said), REJECTED_GRACE)
+        return Fault(
+            Cause.REJECTED, f"its pod is not admitted: {said}", rejection_remedy(said), REJECTED_GRACE
+        )
     return None
 
 
@@ -123,7 +125,11 @@ def _unscheduled(pod: Document) -> str:
     for one in pod.get("status", {}).get("conditions", []):
         if one["type"] == "PodScheduled" and one["status"] == "False":
             said = str(one.get("message") or "")
-            return f"{one.get('reason') or 'Unschedulable'}: {said}" if said else "the scheduler has no node for it"
+            return (
+                f"{one.get('reason') or 'Unschedulable'}: {said}"
+                if said
+                else "the scheduler has no node for it"
+            )
     return ""
 
 
@@ -185,7 +191,9 @@ def pull_remedy(said: str, reason: str = "") -> str:
         return "Load the image onto the nodes, or give the pool another pull_policy."
     if reason == "InvalidImageName":
         return "Correct the variable image."
-    if any(word in low for word in ("denied", "unauthorized", "authentication required", "authorization failed")):
+    if any(
+        word in low for word in ("denied", "unauthorized", "authentication required", "authorization failed")
+    ):
         return "Correct the image's name, or name the registry's credentials in the variable pull_secrets."
     if "no match for platform" in low or "no matching manifest" in low:
         return "Use an image for the nodes' architecture, or choose nodes by the variable node_selector."

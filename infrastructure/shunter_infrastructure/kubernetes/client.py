@@ -12,7 +12,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -56,10 +56,26 @@ class Refused(ShunterError):
 
 
 class Answer:
-    """An answer that is read while it is written."""
+    """An answer that is read while it is written.
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, fault: Callable[[int, bytes], ShunterError]) -> None:
+        self.status: int = response.status
         self._response = response
+        self._fault = fault
+
+    async def demand(self) -> None:
+        """Make sure that it is what was asked for.
+
+        Raises:
+            LauncherUnavailable: the server does not know us, or puts it off.
+            Refused: it says no.
+        """
+        if self.status >= 400:
+            raise self._fault(self.status, await self._response.read())
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes; whole when this ends."""
@@ -139,12 +155,9 @@ class Client:
 
         Raises:
             LauncherUnavailable: the server cannot be reached, or the answer was broken off.
-            Refused: it says no.
         """
         async with self._request("GET", path, query, None, "", silence) as found:
-            if found.status >= 400:
-                raise self._fault(found.status, await found.read())
-            yield Answer(found)
+            yield Answer(found, self._fault)
 
     @contextlib.asynccontextmanager
     async def _request(
@@ -197,7 +210,8 @@ class Client:
         url = f"{api.configuration.host}{path}{'?' + urlencode(query) if query else ''}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=silence)
         self.requests += 1
-        sent = await api.rest_client.request(method, url, headers, body, _request_timeout=timeout)
+        rest: Any = api.rest_client  # the library has no types here
+        sent = await rest.request(method, url, headers, body, _request_timeout=timeout)
         response: aiohttp.ClientResponse = sent.response
         return response
 

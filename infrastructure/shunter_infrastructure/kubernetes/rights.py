@@ -41,7 +41,9 @@ async def _may(client: Client, namespace: str, group: str, resource: str, verb: 
         "spec": {"resourceAttributes": wanted},
     }
     try:
-        found = await client.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review)
+        found = await client.call(
+            "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review
+        )
     except (Refused, LauncherUnavailable):
         return True  # it cannot be known
     return bool(found.get("status", {}).get("allowed"))

@@ -216,7 +216,9 @@ class _Kind:
                 continue
             except (LauncherUnavailable, Refused) as exc:
                 if self.well and self.listed and isinstance(exc, LauncherUnavailable):
-                    self.well = False  # a connection may break: there is trouble if the next one does not come
+                    self.well = (
+                        False  # a connection may break: there is trouble if the next one does not come
+                    )
                     continue
                 self.well = False
                 self._watch.tell(await self._told(exc))
@@ -274,6 +276,7 @@ class _Kind:
         }
         try:
             async with self._client.stream(self.path, query, _SILENCE) as answer:
+                await answer.demand()
                 self._is_well()
                 async for line in answer.lines():
                     if line:

@@ -1,0 +1,683 @@
+"""The kubernetes launcher: one Job per attempt, named after run and attempt, removed once its end was told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from shunter_infrastructure.copied_output import OUTPUT
+from shunter_infrastructure.kubernetes import causes, ending, manifest
+from shunter_infrastructure.kubernetes.client import Client, Refused
+from shunter_infrastructure.kubernetes.leftovers import GRACE, Leftovers
+from shunter_infrastructure.kubernetes.output import Outputs, Pod
+from shunter_infrastructure.kubernetes.rights import missing_rights
+from shunter_infrastructure.kubernetes.watch import Watch
+from shunter_infrastructure.launcher import (
+    NO_DEVICES,
+    Capabilities,
+    Devices,
+    Exit,
+    Handle,
+    LauncherUnavailable,
+    LaunchFailed,
+    LaunchRefused,
+    Lease,
+    leased,
+)
+from shunter_infrastructure.stamp import Stamp
+from shunter_work_pools.contracts.agents import Assignment, Output
+from shunter_work_pools.contracts.kubernetes_template import KubernetesTemplate
+from shunter_work_pools.contracts.states import Cause
+
+HANDLE_VERSION = 1
+#: Files in the attempt's folder: the Job that was made, which pod began when, how it ended, what was asked for.
+MADE, STARTED, ENDED, MANIFEST = "made.json", "pod.json", "ended.json", "manifest.json"
+#: Seconds without news of a launch after which the cluster is asked for its events, and between two such questions.
+ASK_AFTER, ASK_EVERY = 2.0, 10.0
+_FORBIDDEN, _NOT_FOUND, _CONFLICT, _INVALID = 403, 404, 409, (400, 413, 422)
+_MERGE = "application/merge-patch+json"
+
+Document = dict[str, Any]
+
+
+class KubernetesLauncher:
+    """Runs attempts as Jobs.
+
+    Args:
+        environ: the agent's environment: where the cluster is, and what ``pass_env`` takes; default: ``os.environ``.
+        leftover_grace: seconds from telling of a Job that nobody owns to its removal.
+    """
+
+    name = "kubernetes"
+    capabilities = Capabilities(
+        exact_signal=False, shared_handles=True, merged_output=True, limits_memory="cgroup"
+    )
+
+    def __init__(self, *, environ: Mapping[str, str] | None = None, leftover_grace: float = GRACE) -> None:
+        self._environ = dict(os.environ if environ is None else environ)
+        self.client = Client(self._environ)
+        self._outputs = Outputs(self.client)
+        self._watches: dict[str, Watch] = {}
+        self._posts: dict[str, asyncio.Task[Document]] = {}
+        self._runners: dict[str, asyncio.Task[None]] = {}
+        self._endings: dict[Path, asyncio.Lock] = {}
+        self._leftovers: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._leftover_grace = leftover_grace
+        self._closed = False
+
+    @staticmethod
+    def on_note(run: UUID, attempt: int, note: str) -> None:
+        """See :class:`Launcher`; the agent puts its own in place of this."""
+
+    async def check(self) -> None:
+        """See :meth:`Launcher.check`."""
+        try:
+            await self.client.call("GET", "/version")
+        except Refused as exc:
+            raise LauncherUnavailable(
+                f"the server at {self.client.address} is no API server: {exc.detail}",
+                "See that the kubeconfig's server leads to the cluster.",
+            ) from exc
+
+    async def reach(self, template: Mapping[str, Any]) -> str:
+        """See :meth:`Launcher.reach`: the uid of the namespace, which no other of any cluster has."""
+        namespace = template.get("namespace") or "default"
+        try:
+            found = await self.client.call("GET", f"/api/v1/namespaces/{namespace}")
+        except Refused:
+            return ""
+        return str(found["metadata"]["uid"])
+
+    # -- beginning
+
+    async def start(
+        self,
+        assignment: Assignment,
+        folder: Path,
+        agent: str,
+        lease: Lease | None = None,
+        devices: Devices = NO_DEVICES,
+    ) -> Handle:
+        """See :meth:`Launcher.start`. Returns when the user's container runs, or has run."""
+        leased(assignment, lease)
+        if (folder / STARTED).exists():
+            return _noted(assignment, folder)
+        template = manifest.read_template(assignment)
+        watch = await self._watch(template.namespace)
+        self._look_after(watch, folder.parent, agent)
+        launch = _Launch(assignment, template, folder, agent, watch)
+        watch.want(launch.name)
+        before = None
+        job = watch.job(launch.name)
+        if job is None or job.get("gone"):
+            if _was_made(folder):
+                return _noted(assignment, folder)  # somebody deleted it: its end tells so
+            before = Stamp.now()
+            job = await self._create(launch)
+        await self._hold(launch, job)
+        _write(folder / MADE, {"uid": job["metadata"]["uid"]})
+        try:
+            pod = await self._begun(launch)
+        finally:
+            self.on_note(assignment.run, assignment.attempt, "")
+        _note_start(launch, pod, before)
+        self._outputs.follow(Pod(template.namespace, pod["metadata"]["name"]), folder, assignment.handed_over)
+        return _noted(assignment, folder)
+
+    async def _watch(self, namespace: str) -> Watch:
+        """All that is known of a namespace, once that is all there is."""
+        if self._closed:
+            raise LauncherUnavailable("the launcher was closed")
+        if namespace not in self._watches:
+            self._watches[namespace] = Watch(self.client, namespace)
+        watch = self._watches[namespace]
+        await watch.ready()
+        return watch
+
+    async def _create(self, launch: _Launch) -> Document:
+        """The Job; it is made, unless it is there. Who is interrupted leaves the request to end by itself."""
+        post = self._posts.get(launch.name)
+        if post is None:
+            post = self._posts[launch.name] = asyncio.create_task(self._post(launch), name=launch.name)
+            post.add_done_callback(lambda done: self._posts.pop(launch.name, None))
+            post.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(post)
+
+    async def _post(self, launch: _Launch) -> Document:
+        template, assignment = launch.template, launch.assignment
+        if assignment.work.entrypoint is not None:
+            await self._provide_runner(template.namespace)
+        document = manifest.job(assignment, template, launch.agent, self._environ)
+        _write(launch.folder / MANIFEST, document)
+        try:
+            job = await self.client.call("POST", launch.jobs, body=document)
+        except Refused as exc:
+            if exc.status != _CONFLICT:
+                raise await self._creation_fault(launch, exc) from exc
+            job = await self._get(launch)
+            _demand_ours(launch, job)
+        launch.watch.take(job)
+        secret = manifest.secret(assignment, template, self._environ, job["metadata"]["uid"])
+        if secret is not None:
+            try:
+                await self.client.call(
+                    "POST", f"/api/v1/namespaces/{template.namespace}/secrets", body=secret
+                )
+            except Refused as exc:
+                if exc.status != _CONFLICT:
+                    raise await self._creation_fault(launch, exc) from exc
+        return job
+
+    async def _get(self, launch: _Launch) -> Document:
+        try:
+            return await self.client.call("GET", f"{launch.jobs}/{launch.name}")
+        except Refused as exc:
+            raise LauncherUnavailable(f"Job {launch.name} cannot be read: {exc.detail}") from exc
+
+    async def _provide_runner(self, namespace: str) -> None:
+        """The runner of Python entrypoints, for all runs of a namespace; asked for once."""
+        making = self._runners.get(namespace)
+        if making is None or (making.done() and (making.cancelled() or making.exception())):
+            making = self._runners[namespace] = asyncio.create_task(self._make_runner(namespace))
+        await asyncio.shield(making)
+
+    async def _make_runner(self, namespace: str) -> None:
+        try:
+            await self.client.call(
+                "POST", f"/api/v1/namespaces/{namespace}/configmaps", body=manifest.runner(namespace)
+            )
+        except Refused as exc:
+            if exc.status == _FORBIDDEN:
+                raise await missing_rights(self.client, namespace, exc) from exc
+            if exc.status != _CONFLICT:
+                raise LaunchFailed(Cause.START_FAILED, f"the runner of entrypoints: {exc.detail}") from exc
+
+    async def _creation_fault(self, launch: _Launch, exc: Refused) -> LauncherUnavailable | LaunchFailed:
+        """What a refusal to make a Job means."""
+        said = exc.detail
+        if exc.status == _NOT_FOUND:
+            return LaunchFailed(
+                Cause.REJECTED,
+                f"the cluster has no namespace {launch.template.namespace}: {said}",
+                "Make it, or correct the variable namespace.",
+            )
+        if exc.status in _INVALID or "denied the request" in said or "being terminated" in said:
+            return LaunchFailed(
+                Cause.REJECTED, f"the cluster does not admit the Job: {said}", causes.rejection_remedy(said)
+            )
+        if "exceeded quota" in said:
+            self._note(launch, f"its Job cannot be made: {said}")
+            return LaunchRefused(f"the cluster does not admit the Job: {said}", causes.rejection_remedy(said))
+        if exc.status == _FORBIDDEN:
+            trouble = await missing_rights(self.client, launch.template.namespace, exc)
+            self._note(launch, trouble.detail)
+            return LaunchRefused(trouble.detail, trouble.remedy)
+        return LaunchRefused(f"the cluster does not make the Job: {said}", "It is tried again.")
+
+    async def _hold(self, launch: _Launch, job: Document) -> None:
+        """Write down whose the Job is, if another agent had it: never over a higher epoch."""
+        epoch = launch.assignment.epoch
+        while _epoch(job) < epoch or (launch.assignment.handed_over and _is_of_another(job, launch.agent)):
+            if _epoch(job) > epoch:
+                raise LauncherUnavailable(f"Job {launch.name} is held by another agent, by a later lease")
+            metadata = manifest.held_by(launch.agent, epoch)
+            metadata["resourceVersion"] = job["metadata"]["resourceVersion"]
+            try:
+                job = await self.client.call(
+                    "PATCH", f"{launch.jobs}/{launch.name}", body={"metadata": metadata}, content_type=_MERGE
+                )
+            except Refused as exc:
+                if exc.status == _NOT_FOUND:
+                    return  # it was deleted; its end tells
+                if exc.status != _CONFLICT:
+                    raise LauncherUnavailable(
+                        f"Job {launch.name} cannot be taken over: {exc.detail}"
+                    ) from exc
+                job = await self._get(launch)
+        launch.watch.take(job)
+
+    async def _begun(self, launch: _Launch) -> Document:
+        """Its pod, once the command runs or ran.
+
+        Raises:
+            LaunchFailed: it never will; the Job is gone.
+        """
+        watch, patience = launch.watch, _Patience()
+        with watch.bell(launch.name) as bell:
+            while True:
+                bell.clear()
+                watch.demand()
+                job, pod = watch.job(launch.name), watch.pod(launch.name)
+                if pod is not None and causes.has_begun(pod):
+                    return pod
+                if pod is not None and (causes.is_over(pod) or pod.get("gone")):
+                    await self._fail(launch, *_never_began(launch, job, pod))
+                if pod is None and (job is None or job.get("gone")):
+                    await self._fail(launch, Cause.DELETED, f"Job {launch.name} was deleted by somebody.")
+                events = await self._events(launch, job, pod, patience)
+                self._note(launch, causes.note(pod, events))
+                fault = causes.fault_of_pod(pod) if pod is not None else causes.fault_of_job(events)
+                left = patience.left(fault)
+                if fault is not None and left <= 0:
+                    await self._fail(launch, fault.cause, fault.detail, fault.remedy)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, patience.next_question)):
+                        await bell.wait()
+
+    def _note(self, launch: _Launch, note: str) -> None:
+        if note != launch.note:
+            launch.note = note
+            self.on_note(launch.assignment.run, launch.assignment.attempt, note[:1000])
+
+    async def _events(
+        self, launch: _Launch, job: Document | None, pod: Document | None, patience: _Patience
+    ) -> list[Document]:
+        """What the cluster said of a launch that makes no progress; not asked for before it takes long."""
+        about = pod or job
+        if about is None:
+            return []
+        stuck = pod is None or (bool(pod["spec"].get("nodeName")) and causes.fault_of_pod(pod) is None)
+        if not patience.asks(about["metadata"]["uid"], stuck):
+            return patience.events
+        query = {"fieldSelector": f"involvedObject.uid={about['metadata']['uid']}", "limit": "100"}
+        try:
+            found = await self.client.call(
+                "GET", f"/api/v1/namespaces/{launch.template.namespace}/events", query
+            )
+        except (Refused, LauncherUnavailable):
+            return patience.events
+        patience.events = sorted(found["items"], key=_moment_of_event)
+        return patience.events
+
+    async def _fail(self, launch: _Launch, cause: Cause, detail: str, remedy: str = "") -> None:
+        """Remove what was made, then say why it cannot be started."""
+        await self._withdraw(launch.watch, launch.name)
+        with contextlib.suppress(FileNotFoundError):
+            (launch.folder / MADE).unlink()
+        launch.watch.forget(launch.name)
+        raise LaunchFailed(cause, detail, remedy)
+
+    async def _withdraw(self, watch: Watch, name: str) -> None:
+        """Delete a Job, and return when neither it nor its pod is there any more."""
+        with watch.bell(name) as bell:
+            asked = False
+            while True:
+                bell.clear()
+                watch.demand()
+                job = watch.job(name)
+                if job is None or job.get("gone"):
+                    return
+                if not asked:
+                    # In the foreground: the Job is there as long as its pod, and makes no other.
+                    asked = await self._delete_job(
+                        watch.namespace, name, job["metadata"]["uid"], "Foreground"
+                    )
+                    if not asked:
+                        return
+                await bell.wait()
+
+    async def _delete_job(self, namespace: str, name: str, uid: str, how: str) -> bool:
+        """Ask for it; whether it was there."""
+        body = {"propagationPolicy": how, "preconditions": {"uid": uid}}
+        try:
+            await self.client.call("DELETE", f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}", body=body)
+        except Refused as exc:
+            if exc.status in (_NOT_FOUND, _CONFLICT):  # a conflict: there is another of this name
+                return False
+            raise LauncherUnavailable(f"Job {name} cannot be deleted: {exc.detail}") from exc
+        return True
+
+    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
+        """See :meth:`Launcher.recover`."""
+        if (folder / STARTED).exists():
+            return _noted(assignment, folder)
+        template = manifest.read_template(assignment)
+        name = manifest.name_of(assignment.run, assignment.attempt)
+        post = self._posts.get(name)
+        if post is not None:
+            await asyncio.wait({post})
+        watch = await self._watch(template.namespace)
+        watch.want(name)
+        job, pod = watch.job(name), watch.pod(name)
+        there = job is not None and not job.get("gone")
+        if there and _epoch(job) > assignment.epoch:
+            return None
+        if pod is not None and causes.has_begun(pod):
+            launch = _Launch(assignment, template, folder, "", watch)
+            _note_start(launch, pod, None)
+            return _noted(assignment, folder)
+        if not there and _was_made(folder):
+            return _noted(assignment, folder)
+        if withdraw:
+            await self._withdraw(watch, name)
+            with contextlib.suppress(FileNotFoundError):
+                (folder / MADE).unlink()
+            watch.forget(name)
+        return None
+
+    async def hold(self, handle: Handle, lease: Lease) -> None:
+        """See :meth:`Launcher.hold`: nobody would keep a lease while the agent is away."""
+        raise ValueError(f"the attempt in {handle.folder} was started without a lease")
+
+    # -- end
+
+    async def wait(self, handle: Handle) -> Exit:
+        """See :meth:`Launcher.wait`."""
+        if (handle.folder / ENDED).exists():
+            return _read_end(handle)
+        name = str(handle.data["name"])
+        watch = await self._watch(str(handle.data["namespace"]))
+        watch.want(name)
+        with watch.bell(name) as bell:
+            while True:
+                bell.clear()
+                if (handle.folder / ENDED).exists():
+                    return _read_end(handle)
+                watch.demand()
+                job, pod = watch.job(name), watch.pod(name)
+                if _has_ended(job, pod):
+                    break
+                assert pod is not None
+                self._outputs.follow(
+                    Pod(watch.namespace, pod["metadata"]["name"]), handle.folder, _handed_over(handle)
+                )
+                deadline = ending.gone_by(pod)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(
+                        None if deadline is None else max(0.0, deadline - time.time())
+                    ):
+                        await bell.wait()
+        async with self._endings.setdefault(handle.folder, asyncio.Lock()):
+            if not (handle.folder / ENDED).exists():
+                await self._bring_home(handle, job, pod)
+        return _read_end(handle)
+
+    async def _bring_home(self, handle: Handle, job: Document | None, pod: Document | None) -> None:
+        """All that is left of it, so that its end can be told again when Job and pod are gone."""
+        ended = Stamp.now()
+        known = pod["metadata"]["name"] if pod is not None else handle.data["pod"]
+        if known:
+            at = Pod(str(handle.data["namespace"]), str(known))
+            await self._outputs.complete(at, handle.folder, _handed_over(handle))
+        _write(handle.folder / ENDED, {"job": job, "pod": pod, "seen": ended.to_json()})
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        """See :meth:`Launcher.stop`. The kubelet gives whole seconds, at least one.
+
+        With the deployment's own grace the pod gets a deadline that is over: it ends, and stays with its log and its
+        exit code, whoever is there to read them. A shorter grace is only to be had by deleting it.
+        """
+        if (handle.folder / ENDED).exists():
+            return
+        name = str(handle.data["name"])
+        watch = await self._watch(str(handle.data["namespace"]))
+        job, pod = watch.job(name), watch.pod(name)
+        if pod is None or pod.get("gone") or causes.is_over(pod) or _epoch(job) > int(handle.data["epoch"]):
+            return
+        path = f"/api/v1/namespaces/{watch.namespace}/pods/{pod['metadata']['name']}"
+        uid = pod["metadata"]["uid"]
+        try:
+            if grace >= float(handle.data["grace"]):
+                body = {"metadata": {"uid": uid}, "spec": {"activeDeadlineSeconds": 1}}
+                await self.client.call("PATCH", path, body=body, content_type=_MERGE)
+            else:
+                seconds = max(1, math.ceil(grace))
+                options = {"gracePeriodSeconds": seconds, "preconditions": {"uid": uid}}
+                await self.client.call("DELETE", path, body=options)
+        except Refused as exc:
+            if exc.status not in (_NOT_FOUND, _CONFLICT):
+                raise LauncherUnavailable(
+                    f"pod {pod['metadata']['name']} is not stopped: {exc.detail}"
+                ) from exc
+
+    # -- output, remains
+
+    async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
+        """See :meth:`Launcher.read_output`."""
+        if not (handle.folder / ENDED).exists() and handle.data["pod"]:
+            at = Pod(str(handle.data["namespace"]), str(handle.data["pod"]))
+            self._outputs.follow(at, handle.folder, _handed_over(handle))
+        try:
+            fd = os.open(handle.folder / OUTPUT, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(fd, limit, offset)
+        finally:
+            os.close(fd)
+
+    def output_file(self, handle: Handle) -> Path | None:
+        """See :meth:`Launcher.output_file`."""
+        return handle.folder / OUTPUT
+
+    def manifest(self, folder: Path) -> Any:
+        """See :meth:`Launcher.manifest`."""
+        try:
+            return json.loads((folder / MANIFEST).read_text())
+        except FileNotFoundError:
+            return None
+
+    async def cleanup(self, handle: Handle) -> None:
+        """See :meth:`Launcher.cleanup`."""
+        name, uid = str(handle.data["name"]), str(handle.data["uid"])
+        watch = await self._watch(str(handle.data["namespace"]))
+        job = watch.job(name)
+        await self._outputs.forget(handle.folder)
+        if job is not None and _epoch(job) <= int(handle.data["epoch"]) and not job.get("gone"):
+            await self._delete_job(watch.namespace, name, uid, "Background")
+        watch.forget(name)
+        self._endings.pop(handle.folder, None)
+
+    def recycle(self, folder: Path) -> bool:
+        """See :meth:`Launcher.recycle`: a folder is the least of what a Job costs."""
+        return False
+
+    async def let_go(self, handle: Handle) -> None:
+        """See :meth:`Launcher.let_go`."""
+        await self._outputs.forget(handle.folder)
+        self._endings.pop(handle.folder, None)
+        watch = self._watches.get(str(handle.data["namespace"]))
+        if watch is not None:
+            watch.forget(str(handle.data["name"]))
+
+    def _look_after(self, watch: Watch, root: Path, agent: str) -> None:
+        """Look for Jobs of former lives, once the server has given this one something: it may be given them anew."""
+        key = (watch.namespace, agent)
+        if key not in self._leftovers:
+            leftovers = Leftovers(self.client, watch, root, agent, self._leftover_grace)
+            self._leftovers[key] = asyncio.create_task(
+                leftovers.run(), name=f"leftovers in {watch.namespace}"
+            )
+
+    async def close(self) -> None:
+        """See :meth:`Launcher.close`."""
+        self._closed = True
+        tasks = [*self._leftovers.values(), *self._posts.values(), *self._runners.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for watch in self._watches.values():
+            await watch.close()
+        await self._outputs.close()
+        await self.client.close()
+
+
+class _Launch:
+    """An attempt that is being started."""
+
+    def __init__(
+        self, assignment: Assignment, template: KubernetesTemplate, folder: Path, agent: str, watch: Watch
+    ) -> None:
+        self.assignment = assignment
+        self.template = template
+        self.folder = folder
+        self.agent = agent
+        self.watch = watch
+        self.name = manifest.name_of(assignment.run, assignment.attempt)
+        self.jobs = f"/apis/batch/v1/namespaces/{template.namespace}/jobs"
+        self.note = ""
+
+
+class _Patience:
+    """How long a launch has been without progress, and what was said of it.
+
+    Attributes:
+        events: those of the last question.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[Document] = []
+        self._about = ""
+        self._next = math.inf
+        self._fault: tuple[Cause, float] | None = None
+
+    def asks(self, uid: str, stuck: bool) -> bool:
+        """Whether it is time to ask for the events of an object."""
+        now = time.monotonic()
+        if not stuck or uid != self._about:
+            self._about, self._next, self.events = uid, now + ASK_AFTER if stuck else math.inf, []
+            return False
+        if now < self._next:
+            return False
+        self._next = now + ASK_EVERY
+        return True
+
+    @property
+    def next_question(self) -> float:
+        """Seconds until it is time."""
+        return max(0.0, self._next - time.monotonic())
+
+    def left(self, fault: causes.Fault | None) -> float:
+        """Seconds that a fault may go on."""
+        if fault is None:
+            self._fault = None
+            return 86_400.0
+        if self._fault is None or self._fault[0] is not fault.cause:
+            self._fault = (fault.cause, time.monotonic())
+        return self._fault[1] + fault.grace - time.monotonic()
+
+
+def _never_began(launch: _Launch, job: Document | None, pod: Document) -> tuple[Cause, str]:
+    """Why a pod is over without its command having run."""
+    status = causes.run_status(pod)
+    cause, said = ending.without_end(pod, (status or {}).get("state", {}).get("terminated"))
+    return cause, said
+
+
+def _demand_ours(launch: _Launch, job: Document) -> None:
+    labels = job["metadata"].get("labels") or {}
+    assignment = launch.assignment
+    if (labels.get(manifest.RUN), labels.get(manifest.ATTEMPT)) != (
+        str(assignment.run),
+        str(assignment.attempt),
+    ):
+        raise LaunchFailed(
+            Cause.START_FAILED,
+            f"there is a Job {launch.name} in namespace {launch.template.namespace} that is not this run's",
+            "Delete it, or give the pool another namespace.",
+        )
+
+
+def _epoch(job: Document | None) -> int:
+    """Of the lease by which a Job is held."""
+    annotations = {} if job is None else job["metadata"].get("annotations") or {}
+    try:
+        return int(annotations.get(manifest.EPOCH) or 0)
+    except ValueError:
+        return 0
+
+
+def _is_of_another(job: Document, agent: str) -> bool:
+    labels = job["metadata"].get("labels") or {}
+    return bool(labels.get(manifest.AGENT) != manifest.label(agent))
+
+
+def _moment_of_event(event: Document) -> str:
+    series = event.get("series") or {}
+    return str(
+        series.get("lastObservedTime")
+        or event.get("lastTimestamp")
+        or event.get("eventTime")
+        or event["metadata"]["creationTimestamp"]
+    )
+
+
+def _has_ended(job: Document | None, pod: Document | None) -> bool:
+    if pod is None:
+        return job is None or bool(job.get("gone")) or ending.job_is_over(job)
+    return bool(causes.is_over(pod) or pod.get("gone") or ending.is_lost(pod, time.time()))
+
+
+# -- what is kept in the folder
+
+
+def _write(path: Path, what: Any) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{id(what)}")
+    draft.write_text(json.dumps(what))
+    os.replace(draft, path)
+
+
+def _was_made(folder: Path) -> bool:
+    return (folder / MADE).exists()
+
+
+def _note_start(launch: _Launch, pod: Document, before: Stamp | None) -> None:
+    """Write down what began when; the first time, so that it is the same in every life."""
+    path = launch.folder / STARTED
+    began = ending.began(pod, before) or Stamp.now()
+    job = launch.watch.job(launch.name)
+    note = {
+        "uid": job["metadata"]["uid"] if job is not None else "",
+        "pod": pod["metadata"]["name"],
+        "started": began.to_json(),
+    }
+    draft = launch.folder / f"{STARTED}.{os.getpid()}.{id(note)}"
+    draft.write_text(json.dumps(note))
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
+
+
+def _noted(assignment: Assignment, folder: Path) -> Handle:
+    """The handle of what began, or of a Job that was made and is not there any more."""
+    try:
+        note = json.loads((folder / STARTED).read_text())
+    except FileNotFoundError:
+        note = {"uid": json.loads((folder / MADE).read_text())["uid"], "pod": "", "started": None}
+    template = manifest.read_template(assignment)
+    handed_over = assignment.handed_over
+    return Handle(
+        launcher="kubernetes",
+        version=HANDLE_VERSION,
+        folder=folder,
+        started=Stamp.from_json(note["started"]) if note["started"] else None,
+        data={
+            "name": manifest.name_of(assignment.run, assignment.attempt),
+            "namespace": template.namespace,
+            "uid": note["uid"],
+            "pod": note["pod"],
+            "epoch": assignment.epoch,
+            "grace": assignment.work.grace,
+            "entrypoint": assignment.work.entrypoint is not None,
+            "result_limit": manifest.result_limit(manifest.job(assignment, template, "", {})),
+            "handed_over": None if handed_over is None else handed_over.model_dump(),
+        },
+    )
+
+
+def _handed_over(handle: Handle) -> Output | None:
+    told = handle.data["handed_over"]
+    return None if told is None else Output.model_validate(told)
+
+
+def _read_end(handle: Handle) -> Exit:
+    kept = json.loads((handle.folder / ENDED).read_text())
+    return ending.exit_of(handle, kept["job"], kept["pod"], Stamp.from_json(kept["seen"]))
