@@ -20,28 +20,28 @@ from pydantic import ValidationError
 from shunter_infrastructure.kubernetes import spot
 from shunter_infrastructure.launcher import NO_DEVICES, LaunchFailed
 from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
+from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
-from shunter_work_pools.contracts.kubernetes_template import (
+from shunter_work_pools.contracts.kubernetes_patch import merged
+from shunter_work_pools.contracts.kubernetes_reserved import (
+    FILES,
+    KEPT_FOR,
     LABELS,
+    MANAGED_BY,
+    MANAGER,
+    RESULT,
     RUN_CONTAINER,
-    RUN_FOLDER,
-    KubernetesTemplate,
-    Mount,
-    Source,
-    bytes_of,
+    RUN_VOLUME,
 )
+from shunter_work_pools.contracts.kubernetes_template import KubernetesTemplate, Mount, Source, bytes_of
 from shunter_work_pools.contracts.states import Cause
 
-FILES = f"{RUN_FOLDER}/run"
 PARAMETERS = f"{FILES}/parameters.json"
 RUNNER = f"{FILES}/runner.py"
-#: Result and failure are one file: what the runner leaves is one or the other, and the API carries one message.
-RESULT = f"{RUN_FOLDER}/result.json"
 
 #: Labels of Jobs; pods have the first three. Values that a label refuses are made fit, the annotation is whole.
 RUN, ATTEMPT, POOL = f"{LABELS}run", f"{LABELS}attempt", f"{LABELS}pool"
 DEPLOYMENT, AGENT = f"{LABELS}deployment", f"{LABELS}agent"
-MANAGED_BY, MANAGER = "app.kubernetes.io/managed-by", "shunter"
 #: Selects all Jobs and pods of runs.
 SELECTOR = f"{MANAGED_BY}={MANAGER},{RUN}"
 #: Annotations: the epoch of the lease by which the Job is held; the parameters, of the pod alone.
@@ -49,9 +49,6 @@ EPOCH, GIVEN = f"{LABELS}epoch", f"{LABELS}parameters"
 
 #: Parameters of more bytes are in the run's Secret: an annotation is carried along by each event of its pod.
 SMALL_PARAMETERS = 16 * 1024
-#: Seconds that a Job which nobody removes stays after its end.
-KEPT_FOR = 7 * 86_400
-
 #: Bytes of a container's termination message, and of those of a pod, which share them alike:
 #: https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
 _MESSAGE, _MESSAGES = 4096, 12 * 1024
@@ -101,11 +98,12 @@ def held_by(agent: str, epoch: int) -> Document:
     return {"labels": {AGENT: label(agent)}, "annotations": {AGENT: agent, EPOCH: str(epoch)}}
 
 
-def result_limit(job: Document) -> int:
-    """Bytes that a run's result may have. A message of more is cut somewhere, so it is none."""
-    pod = job["spec"]["template"]["spec"]
-    containers = len(pod["containers"]) + len(pod.get("initContainers", []))
-    return min(_MESSAGE, _MESSAGES // containers) - 1
+def result_limit(pod: Document) -> int:
+    """Bytes that the result of a run may have, by the ``spec`` of its pod. A message of more is cut: it is none."""
+    containers = sum(
+        len(pod.get(kind) or []) for kind in ("containers", "initContainers", "ephemeralContainers")
+    )
+    return min(_MESSAGE, _MESSAGES // max(1, containers)) - 1
 
 
 def job(assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]) -> Document:
@@ -114,7 +112,34 @@ def job(assignment: Assignment, template: KubernetesTemplate, agent: str, own: M
     Args:
         agent: name of the agent.
         own: the agent's environment, for ``pass_env``; only names count here.
+
+    Raises:
+        LaunchFailed: the template's patch would break it.
     """
+    made = _unpatched(assignment, template, agent, own)
+    if template.patch:
+        made = _patched(made, template.patch, assignment.pool)
+    pod = made["spec"]["template"]["spec"]
+    limit = {"name": "SHUNTER_RESULT_LIMIT", "value": str(result_limit(pod))}
+    next(one for one in pod["containers"] if one["name"] == RUN_CONTAINER)["env"].append(limit)
+    return made
+
+
+def _patched(made: Document, patch: Document, pool: str) -> Document:
+    fault = next(reserved.faults(patch, made), None)
+    if fault is not None:
+        path, detail, _ = fault
+        raise LaunchFailed(
+            Cause.REJECTED,
+            f"the patch in the template of pool {pool!r} makes no Job of a run: {'.'.join(map(str, path))} {detail}",
+            "Correct it with `shunter pool template set`, or the deployment's variables.",
+        )
+    return merged(made, patch)
+
+
+def _unpatched(
+    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]
+) -> Document:
     work = assignment.work
     holder = held_by(agent, assignment.epoch)
     found_by = {
@@ -203,15 +228,11 @@ def _pod(
             }
         ),
         "initContainers": [_confined(one) for one in template.init_containers + sidecars],
-        "containers": [],
+        "containers": [_container(assignment, template, agent, own)],
         "volumes": [_run_volume(assignment)]
         + [_volume(number, mount) for number, mount in enumerate(template.mounts)],
     }
-    made = _filled(made)
-    containers = 1 + len(template.init_containers) + len(template.sidecars)
-    limit = min(_MESSAGE, _MESSAGES // containers) - 1
-    made["containers"] = [_container(assignment, template, agent, own, limit)]
-    return made
+    return _filled(made)
 
 
 def _filled(document: Document) -> Document:
@@ -226,7 +247,7 @@ def _confined(container: Document) -> Document:
 
 
 def _container(
-    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str], limit: int
+    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]
 ) -> Document:
     work = assignment.work
     command = list(work.command) if work.command is not None else [work.python or template.python, RUNNER]
@@ -241,9 +262,9 @@ def _container(
         "args" if template.image_entrypoint else "command": command,
         "workingDir": _workdir(work.working_dir, template.workdir),
         "envFrom": [_all_of(one, one.prefix) for one in template.env_from],
-        "env": _env(assignment, template, agent, own, limit),
+        "env": _env(assignment, template, agent, own),
         "resources": _resources(assignment, template),
-        "volumeMounts": [{"name": "shunter", "mountPath": FILES, "readOnly": True}]
+        "volumeMounts": [{"name": RUN_VOLUME, "mountPath": FILES, "readOnly": True}]
         + [_mounted(number, mount) for number, mount in enumerate(template.mounts)],
         "securityContext": _filled(
             {
@@ -274,10 +295,10 @@ def _workdir(wanted: str | None, base: str | None) -> str | None:
 
 
 def _env(
-    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str], limit: int
+    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]
 ) -> list[Document]:
     work = assignment.work
-    told = described(assignment, agent, NO_DEVICES, PARAMETERS, RESULT) | {"SHUNTER_RESULT_LIMIT": str(limit)}
+    told = described(assignment, agent, NO_DEVICES, PARAMETERS, RESULT)
     if work.entrypoint is not None:
         told |= {"SHUNTER_ENTRYPOINT": work.entrypoint, "SHUNTER_FAILURE": RESULT}
     secret = name_of(assignment.run, assignment.attempt)
@@ -347,7 +368,7 @@ def _run_volume(assignment: Assignment) -> Document:
     if assignment.work.entrypoint is not None:
         items = [{"key": _RUNNER_KEY, "path": _RUNNER_KEY}]
         sources.append({"configMap": {"name": runner_name(), "items": items}})
-    return {"name": "shunter", "projected": {"defaultMode": 0o444, "sources": sources}}
+    return {"name": RUN_VOLUME, "projected": {"defaultMode": 0o444, "sources": sources}}
 
 
 def _volume(number: int, mount: Mount) -> Document:

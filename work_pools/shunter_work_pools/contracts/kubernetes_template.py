@@ -1,7 +1,7 @@
 """The template of a kubernetes pool: the variables that make the Job of a run.
 
 A deployment may override single variables (``DeploymentSpec.variables``); each replaces the pool's whole value.
-What has no variable is said by ``patch``. What is missing here is missing on purpose: :data:`RESERVED` says why.
+What has no variable is said by ``patch``, a strategic merge patch over the whole Job. What is missing here is missing on purpose: :data:`RESERVED` says why.
 """
 
 from __future__ import annotations
@@ -11,32 +11,33 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from shunter_work_pools.contracts.docker_template import Absolute, Capability, Text, Variable, Word
+from shunter_work_pools.contracts.kubernetes_check import FaultyManifest, check
+from shunter_work_pools.contracts.kubernetes_reserved import (
+    FOUND,
+    LABELS,
+    ONCE,
+    RUN_CONTAINER,
+    RUN_FOLDER,
+    TIMEOUTS,
+    VARIABLES,
+    faults,
+)
 from shunter_work_pools.contracts.sizes import parsed
 
-#: Prefix of the labels and annotations, and of the variables, that are Shunter's.
-LABELS, VARIABLES = "shunter.dev/", "SHUNTER_"
-#: Where the files of a run are in its container: parameters, result, and the runner of Python entrypoints.
-RUN_FOLDER = "/shunter"
-#: Name of the container whose end is the run's.
-RUN_CONTAINER = "run"
-#: Who runs have, unless the template says otherwise: nobody of a node, and what images without root often have.
+#: Whom a run is, unless the template says otherwise: no user of any machine, and not root.
 USER = 65532
-
-_RETRIES = "a Job that tries again would run the same attempt twice; use the deployment's retries"
-_TIMEOUTS = "time-outs are the agent's; use the deployment's timeout, start_timeout and grace"
-_FOUND = "the Job is found again by its name, which is made of run and attempt"
 
 #: Variables that people look for, and why there are none.
 RESERVED = {
-    "name": _FOUND,
-    "generate_name": _FOUND,
-    "restart_policy": _RETRIES,
-    "backoff_limit": _RETRIES,
-    "pod_failure_policy": _RETRIES,
+    "name": FOUND,
+    "generate_name": FOUND,
+    "restart_policy": ONCE,
+    "backoff_limit": ONCE,
+    "pod_failure_policy": ONCE,
     "completions": "a run is one pod",
     "parallelism": "a run is one pod; make several runs",
-    "active_deadline_seconds": _TIMEOUTS,
-    "timeout": _TIMEOUTS,
+    "active_deadline_seconds": TIMEOUTS,
+    "timeout": TIMEOUTS,
     "termination_grace_period_seconds": "it is the deployment's grace",
     "ttl_seconds_after_finished": "the agent removes the Job once its end was told; the Job keeps for 7 days if none does",
     "command": "it is the deployment's; command_prefix goes before it",
@@ -61,8 +62,60 @@ def _size(value: int | str) -> int | str:
     return value
 
 
+def _tolerations(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    check(value, "[Toleration]")
+    return value
+
+
+def _containers(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    check(value, "[Container]")
+    names = [one.get("name") for one in value]
+    for number, name in enumerate(names):
+        if not name or name == RUN_CONTAINER or names.index(name) < number:
+            told = "has no name" if not name else f"cannot be named {name}"
+            remedy = f"Give each a name of its own; {RUN_CONTAINER} is the run."
+            raise FaultyManifest([([number, "name"], told, remedy)])
+        if value[number].get("restartPolicy", "Always") != "Always":
+            raise FaultyManifest([([number, "restartPolicy"], "can only be Always, or be left out", "Leave it out.")])
+    return value
+
+
+def _patch(value: dict[str, Any]) -> dict[str, Any]:
+    check(value, "Job", patch=True)
+    found = list(faults(value))
+    if found:
+        raise FaultyManifest(found)
+    return value
+
+
 _LABEL = r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)"
-_DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DNSdef _tolerations(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    check(value, "[Toleration]")
+    return value
+
+
+def _containers(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    check(value, "[Container]")
+    names = [one.get("name") for one in value]
+    for number, name in enumerate(names):
+        if not name or name == RUN_CONTAINER or names.index(name) < number:
+            told = "has no name" if not name else f"cannot be named {name}"
+            remedy = f"Give each a name of its own; {RUN_CONTAINER} is the run."
+            raise FaultyManifest([([number, "name"], told, remedy)])
+        if value[number].get("restartPolicy", "Always") != "Always":
+            raise FaultyManifest([([number, "restartPolicy"], "can only be Always, or be left out", "Leave it out.")])
+    return value
+
+
+def _patch(value: dict[str, Any]) -> dict[str, Any]:
+    check(value, "Job", patch=True)
+    found = list(faults(value))
+    if found:
+        raise FaultyManifest(found)
+    return value
+
+
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = rf"{_DNS_LABEL}(\.{_DNS_LABEL})*"
 
 Size = Annotated[
@@ -76,6 +129,7 @@ Namespace = Annotated[str, StringConstraints(pattern=rf"^{_DNS_LABEL}$")]
 Key = Annotated[str, StringConstraints(pattern=rf"^({_DNS_NAME}/)?{_LABEL}$", max_length=317)]
 LabelValue = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}?$")]
 Cores = Annotated[float, Field(gt=0, le=10_000)]
+Containers = Annotated[list[dict[str, Any]], Field(max_length=20), AfterValidator(_containers)]
 User = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -210,7 +264,7 @@ class KubernetesTemplate(_Part):
     """Volumes."""
     node_selector: dict[Key, LabelValue] = {}
     """Labels that the node must have, as in {"kubernetes.io/arch": "arm64"}."""
-    tolerations: list[dict[str, Any]] = Field(default=[], max_length=50)
+    tolerations: Annotated[list[dict[str, Any]], Field(max_length=50), AfterValidator(_tolerations)] = []
     """Taints that are borne, as a pod's manifest has them."""
     spot: Literal["allowed", "preferred", "required"] | None = None
     """Spot nodes of GKE, EKS, AKS and Karpenter: their taints are borne; they are preferred; no others are taken."""
@@ -222,15 +276,16 @@ class KubernetesTemplate(_Part):
     """Who is preempted for whom."""
     runtime_class: ObjectName | None = None
     """What runs the containers, as in gvisor."""
-    init_containers: list[dict[str, Any]] = Field(default=[], max_length=20)
-    """Containers that end before the run begins, as a pod's manifest has them."""
-    sidecars: list[dict[str, Any]] = Field(default=[], max_length=20)
-    """Containers that begin before the run and end after it, as a pod's manifest has them."""
+    init_containers: Containers = []
+    """Containers that end before the run begins, in this order, as a pod's manifest has them."""
+    sidecars: Containers = []
+    """Containers that begin before the run, after the init_containers, and end after it; as a pod's manifest has
+    them."""
     labels: dict[Key, LabelValue] = {}
     """Labels of Job and pod; those that begin with shunter.dev/ are Shunter's."""
     annotations: dict[Key, Text] = {}
     """Annotations of Job and pod; those that begin with shunter.dev/ are Shunter's."""
-    patch: dict[str, Any] = {}
+    patch: Annotated[dict[str, Any], AfterValidator(_patch)] = {}
     """A strategic merge patch over the whole Job, for all that has no variable, as in
     {"spec": {"template": {"spec": {"hostAliases": [{"ip": "10.0.0.9", "hostnames": ["db"]}]}}}}."""
 
@@ -254,6 +309,10 @@ class KubernetesTemplate(_Part):
         twice = next((one for one in targets if targets.count(one) > 1), None)
         if twice is not None:
             raise ValueError(f"mounts: two have the target {twice}")
+        names = [one["name"] for one in self.init_containers + self.sidecars]
+        twice = next((one for one in names if names.count(one) > 1), None)
+        if twice is not None:
+            raise ValueError(f"sidecars: there is an init container named {twice} already")
         named = next((name for name in self.env_refs if name in self.secret_env or name in self.env), None)
         if named is not None:
             raise ValueError(f"env_refs.{named}: there is a value of this name already")
