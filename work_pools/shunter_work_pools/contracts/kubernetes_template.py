@@ -76,7 +76,9 @@ def _containers(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
             remedy = f"Give each a name of its own; {RUN_CONTAINER} is the run."
             raise FaultyManifest([([number, "name"], told, remedy)])
         if value[number].get("restartPolicy", "Always") != "Always":
-            raise FaultyManifest([([number, "restartPolicy"], "can only be Always, or be left out", "Leave it out.")])
+            raise FaultyManifest(
+                [([number, "restartPolicy"], "can only be Always, or be left out", "Leave it out.")]
+            )
     return value
 
 
@@ -89,33 +91,7 @@ def _patch(value: dict[str, Any]) -> dict[str, Any]:
 
 
 _LABEL = r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)"
-_DNSdef _tolerations(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    check(value, "[Toleration]")
-    return value
-
-
-def _containers(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    check(value, "[Container]")
-    names = [one.get("name") for one in value]
-    for number, name in enumerate(names):
-        if not name or name == RUN_CONTAINER or names.index(name) < number:
-            told = "has no name" if not name else f"cannot be named {name}"
-            remedy = f"Give each a name of its own; {RUN_CONTAINER} is the run."
-            raise FaultyManifest([([number, "name"], told, remedy)])
-        if value[number].get("restartPolicy", "Always") != "Always":
-            raise FaultyManifest([([number, "restartPolicy"], "can only be Always, or be left out", "Leave it out.")])
-    return value
-
-
-def _patch(value: dict[str, Any]) -> dict[str, Any]:
-    check(value, "Job", patch=True)
-    found = list(faults(value))
-    if found:
-        raise FaultyManifest(found)
-    return value
-
-
-_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = rf"{_DNS_LABEL}(\.{_DNS_LABEL})*"
 
 Size = Annotated[
