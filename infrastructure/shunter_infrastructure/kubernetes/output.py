@@ -271,8 +271,7 @@ class Search:
         self._place = Place.load(folder)
         _mend(self._fd, self._place)
         self._size = os.fstat(self._fd).st_size
-        self._handed_over = handed_over if self._place is None else None
-        self._tail = _Tail(handed_over) if self._handed_over else None
+        self._tail = _Tail(handed_over) if handed_over and self._place is None else None
         self._first: str | None = None
         self._passed = 0
         self._base: int | None = None  # where in the file this log begins
@@ -615,14 +614,14 @@ def _size(folder: Path) -> int:
 
 def _refuse(status: int, body: bytes) -> None:
     """Tell apart why there is no log."""
-    try:
-        said = str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        said = body[:500].decode(errors="replace").strip()
+    said, about = body[:500].decode(errors="replace").strip(), ""
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        told = json.loads(body)
+        said, about = str(told["message"]), str(told.get("details", {}).get("kind"))
     if status in (401, 403):
         raise LauncherUnavailable(
             f"the API server does not give the log of a pod: {said}", "Allow get on pods/log there."
         )
-    if status == 404:
+    if status == 404 and about == "pods":  # "pods/log": a kubelet that was started just now does not know it yet
         raise _NoLog(said)
     raise _NodeAway(said)
