@@ -145,11 +145,21 @@ def lease(ask_in: float, kill_in: float) -> Lease:
 
 
 class ProcessEngine:
-    """Real processes."""
+    """Real processes.
+
+    Attributes:
+        many: attempts that are started at once.
+        pids: handles have the pid of the user's process.
+        least_grace: seconds between asking and killing, however short the grace.
+        tick: seconds to which starts and ends are known.
+    """
 
     name = "process"
     merged = True
     many = 40
+    pids = True
+    least_grace = 0.0
+    tick = 0.0
     template: dict[str, Any] = {}
 
     def launcher(self) -> Launcher:
@@ -189,6 +199,9 @@ class FakeEngine:
     name = "fake"
     merged = True
     many = 40
+    pids = True
+    least_grace = 0.0
+    tick = 0.0
     template: dict[str, Any] = {}
 
     def launcher(self) -> Launcher:
@@ -224,6 +237,25 @@ class DockerEngine(ProcessEngine):
         from shunter_infrastructure.docker.launcher import DockerLauncher
 
         return DockerLauncher(environ={"DOCKER_HOST": self.url})
+
+
+class KubernetesEngine(ProcessEngine):
+    """Real Jobs, in a namespace of the tests' own."""
+
+    name = "kubernetes"
+    many = 10
+    pids = False
+    least_grace = 1.0
+    tick = 1.0
+
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        self.kubeconfig = kubeconfig
+        self.template = {"namespace": namespace, "image": IMAGE}
+
+    def launcher(self) -> Launcher:
+        from shunter_infrastructure.kubernetes.launcher import KubernetesLauncher
+
+        return KubernetesLauncher(environ={"KUBECONFIG": str(self.kubeconfig)})
 
 
 Engine = ProcessEngine | FakeEngine

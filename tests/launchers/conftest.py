@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import docker
 import pytest
@@ -14,22 +15,39 @@ import pytest_asyncio
 from shunter_infrastructure.launcher import Launcher
 from shunter_infrastructure.process import procfs, record
 from shunter_infrastructure.process.launcher import ProcessLauncher
+from tests.cluster.cluster import Cluster
 from tests.launchers.attempts import (
     Attempt,
     DockerEngine,
     Engine,
     FakeEngine,
+    KubernetesEngine,
     ProcessEngine,
     assignment,
     processes_in,
 )
 
 
-@pytest.fixture(params=[FakeEngine, ProcessEngine, DockerEngine], ids=lambda kind: kind.name)
+@pytest.fixture(scope="session")
+def jobs_of_tests(cluster: Cluster) -> Iterator[tuple[Cluster, str]]:
+    """A cluster, and a namespace of this test run's own that admits only what is restricted."""
+    namespace = f"launchers-{uuid4().hex[:8]}"
+    label = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": label}})
+    yield cluster, namespace
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture(
+    params=[FakeEngine, ProcessEngine, DockerEngine, KubernetesEngine], ids=lambda kind: kind.name
+)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine that the conformance suite runs against."""
     if request.param is DockerEngine:
         return DockerEngine(request.getfixturevalue("docker_url"))
+    if request.param is KubernetesEngine:
+        cluster, namespace = request.getfixturevalue("jobs_of_tests")
+        return KubernetesEngine(cluster.kubeconfig, namespace)
     made: Engine = request.param()
     return made
 
@@ -91,11 +109,25 @@ def attempts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callabl
     yield make
     if isinstance(engine, DockerEngine):
         remove_containers(engine.url, root)
+    if isinstance(engine, KubernetesEngine):
+        cluster, namespace = request.getfixturevalue("jobs_of_tests")
+        remove_jobs(cluster, namespace, made)
     until = time.monotonic() + 5.0
     while left := _left(root, made):
         if time.monotonic() > until:
             pytest.fail(f"left over after the test: {left}")
         time.sleep(0.01)
+
+
+def remove_jobs(cluster: Cluster, namespace: str, made: list[Attempt]) -> None:
+    """Remove those of some attempts; none of their pods may run any more."""
+    for attempt in made:
+        label = f"shunter.dev/run={attempt.assignment.run}"
+        pods = cluster.get("pods", "-n", namespace, "-l", label)["items"]
+        cluster.kubectl("delete", "jobs", "-n", namespace, "-l", label, "--wait=false")
+        running = [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"]
+        if running:
+            pytest.fail(f"left over after the test: {running}")
 
 
 def remove_containers(url: str, root: Path) -> None:

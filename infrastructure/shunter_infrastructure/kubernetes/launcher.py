@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -111,10 +111,9 @@ class KubernetesLauncher:
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
         template = manifest.read_template(assignment)
-        watch = await self._watch(template.namespace)
-        self._look_after(watch, folder.parent, agent)
+        watch = await self._watch(template.namespace, manifest.name_of(assignment.run, assignment.attempt))
+        self._look_after(watch, agent)
         launch = _Launch(assignment, template, folder, agent, watch)
-        watch.want(launch.name)
         before = None
         job = watch.job(launch.name)
         if job is None or job.get("gone"):
@@ -132,13 +131,14 @@ class KubernetesLauncher:
         self._outputs.follow(Pod(template.namespace, pod["metadata"]["name"]), folder, assignment.handed_over)
         return _noted(assignment, folder)
 
-    async def _watch(self, namespace: str) -> Watch:
-        """All that is known of a namespace, once that is all there is."""
+    async def _watch(self, namespace: str, job: str) -> Watch:
+        """All that is known of a namespace, once that is all there is; the Job is ours."""
         if self._closed:
             raise LauncherUnavailable("the launcher was closed")
         if namespace not in self._watches:
             self._watches[namespace] = Watch(self.client, namespace)
         watch = self._watches[namespace]
+        watch.want(job)
         await watch.ready()
         return watch
 
@@ -341,11 +341,10 @@ class KubernetesLauncher:
             return _noted(assignment, folder)
         template = manifest.read_template(assignment)
         name = manifest.name_of(assignment.run, assignment.attempt)
+        watch = await self._watch(template.namespace, name)
         post = self._posts.get(name)
         if post is not None:
             await asyncio.wait({post})
-        watch = await self._watch(template.namespace)
-        watch.want(name)
         job, pod = watch.job(name), watch.pod(name)
         there = job is not None and not job.get("gone")
         if there and _epoch(job) > assignment.epoch:
@@ -374,8 +373,7 @@ class KubernetesLauncher:
         if (handle.folder / ENDED).exists():
             return _read_end(handle)
         name = str(handle.data["name"])
-        watch = await self._watch(str(handle.data["namespace"]))
-        watch.want(name)
+        watch = await self._watch(str(handle.data["namespace"]), name)
         with watch.bell(name) as bell:
             while True:
                 bell.clear()
@@ -418,7 +416,7 @@ class KubernetesLauncher:
         if (handle.folder / ENDED).exists():
             return
         name = str(handle.data["name"])
-        watch = await self._watch(str(handle.data["namespace"]))
+        watch = await self._watch(str(handle.data["namespace"]), name)
         job, pod = watch.job(name), watch.pod(name)
         if pod is None or pod.get("gone") or causes.is_over(pod) or _epoch(job) > int(handle.data["epoch"]):
             return
@@ -468,7 +466,7 @@ class KubernetesLauncher:
     async def cleanup(self, handle: Handle) -> None:
         """See :meth:`Launcher.cleanup`."""
         name, uid = str(handle.data["name"]), str(handle.data["uid"])
-        watch = await self._watch(str(handle.data["namespace"]))
+        watch = await self._watch(str(handle.data["namespace"]), name)
         job = watch.job(name)
         await self._outputs.forget(handle.folder)
         if job is not None and _epoch(job) <= int(handle.data["epoch"]) and not job.get("gone"):
@@ -488,11 +486,11 @@ class KubernetesLauncher:
         if watch is not None:
             watch.forget(str(handle.data["name"]))
 
-    def _look_after(self, watch: Watch, root: Path, agent: str) -> None:
+    def _look_after(self, watch: Watch, agent: str) -> None:
         """Look for Jobs of former lives, once the server has given this one something: it may be given them anew."""
         key = (watch.namespace, agent)
         if key not in self._leftovers:
-            leftovers = Leftovers(self.client, watch, root, agent, self._leftover_grace)
+            leftovers = Leftovers(self.client, watch, agent, self._leftover_grace)
             self._leftovers[key] = asyncio.create_task(
                 leftovers.run(), name=f"leftovers in {watch.namespace}"
             )
@@ -667,7 +665,9 @@ def _noted(assignment: Assignment, folder: Path) -> Handle:
             "epoch": assignment.epoch,
             "grace": assignment.work.grace,
             "entrypoint": assignment.work.entrypoint is not None,
-            "result_limit": manifest.result_limit(manifest.job(assignment, template, "", {})),
+            "result_limit": manifest.result_limit(
+                manifest.job(assignment, template, "", {})["spec"]["template"]["spec"]
+            ),
             "handed_over": None if handed_over is None else handed_over.model_dump(),
         },
     )

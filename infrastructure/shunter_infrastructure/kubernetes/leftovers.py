@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 from shunter_infrastructure.kubernetes import manifest
@@ -21,15 +20,15 @@ GRACE = 60.0
 class Leftovers:
     """Looks after what this agent's former lives left in a namespace.
 
+    What the launcher was asked for in this life is the agent's: it asks for all that it has before anything new.
+
     Args:
-        root: the folder of all attempts of the agent.
         grace: seconds that something is left alone after it was told of.
     """
 
-    def __init__(self, client: Client, watch: Watch, root: Path, agent: str, grace: float = GRACE) -> None:
+    def __init__(self, client: Client, watch: Watch, agent: str, grace: float = GRACE) -> None:
         self._client = client
         self._watch = watch
-        self._root = root
         self._agent = manifest.label(agent)
         self._grace = grace
         self._told: set[str] = set()
@@ -66,9 +65,7 @@ class Leftovers:
         labels, name = job["metadata"].get("labels") or {}, job["metadata"]["name"]
         if labels.get(manifest.AGENT) != self._agent or job.get("gone"):
             return False
-        if job["metadata"].get("deletionTimestamp") or self._watch.is_wanted(name):
-            return False
-        return not (self._root / f"{labels[manifest.RUN]}-{labels[manifest.ATTEMPT]}").exists()
+        return not (job["metadata"].get("deletionTimestamp") or self._watch.is_wanted(name))
 
     async def _remove(self, job: dict[str, Any]) -> None:
         """Unless it changed since it was looked at: somebody may have taken it."""

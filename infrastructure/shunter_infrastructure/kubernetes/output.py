@@ -622,6 +622,8 @@ def _refuse(status: int, body: bytes) -> None:
         raise LauncherUnavailable(
             f"the API server does not give the log of a pod: {said}", "Allow get on pods/log there."
         )
-    if status == 404 and about == "pods":  # "pods/log": a kubelet that was started just now does not know it yet
+    if (
+        status == 404 and about == "pods"
+    ):  # "pods/log": a kubelet that was started just now does not know it yet
         raise _NoLog(said)
     raise _NodeAway(said)
