@@ -11,6 +11,7 @@ from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
 from shunter_work_pools.contracts.capacity import Amounts
 from shunter_work_pools.contracts.limits import Places, Strategy
 from shunter_work_pools.contracts.pauses import Pause, PausePatch
+from shunter_work_pools.contracts.secret_variables import WithoutSecrets
 from shunter_work_pools.contracts.states import CAUSES, AttemptState, Cause
 
 #: Parameters of a run, encoded as JSON, may take this many bytes.
@@ -236,7 +237,8 @@ class DeploymentSpec(Contract):
         exclusive: no two attempts of a run ever work at the same time, also not when its agent is cut off:
             the agent ends the work itself before its lease ends (setting ``server.lease_for``).
         keep: how long its runs, their logs and events are kept.
-        variables: over those of the pool's template, each as a whole.
+        variables: over those of the pool's template, each as a whole. Secret values are null in answers; null in
+            a request: as the revision before has it.
         description: free text.
     """
 
@@ -275,6 +277,10 @@ class DeploymentSpec(Contract):
         self.limits = list(dict.fromkeys(self.limits))
         self.need = {name: amount for name, amount in sorted(self.need.items()) if amount}
         return self
+
+
+#: A spec in an answer.
+ShownSpec = Annotated[DeploymentSpec, WithoutSecrets]
 
 
 class ScheduleView(Schedule):
@@ -346,7 +352,7 @@ class Deployment(Contract):
     pause: Pause | None = None
     created_at: Instant
     updated_at: Instant
-    spec: DeploymentSpec
+    spec: ShownSpec
     schedules: list[ScheduleView] = []
 
 
@@ -356,7 +362,7 @@ class Revision(Contract):
     deployment: str
     number: int
     created_at: Instant
-    spec: DeploymentSpec
+    spec: ShownSpec
 
 
 class Applied(Contract):
@@ -420,7 +426,7 @@ class Change(Contract):
     name: str
     change: Literal["created", "changed", "unchanged"]
     revision: int
-    before: DeploymentSpec | None = None
+    before: ShownSpec | None = None
     warnings: list[str] = []
     next_at: Instant | None = None
 

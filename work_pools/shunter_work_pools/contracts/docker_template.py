@@ -6,7 +6,7 @@ What is missing here is missing on purpose: :data:`RESERVED` says why.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -159,8 +159,3 @@ class DockerTemplate(_Part):
         if twice is not None:
             raise ValueError(f"mounts: two have the target {twice}")
         return self
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of the variables."""
-    return DockerTemplate.model_json_schema()

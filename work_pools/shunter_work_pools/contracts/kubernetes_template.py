@@ -6,9 +6,18 @@ What has no variable is said by ``patch``, a strategic merge patch over the whol
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from shunter_work_pools.contracts.docker_template import Absolute, Capability, Text, Variable, Word
 from shunter_work_pools.contracts.kubernetes_check import FaultyManifest, check
@@ -62,6 +71,11 @@ def _size(value: int | str) -> int | str:
     return value
 
 
+def _number(value: Any) -> Any:
+    """Docker's users are text."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,10}", value, re.ASCII) else value
+
+
 def _tolerations(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
     check(value, "[Toleration]")
     return value
@@ -106,7 +120,7 @@ Key = Annotated[str, StringConstraints(pattern=rf"^({_DNS_NAME}/)?{_LABEL}$", ma
 LabelValue = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}?$")]
 Cores = Annotated[float, Field(gt=0, le=10_000)]
 Containers = Annotated[list[dict[str, Any]], Field(max_length=20), AfterValidator(_containers)]
-User = Annotated[int, Field(ge=0, lt=2**31)]
+User = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_number)]
 
 
 class _Part(BaseModel):
@@ -293,8 +307,3 @@ class KubernetesTemplate(_Part):
         if named is not None:
             raise ValueError(f"env_refs.{named}: there is a value of this name already")
         return self
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of the variables."""
-    return KubernetesTemplate.model_json_schema()

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
 from shunter_work_pools.contracts.pauses import Pause, PausePatch
+from shunter_work_pools.contracts.secret_variables import ShownVariables
 
 PoolType = Literal["process", "docker", "kubernetes"]
 Limit = Field(default=None, ge=0, le=1_000_000)
@@ -21,7 +22,7 @@ class PoolSpec(Contract):
         match: a deployment that names no pool goes to the pool whose match tags it all carries.
         limit: live attempts at once in the whole pool; None: no limit of its own.
         priority: between pools that match equally well, higher first.
-        template: values of the variables that the pool's launcher has; see ``contracts.docker_template``.
+        template: values of the variables that the pool's launcher has; see ``contracts.pool_templates``.
     """
 
     name: Name
@@ -80,6 +81,7 @@ class Pool(Contract):
     Attributes:
         waiting: runs that are Scheduled or Retrying.
         active: live leases.
+        template: as it was given, but for secret values: null.
         agents: names of agents that were heard of within ``lost_after``.
     """
 
@@ -88,7 +90,7 @@ class Pool(Contract):
     match: list[str]
     limit: int | None
     priority: int
-    template: dict[str, Json]
+    template: ShownVariables
     paused: bool
     pause: Pause | None = None
     created_at: Instant

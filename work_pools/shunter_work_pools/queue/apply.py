@@ -17,6 +17,7 @@ from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
 from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused
+from shunter_work_pools.contracts.secret_variables import SECRETS, kept
 from shunter_work_pools.queue import templates, timetable
 from shunter_work_pools.queue.catalog import (
     DEFAULT_QUEUE,
@@ -98,6 +99,7 @@ def apply(tx: Tx, wanted: list[Named], times: Times) -> list[Change]:
     Raises:
         BadRequest: with ``faults``, all that were found.
     """
+    wanted = [_with_secrets(tx, one) for one in wanted]
     found = list(_faults(tx, wanted, times))
     if found:
         raise _refusal(wanted, found)
@@ -140,6 +142,22 @@ def rollback(tx: Tx, name: str, to: int | None, times: Times) -> Change:
 
 
 # ---- one deployment
+
+
+def _with_secrets(tx: Tx, one: Named) -> Named:
+    """With the secret values of its current revision, where the request leaves them."""
+    if SECRETS not in one.spec.variables:
+        return one
+    row = tx.conn.execute(
+        select(deployments.c.id, deployments.c.revision).where(
+            deployments.c.name == one.name, deployments.c.deleted_at.is_(None)
+        )
+    ).one_or_none()
+    if row is None:
+        return one
+    before = revision_spec(tx, row.id, row.revision).variables
+    variables = kept(one.spec.variables, before)
+    return Named(name=one.name, spec=one.spec.model_copy(update={"variables": variables}))
 
 
 def _apply_one(tx: Tx, one: Named, times: Times) -> Change:

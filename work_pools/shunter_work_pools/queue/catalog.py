@@ -11,6 +11,7 @@ from sqlalchemy import Row, and_, insert, select, update
 from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueuePatch, QueueSpec
+from shunter_work_pools.contracts.secret_variables import kept
 from shunter_work_pools.queue import pauses, templates
 from shunter_work_pools.queue.routing import place_unplaced
 from shunter_work_pools.storage.schema import deployments, pools, queues, revisions
@@ -115,6 +116,7 @@ def patch_pool(tx: Tx, name: str, patch: PoolPatch) -> None:
     pool = pool_row(tx, name)
     changes = _changes(patch)
     if "template" in changes:
+        changes["template"] = kept(changes["template"], pool.template)
         templates.check(pool.type, changes["template"])
     if changes:
         tx.conn.execute(update(pools).where(pools.c.id == pool.id).values(**changes))
