@@ -9,7 +9,8 @@ Standard library only, and little of it, so that the user's first line comes soo
 Environment: ``SHUNTER_ENTRYPOINT`` (unless given as argument), ``SHUNTER_SOURCE`` (folder from which paths
 and modules are meant, first on ``sys.path``; default: the working folder), ``SHUNTER_PARAMETERS`` (JSON
 object), ``SHUNTER_RESULT`` (takes the value that the function returns), ``SHUNTER_FAILURE`` (takes
-``{"kind": "exception" | "source", "text": ...}``; the launcher reads it).
+``{"kind": "exception" | "source", "text": ...}``; the launcher reads it), ``SHUNTER_RESULT_LIMIT`` (bytes that
+either may have, where that is less than elsewhere).
 
 An exception of the function prints its traceback and exits 1. ``SystemExit`` is an exit like another.
 A module or function that cannot be had is told apart: kind ``source``.
@@ -23,6 +24,7 @@ import sys
 if __name__ == "__main__" and sys.path and __file__.startswith(sys.path[0] + "/"):
     del sys.path[0]  # (PYTHONSAFEPATH leaves it out already)
 
+import errno
 import json
 import os
 
@@ -314,13 +316,19 @@ def leave_result(value: Any) -> None:
         except Exception as second:
             tell(f"the value returned was not kept as the result: it is not JSON ({second})")
             return
-    if len(text) > RESULT_LIMIT:
+    limit = message_limit()
+    if len(text) > limit:
         tell(
             f"the value returned was not kept as the result: it takes {len(text)} bytes as JSON, "
-            f"more than the {RESULT_LIMIT} allowed; store it somewhere and return where"
+            f"more than the {limit} allowed; store it somewhere and return where"
         )
         return
     write(path, text)
+
+
+def message_limit() -> int:
+    """Bytes that the result or the failure may have here."""
+    return int(os.environ.get("SHUNTER_RESULT_LIMIT", RESULT_LIMIT))
 
 
 def guarded(run: Callable[[], None]) -> None:
@@ -375,18 +383,30 @@ def leave_failure(kind: str, text: str) -> None:
     """Leave word for the launcher; a disk that is full must not hide the traceback."""
     path = os.environ.get("SHUNTER_FAILURE")
     if path:
+        length, limit = 4000, message_limit()
+        while len(word := json.dumps({"kind": kind, "text": text[:length]}).encode()) > limit:
+            length = length * 3 // 4
         try:
-            write(path, json.dumps({"kind": kind, "text": text[:4000]}).encode())
+            write(path, word)
         except OSError as exc:
             tell(f"{path} cannot be written: {exc}")
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
+    """Write a file that only its owner may read: whole or not at all, where its folder allows that.
+
+    In a pod the file is a mount: nothing can take its place, and its folder is another's.
+    """
     draft = f"{path}.{os.getpid()}"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-    os.replace(draft, path)
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+        os.replace(draft, path)
+    except OSError as exc:
+        if exc.errno not in (errno.EACCES, errno.EROFS, errno.EBUSY) or not os.path.exists(path):
+            raise
+        with open(path, "wb") as file:
+            file.write(data)
 
 
 def tell(text: str) -> None:

@@ -297,7 +297,7 @@ def deploy(
         ),
         on_lost=on_lost.value,
         exclusive=exclusive,
-        variables=templates.given(var or [], "docker", "--var"),
+        variables=templates.given(var or [], None, "--var"),
         description=description or target.description,
     )
     with connect() as client:

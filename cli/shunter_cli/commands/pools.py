@@ -59,7 +59,7 @@ def create(
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help="A variable of its template, as in image=python:3.12 (docker). Repeatable.",
+            help="A variable of its template, as in image=python:3.12 (docker, kubernetes). Repeatable.",
             metavar="KEY=VALUE",
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""``shunter pool template``: the variables that make the containers of a pool's runs."""
+"""``shunter pool template``: the variables that make the containers and Jobs of a pool's runs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
+    from shunter_work_pools.contracts.agents import Assignment
     from shunter_work_pools.contracts.deployments import DeploymentSpec
     from shunter_work_pools.contracts.pools import Pool
 
 group = typer.Typer(
-    no_args_is_help=True, help="The template of a pool: what the containers of its runs are like."
+    no_args_is_help=True, help="The template of a pool: what the containers or Jobs of its runs are like."
 )
 
 NameArgument = Annotated[str, typer.Argument(help="The pool's name.", metavar="POOL", autocompletion=pools)]
@@ -32,17 +33,21 @@ FileOption = Annotated[
 _AGENT, _FOLDER = "AGENT", "/AGENTS-HOME/agents/AGENT/attempts"
 
 
-def given(words: Sequence[str], pool_type: str, option: str, file: str | None = None) -> dict[str, Any]:
+def given(
+    words: Sequence[str], pool_type: str | None, option: str, file: str | None = None
+) -> dict[str, Any]:
     """Variables of ``key=value`` words, typed by what the pool's launcher takes, over those of a file.
+
+    Args:
+        pool_type: None: the pool is not known yet.
 
     Raises:
         InvalidInput: a word without ``=``, a key that is given twice, a file that holds no JSON object.
     """
-    schema = None
-    if pool_type == "docker":
-        from shunter_work_pools.contracts.docker_template import schema as docker_schema
+    from shunter_work_pools.contracts.pool_templates import TEMPLATES, any_schema
 
-        schema = docker_schema()
+    kind = TEMPLATES.get(pool_type or "")
+    schema = kind.schema() if kind else any_schema() if pool_type is None else None
     return parameters.parse(words, schema, file, option=option)
 
 
@@ -58,13 +63,15 @@ def show(
     with connect() as client:
         pool = _pool(client, name)
     if schema:
-        from shunter_work_pools.contracts.docker_template import schema as docker_schema
+        from shunter_work_pools.contracts.pool_templates import TEMPLATES
 
-        output.show_data(docker_schema(), output_as if output_as is not Output.TABLE else Output.JSON)
+        output.show_data(
+            TEMPLATES[pool.type].schema(), output_as if output_as is not Output.TABLE else Output.JSON
+        )
     elif output_as is not Output.TABLE:
         output.show_data(pool.template, output_as)
     else:
-        output.facts([(key, _shown(value)) for key, value in sorted(pool.template.items())])
+        output.facts([(key, _shown(key, value)) for key, value in sorted(pool.template.items())])
 
 
 @group.command("set")
@@ -84,6 +91,7 @@ def set_(
     \b
       shunter pool template set boxes image=python:3.12 memory=2GiB
       shunter pool template set boxes 'mounts=[{"type":"bind","source":"/data","target":"/data","read_only":true}]'
+      shunter pool template set cluster namespace=runs spot=preferred 'secret_env={"KEY":"..."}'
     """
     from shunter_work_pools.contracts.pools import PoolPatch
 
@@ -116,22 +124,24 @@ def preview(
     ] = None,
     output_as: OutputOption = Output.JSON,
 ) -> None:
-    """Print the container that a run would be, as the engine is asked for it. Nothing is started."""
+    """Print the container or Job that a run would be, as the engine is asked for it. Nothing is started.
+
+    Secret values are not shown.
+    """
     with connect() as client:
         pool = _pool(client, name)
         spec = None
         if deployment is not None:
             spec = naming.found(client, naming.DEPLOYMENT, deployment, client.get_deployment).spec
     output.show_data(
-        _container(pool, deployment, spec), output_as if output_as is not Output.TABLE else Output.JSON
+        _manifest(pool, deployment, spec), output_as if output_as is not Output.TABLE else Output.JSON
     )
 
 
-def _container(pool: Pool, deployment: str | None, spec: DeploymentSpec | None) -> dict[str, Any]:
+def _manifest(pool: Pool, deployment: str | None, spec: DeploymentSpec | None) -> dict[str, Any]:
     from datetime import UTC, datetime
     from uuid import UUID
 
-    from shunter_infrastructure.docker import container
     from shunter_infrastructure.launcher import LaunchFailed
     from shunter_work_pools.contracts.agents import Assignment
     from shunter_work_pools.contracts.deployments import Work
@@ -150,15 +160,33 @@ def _container(pool: Pool, deployment: str | None, spec: DeploymentSpec | None) 
         parameters=spec.parameters if spec else {},
         scheduled_at=datetime.fromtimestamp(0, UTC),
         work=spec.work if spec else Work(command=["COMMAND"]),
+        need=spec.need if spec else {},
         template=pool.template | (spec.variables if spec else {}),
     )
     try:
-        template = container.read_template(assignment)
+        return _PREVIEWS[pool.type](assignment)
     except LaunchFailed as exc:
         raise InvalidInput(exc.detail, exc.remedy) from exc
+
+
+def _container(assignment: Assignment) -> dict[str, Any]:
+    from shunter_infrastructure.docker import container
+
+    template = container.read_template(assignment)
     own = _OfTheAgent(assignment.work.pass_env)
-    made = container.configuration(assignment, template, Path(_FOLDER, f"{run}.1"), _AGENT, own)
-    return {"name": container.name_of(run, 1), **made}
+    name = container.name_of(assignment.run, 1)
+    folder = Path(_FOLDER, f"{assignment.run}.1")
+    return {"name": name, **container.configuration(assignment, template, folder, _AGENT, own)}
+
+
+def _job(assignment: Assignment) -> dict[str, Any]:
+    from shunter_infrastructure.kubernetes import manifest
+
+    template = manifest.read_template(assignment)
+    return manifest.job(assignment, template, _AGENT, _OfTheAgent(assignment.work.pass_env))
+
+
+_PREVIEWS = {"docker": _container, "kubernetes": _job}
 
 
 class _OfTheAgent(dict[str, str]):
@@ -170,13 +198,17 @@ class _OfTheAgent(dict[str, str]):
 
 def _pool(client: Client, name: str) -> Pool:
     pool = naming.found(client, naming.POOL, name, client.get_pool)
-    if pool.type != "docker":
+    if pool.type not in _PREVIEWS:
         raise InvalidInput(
             f"pool {pool.name} is of type {pool.type}, and has no template",
-            "Make a pool of type docker: shunter pool create NAME --type docker --template image=IMAGE",
+            "Make another one: shunter pool create NAME --type docker --template image=IMAGE (or kubernetes).",
         )
     return pool
 
 
-def _shown(value: Any) -> str:
+def _shown(key: str, value: Any) -> str:
+    from shunter_work_pools.contracts.secret_variables import SECRETS
+
+    if key == SECRETS:
+        return f"{', '.join(value)} (values are not shown)"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
