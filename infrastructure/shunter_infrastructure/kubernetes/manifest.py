@@ -211,6 +211,7 @@ def _pod(
         "serviceAccountName": template.service_account,
         "automountServiceAccountToken": template.service_account_token,
         "enableServiceLinks": False,
+        "shareProcessNamespace": template.init or None,
         "imagePullSecrets": [{"name": name} for name in template.pull_secrets],
         "nodeSelector": template.node_selector,
         "affinity": spot.affinity(template.spot),

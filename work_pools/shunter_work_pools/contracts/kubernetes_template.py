@@ -232,6 +232,9 @@ class KubernetesTemplate(_Part):
     """Group to which files of volumes are given."""
     read_only: bool = False
     """Only mounts can be written to, and the file of the run's result."""
+    init: bool = True
+    """The pod's own first process is process 1 of all its containers: signals reach a command that has no handler
+    for them, and the dead are buried. Without it, the command is process 1 itself."""
     cap_add: list[Capability] = Field(default=[], max_length=100)
     """Capabilities; by default none. NET_BIND_SERVICE is all that a restricted namespace admits."""
     cpu: Cores | None = None
