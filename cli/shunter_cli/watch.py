@@ -176,7 +176,12 @@ async def _states(
 
 
 async def _why(client: AsyncClient, run: Run) -> tuple[str, str]:
-    """Code and sentence of why a run waits; empty if it does not, or nothing holds it back."""
+    """Code and sentence of why a run waits; empty if it does not, or nothing holds it back.
+
+    Of one that is being launched: what its engine says that this waits for.
+    """
+    if run.attempts and run.attempts[-1].note:
+        return run.attempts[-1].note, run.attempts[-1].note
     if waits(run):
         with suppress(ServerUnreachable, Refused):  # the next state tells more
             found = await client.explain_run(run.id)

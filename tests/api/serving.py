@@ -170,6 +170,7 @@ def held(granted: Any, stopping: bool = False) -> dict[str, Any]:
         "attempt": granted["attempt"],
         "epoch": granted["epoch"],
         "stopping": stopping,
+        "note": "",
     }
 
 

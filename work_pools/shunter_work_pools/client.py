@@ -108,6 +108,7 @@ from shunter_work_pools.contracts.runs import (
     EventList,
     ExportedRun,
     ExportPage,
+    Manifest,
     Run,
     RunBatch,
     RunCreated,
@@ -523,6 +524,11 @@ class Endpoints:
     def list_events(self, run: str | UUID) -> Call[EventList]:
         """What happened to a run, oldest first."""
         return _call("GET", "runs", run, "events", to=EventList)
+
+    @endpoint
+    def get_manifest(self, run: str | UUID, *, attempt: int | None = None) -> Call[Manifest]:
+        """What the engine was asked for, for an attempt; None: for the last of which that is known."""
+        return _call("GET", "runs", run, "manifest", to=Manifest, query={"attempt": attempt})
 
     @endpoint
     def update_run(self, run: str | UUID, patch: RunPatch) -> Call[Run]:

@@ -19,6 +19,7 @@ import logging
 import math
 import time
 import traceback
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +31,7 @@ from prometheus_client.core import Metric
 from shunter_work_pools import killpoints, run_log
 from shunter_work_pools.contracts import PROTOCOL, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import (
+    OUTPUT_TAIL,
     Assignment,
     Held,
     ReportAck,
@@ -50,7 +52,9 @@ from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.census import census
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
 from shunter_work_pools.queue.drain import drain
+from shunter_work_pools.queue.handover import hand_over
 from shunter_work_pools.queue.limits import act_when_full, any_acts
+from shunter_work_pools.queue.notes import take_notes
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.status import server_info
 from shunter_work_pools.queue.sync import (
@@ -232,10 +236,15 @@ class Engine:
                         # a grant to an older sync of it is on its way into the books.
                         await self._claims_under_way()
                     diff, due = await self._compare(agent.id, request.holds)
+                    if diff.notes:
+                        await self.store.write(partial(take_notes, agent_id=agent.id, holds=diff.notes))
                     left = deadline - loop.time()
                     drain = diff.drains == agent.session
                     if diff or left <= 0 or self.hub.stopping or (drain and not request.draining):
-                        return self._answer(diff.assignments, diff.cancel, diff.forget, drain=drain)
+                        await self._tell_output(diff.assignments)
+                        return self._answer(
+                            diff.assignments, diff.cancel, diff.forget, diff.let_go, drain=drain
+                        )
                     if not waiting.answer.done():
                         # A draining or unhealthy agent takes nothing, whatever ends.
                         waiting.ended |= diff.finished
@@ -273,8 +282,15 @@ class Engine:
         if not holds:
             seen = await self._glances.look(agent_id)
             if agent_id not in seen.concerned:
-                return Difference([], [], [], {}), seen.due
+                return Difference(), seen.due
         return await self.store.read(lambda tx: (difference(tx, agent_id, holds), is_due(tx)))
+
+    async def _tell_output(self, assignments: Sequence[Assignment]) -> None:
+        """Say how much of their output is here, of those that somebody else had."""
+        for one in assignments:
+            if one.handed_over is not None:
+                size, tail = await asyncio.to_thread(self.logs.tail, one.run, one.attempt, OUTPUT_TAIL)
+                one.handed_over.size, one.handed_over.tail = size, b64encode(tail).decode()
 
     async def _register(self, name: str, request: SyncRequest) -> Registered:
         known = self._registered.get(name)
@@ -376,6 +392,7 @@ class Engine:
         assignments: Sequence[Assignment] = (),
         cancel: Sequence[Held] = (),
         forget: Sequence[Held] = (),
+        let_go: Sequence[Held] = (),
         *,
         drain: bool = False,
     ) -> SyncAnswer:
@@ -384,6 +401,7 @@ class Engine:
             assignments=list(assignments),
             cancel=list(cancel),
             forget=list(forget),
+            let_go=list(let_go),
             drain=drain,
             server_time=datetime.now(UTC),
             lost_after=self.settings.lost_after,
@@ -583,6 +601,7 @@ class Engine:
         lost_before = now - round(settings.lost_after * _SECOND)
         if silent and hearing > settings.lost_after:
             await self.store.write(lambda tx: reap.mark_lost(tx, lost_before))
+            await self.store.write(lambda tx: hand_over(tx, lost_before, settings.lost_after))
             if hearing > settings.give_up_after:
                 given_up_before = now - round(settings.give_up_after * _SECOND)
                 await self.store.write(lambda tx: reap.give_up(tx, given_up_before))
@@ -686,6 +705,7 @@ def _same_agent(known: SyncRequest, request: SyncRequest) -> bool:
         known.session == request.session
         and known.draining == request.draining
         and known.troubles == request.troubles
+        and known.reaches == request.reaches
         and known.identity == request.identity
         and known.pools == request.pools
         and known.queues == request.queues

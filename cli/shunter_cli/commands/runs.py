@@ -197,9 +197,30 @@ def _draw(found: Sequence[Run], output_as: Output, quiet: bool) -> None:
 
 
 @group.command("inspect")
-def inspect(run: RunArgument, output_as: OutputOption = Output.TABLE) -> None:
+def inspect(
+    run: RunArgument,
+    manifest: Annotated[
+        bool,
+        typer.Option(
+            "--manifest", help="Print what the engine was asked for to run it instead, without secrets."
+        ),
+    ] = False,
+    attempt: Annotated[
+        int | None,
+        typer.Option(help="The manifest of this attempt; by default of the last.", min=1, metavar="N"),
+    ] = None,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
     """Show one run and its attempts."""
+    from shunter_work_pools.contracts.errors import InvalidInput
+
+    if attempt is not None and not manifest:
+        raise InvalidInput("--attempt says whose manifest is printed", "Give --manifest, too.")
     with connect() as client:
+        if manifest:
+            document = client.get_manifest(run, attempt=attempt).manifest
+            output.show_data(document, output_as if output_as is not Output.TABLE else Output.YAML)
+            return
         found = client.get_run(run)
         why = ""
         if output_as is Output.TABLE and (waiting.waits(found) or found.lost):
@@ -500,10 +521,12 @@ def _attempt(one: Attempt, now: datetime) -> list[tuple[str, str]]:
     return [
         (f"attempt {one.number}", one.state + cause + (" lost" if one.lost else "")),
         ("  message", one.message or ""),
+        ("  waits for", one.note or ""),
         ("  agent", f"{one.agent}, pid {one.pid}" if one.pid else one.agent),
         ("  ended by", how if ended else ""),
         ("  started", _moment(one.started_at, now) if one.started_at else ""),
         ("  took", _took(one.started_at, one.ended_at, now) if one.started_at else ""),
+        ("  memory limit", f"{output.size(one.memory)}, for this attempt" if one.memory is not None else ""),
         ("  memory", output.size(one.max_rss_bytes) if one.max_rss_bytes is not None else ""),
         ("  processor", f"{one.cpu_seconds:.3g} s" if one.cpu_seconds is not None else ""),
         ("  output", output.size(one.log_size) if one.log_size is not None else ""),

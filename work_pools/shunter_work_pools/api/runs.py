@@ -20,6 +20,7 @@ from shunter_work_pools.contracts.runs import (
     Attempt,
     EventList,
     ExportPage,
+    Manifest,
     Run,
     RunBatch,
     RunCreated,
@@ -141,6 +142,15 @@ async def list_events(run: str, engine: TheEngine) -> EventList:
     """What happened to it, oldest first."""
     run_id = await _find(engine, run)
     return EventList(events=await engine.store.read(lambda tx: views.events_of(tx, run_id)))
+
+
+@router.get("/{run}/manifest", response_model=Manifest)
+async def get_manifest(
+    run: str, engine: TheEngine, attempt: Annotated[int | None, Query(ge=1)] = None
+) -> Response:
+    """What the engine was asked for, for an attempt; by default for the last of which that is known."""
+    run_id = await _find(engine, run)
+    return answer(await engine.store.read(lambda tx: views.manifest(tx, run_id, attempt)))
 
 
 @router.patch("/{run}", response_model=Run)

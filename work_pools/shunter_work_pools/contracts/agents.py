@@ -24,13 +24,16 @@ HOLD_LIMIT = 10.0
 LEASE_FOR = 240.0
 #: Seconds before the end of its lease at which the work of an exclusive run is ended at the latest.
 LEASE_MARGIN = 5.0
+#: Bytes of a manifest, as JSON.
+MANIFEST_LIMIT = 64 * 1024
 #: Reports in one batch.
 REPORT_LIMIT = 1000
 #: Bytes of one log upload, framing included.
 LOG_UPLOAD_LIMIT = 8 * 1024 * 1024
 #: Media type of a log upload: frames of one JSON line (``LogFrame``), then ``length`` raw bytes.
 LOG_MEDIA_TYPE = "application/vnd.shunter.log-frames"
-
+#: Bytes of output by which an agent that takes over finds its place in an engine's log, at the most.
+OUTPUT_TAIL = 256
 
 #: Why an agent is unhealthy, for people.
 Trouble = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
@@ -112,10 +115,13 @@ class Output(Contract):
     Attributes:
         size: offset in the output up to which it knows it.
         tail: its last bytes before ``size``, at most 256, in base64: by them it is found in the engine's log.
+        started: the server knows that the attempt has begun: if nothing of it is found, somebody deleted it,
+            and it is not begun again.
     """
 
     size: int = Field(ge=0)
     tail: str = ""
+    started: bool = False
 
 
 class Assignment(Contract):
@@ -128,8 +134,9 @@ class Assignment(Contract):
             answered.
         need: what it takes of the agent's capacity; the agent chooses which devices these are.
         template: the variables of its pool's template, with the deployment's own over them.
-        handed_over: another agent had it and fell silent: it may run, or have ended. The work is found, not
-            begun anew, if there is any. None: nobody had it.
+        handed_over: another agent had it and fell silent (or this one, whose folder is gone): it may run, or
+            have ended. The work is found, not begun anew, if there is any; and it is not given back. None: nobody
+            had it.
     """
 
     run: UUID
@@ -188,7 +195,8 @@ class Report(Contract):
         cause: with an end other than Completed.
         result: JSON value left by the run, up to 64 KiB.
         log_size: total bytes of output as it was written, lost ones included; with an end.
-        manifest: what the engine was asked for, without secrets; once, with Running or the end. Up to 64 KiB.
+        manifest: what the engine was asked for, without secrets; once, with Running or the end.
+            Up to ``MANIFEST_LIMIT``.
     """
 
     run: UUID

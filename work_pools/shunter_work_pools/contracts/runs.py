@@ -65,6 +65,8 @@ class Attempt(Contract):
         log_deleted: its output was deleted, as it need not be kept any more.
         lost: its agent is silent for longer than ``lost_after``.
         message: what a person should know, e.g. why it could not start.
+        memory: bytes that it got, or gets, instead of what its deployment says: one before it ran out.
+        note: what its launch waits for, in the engine's words.
     """
 
     number: int
@@ -85,6 +87,16 @@ class Attempt(Contract):
     log_missing: int | None = None
     log_deleted: bool = False
     lost: bool = False
+    memory: int | None = None
+    note: str | None = None
+
+
+class Manifest(Contract):
+    """What an engine was asked for, to run an attempt; without secrets."""
+
+    run: UUID
+    attempt: int
+    manifest: Json
 
 
 class Run(Contract):
@@ -163,7 +175,7 @@ class Event(Contract):
 
     Attributes:
         kind: the state it came into (``Claimed``, ``Running``, ...) or a mark (``late``, ``lost``,
-            ``released``), ``priority``, or of a deployment ``paused``, ``resumed``, ``catch_up_skipped`` and
+            ``released``, ``waiting``, ``handed_over``), ``priority``, or of a deployment ``paused``, ``resumed``, ``catch_up_skipped`` and
             ``zone_unknown``.
         actor: who made it: user, scheduler, queue, agent, reaper.
     """

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
@@ -28,9 +28,10 @@ from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.lanes import needed
-from shunter_work_pools.queue.retries import AVOIDED_FOR
+from shunter_work_pools.queue.retries import AVOIDED_FOR, memory_after
 from shunter_work_pools.storage.schema import (
     agents,
+    attempts,
     backfills,
     deployments,
     lane_limits,
@@ -561,10 +562,13 @@ def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
     rows: Sequence[Any] = tx.conn.execute(_RUNS, {"taken": [one.run_id for one in taken]}).all()
     found = {row.id: row for row in rows}
     templates = templates_of(tx, {one.lane.pool for one in taken if one.lane.pool_type != "process"})
+    memories = _memories(tx, rows)
     lease_rows, run_rows, event_rows = [], [], []
     for one in taken:
         run_id, head, offer = one.run_id, one.lane, one.offer
         run = found[run_id]
+        template = templates.get(head.pool, {})
+        memory = memories(run, template)
         attempt, epoch = run.attempts + 1, run.epoch + 1
         if attempt == 1:
             tx.changes.claimed_after.append((tx.now - one.due_at) / 1_000_000)
@@ -587,20 +591,42 @@ def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
                 "limited": bool(room.over(head)),
                 "cancelling": False,
                 "lost": False,
+                "memory": memory,
             }
         )
         run_rows.append({"run": run_id, "new_epoch": epoch})
-        event_rows.append(
-            event_row(run_id, AttemptState.CLAIMED.value, Actor.QUEUE, tx.now, attempt, epoch=epoch)
-        )
-        template = templates.get(head.pool, {})
+        told = {"epoch": epoch} if memory is None else {"epoch": epoch, "memory": memory}
+        event_rows.append(event_row(run_id, AttemptState.CLAIMED.value, Actor.QUEUE, tx.now, attempt, **told))
         offer.granted.append(
-            assignment(tx, run, attempt, epoch, offer.session, head.pool, head.queue, template)
+            assignment(tx, run, attempt, epoch, offer.session, head.pool, head.queue, template, memory)
         )
         tx.changes.runs.add(run_id)
     tx.conn.execute(_ACTIVATE, run_rows)
     tx.conn.execute(_GRANT, lease_rows)
     record(tx, event_rows)
+
+
+def _memories(tx: Tx, rows: Sequence[Any]) -> Callable[[Any, Mapping[str, Any]], int | None]:
+    """What :func:`memory_after` says of each of some runs, with the template of its pool."""
+    asked = [
+        run
+        for run in rows
+        if run.attempts and revision_spec(tx, run.deployment_id, run.revision).retries.more_memory
+    ]
+    before = {}
+    if asked:
+        last = select(attempts.c.run_id, attempts.c.cause, attempts.c.memory).where(
+            tuple_(attempts.c.run_id, attempts.c.number).in_([(run.id, run.attempts) for run in asked])
+        )
+        before = {row.run_id: row for row in tx.conn.execute(last)}
+
+    def memory(run: Any, template: Mapping[str, Any]) -> int | None:
+        if run.id not in before:
+            return None
+        spec = revision_spec(tx, run.deployment_id, run.revision)
+        return memory_after(spec, before[run.id], {**template, **spec.variables})
+
+    return memory
 
 
 def templates_of(tx: Tx, names: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -620,14 +646,17 @@ def assignment(
     pool: str,
     queue: str,
     template: dict[str, Any],
+    memory: int | None = None,
 ) -> Assignment:
     """What an agent needs to launch an attempt.
 
     Args:
         run: a row of runs with name and parameters.
         template: of its pool; empty: it has none.
+        memory: bytes that it gets instead of what its deployment says.
     """
     spec = revision_spec(tx, run.deployment_id, run.revision)
+    work = spec.work if memory is None else spec.work.model_copy(update={"memory_limit": memory})
     # The parts were validated when they were stored.
     return Assignment.model_construct(
         run=run.id,
@@ -641,7 +670,7 @@ def assignment(
         tags=run.tags,
         parameters=run.parameters,
         scheduled_at=moment(run.scheduled_at),
-        work=spec.work,
+        work=work,
         exclusive=spec.exclusive,
         need=spec.need,
         template=template | spec.variables if template else {},

@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import JSON, Row, bindparam, delete, insert, select, update
 
-from shunter_work_pools.contracts.agents import Report, ReportAck
+from shunter_work_pools.contracts.agents import MANIFEST_LIMIT, Report, ReportAck
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT, DeploymentSpec
 from shunter_work_pools.contracts.states import (
@@ -25,11 +25,21 @@ from shunter_work_pools.contracts.states import (
 from shunter_work_pools.queue import retries
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.handover import others_have
 from shunter_work_pools.queue.lanes import Limits, all_limits, hold_limits, lane_of
 from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.parameters import json_size
 from shunter_work_pools.queue.routing import marked
-from shunter_work_pools.storage.schema import agents, attempts, deployments, leases, payloads, ready, runs
+from shunter_work_pools.storage.schema import (
+    agents,
+    attempts,
+    deployments,
+    leases,
+    manifests,
+    payloads,
+    ready,
+    runs,
+)
 from shunter_work_pools.storage.store import Tx
 
 _LEASES = (
@@ -48,9 +58,16 @@ _PROGRESS = (
         started_at=bindparam("new_started_at"),
         pid=bindparam("new_pid"),
         message=bindparam("new_message"),
+        note=bindparam("new_note"),
     )
 )
 
+_DROP_MANIFEST = delete(manifests).where(
+    manifests.c.run_id == bindparam("run"), manifests.c.attempt == bindparam("number")
+)
+_KEEP_MANIFEST = insert(manifests).values(
+    run_id=bindparam("run"), attempt=bindparam("number"), document=bindparam("told", type_=JSON)
+)
 
 #: Whether a run is tried again: as its policy says, in any case, or not.
 Retry = Literal["policy", "always", "never"]
@@ -68,6 +85,7 @@ class Steps:
         self.events: list[dict[str, Any]] = []
         self.progress: list[dict[str, Any]] = []
         self.ends: list[_End] = []
+        self.manifests: list[dict[str, Any]] = []
 
     def write(self) -> None:
         """Write everything."""
@@ -75,6 +93,10 @@ class Steps:
         if self.progress:
             tx.conn.execute(_PROGRESS, self.progress)
         _write_ends(tx, self.ends, self.events, lost_after=self.lost_after)
+        if self.manifests:
+            # One that is told again, under a new epoch, takes the place of the older.
+            tx.conn.execute(_DROP_MANIFEST, self.manifests)
+            tx.conn.execute(_KEEP_MANIFEST, self.manifests)
         record(tx, self.events)
 
 
@@ -122,6 +144,7 @@ class _End:
             "max_rss_bytes": max_rss_bytes,
             "cpu_seconds": cpu_seconds,
             "log_size": log_size,
+            "memory": lease.memory,
         }
 
 
@@ -144,7 +167,7 @@ def report(tx: Tx, agent_id: int, reports: list[Report], lost_after: float) -> l
         batch = list(group)
         lease = held.get(run_id)
         if lease is None or lease.agent_id != agent_id or (lease.attempt, lease.epoch) != (number, epoch):
-            acks[run_id, number, epoch] = _after_the_end(tx, run_id, number, epoch, batch[-1].seq)
+            acks[run_id, number, epoch] = _after_the_end(tx, batch[-1])
         else:
             acks[run_id, number, epoch] = _apply(tx, steps, lease, batch)
     steps.write()
@@ -153,21 +176,23 @@ def report(tx: Tx, agent_id: int, reports: list[Report], lost_after: float) -> l
     return list(acks.values())
 
 
-def _after_the_end(tx: Tx, run_id: UUID, number: int, epoch: int, seq: int) -> ReportAck:
+def _after_the_end(tx: Tx, last: Report) -> ReportAck:
     """The lease is gone: either this very report ended it (and its answer was lost), or it is stale."""
+    key = (last.run, last.attempt, last.epoch)
     known = tx.conn.execute(
         select(attempts.c.seq).where(
-            attempts.c.run_id == run_id, attempts.c.number == number, attempts.c.epoch == epoch
+            attempts.c.run_id == last.run, attempts.c.number == last.attempt, attempts.c.epoch == last.epoch
         )
     ).scalar_one_or_none()
-    if known is not None and known >= seq:
-        return ReportAck(run=run_id, attempt=number, seq=known)
+    if known is not None and known >= last.seq:
+        return ReportAck(run=last.run, attempt=last.attempt, seq=known)
     return ReportAck(
-        run=run_id,
-        attempt=number,
-        seq=seq,
+        run=last.run,
+        attempt=last.attempt,
+        seq=last.seq,
         stale=True,
-        detail=f"attempt {number} is not held under epoch {epoch} (any more)",
+        handed_over=key in others_have(tx, [last]),
+        detail=f"attempt {last.attempt} is not held under epoch {last.epoch} (any more)",
     )
 
 
@@ -186,9 +211,11 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         # Batches travel for different times, and the clock may be set: no step may seem to come before the
         # one it follows.
         reached = at = max(reached, tx.now - round(item.age * 1_000_000))
+        doubts = list(filter(None, [_keep_manifest(steps, item)]))
         if item.state in ATTEMPT_ENDS:
             result, remark = _result(item)
             cause, doubt = _cause(item, lease.superseded_by)
+            said = _text(item.message) or message
             steps.ends.append(
                 _End(
                     lease,
@@ -196,7 +223,7 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
                     Actor.AGENT,
                     at,
                     cause=cause,
-                    message="; ".join(filter(None, (_text(item.message) or message, remark, doubt))) or None,
+                    message="; ".join(filter(None, (said, remark, doubt, *doubts))) or None,
                     started_at=started_at,
                     pid=item.pid or pid,
                     seq=item.seq,
@@ -214,9 +241,13 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
                 started_at = at
                 if lease.attempt == 1 and lease.due_at is not None:
                     tx.changes.running_after.append(max(0.0, (at - lease.due_at) / 1_000_000))
-            pid, message = item.pid or pid, _text(item.message) or message
+            pid = item.pid or pid
+            message = "; ".join(filter(None, (_text(item.message) or message, *doubts))) or None
             if may_move_attempt(state, item.state, Actor.AGENT):
                 state = item.state
+            elif lease.handed_over:  # the agent before has told of this step
+                seq = item.seq
+                continue
             elif state is not AttemptState.CANCELLING:  # there progress is noted, the state stays
                 # What comes after it counts all the same: an end must never be lost to a step before it.
                 refused = f"an attempt cannot go from {state.value} to {item.state.value}"
@@ -234,6 +265,7 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
                 "new_started_at": started_at,
                 "new_pid": pid,
                 "new_message": message,
+                "new_note": lease.note if started_at is None else None,
             }
         )
     if seq > lease.seq:
@@ -279,15 +311,27 @@ def _cause(item: Report, superseded_by: str | None) -> tuple[Cause | None, str |
 
 
 def _result(item: Report) -> tuple[Any, str | None]:
-    if item.result is None:
-        return None, None
+    remark = _unfit("result", item.result, RESULT_LIMIT)
+    return (None, remark) if remark else (item.result, None)
+
+
+def _keep_manifest(steps: Steps, item: Report) -> str | None:
+    """Keep what the engine was asked for, if a report tells it; a remark if it cannot be kept."""
+    remark = _unfit("manifest", item.manifest, MANIFEST_LIMIT)
+    if item.manifest is not None and remark is None:
+        steps.manifests.append({"run": item.run, "number": item.attempt, "told": item.manifest})
+    return remark
+
+
+def _unfit(what: str, value: Any, limit: int) -> str | None:
+    """Why a document of a report is not kept, if it is not: its end must not be held up by it."""
+    if value is None:
+        return None
     try:
-        size = json_size(item.result)
+        size = json_size(value)
     except ValueError as exc:
-        return None, f"the result was not kept: it is not JSON ({exc})"
-    if size > RESULT_LIMIT:
-        return None, f"the result was not kept: {size} bytes are more than {RESULT_LIMIT}"
-    return item.result, None
+        return f"the {what} was not kept: it is not JSON ({exc})"
+    return f"the {what} was not kept: {size} bytes are more than {limit}" if size > limit else None
 
 
 _RUNS = (
@@ -307,6 +351,7 @@ _END_RUN = (
         cause=bindparam("new_cause"),
         message=bindparam("new_message"),
         attempts=bindparam("new_attempts"),
+        attempts_forgiven=bindparam("new_forgiven"),
         started_at=bindparam("new_started_at"),
         ended_at=bindparam("new_ended_at"),
     )
@@ -343,10 +388,12 @@ def _write_ends(
         run, row = found[end.lease.run_id], end.row
         spec = revision_spec(tx, run.deployment_id, run.revision)
         nth = row["number"] - run.attempts_forgiven
-        again = retry == "always" or (
-            retry == "policy"
-            and not end.lease.cancelling
-            and retries.wanted(spec.retries, end.state, row["cause"], nth)
+        by_policy = retry == "policy" and not end.lease.cancelling
+        forgiven = by_policy and retries.forgiven(spec.retries, end.state, row["cause"])
+        again = (
+            forgiven
+            or retry == "always"
+            or (by_policy and retries.wanted(spec.retries, end.state, row["cause"], nth))
         )
         event_rows.append(
             event_row(
@@ -366,6 +413,7 @@ def _write_ends(
                 "new_cause": row["cause"],
                 "new_message": row["message"],
                 "new_attempts": row["number"],
+                "new_forgiven": run.attempts_forgiven + forgiven,
                 "new_started_at": started_at,
                 "new_ended_at": None if again else row["ended_at"],
             }
@@ -373,7 +421,7 @@ def _write_ends(
         tx.changes.runs.add(run.id)
         tx.changes.pools.add(end.lease.pool_id)
         if again:
-            delay = retries.delay(spec.retries, run.id, row["number"], nth)
+            delay = retries.delay(spec.retries, run.id, row["number"], nth, forgiven=forgiven)
             lease = end.lease
             avoids = row["cause"] in LAUNCH_FAILURES and another_fits(
                 lease.agent_id, lease.queue_id, run.deployment_id, run.revision
@@ -383,6 +431,8 @@ def _write_ends(
             told: dict[str, Any] = {"delay": delay / 1_000_000}
             if avoids:
                 told["avoids"] = row["agent"]
+            if forgiven:
+                told["uncounted"] = True
             event_rows.append(
                 event_row(run.id, RunState.RETRYING.value, end.actor, tx.now, row["number"], **told)
             )

@@ -39,6 +39,7 @@ from shunter_work_pools.storage.schema import (
     events,
     lane_limits,
     lanes,
+    manifests,
     payloads,
     pools,
     queues,
@@ -175,7 +176,7 @@ def delete_runs(tx: Tx, run_ids: Sequence[UUID]) -> int:
     tags = [{"gone_tag": tag, "gone_run": row.id} for row in ended for tag in row.tags]
     if tags:
         tx.conn.execute(_DROP_TAG, tags)
-    for table in (payloads, attempts, events):
+    for table in (payloads, attempts, manifests, events):
         tx.conn.execute(delete(table).where(table.c.run_id.in_(ids)))
     tx.conn.execute(delete(runs).where(runs.c.id.in_(ids)))
     tx.changes.runs.update(ids)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
@@ -10,12 +12,15 @@ from sqlalchemy import select
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.capacity import fits
 from shunter_work_pools.contracts.deployments import DeploymentSpec, RetryPolicy
-from shunter_work_pools.contracts.states import LAUNCH_FAILURES, AttemptState
+from shunter_work_pools.contracts.sizes import parsed
+from shunter_work_pools.contracts.states import LAUNCH_FAILURES, AttemptState, Cause
 from shunter_work_pools.storage.schema import agents, attempts, pools, queues
 from shunter_work_pools.storage.store import Tx
 
 #: So long after a run became due it is not given to the agent that could not launch it; then to any.
 AVOIDED_FOR: Micros = 60_000_000
+#: The least delay after an end that does not count: what is preempted at once must not come back at once.
+UNCOUNTED_DELAY: Micros = 5_000_000
 _ENDS = frozenset({AttemptState.FAILED, AttemptState.CRASHED, AttemptState.TIMED_OUT})
 
 
@@ -29,7 +34,12 @@ def wanted(policy: RetryPolicy, end: AttemptState, cause: str | None, nth: int) 
     return end in _ENDS and nth <= policy.count and (not policy.on or cause in policy.on)
 
 
-def delay(policy: RetryPolicy, run_id: UUID, attempt: int, nth: int) -> Micros:
+def forgiven(policy: RetryPolicy, end: AttemptState, cause: str | None) -> bool:
+    """Whether an end is one that does not count: the run is tried again however often that happens."""
+    return end is AttemptState.CRASHED and cause in policy.uncounted
+
+
+def delay(policy: RetryPolicy, run_id: UUID, attempt: int, nth: int, *, forgiven: bool = False) -> Micros:
     """Microseconds between the end of an attempt and the next one: grows, and is spread by the jitter.
 
     The first delay is the policy's own; those after it grow up to ``max_delay``. The share of the jitter is
@@ -38,6 +48,7 @@ def delay(policy: RetryPolicy, run_id: UUID, attempt: int, nth: int) -> Micros:
     Args:
         attempt: number of the one that ended.
         nth: as for :func:`wanted`.
+        forgiven: it does not count, and nothing but time bounds how often that may come.
     """
     most = max(policy.delay, policy.max_delay)
     seconds = policy.delay
@@ -47,7 +58,26 @@ def delay(policy: RetryPolicy, run_id: UUID, attempt: int, nth: int) -> Micros:
         seconds = min(most, seconds * policy.backoff)
     digest = hashlib.blake2b(f"{run_id}:{attempt}".encode(), digest_size=8).digest()
     share = int.from_bytes(digest) / 2**64
-    return round(seconds * (1 + policy.jitter * share) * 1_000_000)
+    spread = round(seconds * (1 + policy.jitter * share) * 1_000_000)
+    return max(spread, UNCOUNTED_DELAY) if forgiven else spread
+
+
+def memory_after(spec: DeploymentSpec, before: Any, template: Mapping[str, Any]) -> int | None:
+    """Bytes that an attempt gets instead of what its deployment says; None: no other than that.
+
+    Args:
+        before: ``cause`` and ``memory`` of the attempt before it.
+        template: the variables of its pool, with the deployment's over them.
+    """
+    more = spec.retries.more_memory
+    if more is None or before.cause != Cause.OOM.value:
+        return before.memory if more is not None else None
+    had = before.memory or spec.work.memory_limit or _bytes(template.get("memory"))
+    return None if had is None else max(had, min(more.up_to, int(had * more.factor)))
+
+
+def _bytes(value: Any) -> int | None:
+    return parsed(value) if isinstance(value, str) else value
 
 
 def another_fits(tx: Tx, agent_id: int, queue_id: int, spec: DeploymentSpec, lost_after: float) -> bool:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, bindparam, delete, insert, select, text, update
 
-from shunter_work_pools.contracts.agents import Assignment, Held, ReleaseRequest, ReportAck, SyncRequest
+from shunter_work_pools.contracts.agents import (
+    Assignment,
+    Held,
+    Output,
+    ReleaseRequest,
+    ReportAck,
+    SyncRequest,
+)
 from shunter_work_pools.contracts.errors import NameInUse, NotFound
 from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.claim import assignment, templates_of
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.fire import first_due
+from shunter_work_pools.queue.handover import others_have
 from shunter_work_pools.queue.lanes import hold_limits, lane_of
 from shunter_work_pools.queue.limits import places_freed
+from shunter_work_pools.queue.notes import is_news
 from shunter_work_pools.queue.retries import AVOIDED_FOR, avoided_still
 from shunter_work_pools.queue.routing import marked
 from shunter_work_pools.storage.schema import (
@@ -98,6 +107,7 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
         "last_seen_at": tx.now,
         "draining": request.draining,
         "troubles": request.troubles,
+        "reaches": request.reaches,
     }
     if tx.postgres:
         # There is no row to lock yet at the first sync: two of one name wait for each other here.
@@ -137,24 +147,34 @@ class Difference:
     """What should be different on an agent.
 
     Attributes:
+        let_go: what it holds and another agent has now.
         finished: runs that it holds still and of which the server has its report of the end, and what they
             took of its capacity.
+        notes: what it holds and of which it says another note than the server has.
         drains: the session of it that was told to drain, if one was.
     """
 
-    assignments: list[Assignment]
-    cancel: list[Held]
-    forget: list[Held]
-    finished: dict[UUID, Mapping[str, float]]
+    assignments: list[Assignment] = field(default_factory=list)
+    cancel: list[Held] = field(default_factory=list)
+    forget: list[Held] = field(default_factory=list)
+    let_go: list[Held] = field(default_factory=list)
+    finished: dict[UUID, Mapping[str, float]] = field(default_factory=dict)
+    notes: list[Held] = field(default_factory=list)
     drains: UUID | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.assignments or self.cancel or self.forget)
+        return bool(self.assignments or self.cancel or self.forget or self.let_go)
 
 
 #: An agent with its leases; one row without a lease if it has none.
 _LEASES = (
-    select(leases, pools.c.name.label("pool"), queues.c.name.label("queue"), agents.c.drain_session)
+    select(
+        leases,
+        pools.c.name.label("pool"),
+        queues.c.name.label("queue"),
+        agents.c.drain_session,
+        agents.c.session.label("agent_session"),
+    )
     .select_from(agents)
     .join(leases, leases.c.agent_id == agents.c.id, isouter=True)
     .join(pools, pools.c.id == leases.c.pool_id, isouter=True)
@@ -181,31 +201,45 @@ def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
     mine = [row for row in rows if row.run_id is not None]
     held = {(hold.run, hold.attempt, hold.epoch): hold for hold in holds}
     owned = set()
-    unknown, cancel = [], []
+    unknown, cancel, notes = [], [], []
     for lease in mine:
         key = (lease.run_id, lease.attempt, lease.epoch)
         owned.add(key)
         hold = held.get(key)
         if hold is None:
             unknown.append(lease)
-        elif lease.cancelling and not hold.stopping:
+            continue
+        if lease.cancelling and not hold.stopping:
             cancel.append(Held(run=lease.run_id, attempt=lease.attempt, epoch=lease.epoch))
-    forget = [hold for key, hold in held.items() if key not in owned]
+        if is_news(lease, hold):
+            notes.append(hold)
+    forget = {key: hold for key, hold in held.items() if key not in owned}
     finished: dict[UUID, Mapping[str, float]] = {}
+    let_go: list[Held] = []
     if forget:
-        ended = _ended_by_agent(tx, forget)
+        ended = _ended_by_agent(tx, forget.values())
         finished = {key[0]: need for key, need in ended.items()}
-        forget = [hold for hold in forget if (hold.run, hold.attempt, hold.epoch) not in ended]
+        gone = others_have(tx, forget.values())
+        let_go = [forget.pop(key) for key in gone - ended.keys()]
+        forget = {key: hold for key, hold in forget.items() if key not in ended}
     again = _assign_again(tx, unknown)
     cancel += [
         Held(run=lease.run_id, attempt=lease.attempt, epoch=lease.epoch)
         for lease in unknown
         if lease.cancelling
     ]
-    return Difference(again, cancel, forget, finished, rows[0].drain_session if rows else None)
+    return Difference(
+        again,
+        cancel,
+        list(forget.values()),
+        let_go,
+        finished,
+        notes,
+        rows[0].drain_session if rows else None,
+    )
 
 
-def _ended_by_agent(tx: Tx, holds: list[Held]) -> dict[tuple[UUID, int, int], Mapping[str, float]]:
+def _ended_by_agent(tx: Tx, holds: Collection[Held]) -> dict[tuple[UUID, int, int], Mapping[str, float]]:
     """Those whose end the agent reported itself, and whose acknowledgement is under way to it; what they took."""
     rows = tx.conn.execute(
         select(
@@ -247,9 +281,23 @@ def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
             lease.pool,
             lease.queue,
             templates.get(lease.pool, {}),
-        )
+            lease.memory,
+        ).model_copy(update={"handed_over": _begun_before(lease)})
         for lease in unknown
     ]
+
+
+def _begun_before(lease: Row[Any]) -> Output | None:
+    """What is known of an attempt that may be at work already, for who knows nothing of it; sizes of its output
+    are filled in later.
+
+    Another agent had it, or an earlier life of this one: then what it knew of it is gone with its folder.
+    """
+    if not lease.handed_over and (
+        lease.session == lease.agent_session or lease.state == AttemptState.CLAIMED.value
+    ):
+        return None
+    return Output(size=0, started=lease.started_at is not None)
 
 
 def heartbeat(tx: Tx, seen: dict[int, float]) -> None:
@@ -327,6 +375,7 @@ def release(tx: Tx, agent_id: int, request: ReleaseRequest, lost_after: float) -
         if (
             lease is None
             or not mine
+            or lease.handed_over  # it may be at work, whatever this agent found
             or lease.state
             not in (
                 AttemptState.CLAIMED.value,
@@ -352,7 +401,8 @@ def put_back(tx: Tx, lease: Row[Any], actor: Actor, lost_after: float) -> None:
     Also as to whom it avoids, from now on once more.
     """
     run = tx.conn.execute(select(runs).where(runs.c.id == lease.run_id)).one()
-    state = RunState.RETRYING if run.attempts > run.attempts_forgiven else RunState.SCHEDULED
+    # Without a cause it was just made, or retried by hand.
+    state = RunState.SCHEDULED if run.cause is None else RunState.RETRYING
     spec = revision_spec(tx, run.deployment_id, run.revision)
     places_freed(
         tx,

@@ -15,7 +15,7 @@ from shunter_work_pools.contracts.base import Micros, micros, moment
 from shunter_work_pools.contracts.deployments import Deployment, DeploymentSpec, Revision, ScheduleView
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound
 from shunter_work_pools.contracts.pools import Pool, Queue
-from shunter_work_pools.contracts.runs import Attempt, Event, ExportedRun, Run
+from shunter_work_pools.contracts.runs import Attempt, Event, ExportedRun, Manifest, Run
 from shunter_work_pools.contracts.states import ATTEMPT_LIVE, RUN_ENDS, Cause, RunState
 from shunter_work_pools.queue import pauses, schedule_views, timetable
 from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec
@@ -29,6 +29,7 @@ from shunter_work_pools.storage.schema import (
     events,
     lanes,
     leases,
+    manifests,
     payloads,
     pools,
     queues,
@@ -211,6 +212,8 @@ def _ended_attempt(row: Row[Any]) -> Attempt:
         log_size=row.log_size,
         log_deleted=row.log_deleted,
         lost=False,
+        memory=row.memory,
+        note=None,
     )
 
 
@@ -225,6 +228,28 @@ def _live_attempt(row: Row[Any]) -> Attempt:
         claimed_at=moment(row.granted_at),
         started_at=maybe(row.started_at),
         lost=row.lost,
+        memory=row.memory,
+        note=row.note,
+    )
+
+
+def manifest(tx: Tx, run_id: UUID, attempt: int | None) -> Manifest:
+    """What an engine was asked for, for an attempt of a run; None: for the last that has any.
+
+    Raises:
+        NotFound: there is no such run, or nothing is known of that.
+    """
+    asked = select(manifests).where(manifests.c.run_id == run_id)
+    if attempt is not None:
+        asked = asked.where(manifests.c.attempt == attempt)
+    row = tx.conn.execute(asked.order_by(manifests.c.attempt.desc()).limit(1)).one_or_none()
+    if row is not None:
+        return Manifest(run=run_id, attempt=row.attempt, manifest=row.document)
+    run(tx, run_id)
+    which = "the run" if attempt is None else f"attempt {attempt}"
+    raise NotFound(
+        f"no manifest of {which} is kept",
+        "Runs of engines (docker, kubernetes) have one from when they run.",
     )
 
 

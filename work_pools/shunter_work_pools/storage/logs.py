@@ -54,6 +54,10 @@ class LogStore(Protocol):
     def extent(self, run: UUID, attempt: int) -> Extent:
         """How far it has come; nothing of an attempt that wrote nothing."""
 
+    def tail(self, run: UUID, attempt: int, limit: int) -> tuple[int, bytes]:
+        """Offset in the output up to which it is known, and its last bytes before that: ``limit`` of them at the
+        most, fewer where some are missing (then those after the last mark)."""
+
     def read(self, run: UUID, attempt: int, start: int, limit: int) -> bytes:
         """Up to ``limit`` stored bytes, marks among them, from the ``start``-th on."""
 
@@ -128,6 +132,17 @@ class FileLogStore:
             return Extent(0, 0, 0)
         # In this order: a gap that is not among those of now has no mark in what there was before.
         return log_gaps.extent(stored, log_gaps.read(path))
+
+    def tail(self, run: UUID, attempt: int, limit: int) -> tuple[int, bytes]:
+        """See :class:`LogStore`."""
+        path = self._path(run, attempt)
+        try:
+            stored = path.stat().st_size
+        except FileNotFoundError:
+            return 0, b""
+        gaps = log_gaps.read(path)
+        begin = max([stored - limit, 0, *(min(gap.end, stored) for gap in gaps if gap.at < stored)])
+        return log_gaps.extent(stored, gaps).size, self.read(run, attempt, begin, stored - begin)
 
     def read(self, run: UUID, attempt: int, start: int, limit: int) -> bytes:
         """See :class:`LogStore`."""

@@ -346,7 +346,7 @@ leases = Table(
     Column("lost", Boolean(), nullable=False),
     Column("note", Text),  # what the engine says that its launch waits for
     Column("memory", BigInteger),  # bytes that this attempt gets instead of what its deployment says
-    Column("log_size", BigInteger),  # of its output at its hand-over; NULL: nobody had it before
+    Column("handed_over", Boolean(), nullable=False, server_default=false()),  # another agent had it before
 )
 
 # What the engine was asked for, without secrets; only of attempts that an engine runs.

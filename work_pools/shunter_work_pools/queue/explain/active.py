@@ -12,18 +12,26 @@ from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.explanations import Code
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.queue.catalog import revision_spec
-from shunter_work_pools.queue.explain.reason import Reason, at_utc, short, since, until
+from shunter_work_pools.queue.explain.reason import Reason, at_utc, message, names, short, since, until
+from shunter_work_pools.queue.handover import kind_of, reach_of, takers
 from shunter_work_pools.queue.retries import wanted
-from shunter_work_pools.storage.schema import agents, events, leases
+from shunter_work_pools.storage.schema import agents, events, leases, pools, queues
 from shunter_work_pools.storage.store import Tx
 
-_LEASE = select(
-    leases,
-    agents.c.name.label("agent"),
-    agents.c.host,
-    agents.c.last_seen_at,
-    agents.c.paused.label("agent_paused"),
-).join(agents, agents.c.id == leases.c.agent_id)
+_LEASE = (
+    select(
+        leases,
+        agents.c.name.label("agent"),
+        agents.c.host,
+        agents.c.last_seen_at,
+        agents.c.reaches,
+        pools.c.name.label("pool"),
+        queues.c.name.label("queue"),
+    )
+    .join(agents, agents.c.id == leases.c.agent_id)
+    .join(pools, pools.c.id == leases.c.pool_id)
+    .join(queues, queues.c.id == leases.c.queue_id)
+)
 
 
 def active_reasons(tx: Tx, run: Row[Any], lost_after: float, give_up_after: float) -> list[Reason]:
@@ -41,12 +49,13 @@ def active_reasons(tx: Tx, run: Row[Any], lost_after: float, give_up_after: floa
         "pid": lease.pid,
         "claimed_at": at_utc(lease.granted_at),
         "started_at": None if lease.started_at is None else at_utc(lease.started_at),
+        "note": lease.note,
     }
     silent = lease.lost or lease.last_seen_at <= tx.now - round(lost_after * 1_000_000)
     how_far = _how_far(tx, run, lease, spec, details, silent)
     if not silent:
         return [how_far]
-    return [_silent(tx, run, lease, spec, give_up_after, details), how_far]
+    return [_silent(tx, run, lease, spec, lost_after, give_up_after, details), how_far]
 
 
 def _how_far(
@@ -56,10 +65,11 @@ def _how_far(
         return _stopping(tx, run, lease, spec, details, silent)
     where = f"agent {lease.agent}"
     stop = f"`shunter run cancel {short(run.id)}` stops it."
+    says = f"; the engine says: {message(lease.note)}" if lease.note else ""
     if lease.state == AttemptState.CLAIMED.value:
         return Reason(
             Code.CLAIMED,
-            f"{where} was given it at {since(lease.granted_at, tx.now)}, and has not said yet that it begins",
+            f"{where} was given it at {since(lease.granted_at, tx.now)}, and has not said yet that it begins{says}",
             f"Nothing: it begins at once, or is given to another. See `shunter agent inspect {lease.agent}`.",
             details,
         )
@@ -67,7 +77,7 @@ def _how_far(
         ends = lease.granted_at + round(spec.work.start_timeout * 1_000_000)
         return Reason(
             Code.STARTING,
-            f"{where} is launching it, and has until {until(ends, tx.now)} for that",
+            f"{where} is launching it, and has until {until(ends, tx.now)} for that{says}",
             f"Nothing: it starts, or ends as Crashed. {stop}",
             details | {"until": at_utc(ends)},
         )
@@ -122,6 +132,7 @@ def _silent(
     run: Row[Any],
     lease: Row[Any],
     spec: DeploymentSpec,
+    lost_after: float,
     give_up_after: float,
     details: dict[str, Any],
 ) -> Reason:
@@ -147,6 +158,16 @@ def _silent(
         if then
         else "the run waits for it however long that takes"
     )
+    reach = reach_of(lease, spec)
+    able = None if reach is None else takers(tx, kind_of(lease, spec), reach, lost_after)
+    details = details | {"handed_over_to": None if able is None else [one.name for one in able]}
+    if able:
+        what = f"it is handed over to {names([one.name for one in able])} at the server's next look"
+    elif able is not None:
+        what = (
+            "it is handed over as soon as another agent that reaches its work has room, and none has now; "
+            f"meanwhile {what}"
+        )
     machine = lease.host or "its machine"
     return Reason(
         Code.AGENT_SILENT,

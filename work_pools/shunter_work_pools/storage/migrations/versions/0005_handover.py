@@ -14,7 +14,7 @@ def upgrade() -> None:
     op.add_column("agents", sa.Column("reaches", sa.JSON(), nullable=False, server_default="{}"))
     op.add_column("leases", sa.Column("note", sa.Text()))
     op.add_column("leases", sa.Column("memory", sa.BigInteger()))
-    op.add_column("leases", sa.Column("log_size", sa.BigInteger()))
+    op.add_column("leases", sa.Column("handed_over", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("attempts", sa.Column("memory", sa.BigInteger()))
     op.create_table(
         "manifests",
