@@ -15,6 +15,7 @@ import pytest
 
 from tests.engines import docker
 from tests.engines import promtool as prometheus_tool
+from tests.engines import registry as registries
 from tests.engines.postgres import PostgresCluster, find_binaries, install
 
 pytest_plugins = ["tests.engines.closing_words", "tests.engines.kubernetes"]
@@ -97,6 +98,27 @@ def docker_daemon() -> Iterator[docker.Daemon]:
     _need_dockerd()
     with _own_daemon() as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[registries.Registry]:
+    """An image registry that lets everybody in; not to be ended."""
+    _need_registry()
+    with registries.running() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def own_registry() -> Iterator[registries.Registry]:
+    """One that wants a login, and that a test may end and start again."""
+    _need_registry()
+    with registries.running(login=True) as one:
+        yield one
+
+
+def _need_registry() -> None:
+    if not registries.can_build():
+        pytest.skip("no image registry: install Go (on PATH or in /usr/local/go), by which it is built")
 
 
 @contextmanager

@@ -408,6 +408,7 @@ class Agent:
                 self._launchers[kind] = self._make_launcher(kind)
             except ShunterError as exc:
                 raise Fatal(told(exc)) from exc
+            self._launchers[kind].attempts = self._folder.attempts
         return self._launchers[kind]
 
     # -- sync

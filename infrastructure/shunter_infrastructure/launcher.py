@@ -157,6 +157,8 @@ def leased(assignment: Assignment, lease: Lease | None) -> None:
 class OwnWork:
     """What a launcher says whose work nobody but its own agent can reach."""
 
+    attempts: Path | None = None
+
     @staticmethod
     def on_note(run: UUID, attempt: int, note: str) -> None:
         """See :class:`Launcher`; the agent puts its own in place of this."""
@@ -180,6 +182,9 @@ class Launcher(Protocol):
 
     name: str
     capabilities: Capabilities
+    #: The folder of all attempts of the agent, set before :meth:`check`: what its former lives have left on the
+    #: engine and has no folder in it is owned by nobody. None: nothing is looked for.
+    attempts: Path | None
     #: Called with run, attempt and what its launch waits for, one sentence, when that changes; empty: it waits for
     #: nothing any more.
     on_note: Callable[[UUID, int, str], None]

@@ -6,6 +6,7 @@ tests' own: a ``dockerd`` with its own folders and socket, no bridge and no rule
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -90,7 +91,8 @@ class Daemon:
             RuntimeError: it does not; the message has its log.
         """
         config = self.folder / "daemon.json"
-        config.write_text(json.dumps({"live-restore": self.live_restore}))
+        # What a registry breaks off is tried again by whoever asks for it, as far as the tests are concerned.
+        config.write_text(json.dumps({"live-restore": self.live_restore, "max-download-attempts": 1}))
         words = [
             *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
             *("--pidfile", str(self.folder / "pid"), "--config-file", str(config), "-H", self.url),
@@ -173,6 +175,24 @@ def load_images(url: str) -> None:
             _import(client, _cached("bare", _bare_tree), BARE_IMAGE, [])
     finally:
         client.close()
+
+
+def make_image(client: docker.APIClient, image: str, says: str, size: int = 0) -> str:
+    """Have an image that nobody else has: ``/busybox cat /says`` prints ``says``; ``size`` bytes of noise make it large.
+
+    Returns:
+        Its name.
+    """
+    with tempfile.TemporaryDirectory(prefix="shunter-image-") as folder:
+        archive = Path(folder) / "image.tar"
+        shutil.copy(_cached("bare", _bare_tree), archive)
+        with tarfile.open(archive, "a") as packed:
+            for name, data in (("says", says.encode()), ("noise", os.urandom(size))):
+                entry = tarfile.TarInfo(f"./{name}")
+                entry.size = len(data)
+                packed.addfile(entry, io.BytesIO(data))
+        _import(client, archive, image, [])
+    return image
 
 
 def _import(client: Any, archive: Path, image: str, changes: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,10 @@ RUNNER = f"{FILES}/runner.py"
 
 #: Labels by which a container is found again, by people too.
 RUN, ATTEMPT, FOLDER, ROOT = "shunter.run", "shunter.attempt", "shunter.folder", "shunter.root"
+
+#: Instead of a secret.
+HIDDEN = "***"
+_SECRET = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 
 #: Of the two files of the engine's log one may be full when the other begins.
 _LOG_FILES = 2
@@ -179,6 +184,18 @@ def _gpus(template: DockerTemplate, devices: Devices) -> list[dict[str, Any]]:
     if template.gpus is None or chosen is not None:
         return []
     return [{"Count": -1 if template.gpus == "all" else template.gpus, "Capabilities": [["gpu"]]}]
+
+
+def redacted(made: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
+    """A configuration that may be shown: without what only the agent's environment knows (``pass_env``), and without
+    values of variables that are secrets by their names."""
+    own = {name for name in assignment.work.pass_env if name not in assignment.work.env}
+
+    def shown(entry: str) -> str:
+        name, _, value = entry.partition("=")
+        return f"{name}={HIDDEN}" if value and (name in own or _SECRET.search(name)) else entry
+
+    return made | {"Env": [shown(entry) for entry in made["Env"]]}
 
 
 def files(assignment: Assignment, template: DockerTemplate) -> tuple[str, bytes]:

@@ -1,7 +1,7 @@
 """Calls to a Docker engine, off the event loop; and what its refusals mean.
 
 The ``docker`` package knows where the engine is (DOCKER_HOST, TLS) and how to log in to registries. What goes on
-for long, events and output, comes over connections of their own, which cost no thread: see :meth:`Engine.stream`.
+for long (events, output, pulls) comes over connections of their own, which cost no thread: see :meth:`Engine.stream`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -29,10 +30,10 @@ from shunter_work_pools.contracts.states import Cause
 
 T = TypeVar("T")
 
-#: Calls that are under way at once, and pulls of images, which may take long.
-CALLS, PULLS = 8, 2
-#: Seconds that an engine may take to answer, and between two words of a pull.
-ANSWER, PULL_ANSWER = 120, 600
+#: Calls that are under way at once.
+CALLS = 8
+#: Seconds that an engine may take to answer.
+ANSWER = 120
 
 _AWAY = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 
@@ -48,10 +49,8 @@ class Engine:
         self._environ = environ
         self._client: docker.APIClient | None = None
         self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="docker")
-        self._pulls = ThreadPoolExecutor(PULLS, thread_name_prefix="docker-pull")
         self._where: Address | None = None
         self._version = ""
-        self._pulling: dict[tuple[str, str | None], asyncio.Future[None]] = {}
         self.is_podman = False
 
     async def call(self, ask: Callable[[docker.APIClient], T]) -> T:
@@ -61,9 +60,7 @@ class Engine:
             LauncherUnavailable: it is away.
             docker.errors.APIError: it says no.
         """
-        return await self._within(self._calls, ask)
 
-    async def _within(self, pool: ThreadPoolExecutor, ask: Callable[[docker.APIClient], T]) -> T:
         def do() -> T:
             try:
                 return ask(self._connected())
@@ -76,12 +73,12 @@ class Engine:
             except _AWAY as exc:
                 raise self._away(exc) from exc
 
-        return await asyncio.get_running_loop().run_in_executor(pool, do)
+        return await asyncio.get_running_loop().run_in_executor(self._calls, do)
 
     def _connected(self) -> docker.APIClient:
         if self._client is None:
             options = docker.utils.kwargs_from_env(environment=dict(self._environ))
-            client = docker.APIClient(version="auto", timeout=ANSWER, max_pool_size=CALLS + PULLS, **options)
+            client = docker.APIClient(version="auto", timeout=ANSWER, max_pool_size=CALLS, **options)
             parts = client.version().get("Components") or []
             self.is_podman = any("Podman" in str(part.get("Name")) for part in parts)
             self._client = client
@@ -98,40 +95,20 @@ class Engine:
         """Where it is."""
         return self._environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
-    async def pull(self, image: str, platform: str | None) -> None:
-        """Fetch an image; who asks for the same one at the same time waits for the same fetch.
-
-        Raises:
-            LauncherUnavailable: the engine is away.
-            LaunchFailed: it cannot be had.
-        """
-        key = (image, platform)
-        task = self._pulling.get(key)
-        if task is None:
-            task = self._pulling[key] = asyncio.ensure_future(self._pull(image, platform))
-            task.add_done_callback(lambda done: self._pulling.pop(key, None))
-            task.add_done_callback(
-                lambda done: done.cancelled() or done.exception()
-            )  # somebody may have gone
-        await asyncio.shield(task)
-
-    async def _pull(self, image: str, platform: str | None) -> None:
-        repository, tag = docker.utils.parse_repository_tag(image)
-
-        def ask(client: docker.APIClient) -> None:
-            words = client.pull(repository, tag=tag or "latest", stream=True, decode=True, platform=platform)
-            for word in words:
-                if "error" in word:
-                    raise LaunchFailed(*_image_fault(image, str(word["error"])))
-
-        try:
-            await self._within(self._pulls, ask)
-        except APIError as exc:
-            raise LaunchFailed(*_image_fault(image, explanation(exc))) from exc
-
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[Answer]:
+    async def stream(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] = MappingProxyType({}),
+        patience: float = ANSWER,
+    ) -> AsyncIterator[Answer]:
         """An answer that is read while it is written, on the event loop.
+
+        Args:
+            patience: seconds until it must have begun.
 
         Raises:
             LauncherUnavailable: the engine is away, or went away while it was read.
@@ -143,7 +120,9 @@ class Engine:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 answer = await stack.enter_async_context(
-                    streams.get(self._where, self._version + path, params, ANSWER)
+                    streams.ask(
+                        self._where, self._version + path, params, patience, method=method, headers=headers
+                    )
                 )
             except OSError as exc:
                 raise self._away(exc) from exc
@@ -171,8 +150,7 @@ class Engine:
 
     async def close(self) -> None:
         """Let go of it; what runs goes on."""
-        for pool in (self._calls, self._pulls):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._calls.shutdown(wait=False, cancel_futures=True)
         if self._client is not None:
             self._client.close()
 
@@ -203,34 +181,14 @@ def _reason(exc: BaseException) -> str:
     return str(getattr(exc, "strerror", None) or exc) or type(exc).__name__
 
 
-_SPACE = "Free space on the engine's machine, for example by `docker system prune`."
-
-
-def _image_fault(image: str, said: str) -> tuple[Cause, str, str]:
-    if "no space left" in said:
-        return Cause.IMAGE_PULL, f"the engine has no space left for image {image}: {said}", _SPACE
-    remedy = (
-        "Correct the pool's variable image, push the image, or let the agent's machine reach its registry."
-    )
-    if any(word in said for word in ("denied", "unauthorized", "authentication required")):
-        remedy = "Correct the image's name, or log in: `docker login` as the agent's user, or DOCKER_CONFIG."
-    return Cause.IMAGE_PULL, f"the image {image} cannot be pulled: {said}", remedy
-
-
-def missing_image(image: str) -> LaunchFailed:
-    """The image is not there, and may not be pulled."""
-    return LaunchFailed(
-        Cause.IMAGE_PULL,
-        f"the image {image} is not on the engine, and pull_policy is never",
-        "Load it there, or give the pool another pull_policy.",
-    )
+SPACE = "Free space on the engine's machine, for example by `docker system prune`."
 
 
 def start_fault(said: str, command: str, image: str) -> LaunchFailed:
     """What the engine said when the container was made or started, with what to do about it."""
     low = said.lower()
     if "no space left" in low:
-        return LaunchFailed(Cause.START_FAILED, f"the engine has no space left: {said}", _SPACE)
+        return LaunchFailed(Cause.START_FAILED, f"the engine has no space left: {said}", SPACE)
     if "exec format error" in low:
         return LaunchFailed(
             Cause.START_FAILED,

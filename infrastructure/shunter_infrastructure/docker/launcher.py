@@ -7,18 +7,21 @@ import contextlib
 import json
 import os
 import random
+import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from shunter_infrastructure.copied_output import OUTPUT
-from shunter_infrastructure.docker import container, ending, engine
+from shunter_infrastructure.docker import container, ending, engine, images
 from shunter_infrastructure.docker.engine import Engine, explanation
 from shunter_infrastructure.docker.events import Events
+from shunter_infrastructure.docker.images import Images
 from shunter_infrastructure.docker.leftovers import GRACE, Leftovers
 from shunter_infrastructure.docker.output import Outputs
 from shunter_infrastructure.launcher import (
@@ -39,8 +42,8 @@ from shunter_work_pools.contracts.docker_template import DockerTemplate
 from shunter_work_pools.contracts.states import Cause
 
 HANDLE_VERSION = 1
-#: Files in the attempt's folder: which container began when, and how it ended.
-STARTED, ENDED = "container.json", "ended.json"
+#: Files in the attempt's folder: what was asked for, which container began when, and how it ended.
+MANIFEST, STARTED, ENDED = "manifest.json", "container.json", "ended.json"
 #: Launches may take each other back when two agents start the same attempt at once.
 _START_TRIES = 20
 _RUNNING, _NO_SUCH = 409, 404
@@ -52,6 +55,7 @@ class DockerLauncher(OwnWork):
     Args:
         environ: the agent's environment: where the engine is, and what ``pass_env`` takes; default: ``os.environ``.
         leftover_grace: seconds from telling of a container that nobody owns to its removal.
+        pull_grace: seconds for which a registry that is away is tried again.
     """
 
     name = "docker"
@@ -59,20 +63,31 @@ class DockerLauncher(OwnWork):
         exact_signal=False, shared_handles=False, merged_output=False, limits_memory="cgroup"
     )
 
-    def __init__(self, *, environ: Mapping[str, str] | None = None, leftover_grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str] | None = None,
+        leftover_grace: float = GRACE,
+        pull_grace: float = images.GRACE,
+    ) -> None:
         self._environ = dict(os.environ if environ is None else environ)
         self._engine = Engine(self._environ)
         self._events = Events(self._engine)
         self._outputs = Outputs(self._engine)
+        self._images = Images(self._engine, self._environ, pull_grace)
+        self._notes: dict[tuple[UUID, int], str] = {}  # what launches wait for, as it was told last
         self._kills: dict[str, asyncio.TimerHandle] = {}
         self._endings: dict[Path, asyncio.Lock] = {}
         self._unseen: set[str] = set()  # not seen to run since their engine was away
         self._tasks: set[asyncio.Task[None]] = set()
         self._leftover_grace = leftover_grace
-        self._looked_after: set[Path] = set()
+        self._sweeps = False
 
     async def check(self) -> None:
         """See :meth:`Launcher.check`."""
+        if self.attempts is not None and not self._sweeps:
+            self._sweeps = True
+            self._spawn(Leftovers(self._engine, self.attempts, self._leftover_grace).run())
         await self._engine.call(lambda client: client.ping())
 
     # -- beginning
@@ -88,7 +103,27 @@ class DockerLauncher(OwnWork):
         """See :meth:`Launcher.start`."""
         leased(assignment, lease)
         template = container.read_template(assignment)
-        self._look_after(folder.parent)
+        note = ""
+        try:
+            return await self._start(assignment, template, folder, agent, devices)
+        except LauncherUnavailable as exc:
+            note = exc.detail
+            raise
+        finally:
+            self._note(assignment, note)
+
+    def _note(self, assignment: Assignment, note: str) -> None:
+        """Tell what a launch waits for, if that is new."""
+        key = (assignment.run, assignment.attempt)
+        if note != self._notes.get(key, ""):
+            self._notes[key] = note
+            self.on_note(*key, note)
+        if not note:
+            self._notes.pop(key, None)
+
+    async def _start(
+        self, assignment: Assignment, template: DockerTemplate, folder: Path, agent: str, devices: Devices
+    ) -> Handle:
         fresh = not (folder / STARTED).exists()
         for _ in range(_START_TRIES):
             if not fresh and (found := await self.recover(assignment, folder)) is not None:
@@ -144,7 +179,7 @@ class DockerLauncher(OwnWork):
         name = container.name_of(assignment.run, assignment.attempt)
         pulled = template.pull_policy == "always"
         if pulled:
-            await self._engine.pull(template.image, template.platform)
+            await self._pull(assignment, template)
 
         def create(client: docker.APIClient) -> str:
             wanted = container.configuration(
@@ -156,6 +191,7 @@ class DockerLauncher(OwnWork):
                 devices,
                 log_driver="k8s-file" if self._engine.is_podman else "local",
             )
+            _keep(folder, MANIFEST, {"name": name} | container.redacted(wanted, assignment))
             return str(client.create_container_from_config(wanted, name, template.platform)["Id"])
 
         while True:
@@ -163,12 +199,12 @@ class DockerLauncher(OwnWork):
                 return await self._engine.call(create)
             except ImageNotFound as exc:
                 if template.pull_policy == "never":
-                    raise engine.missing_image(template.image) from exc
+                    raise images.missing(template.image) from exc
                 if pulled:
                     raise LaunchFailed(
                         Cause.IMAGE_PULL, f"the image {template.image} is not there: {explanation(exc)}"
                     ) from exc
-                await self._engine.pull(template.image, template.platform)
+                await self._pull(assignment, template)
                 pulled = True
             except APIError as exc:
                 said = explanation(exc)
@@ -177,13 +213,19 @@ class DockerLauncher(OwnWork):
                 command = (assignment.work.command or [template.python])[0]
                 raise engine.start_fault(said, command, template.image) from exc
 
+    async def _pull(self, assignment: Assignment, template: DockerTemplate) -> None:
+        try:
+            await self._images.pull(template.image, template.platform, partial(self._note, assignment))
+        finally:
+            self._note(assignment, "")
+
     async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
         """See :meth:`Launcher.recover`.
 
-        A container that was made and not started is removed before the answer is None: an order to start it that
-        is still on its way then finds nothing. One that is being started meanwhile cannot be removed.
+        A container that was made and not started is removed before the answer is None, whether it is to start or not:
+        an order to start it that is still on its way then finds nothing. One that is being started meanwhile cannot
+        be removed.
         """
-        self._look_after(folder.parent)
         if (folder / STARTED).exists():
             return self._noted(assignment, folder, None, None)
         name = container.name_of(assignment.run, assignment.attempt)
@@ -264,7 +306,7 @@ class DockerLauncher(OwnWork):
                 bell.clear()
                 if self._events.closed:
                     raise LauncherUnavailable("the launcher was closed")
-                inspected = _read_end(handle.folder) or await self._look(one)
+                inspected = _kept(handle.folder, ENDED) or await self._look(one)
                 if inspected is None:
                     await self._outputs.forget(handle.folder)
                     return ending.deleted(handle)
@@ -273,7 +315,7 @@ class DockerLauncher(OwnWork):
                 self._outputs.follow(one, handle.folder)
                 await bell.wait()
         async with self._endings.setdefault(handle.folder, asyncio.Lock()):
-            if _read_end(handle.folder) is None:
+            if _kept(handle.folder, ENDED) is None:
                 await self._bring_home(handle, one, inspected)
             self._unseen.discard(one)
         return ending.exit_of(handle, inspected)
@@ -307,9 +349,7 @@ class DockerLauncher(OwnWork):
             "Config": {key: inspected["Config"].get(key) for key in ("Image", "Entrypoint", "Cmd")},
             "HostConfig": {"Memory": inspected["HostConfig"].get("Memory")},
         }
-        draft = handle.folder / f"{ENDED}.new"
-        draft.write_text(json.dumps(kept))
-        os.replace(draft, handle.folder / ENDED)
+        _keep(handle.folder, ENDED, kept)
 
     async def stop(self, handle: Handle, grace: float) -> None:
         """See :meth:`Launcher.stop`. It is asked once by the signal that its image names, and killed by a clock here:
@@ -405,10 +445,9 @@ class DockerLauncher(OwnWork):
         """See :meth:`Launcher.recycle`: a folder is the least of what a container costs."""
         return False
 
-    def _look_after(self, root: Path) -> None:
-        if root not in self._looked_after:
-            self._looked_after.add(root)
-            self._spawn(Leftovers(self._engine, root, self._leftover_grace).run())
+    def manifest(self, folder: Path) -> Any:
+        """See :meth:`Launcher.manifest`: the body of the call that made the container, and its name."""
+        return _kept(folder, MANIFEST)
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)
@@ -422,6 +461,7 @@ class DockerLauncher(OwnWork):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._images.close()
         await self._events.close()
         await self._outputs.close()
         await self._engine.close()
@@ -444,9 +484,15 @@ def _remove_unstarted(client: docker.APIClient, *, one: str) -> None:
     client.remove_container(one, v=True)  # without force: refused once it runs
 
 
-def _read_end(folder: Path) -> dict[str, Any] | None:
+def _keep(folder: Path, name: str, document: dict[str, Any]) -> None:
+    draft = folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
+    draft.write_text(json.dumps(document))
+    os.replace(draft, folder / name)
+
+
+def _kept(folder: Path, name: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((folder / ENDED).read_text())
+        found: dict[str, Any] = json.loads((folder / name).read_text())
     except FileNotFoundError:
         return None
     return found

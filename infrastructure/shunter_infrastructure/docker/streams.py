@@ -1,4 +1,4 @@
-"""Answers of the engine that are read while they are written: events, and output.
+"""Answers of the engine that are read while they are written: events, output, and how a pull goes.
 
 A connection each, on the event loop, no thread. HTTP/1.1 as far as the engine speaks it here; what ends without the
 last chunk was broken off, and is told as such. (An HTTP library's price per chunk is paid for each line of output.)
@@ -11,6 +11,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -98,10 +99,16 @@ def _chunks(data: bytes) -> tuple[bytes, bytes, bool]:
 
 
 @contextlib.asynccontextmanager
-async def get(
-    address: Address, path: str, params: Mapping[str, str], patience: float
+async def ask(
+    address: Address,
+    path: str,
+    params: Mapping[str, str],
+    patience: float,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Answer]:
-    """Ask for something.
+    """Ask for something; who stops to read hangs up.
 
     Args:
         patience: seconds until the answer must have begun.
@@ -117,8 +124,9 @@ async def get(
     try:
         async with asyncio.timeout(patience):
             target = f"{path}?{urlencode(params)}" if params else path
-            words = f"GET {target} HTTP/1.1\r\nHost: {address.host}\r\nConnection: close\r\n\r\n"
-            writer.write(words.encode("ascii"))
+            wanted = {"Host": address.host, "Connection": "close", "Content-Length": "0"} | dict(headers)
+            lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in wanted.items())]
+            writer.write("\r\n".join([*lines, "", ""]).encode("ascii"))
             answer = await _begin(reader)
         yield answer
     finally:
