@@ -20,6 +20,7 @@ import docker
 CALLS = {
     "create": "create_container_from_config",
     "put": "put_archive",
+    "connect": "connect_container_to_network",
     "start": "start",
     "inspect": "inspect_container",
     "fetch": "get_archive",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +17,17 @@ from typing import Any
 import docker
 import pytest
 
+from shunter_infrastructure.docker.launcher import DockerLauncher
 from shunter_infrastructure.docker.output import CUT
+from shunter_infrastructure.launcher import LaunchFailed
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
-from tests.engines.docker import BARE_IMAGE, IMAGE, Daemon
+from tests.engines.docker import BARE_IMAGE, IMAGE, Daemon, make_image
+from tests.engines.registry import Registry, SlowWay
 from tests.launchers import killed_agent
-from tests.launchers.attempts import until
+from tests.launchers.attempts import Attempt, assignment, until
 
 pytestmark = pytest.mark.timeout(180)
 TEMPLATE: dict[str, Any] = {"image": IMAGE, "networks": ["none"]}
@@ -118,12 +123,26 @@ def test_parameters_result_and_environment(boxes: Site) -> None:
         assert second == "1 2 boxes"
 
 
+@pytest.fixture(scope="module")
+def networks(docker_url: str) -> Iterator[list[str]]:
+    """Two networks of the engine's; containers that are in both are connected to the second one after they are made."""
+    client = docker.APIClient(docker_url, timeout=60)
+    names = ["shunter-tests-1", "shunter-tests-2"]
+    for name in names:
+        client.create_network(name, driver="bridge", internal=True)
+    yield names
+    for name in names:
+        client.remove_network(name)
+    client.close()
+
+
 @pytest.mark.parametrize("point", killed_agent.POINTS)
-def test_the_agent_is_killed_at_each_call_to_the_engine(boxes: Site, point: str) -> None:
+def test_the_agent_is_killed_at_each_call_to_the_engine(boxes: Site, networks: list[str], point: str) -> None:
     """One container, started once, one end, every byte of output; nothing is left on the engine."""
     name = point.replace(":", "-")
     # The script tells how often its container was started: its writable layer would outlive that.
-    deploy(boxes, name, "echo x >> /starts; echo begun $(wc -l < /starts); sleep 0.4; echo done; exit 7")
+    script = "echo x >> /starts; echo begun $(wc -l < /starts); sleep 0.4; echo done; exit 7"
+    deploy(boxes, name, script, {"networks": networks})
     first = _start_killed(boxes, name, point)
     try:
         made = run(boxes, name)
@@ -217,7 +236,7 @@ def test_a_container_that_somebody_removes(boxes: Site) -> None:
 @pytest.mark.parametrize(
     ("variables", "command", "cause", "words"),
     [
-        ({"image": "localhost/no-such:1"}, ["true"], "image_pull", "localhost/no-such:1"),
+        ({"image": "REGISTRY/no-such:1"}, ["true"], "image_pull", "no-such:1.*manifest unknown"),
         ({"image": "localhost/no-such:1", "pull_policy": "never"}, ["true"], "image_pull", "never"),
         ({"image": BARE_IMAGE}, ["sh", "-c", "true"], "start_failed", "sh"),
         ({"image": BARE_IMAGE}, ["/wrong-machine"], "start_failed", "/wrong-machine"),
@@ -233,10 +252,11 @@ def test_a_container_that_somebody_removes(boxes: Site) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_started(
-    boxes: Site, variables: dict[str, Any], command: list[str], cause: str, words: str
+    boxes: Site, registry: Registry, variables: dict[str, Any], command: list[str], cause: str, words: str
 ) -> None:
-    import re
-
+    if "image" in variables:
+        image = variables["image"].replace("REGISTRY", f"127.0.0.1:{registry.port}")
+        variables = variables | {"image": image}
     with one_agent(boxes):
         spec = DeploymentSpec(work=Work(command=command), pool="boxes", variables=variables)
         boxes.client.deploy("wrong", spec)
@@ -366,24 +386,16 @@ def test_agent_and_engine_are_killed_together(shaky: Site, docker_daemon: Daemon
         second.wait(20)
 
 
-async def test_leftovers_are_told_and_removed(docker_url: str, tmp_path: Path, capfd: Any) -> None:
-    from shunter_infrastructure.docker.launcher import DockerLauncher
-    from tests.launchers.attempts import Attempt, assignment
-
+async def test_leftovers_are_told_and_removed(docker_url: str, tmp_path: Path) -> None:
+    """An agent that has nothing to do looks as well."""
     root = tmp_path / "attempts"
     root.mkdir()
-    lost = Attempt(assignment(["sleep", "600"], template=TEMPLATE), root)
-    kept = Attempt(assignment(["sleep", "600"], template=TEMPLATE), root)
+    lost, kept = (Attempt(assignment(["sleep", "600"], template=TEMPLATE), root) for _ in range(2))
     first = DockerLauncher(environ={"DOCKER_HOST": docker_url})
     for one in (lost, kept):
         await one.start(first)
     await first.close()
-    for file in lost.folder.iterdir():
-        file.unlink()
-    lost.folder.rmdir()
-    second = DockerLauncher(environ={"DOCKER_HOST": docker_url}, leftover_grace=0.5)
-    handle = await kept.recover(second)
-    assert handle is not None
+    shutil.rmtree(lost.folder)
     client = docker.APIClient(docker_url)
 
     def left() -> list[str]:
@@ -391,10 +403,91 @@ async def test_leftovers_are_told_and_removed(docker_url: str, tmp_path: Path, c
         return [one["Labels"]["shunter.run"] for one in found]
 
     assert sorted(left()) == sorted(str(one.assignment.run) for one in (lost, kept))
+    second = DockerLauncher(environ={"DOCKER_HOST": docker_url}, leftover_grace=0.5)
+    second.attempts = root
+    await second.check()
     await until(lambda: left() == [str(kept.assignment.run)], "one of two is removed")
+    handle = await kept.recover(second)
+    assert handle is not None
     await second.stop(handle, 0)
     await second.wait(handle)
     await second.cleanup(handle)
     assert left() == []
     await second.close()
     client.close()
+
+
+def test_leftovers_are_told_of_when_an_agent_starts(boxes: Site) -> None:
+    """Whatever it finds to do; they are removed a minute later."""
+    deploy(boxes, "left", "sleep 600")
+    process = boxes.start_agent("left", pool="boxes")
+    try:
+        made = run(boxes, "left")
+        boxes.client.get_run(str(made), wait=20.0, seen=("Scheduled", 0))
+        while not containers(boxes, made):
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    shutil.rmtree(boxes.home / "agents" / "left" / "attempts")
+    boxes.client.update_pool("boxes", PoolPatch(paused=True))
+    try:
+        with boxes.agent("left", pool="boxes"):
+            deadline = time.monotonic() + 20
+            while "is owned by nobody; it will be removed" not in boxes.log("left"):
+                assert time.monotonic() < deadline, boxes.log("left")
+                time.sleep(0.05)
+    finally:
+        boxes.client.update_pool("boxes", PoolPatch(paused=False))
+        client = docker.APIClient(boxes.env["DOCKER_HOST"])
+        for one in containers(boxes, made):
+            client.remove_container(one["Id"], force=True, v=True)
+        client.close()
+
+
+def test_a_run_is_cancelled_while_its_large_image_is_pulled(boxes: Site, registry: Registry) -> None:
+    """It ends at once, and the engine pulls no more."""
+    slow = SlowWay(registry.port, 300_000)
+    client = docker.APIClient(boxes.env["DOCKER_HOST"])
+    own = make_image(client, "localhost/large:1", "x", 30_000_000)
+    image = registry.push(client, own, "large").replace(str(registry.port), str(slow.port))
+    client.remove_image(own)
+    client.close()
+    deploy(boxes, "large", "true", {"image": image})
+    with boxes.agent("large", pool="boxes"):
+        made = run(boxes, "large")
+        while not slow.connections:
+            time.sleep(0.02)
+        boxes.client.cancel_run(str(made))
+        found = boxes.ended(made)
+        assert (found.state, found.cause) == ("Cancelled", "cancelled"), found
+        slow.rate = 5e6
+        deadline = time.monotonic() + 20
+        while slow.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    slow.close()
+
+
+async def test_what_the_engine_was_asked_for_is_kept_without_secrets(docker_url: str, tmp_path: Path) -> None:
+    """It is written before the engine is asked, so that it is there also where that failed."""
+    launcher = DockerLauncher(environ={"DOCKER_HOST": docker_url, "OWN": "from the agent", "LANG": "C"})
+    template = {
+        "image": "localhost/no-such:1",
+        "pull_policy": "never",
+        "env": {"DB_PASSWORD": "hush", "PLAIN": "1", "LANG": "hers"},
+    }
+    work = assignment(
+        ["true"], template=template, pass_env=["OWN", "LANG"], env={"LANG": "de", "API_KEY": "k"}
+    )
+    one = Attempt(work, tmp_path)
+    assert launcher.manifest(one.folder) is None
+    with pytest.raises(LaunchFailed):
+        await one.start(launcher)
+    await launcher.close()
+    kept = launcher.manifest(one.folder)
+    assert kept["name"] == f"shunter-{work.run}-1"
+    assert kept["Entrypoint"] == ["true"]
+    assert {"DB_PASSWORD=***", "API_KEY=***", "OWN=***", "PLAIN=1", "LANG=de"} <= set(kept["Env"])
+    text = (one.folder / "manifest.json").read_text()
+    assert not [secret for secret in ("hush", "from the agent", '"k"', "=k") if secret in text]

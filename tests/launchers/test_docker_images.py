@@ -253,7 +253,7 @@ async def test_a_large_image_is_told_of_now_and_then(
 ) -> None:
     """Its megabytes rise, at most one word in two seconds."""
     slow = SlowWay(registry.port, 2_000_000)
-    image = pushed(registry, client, size=12_000_000).replace(str(registry.port), str(slow.port))
+    image = pushed(registry, client, size=8_000_000).replace(str(registry.port), str(slow.port))
     launcher = new_launcher()
     began = time.monotonic()
     assert await says(launcher, attempt(image)) == "hello"
