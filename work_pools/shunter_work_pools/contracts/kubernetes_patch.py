@@ -1,7 +1,8 @@
 """Strategic merge: a patch over a Job, with lists that are merged by the name of their elements.
 
 https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/ says what it means;
-the outcome is that of ``kubectl patch --type=strategic``, to which a test compares it.
+the outcome is that of ``kubectl patch --type=strategic``, to which a test compares it. (kubectl leaves nulls and
+directives in what is new in a list; here they do there what they do elsewhere.)
 """
 
 from __future__ import annotations
