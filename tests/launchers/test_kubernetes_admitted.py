@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -259,3 +261,45 @@ def test_what_is_not_restricted_is_not_let_in(restricted: Place) -> None:
 def test_values_are_the_api_servers_to_judge(restricted: Place, template: dict[str, Any], told: str) -> None:
     with pytest.raises(RuntimeError, match=told):
         restricted.dry_run(restricted.attempt(["true"], template=template))
+
+
+PAGE = Path(__file__).parents[2] / "docs/kubernetes.md"
+
+
+def test_the_rights_on_the_page_are_those_that_an_agent_needs(restricted: Place, tmp_path: Path) -> None:
+    """With the Role as it stands there everything that an agent does is done, and a Secret cannot be read."""
+    (role,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    made = json.loads(restricted.kubectl("create", "-o", "json", "-f", "-", text=role))
+    config = tmp_path / "kubeconfig"
+    restricted.cluster.account(config, "agent", made["rules"], namespace=restricted.name)
+    agent = Cluster(config)
+    work = restricted.attempt(["echo", "hi"], template={"secret_env": {"S": "hush"}})
+    template = manifest.read_template(work)
+    job = json.loads(
+        agent.kubectl(
+            "create", "-o", "json", "-f", "-", text=json.dumps(manifest.job(work, template, "a1", {}))
+        )
+    )
+    secret = manifest.secret(work, template, {}, job["metadata"]["uid"])
+    agent.kubectl("create", "-f", "-", text=json.dumps(secret))
+    runner = manifest.runner(restricted.name)
+    runner["metadata"]["name"] += "-of-agent"
+    agent.kubectl("create", "-f", "-", text=json.dumps(runner))
+    name = job["metadata"]["name"]
+    agent.kubectl("wait", "--for=condition=Complete", f"job/{name}", "--timeout=60s")
+    agent.kubectl(
+        "patch", "job", name, "--type=merge", "-p", json.dumps({"metadata": manifest.held_by("a2", 2)})
+    )
+    found = agent.get("jobs", "-l", manifest.SELECTOR + f"={work.run}")["items"][0]["metadata"]
+    assert (found["labels"][manifest.AGENT], found["annotations"][manifest.EPOCH]) == ("a2", "2")
+    assert found["labels"][manifest.RUN] == str(work.run)
+    (pod,) = agent.get("pods", "-l", f"{manifest.RUN}={work.run}")["items"]
+    assert agent.kubectl("logs", pod["metadata"]["name"]) == "hi\n"
+    agent.kubectl("get", "--raw", f"/api/v1/namespaces/{restricted.name}/events?limit=1")
+    with pytest.raises(RuntimeError, match=r"cannot get resource .secrets"):
+        agent.get("secret", name)
+    assert restricted.kubectl("get", "secret", name, "-o", "name")
+    agent.kubectl("delete", "job", name, "--cascade=background")
+    restricted.kubectl(
+        "wait", "--for=delete", f"secret/{name}", f"pod/{pod['metadata']['name']}", "--timeout=60s"
+    )

@@ -149,7 +149,9 @@ def test_secret_values_are_shown_to_nobody(there: Site, tmp_path: Path) -> None:
         said(there, "deployment", "inspect", "secret"),
         said(there, "deployment", "inspect", "secret", "-o", "json"),
         said(there, "deployment", "list", "-o", "json"),
-        said(there, "deployment", "revisions", "secret", "-o", "json"),
+        said(there, "deployment", "history", "secret", "-o", "json"),
+        said(there, "deployment", "history", "secret"),
+        said(there, "deployment", "events", "secret", "-o", "json"),
         shunter(there, *deploy, "--var", 'secret_env={"KEY": "x"}', "--dry-run", "--", "true").stdout,
         said(there, *deploy, "--var", over, "-o", "json", "--", "true"),
     ]

@@ -108,6 +108,7 @@ def test_a_plain_command() -> None:
                     "terminationGracePeriodSeconds": 7,
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
+                    "shareProcessNamespace": True,
                     "securityContext": {
                         "runAsNonRoot": True,
                         "runAsUser": 65532,
@@ -189,6 +190,7 @@ ALL: dict[str, Any] = {
     "group": 2000,
     "fs_group": 3000,
     "read_only": True,
+    "init": False,
     "cap_add": ["CAP_NET_BIND_SERVICE"],
     "cpu": 2,
     "cpu_request": 0.5,
@@ -322,6 +324,7 @@ def test_every_variable_has_its_place() -> None:
     assert [one["matchExpressions"][0]["values"] for one in terms] == [["true"], ["SPOT"], ["spot"], ["spot"]]
     assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("runner", True)
     assert (pod["priorityClassName"], pod["runtimeClassName"]) == ("low", "gvisor")
+    assert "shareProcessNamespace" not in pod
     assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert pod["hostAliases"] == [{"ip": "10.0.0.9", "hostnames": ["db"]}]
     assert pod["initContainers"] == [
