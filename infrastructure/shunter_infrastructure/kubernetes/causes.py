@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from shunter_work_pools.contracts.kubernetes_template import RUN_CONTAINER
+from shunter_work_pools.contracts.kubernetes_reserved import RUN_CONTAINER
 from shunter_work_pools.contracts.states import Cause
 
 Document = dict[str, Any]

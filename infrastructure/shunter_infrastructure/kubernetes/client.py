@@ -285,7 +285,7 @@ class Client:
                     "the command of its exec section gave no credentials; the agent's log says why"
                 )
             if hasattr(loader, "token"):
-                made.refresh_api_key_hook = refresh
+                setattr(made, "refresh_api_key_hook", refresh)  # noqa: B010 - the library declares it as None
 
     def _kubeconfig(self) -> str | None:
         """The files that say where the cluster is; None: the service account does."""

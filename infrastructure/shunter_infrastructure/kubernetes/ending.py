@@ -16,7 +16,7 @@ from shunter_infrastructure.copied_output import OUTPUT
 from shunter_infrastructure.kubernetes import causes
 from shunter_infrastructure.launcher import Exit, Handle
 from shunter_infrastructure.stamp import Stamp
-from shunter_work_pools.contracts.kubernetes_template import RUN_CONTAINER
+from shunter_work_pools.contracts.kubernetes_reserved import RUN_CONTAINER
 from shunter_work_pools.contracts.states import Cause
 
 Document = dict[str, Any]

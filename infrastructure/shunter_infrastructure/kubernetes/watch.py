@@ -18,7 +18,7 @@ from shunter_infrastructure.kubernetes import manifest
 from shunter_infrastructure.kubernetes.client import Client, Refused
 from shunter_infrastructure.kubernetes.rights import missing_rights
 from shunter_infrastructure.launcher import LauncherUnavailable
-from shunter_work_pools.contracts.kubernetes_template import RUN_CONTAINER
+from shunter_work_pools.contracts.kubernetes_reserved import RUN_CONTAINER
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
