@@ -23,6 +23,8 @@ Document = dict[str, Any]
 
 #: Seconds after which a pod that should be gone is given up: its node says nothing any more.
 LOST_GRACE = 30.0
+#: Seconds within which the kubelet deletes a pod whose end was asked for and has come.
+_DELETES_WITHIN = 5.0
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": Cause.PREEMPTED,
@@ -40,6 +42,7 @@ _REASONS = {
     "Terminated": Cause.EVICTED,
     "Shutdown": Cause.EVICTED,
 }
+_ARCHITECTURE = "Use an image for the node's architecture, or begin a script with #! and its interpreter."
 _CODE = re.compile(r"failed with exit code (\d+) matching")
 
 
@@ -73,8 +76,8 @@ def exit_of(handle: Handle, job: Document | None, pod: Document | None, ended: S
         return _of_container(handle, pod, terminated, ended)
     size = _size(handle)
     if pod is not None and (terminated or causes.is_over(pod) or _disruption(pod)):
-        cause, said = without_end(pod, terminated)
-        return Exit(ended, error=cause, message=said, log_size=size)
+        cause, said, remedy = without_end(pod)
+        return Exit(ended, error=cause, message=" ".join(filter(None, (said, remedy))), log_size=size)
     if pod is not None and is_lost(pod, ended.wall):
         node = pod["spec"].get("nodeName")
         return Exit(
@@ -150,45 +153,57 @@ def _left(handle: Handle, terminated: Document, code: int) -> tuple[Any, outcome
     return result, None, [complaint] if complaint else []
 
 
-def without_end(pod: Document, terminated: Document | None) -> tuple[Cause, str]:
-    """Cause and words for a pod that is over, and whose command did not end, as far as anybody knows."""
-    status = pod.get("status", {})
+def without_end(pod: Document) -> tuple[Cause, str, str]:
+    """Cause, words and remedy for a pod that is over, and whose command did not end, as far as anybody knows."""
     disruption = _disruption(pod)
     if disruption is not None:
-        return disruption
-    said = " ".join(str(status.get("message") or "").split())
+        return *disruption, ""
+    status = pod.get("status", {})
+    terminated = ((causes.run_status(pod) or {}).get("state") or {}).get("terminated")
     if terminated and not causes.was_started(terminated):
-        return Cause.START_FAILED, _not_started(
-            pod, str(terminated.get("message") or terminated.get("reason"))
-        )
-    reason = str(status.get("reason") or "")
+        return _not_started(pod, str(terminated.get("message") or terminated.get("reason")))
+    reason, said = str(status.get("reason") or ""), " ".join(str(status.get("message") or "").split())
     if terminated and _is_unknown(terminated):
-        return (
-            _REASONS.get(reason, Cause.NODE_LOST),
-            f"Its node lost its container: {terminated.get('message') or reason}".rstrip(": "),
-        )
-    cause = _REASONS.get(reason)
-    if cause is not None:
-        return cause, f"{reason}: {said}" if said else reason
+        return Cause.NODE_LOST, f"Its node lost its container: {terminated.get('message') or reason}", ""
     if _is_deleted(pod):
-        return (
-            Cause.DELETED,
-            f"Its pod {pod['metadata']['name']} was deleted by somebody before it had begun.",
-        )
-    return Cause.START_FAILED, f"its node does not take its pod: {': '.join(filter(None, (reason, said)))}"
+        return Cause.DELETED, f"Its pod {pod['metadata']['name']} was deleted by somebody.", ""
+    failed = _failed_init(pod)
+    if failed is not None:
+        return Cause.START_FAILED, failed, "Its own output says more: `kubectl logs` with `--container`."
+    return (
+        Cause.START_FAILED,
+        f"node {pod['spec'].get('nodeName')} does not take its pod: {': '.join(filter(None, (reason, said)))}",
+        "Correct the pool's template, or see what the node lacks.",
+    )
 
 
-def _not_started(pod: Document, said: str) -> str:
+def _failed_init(pod: Document) -> str | None:
+    for one in pod.get("status", {}).get("initContainerStatuses") or []:
+        terminated = one.get("state", {}).get("terminated")
+        if terminated and terminated.get("exitCode"):
+            return f"init container {one['name']} ended with exit code {terminated['exitCode']}"
+    return None
+
+
+def _not_started(pod: Document, said: str) -> tuple[Cause, str, str]:
     command = (_run(pod).get("command") or ["of the image"])[0]
-    low = said.lower()
-    said = " ".join(said.split())
+    low, said = said.lower(), " ".join(said.split())
+    detail, remedy = (
+        "the container cannot be started",
+        "Correct the pool's template or the deployment's variables.",
+    )
     if "exec format error" in low:
-        return f"the command {command} is no program that the node can execute: {said}"
-    if "permission denied" in low:
-        return f"the command {command} may not be executed in image {_image(pod)}: {said}"
-    if "executable file not found" in low or "no such file or directory" in low:
-        return f"the command {command} was not found in image {_image(pod)}: {said}"
-    return f"the container cannot be started: {said}"
+        detail = f"the command {command} is no program that the node can execute"
+        remedy = _ARCHITECTURE
+    elif "permission denied" in low:
+        detail = f"the command {command} may not be executed in image {_image(pod)}"
+        remedy = "Make it executable there, or name its interpreter first."
+    elif "executable file not found" in low or "no such file or directory" in low:
+        detail = f"the command {command} was not found in image {_image(pod)}"
+        remedy = (
+            "Correct the command, or use an image that has it. (Without a shell in it, sh -c cannot be used.)"
+        )
+    return Cause.START_FAILED, f"{detail}: {said}", remedy
 
 
 def _disruption(pod: Document) -> tuple[Cause, str] | None:
@@ -199,10 +214,10 @@ def _disruption(pod: Document) -> tuple[Cause, str] | None:
             reason = str(one.get("reason") or "")
             said = " ".join(str(status.get("message") or one.get("message") or "").split())
             cause = _REASONS.get(str(status.get("reason")), _DISRUPTIONS.get(reason, Cause.EVICTED))
-            return cause, f"{reason}: {said}"
+            return cause, f"{reason}: {said.removesuffix('.')}."
     if status.get("reason") in _REASONS:
         said = " ".join(str(status.get("message") or "").split())
-        return _REASONS[status["reason"]], f"{status['reason']}: {said}"
+        return _REASONS[status["reason"]], f"{status['reason']}: {said.removesuffix('.')}."
     return None
 
 
@@ -211,8 +226,9 @@ def _deleted(pod: Document, terminated: Document) -> tuple[Cause, str] | None:
     deadline = pod["metadata"].get("deletionTimestamp")
     if deadline is None:
         return None
-    asked = seconds(deadline) - float(pod["metadata"].get("deletionGracePeriodSeconds") or 0)
-    if seconds(terminated["finishedAt"]) < asked:
+    # The kubelet deletes what it has ended once more, without a grace: the time is then that of the second time.
+    before = float(pod["metadata"].get("deletionGracePeriodSeconds") or _DELETES_WITHIN)
+    if seconds(terminated["finishedAt"]) < seconds(deadline) - before:
         return None
     return Cause.DELETED, f"Its pod {pod['metadata']['name']} was deleted by somebody."
 

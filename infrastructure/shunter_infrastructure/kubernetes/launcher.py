@@ -42,6 +42,8 @@ HANDLE_VERSION = 1
 MADE, STARTED, ENDED, MANIFEST = "made.json", "pod.json", "ended.json", "manifest.json"
 #: Seconds without news of a launch after which the cluster is asked for its events, and between two such questions.
 ASK_AFTER, ASK_EVERY = 2.0, 10.0
+#: Seconds before anything is told of a launch that goes its way.
+TELL_AFTER = 1.0
 _FORBIDDEN, _NOT_FOUND, _CONFLICT, _INVALID = 403, 404, 409, (400, 413, 422)
 _MERGE = "application/merge-patch+json"
 
@@ -126,7 +128,7 @@ class KubernetesLauncher:
         try:
             pod = await self._begun(launch)
         finally:
-            self.on_note(assignment.run, assignment.attempt, "")
+            self._note(launch, "")
         _note_start(launch, pod, before)
         self._outputs.follow(Pod(template.namespace, pod["metadata"]["name"]), folder, assignment.handed_over)
         return _noted(assignment, folder)
@@ -259,17 +261,18 @@ class KubernetesLauncher:
                 if pod is not None and causes.has_begun(pod):
                     return pod
                 if pod is not None and (causes.is_over(pod) or pod.get("gone")):
-                    await self._fail(launch, *_never_began(launch, job, pod))
+                    await self._fail(launch, *ending.without_end(pod))
                 if pod is None and (job is None or job.get("gone")):
                     await self._fail(launch, Cause.DELETED, f"Job {launch.name} was deleted by somebody.")
                 events = await self._events(launch, job, pod, patience)
-                self._note(launch, causes.note(pod, events))
                 fault = causes.fault_of_pod(pod) if pod is not None else causes.fault_of_job(events)
+                if fault is not None or patience.is_long:
+                    self._note(launch, causes.note(pod, events))
                 left = patience.left(fault)
                 if fault is not None and left <= 0:
                     await self._fail(launch, fault.cause, fault.detail, fault.remedy)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, patience.next_question)):
+                    async with asyncio.timeout(patience.until_next(left)):
                         await bell.wait()
 
     def _note(self, launch: _Launch, note: str) -> None:
@@ -282,12 +285,12 @@ class KubernetesLauncher:
     ) -> list[Document]:
         """What the cluster said of a launch that makes no progress; not asked for before it takes long."""
         about = pod or job
-        if about is None:
-            return []
-        stuck = pod is None or (bool(pod["spec"].get("nodeName")) and causes.fault_of_pod(pod) is None)
-        if not patience.asks(about["metadata"]["uid"], stuck):
+        if pod is not None and (causes.fault_of_pod(pod) or not pod["spec"].get("nodeName")):
+            about = None  # what there is to say, the pod says itself
+        uid = None if about is None else str(about["metadata"]["uid"])
+        if not patience.asks(uid):
             return patience.events
-        query = {"fieldSelector": f"involvedObject.uid={about['metadata']['uid']}", "limit": "100"}
+        query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": "100"}
         try:
             found = await self.client.call(
                 "GET", f"/api/v1/namespaces/{launch.template.namespace}/events", query
@@ -533,41 +536,42 @@ class _Patience:
 
     def __init__(self) -> None:
         self.events: list[Document] = []
-        self._about = ""
+        self._began = time.monotonic()
+        self._stuck: str | None = None
         self._next = math.inf
         self._fault: tuple[Cause, float] | None = None
 
-    def asks(self, uid: str, stuck: bool) -> bool:
-        """Whether it is time to ask for the events of an object."""
+    def asks(self, stuck: str | None) -> bool:
+        """Whether it is time to ask for the events of the object whose uid is given; None: all goes its way."""
         now = time.monotonic()
-        if not stuck or uid != self._about:
-            self._about, self._next, self.events = uid, now + ASK_AFTER if stuck else math.inf, []
-            return False
+        if stuck != self._stuck:
+            self._stuck, self.events = stuck, []
+            self._next = math.inf if stuck is None else now + ASK_AFTER
         if now < self._next:
             return False
         self._next = now + ASK_EVERY
         return True
 
-    @property
-    def next_question(self) -> float:
-        """Seconds until it is time."""
-        return max(0.0, self._next - time.monotonic())
-
     def left(self, fault: causes.Fault | None) -> float:
-        """Seconds that a fault may go on."""
+        """Seconds that a fault may go on; without a limit if there is none."""
         if fault is None:
             self._fault = None
-            return 86_400.0
+            return math.inf
         if self._fault is None or self._fault[0] is not fault.cause:
             self._fault = (fault.cause, time.monotonic())
         return self._fault[1] + fault.grace - time.monotonic()
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes longer than launches do."""
+        return time.monotonic() - self._began >= TELL_AFTER
 
-def _never_began(launch: _Launch, job: Document | None, pod: Document) -> tuple[Cause, str]:
-    """Why a pod is over without its command having run."""
-    status = causes.run_status(pod)
-    cause, said = ending.without_end(pod, (status or {}).get("state", {}).get("terminated"))
-    return cause, said
+    def until_next(self, left: float) -> float | None:
+        """Seconds after which there is something to do though nothing happens; None: nothing."""
+        now = time.monotonic()
+        tell = math.inf if self.is_long else self._began + TELL_AFTER
+        next_at = min(now + left, self._next, tell)
+        return None if next_at == math.inf else max(0.0, next_at - now)
 
 
 def _demand_ours(launch: _Launch, job: Document) -> None:
