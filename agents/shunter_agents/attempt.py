@@ -38,6 +38,8 @@ class Attempt:
         started: when the user's process began, as far as known.
         stopped, stopped_at: why and when the agent stopped it, the first time.
         dropped: no longer ours: nothing is reported.
+        let_go: another agent's now, and so is its work.
+        note, note_cause: what its launch waits for, and the cause it ends by if that lasts too long.
         successor: granted anew while what is dropped still runs.
         launching: the supervisor may be interrupted: nothing of it is known to run.
         in_start: a launch is under way at this moment.
@@ -64,10 +66,13 @@ class Attempt:
         "kind",
         "launcher",
         "launching",
+        "let_go",
         "log_done",
         "log_final",
         "log_gone",
         "log_sent",
+        "note",
+        "note_cause",
         "received",
         "started",
         "state",
@@ -103,12 +108,16 @@ class Attempt:
         self.stopped: Stop | None = None
         self.stopped_at: Stamp | None = None
         self.dropped = False
+        self.let_go = False
+        self.note = ""
+        self.note_cause: Cause | None = None
         self.successor: Assignment | None = None
         self.launching = False
         self.in_start = False
         self.ended = False
         self.end_acked = False
-        self.log_sent: int | None = None if adopted else 0
+        # The server may have more of it than this agent ever did.
+        self.log_sent: int | None = None if adopted or record.assignment.handed_over else 0
         self.log_gone = 0
         self.log_final: int | None = None
         self.log_done = False
@@ -126,7 +135,14 @@ class Attempt:
         """How a sync names it."""
         epoch = self.successor.epoch if self.successor else self.assignment.epoch
         stopping = self.successor is None and (self.stopped is not None or self.ended)
-        return Held.model_construct(run=self.key[0], attempt=self.key[1], epoch=epoch, stopping=stopping)
+        return Held.model_construct(
+            run=self.key[0], attempt=self.key[1], epoch=epoch, stopping=stopping, note=self.note
+        )
+
+    @property
+    def given_up(self) -> bool:
+        """It is not to start any more."""
+        return self.stopped is not None or self.dropped
 
     def step(self, state: AttemptState, at: Stamp, fields: dict[str, Any]) -> None:
         """Go on to ``state``: owed from now on, and written down.

@@ -46,6 +46,7 @@ from shunter_work_pools.contracts.agents import (
 from shunter_work_pools.contracts.configuration import load
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
+from shunter_work_pools.contracts.pools import Pool
 from shunter_work_pools.contracts.states import Cause
 from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.service_manager import PATIENCE, Condition, ServiceManager
@@ -62,6 +63,10 @@ NOTHING_NEW = 0.1
 IDLE = 1.0
 #: Seconds in which an agent that was told not to wait longer still delivers what it owes.
 LAST_WORDS = 30.0
+#: Least seconds between two syncs that are sent for what launches wait for.
+NOTES_EVERY = 1.0
+#: Seconds that the first sync waits for where the work of a pool is.
+REACH_PATIENCE = 5.0
 #: Attempts that ended here and are remembered, so that nothing starts them again.
 REMEMBERED = 10_000
 #: Seconds without any answer after which a sync is given up: half-open connections never answer.
@@ -125,6 +130,7 @@ class Agent:
             "found_tags": found_tags or [],
             "capacity": self.capacity,
             "limit": options.limit,
+            "reaches": {},
             "host": socket.gethostname()[:255],
             "version": _version(),
         }
@@ -149,6 +155,8 @@ class Agent:
             name, self._holdings, self._health, self._reporter, self._shipper, self._janitor, self._tally
         )
         self._supervisor.on_lease_wanted = self._speak_up
+        self._supervisor.on_noted = self._tell_notes
+        self._notes_at = 0.0  # when notes were told last, or will be (loop time)
         self._gone: dict[Key, int] = {}
         self._asking: asyncio.Future[Any] | None = None
         self._draining = False
@@ -394,6 +402,8 @@ class Agent:
                     "a pool has no such queue; it is served once it is made", pool=name, queues=unknown
                 )
             launcher = self._launcher(pool.type)
+            if launcher.capabilities.shared_handles:
+                await self._find_reach(pool, launcher)
             try:
                 await launcher.check()
             except LauncherUnavailable as exc:
@@ -405,11 +415,39 @@ class Agent:
     def _launcher(self, kind: str) -> Launcher:
         if kind not in self._launchers:
             try:
-                self._launchers[kind] = self._make_launcher(kind)
+                launcher = self._make_launcher(kind)
             except ShunterError as exc:
                 raise Fatal(told(exc)) from exc
-            self._launchers[kind].attempts = self._folder.attempts
+            launcher.attempts = self._folder.attempts
+            launcher.on_note = self._supervisor.noted
+            self._launchers[kind] = launcher
         return self._launchers[kind]
+
+    async def _find_reach(self, pool: Pool, launcher: Launcher) -> None:
+        """Find out where the work of a pool is: an engine that is away is asked on while syncs go on without."""
+
+        async def ask() -> None:
+            backoff = Backoff()
+            while True:
+                try:
+                    reach = await launcher.reach(pool.template)
+                    break
+                except LauncherUnavailable as exc:
+                    log.warning("where its runs are cannot be known yet", pool=pool.name, reason=told(exc))
+                    await asyncio.sleep(backoff.next())
+            if reach:
+                self._about["reaches"] = {**self._about["reaches"], pool.name: reach}
+                self._speak_up()
+
+        task = asyncio.create_task(ask(), name=f"reach of {pool.name}")
+        task.add_done_callback(self._reach_found)
+        self._tasks.append(task)
+        await asyncio.wait({task}, timeout=REACH_PATIENCE)
+
+    def _reach_found(self, task: asyncio.Task[None]) -> None:
+        self._tasks.remove(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._background_ended(task)
 
     # -- sync
 
@@ -482,6 +520,14 @@ class Agent:
         if self._asking is not None:
             self._asking.cancel()
 
+    def _tell_notes(self) -> None:
+        """Say what launches wait for: at once, but an engine that goes to and fro is not followed each time."""
+        loop = asyncio.get_running_loop()
+        if self._notes_at > loop.time():
+            return  # it will be said then
+        self._notes_at = max(loop.time(), self._notes_at + NOTES_EVERY)
+        loop.call_at(self._notes_at, self._speak_up)
+
     async def _pause(self, seconds: float) -> None:
         await self._ask(asyncio.sleep(seconds))
 
@@ -509,6 +555,11 @@ class Agent:
             if attempt is not None and not attempt.ended:  # of an end the report's answer decides
                 self._supervisor.drop(attempt, "the server says so")
                 news = True
+        for held in answer.let_go:
+            attempt = self._meant(held)
+            if attempt is not None:
+                self._supervisor.let_go(attempt)
+                news = True
         self._supervisor.confirmed.set()
         await self._supervisor.hold_all()
         if refused:
@@ -528,21 +579,23 @@ class Agent:
         if self._gone.get(key, 0) >= granted.epoch:
             log.error("the server grants an attempt anew that ended here; it is not started", **names)
             return False
-        unknowable = self._unknowable(granted)
-        if self._room() == 0 and unknowable is None:  # to give back says that it was not begun
-            refused.append(granted)
-            return False
         kind = self._types.get(granted.pool)
         if kind is None:
             log.error("an assignment of a pool that is not served here", pool=granted.pool, **names)
             refused.append(granted)
             return False
-        if self._holdings.is_full() and unknowable is None:
+        unknowable = self._unknowable(granted, kind)
+        # To give back says that it was not begun.
+        must = unknowable is not None or granted.handed_over is not None
+        if self._room() == 0 and not must:
+            refused.append(granted)
+            return False
+        if self._holdings.is_full() and not must:
             log.warning("a run is given back: as many as may run here already", **names)
             refused.append(granted)
             return False
         devices = self._holdings.allot(granted.need)
-        if devices is None and unknowable is None:
+        if devices is None and not must:
             log.warning(
                 "a run that needs more than is free is given back",
                 need=granted.need,
@@ -560,7 +613,8 @@ class Agent:
                 journal.write_record(record)
         except OSError:
             if unknowable is None:
-                refused.append(granted)
+                if granted.handed_over is None:
+                    refused.append(granted)
                 self._discard_draft(journal, names)
                 return False
         reached("after-assignment-written")
@@ -574,7 +628,7 @@ class Agent:
             self.drain()
         return True
 
-    def _unknowable(self, granted: Assignment) -> tuple[Cause, str] | None:
+    def _unknowable(self, granted: Assignment, kind: str) -> tuple[Cause, str] | None:
         """Why it cannot be known whether an assignment of which nothing is written down was begun.
 
         Granted to this session: it is new. Granted to a former session of this folder within this boot:
@@ -583,9 +637,10 @@ class Agent:
         a session that this folder does not know belongs to another one that had the agent's name
         (removed, restored from a copy, on another machine): what that one began is not known here. Nor is
         what an attempt did whose journal was set aside.
+        What an engine runs that others reach as well is found there, whatever is written down here.
         Nothing is guessed: such an attempt ends as Crashed, and a retry policy decides.
         """
-        if granted.session == self._folder.session:
+        if granted.session == self._folder.session or self._launcher(kind).capabilities.shared_handles:
             return None
         boot = self._folder.sessions.get(granted.session)
         if boot is None:
@@ -608,6 +663,8 @@ class Agent:
         """An assignment of something that is here already."""
         if granted.epoch <= known.assignment.epoch:
             return False
+        if granted.handed_over is not None and not known.dropped:
+            self._supervisor.let_go(known)  # another agent had it meanwhile: it is found anew, as that one's is
         if known.dropped:
             news = known.successor is None or known.successor.epoch < granted.epoch
             known.successor = granted

@@ -49,7 +49,7 @@ class Reporter:
         self._soon: asyncio.TimerHandle | None = None
         self.met = asyncio.Event()  # before its first sync of a session the server takes no reports
         self.on_acked: Callable[[Attempt], None] = lambda attempt: None
-        self.on_stale: Callable[[Attempt, str | None], None] = lambda attempt, detail: None
+        self.on_stale: Callable[[Attempt, ReportAck], None] = lambda attempt, ack: None
 
     def add(self, attempt: Attempt) -> None:
         """The attempt owes something new."""
@@ -132,7 +132,7 @@ class Reporter:
             elif ack is None:
                 self._refused(attempt, "the server did not acknowledge it")
             elif ack.stale:
-                self.on_stale(attempt, ack.detail)
+                self.on_stale(attempt, ack)
             elif ack.seq < seq:
                 attempt.acknowledge(ack.seq)
                 self._refused(attempt, ack.detail or "the server did not take it")

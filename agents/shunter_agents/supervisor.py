@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
+from uuid import UUID
 
 from shunter_agents.attempt import Attempt
 from shunter_agents.breaker import PROVEN
@@ -35,7 +37,14 @@ from shunter_infrastructure.launcher import (
     Lease,
 )
 from shunter_infrastructure.stamp import Stamp
-from shunter_work_pools.contracts.agents import HOLD_LIMIT, LEASE_FOR, LEASE_MARGIN
+from shunter_work_pools.contracts.agents import (
+    HOLD_LIMIT,
+    LEASE_FOR,
+    LEASE_MARGIN,
+    MANIFEST_LIMIT,
+    NOTE_LIMIT,
+    ReportAck,
+)
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
 from shunter_work_pools.contracts.states import LAUNCH_FAILURES, AttemptState, Cause
 from shunter_work_pools.daemon_log import get_logger
@@ -56,6 +65,7 @@ class Supervisor:
 
     Attributes:
         confirmed: set once the server has answered a sync that named what was found at start.
+        on_noted: called when a launch waits for something else than before.
         on_lease_wanted: called when an exclusive attempt waits for the server's next answer.
     """
 
@@ -83,6 +93,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self.confirmed = asyncio.Event()
         self.on_lease_wanted: Callable[[], None] = lambda: None
+        self.on_noted: Callable[[], None] = lambda: None
         reporter.on_acked = self._acked
         reporter.on_stale = self._stale
         shipper.on_done = self._settle
@@ -116,11 +127,46 @@ class Supervisor:
         else:
             self._make_stop(attempt, 0.0)
 
+    def let_go(self, attempt: Attempt) -> None:
+        """Another agent has it now: follow it no more, report nothing, and leave its work alone."""
+        if not attempt.launcher.capabilities.shared_handles:
+            self.drop(attempt, "the server says that another agent has it")
+            return
+        if attempt.dropped:
+            return
+        attempt.dropped = attempt.let_go = True
+        log.warning("a run is another agent's now; its work is left alone", **attempt.names)
+        self._holdings.settle(attempt)
+        self._reporter.forget(attempt)
+        self._shipper.forget(attempt)
+        self._over(attempt)
+        if attempt.task is not None:
+            attempt.task.cancel()
+        self._spawn(self._leave(attempt), f"leave {attempt.key[0]}")
+
+    async def _leave(self, attempt: Attempt) -> None:
+        if attempt.task is not None:
+            await asyncio.wait({attempt.task})
+        handle, attempt.handle = attempt.handle, None  # what the engine has of it is not ours to clean up
+        if handle is not None:
+            await self._until_available(attempt, attempt.launcher.let_go, handle)
+        self._janitor.take(attempt)
+
+    def noted(self, run: UUID, number: int, note: str, cause: Cause | None = None) -> None:
+        """A launch waits for something, in its engine's words; see ``Launcher.on_note``."""
+        attempt = self._holdings.working.get((run, number))
+        # What cannot be said in UTF-8 cannot travel.
+        words = " ".join(note.encode("utf-8", "replace").decode("utf-8").split())[:NOTE_LIMIT]
+        if attempt is None or (attempt.note, attempt.note_cause) == (words, cause):
+            return
+        attempt.note, attempt.note_cause = words, cause
+        log.info("a launch waits" if words else "a launch waits no more", reason=words, **attempt.names)
+        self.on_noted()
+
     def declare_lost(self, attempt: Attempt, cause: Cause, message: str) -> None:
         """End an attempt of which it cannot be known whether it was begun; nothing is launched."""
         log.warning("a run is lost", reason=message, **attempt.names)
-        end = Exit(Stamp.now(), error=cause, message=message)
-        self._end(attempt, verdict(end, None), end)
+        self._end_error(attempt, cause, message)
 
     def leased(self, asked: Stamp, lease_for: float) -> None:
         """The server has answered: exclusive attempts may go on.
@@ -205,27 +251,41 @@ class Supervisor:
             return await self._launch(attempt)
         except asyncio.CancelledError:
             task = attempt.task
-            if self._closing or task is None or (attempt.stopped is None and not attempt.dropped):
+            if self._closing or task is None or attempt.let_go or not attempt.given_up:
                 raise
             task.uncancel()
         finally:
             attempt.launching = attempt.in_start = False
         # Interrupted while it was launched: whether anything runs, only the launcher can tell.
-        handle = await self._recover(attempt)
+        return await self._withdraw(attempt)
+
+    async def _withdraw(self, attempt: Attempt) -> Handle | None:
+        """The handle of an attempt that is not to start any more, if it has begun; else nothing is left of it."""
+        handle = await self._recover(attempt, withdraw=True)
         if handle is None:
             self._never_started(attempt)
         return handle
 
     async def _launch(self, attempt: Attempt) -> Handle | None:
-        if attempt.adopted:
+        before = attempt.assignment.handed_over
+        if attempt.adopted or before is not None:
             handle = await self._recover(attempt)
             if handle is not None:
                 return handle
-            if attempt.stopped is None and not attempt.dropped:
+            if before is not None and before.started and not attempt.given_up:
+                self._end_error(
+                    attempt,
+                    Cause.DELETED,
+                    "nothing of it is left where it ran: its agent is lost, and somebody removed its work",
+                )
+                return None
+            if attempt.adopted and not attempt.given_up:
                 await self.confirmed.wait()
                 if attempt.timer is None:  # else its time runs already: an earlier try of this life failed
                     attempt.received = Stamp.now()  # a server that was away costs no run its time to start
-        if attempt.stopped is not None or attempt.dropped:
+            if attempt.given_up:
+                return await self._withdraw(attempt)
+        if attempt.given_up:
             self._never_started(attempt)
             return None
         if attempt.state is AttemptState.CLAIMED:
@@ -235,10 +295,8 @@ class Supervisor:
         try:
             handle = await self._start(attempt)
         except LaunchFailed as exc:
-            message = exc.told
-            log.warning("a run cannot be started", reason=message, **attempt.names)
-            end = Exit(Stamp.now(), error=exc.cause, message=message)
-            self._end(attempt, verdict(end, None), end)
+            log.warning("a run cannot be started", reason=exc.told, **attempt.names)
+            self._end_error(attempt, exc.cause, exc.told)
             return None
         finally:
             self._health.engine_back(attempt.key)
@@ -304,7 +362,9 @@ class Supervisor:
         if attempt.state in (AttemptState.CLAIMED, AttemptState.STARTING):
             attempt.started = handle.started or Stamp.now()
             self._tally.started(None if attempt.adopted else attempt.started.ticks - attempt.received.ticks)
-            self._report(attempt, AttemptState.RUNNING, attempt.started, {"pid": handle.pid})
+            facts = {"pid": handle.pid} | self._manifest(attempt)
+            attempt.note, attempt.note_cause = "", None
+            self._report(attempt, AttemptState.RUNNING, attempt.started, facts)
             reached("after-running-journaled")
         elif handle.started is not None:
             attempt.started = handle.started
@@ -337,9 +397,12 @@ class Supervisor:
     async def _wait(self, attempt: Attempt, handle: Handle) -> Exit:
         return await self._until_available(attempt, attempt.launcher.wait, handle)
 
-    async def _recover(self, attempt: Attempt) -> Handle | None:
+    async def _recover(self, attempt: Attempt, *, withdraw: bool = False) -> Handle | None:
         return await self._until_available(
-            attempt, attempt.launcher.recover, attempt.assignment, self._folder(attempt)
+            attempt,
+            partial(attempt.launcher.recover, withdraw=withdraw),
+            attempt.assignment,
+            self._folder(attempt),
         )
 
     def _judge(self, attempt: Attempt, end: Exit) -> Verdict:
@@ -352,7 +415,13 @@ class Supervisor:
         if attempt.dropped or attempt.stopped is None:
             self._over(attempt)
             return
-        self._end(attempt, never_started(attempt.stopped), Exit(Stamp.now()))
+        judged = never_started(attempt.stopped, attempt.note, attempt.note_cause)
+        self._end(attempt, judged, Exit(Stamp.now()))
+
+    def _end_error(self, attempt: Attempt, cause: Cause, message: str) -> None:
+        """It ends without anything of it having run here."""
+        end = Exit(Stamp.now(), error=cause, message=message)
+        self._end(attempt, verdict(end, None), end)
 
     def _end(self, attempt: Attempt, judged: Verdict, end: Exit) -> None:
         state, cause, message = judged
@@ -360,7 +429,7 @@ class Supervisor:
         if end.log_size == 0:
             attempt.log_done = True
         if not attempt.dropped:
-            result, remark = _fitting(end.result)
+            result, remark = _fitting("result", end.result, RESULT_LIMIT)
             facts = {
                 "cause": cause,
                 "message": "; ".join(filter(None, (message, remark))) or None,
@@ -372,6 +441,8 @@ class Supervisor:
                 "result": result,
             }
             fields = {name: value for name, value in facts.items() if value is not None}
+            if attempt.state in (AttemptState.CLAIMED, AttemptState.STARTING):
+                fields = self._manifest(attempt) | fields  # it was not told with Running
             attempt.ended = True
             self._tally.ended(state, cause)
             self._judge_launch(attempt, judged)
@@ -380,13 +451,25 @@ class Supervisor:
             log.info("a run has ended", state=state.value, cause=cause and cause.value, **attempt.names)
         self._over(attempt)
 
+    def _manifest(self, attempt: Attempt) -> dict[str, Any]:
+        """What its engine was asked for, as a report tells it: once."""
+        try:
+            asked = attempt.launcher.manifest(self._folder(attempt))
+        except OSError as exc:
+            asked = None
+            log.warning("what an engine was asked for cannot be read", reason=str(exc), **attempt.names)
+        manifest, remark = _fitting("manifest", asked, MANIFEST_LIMIT)
+        return {name: value for name, value in (("manifest", manifest), ("message", remark)) if value}
+
     def _over(self, attempt: Attempt) -> None:
-        """Nothing of it runs any more."""
+        """Nothing of it runs any more, or it is not for this agent to see to."""
         if attempt.timer is not None:
             attempt.timer.cancel()
             attempt.timer = None
         attempt.ended = True
         self._holdings.stop_working(attempt)
+        if attempt.let_go:
+            return
         if attempt.dropped:
             self._janitor.take(attempt)
         else:
@@ -416,8 +499,11 @@ class Supervisor:
             self._write(attempt, {"acked": END_SEQ, "epoch": attempt.assignment.epoch})
         self._settle(attempt)
 
-    def _stale(self, attempt: Attempt, detail: str | None) -> None:
-        self.drop(attempt, detail or "the server has it no longer under this epoch")
+    def _stale(self, attempt: Attempt, ack: ReportAck) -> None:
+        if ack.handed_over:
+            self.let_go(attempt)
+            return
+        self.drop(attempt, ack.detail or "the server has it no longer under this epoch")
 
     def _settle(self, attempt: Attempt) -> None:
         """Its folder can go once its end and all its output are with the server."""
@@ -506,13 +592,14 @@ class Supervisor:
         return task
 
 
-def _fitting(result: Any) -> tuple[Any, str | None]:
-    if result is None:
+def _fitting(what: str, value: Any, limit: int) -> tuple[Any, str | None]:
+    """A document that is to be reported; or None, and why not."""
+    if value is None:
         return None, None
     try:
-        size = len(json.dumps(result).encode())
+        size = len(json.dumps(value).encode())
     except (TypeError, ValueError) as exc:
-        return None, f"its result is not JSON: {exc}"
-    if size > RESULT_LIMIT:
-        return None, f"its result of {size} bytes is over the limit of {RESULT_LIMIT}"
-    return result, None
+        return None, f"its {what} is not JSON: {exc}"
+    if size > limit:
+        return None, f"its {what} of {size} bytes is over the limit of {limit}"
+    return value, None

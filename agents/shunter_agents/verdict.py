@@ -62,11 +62,19 @@ def verdict(end: Exit, stopped: Stop | None) -> Verdict:
     return AttemptState.FAILED, Cause.EXIT_CODE, _short(end.message or f"exit code {end.exit_code}")
 
 
-def never_started(stopped: Stop) -> Verdict:
-    """State, cause and message of an attempt that was stopped before anything of it ran."""
-    state, cause = _STOPPED[stopped]
+def never_started(stopped: Stop, note: str = "", cause: Cause | None = None) -> Verdict:
+    """State, cause and message of an attempt that was stopped before anything of it ran.
+
+    Args:
+        note: what its launch waited for, in the engine's words.
+        cause: what that is, where it says more than that the time ran out.
+    """
+    state, usual = _STOPPED[stopped]
+    if stopped is Stop.START_TIMEOUT:
+        fits = cause is not None and cause_fits(state, cause)
+        return state, cause if fits else usual, _short(note or None)
     told = {Stop.CANCEL: "it was stopped before it started", Stop.EVICT: _EVICTED}
-    return state, cause, told.get(stopped)
+    return state, usual, told.get(stopped)
 
 
 def _succeeded(end: Exit) -> bool:

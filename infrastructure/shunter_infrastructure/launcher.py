@@ -160,7 +160,7 @@ class OwnWork:
     attempts: Path | None = None
 
     @staticmethod
-    def on_note(run: UUID, attempt: int, note: str) -> None:
+    def on_note(run: UUID, attempt: int, note: str, cause: Cause | None) -> None:
         """See :class:`Launcher`; the agent puts its own in place of this."""
 
     async def let_go(self, handle: Handle) -> None:
@@ -185,9 +185,10 @@ class Launcher(Protocol):
     #: The folder of all attempts of the agent, set before :meth:`check`: what its former lives have left on the
     #: engine and has no folder in it is owned by nobody. None: nothing is looked for.
     attempts: Path | None
-    #: Called with run, attempt and what its launch waits for, one sentence, when that changes; empty: it waits for
-    #: nothing any more.
-    on_note: Callable[[UUID, int, str], None]
+    #: Called with run, attempt and what its launch waits for, one sentence, when that changes (empty: it waits for
+    #: nothing any more); and the cause that it ends by if its time to start runs out meanwhile, where that says
+    #: more than ``start_timeout``.
+    on_note: Callable[[UUID, int, str, Cause | None], None]
 
     async def check(self) -> None:
         """Make sure the engine can be used.
@@ -225,7 +226,8 @@ class Launcher(Protocol):
     async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
         """The handle of an attempt that was started before; None if it certainly never was.
 
-        An attempt of which it cannot be known yields a handle whose :meth:`wait` tells so.
+        An attempt of which it cannot be known yields a handle whose :meth:`wait` tells so. One that was handed over
+        is this agent's from then on: its engine is told so, as by :meth:`start`.
 
         Args:
             withdraw: it is not to start any more: what was prepared and has not begun is removed before the

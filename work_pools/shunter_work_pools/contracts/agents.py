@@ -39,7 +39,8 @@ OUTPUT_TAIL = 256
 Trouble = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 #: What the engine says that a launch waits for, one sentence; empty: nothing.
-Note = Annotated[str, StringConstraints(max_length=1000)]
+NOTE_LIMIT = 1000
+Note = Annotated[str, StringConstraints(max_length=NOTE_LIMIT)]
 #: Where an agent's work is, for comparison only: an agent that says the same can reach it.
 Reach = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
