@@ -664,7 +664,9 @@ class Agent:
         if granted.epoch <= known.assignment.epoch:
             return False
         if granted.handed_over is not None and not known.dropped:
-            self._supervisor.let_go(known)  # another agent had it meanwhile: it is found anew, as that one's is
+            self._supervisor.let_go(
+                known
+            )  # another agent had it meanwhile: it is found anew, as that one's is
         if known.dropped:
             news = known.successor is None or known.successor.epoch < granted.epoch
             known.successor = granted

@@ -9,6 +9,7 @@ The script is the command of the deployment, or of a ``scripts`` entry named lik
 ``exit=CODE``             exit code, default 0
 ``signal=NAME``           it is ended by this signal instead
 ``output=TEXT``           what it writes, at once; several are joined
+``lines=N``               then it writes ``line 1`` to ``line N``, evenly over the time it runs
 ``result=JSON``           the result it leaves
 ``message=TEXT``          ``Exit.message``
 ``exception=TEXT``        it raised: exit code 1, ``Exit.exception``, TEXT as the message
@@ -17,12 +18,16 @@ The script is the command of the deployment, or of a ``scripts`` entry named lik
 ``ignore_term``           only SIGKILL, after the grace, ends it when it is stopped
 ``max_rss=BYTES``, ``cpu=SECONDS``   usage
 ``start_delay=SECONDS``   :meth:`FakeLauncher.start` takes this long
+``note=TEXT``             what that time is for, as it says; ``note_cause=CAUSE`` what it ends by if it takes too long
 ``start_error=TEXT``      it cannot be started; ``start_cause=CAUSE`` (default ``start_failed``)
 ``unavailable=N``         the first N starts find the engine away
 ========================  ============================================================================
 
 Its "work" is one file in the attempt's folder, and what it is doing at a moment follows from that file
 and the clock. So another launcher object, also in another process, finds it and sees the same end.
+
+With ``engine``, a folder, that file is there, by run and attempt: whoever has that engine reaches the work, as with
+the Jobs of a cluster. It says under which epoch it is held, and nobody of a lower one stops or removes it.
 """
 
 from __future__ import annotations
@@ -52,7 +57,9 @@ from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
 
-STATE = "fake.json"
+STATE, MANIFEST = "fake.json", "manifest.json"
+#: Seconds between two looks at work that others reach as well.
+_LOOK = 0.05
 
 #: Waiters of all launcher objects in this process, so that a stop through one wakes those of another.
 _bells: dict[Path, set[asyncio.Event]] = {}
@@ -67,6 +74,7 @@ class Script:
     exit: int = 0
     signal: str | None = None
     output: str = ""
+    lines: int = 0
     result: Any = None
     message: str | None = None
     exception: str | None = None
@@ -76,6 +84,8 @@ class Script:
     max_rss: int | None = None
     cpu: float | None = None
     start_delay: float = 0.0
+    note: str = ""
+    note_cause: Cause | None = None
     start_error: str | None = None
     start_cause: Cause = Cause.START_FAILED
     unavailable: int = 0
@@ -106,6 +116,7 @@ _WORDS: dict[str, Any] = {
     "exit": int,
     "signal": str,
     "output": str,
+    "lines": int,
     "result": json.loads,
     "message": str,
     "exception": str,
@@ -115,6 +126,8 @@ _WORDS: dict[str, Any] = {
     "max_rss": int,
     "cpu": float,
     "start_delay": float,
+    "note": str,
+    "note_cause": Cause,
     "start_error": str,
     "start_cause": Cause,
     "unavailable": int,
@@ -131,6 +144,7 @@ class _Work:
         started: when it began.
         term_at, kill_at: boot-time clock of SIGTERM and SIGKILL; None while it was not stopped.
         lease: until when it may run; None: as long as it likes.
+        epoch: of the grant that it is held under, as an engine that many reach knows it.
     """
 
     words: list[str]
@@ -139,6 +153,7 @@ class _Work:
     term_at: float | None = None
     kill_at: float | None = None
     lease: Lease | None = None
+    epoch: int = 0
 
     @property
     def script(self) -> Script:
@@ -156,6 +171,14 @@ class _Work:
         killed = script.ignore_term or (kill_at is not None and kill_at <= asked)
         return asked, "SIGKILL" if killed else "SIGTERM"
 
+    def output(self, now: float) -> bytes:
+        """All that it has written at a moment of the boot-time clock."""
+        script, (end, _) = self.script, self.end()
+        ran = (now if end is None else min(now, end)) - self.started.ticks
+        share = min(1.0, max(0.0, ran / script.sleep)) if script.sleep else 1.0
+        lines = (f"line {number}\n" for number in range(1, int(script.lines * share + 1e-9) + 1))
+        return (script.output + "".join(lines)).encode()
+
     def lease_ended(self) -> bool:
         """Whether it ends because its lease does."""
         end, _ = self.end()
@@ -166,7 +189,12 @@ class _Work:
             return False
         return self.term_at is None or self.lease.ask_at < self.term_at
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, new: bool = False) -> None:
+        """Write it down.
+
+        Raises:
+            FileExistsError: it is ``new``, and there is one.
+        """
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         value = {
             "words": self.words,
@@ -175,9 +203,16 @@ class _Work:
             "term_at": self.term_at,
             "kill_at": self.kill_at,
             "lease": self.lease and [self.lease.ask_at, self.lease.kill_at],
+            "epoch": self.epoch,
         }
         draft.write_text(json.dumps(value))
-        os.replace(draft, path)
+        if not new:
+            os.replace(draft, path)
+            return
+        try:
+            os.link(draft, path)
+        finally:
+            draft.unlink()
 
     @classmethod
     def load(cls, path: Path) -> _Work | None:
@@ -206,12 +241,15 @@ class FakeLauncher(OwnWork):
         calls: every call that was made, as (method, folder's name), for tests to look at.
         devices: which devices an attempt was started with, by its folder's name.
         away: while set, the engine is unavailable: check and start fail with this text.
+        engine: where its work is, for all who are given the same folder; None: with each agent. Each start is a
+            line in its file ``starts``.
     """
 
     scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     devices: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     away: str | None = None
+    engine: Path | None = None
     _refused: dict[Path, int] = field(default_factory=dict)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -219,6 +257,19 @@ class FakeLauncher(OwnWork):
     capabilities = Capabilities(
         exact_signal=True, shared_handles=False, merged_output=True, keeps_lease=True, limits_memory="cgroup"
     )
+
+    def __post_init__(self) -> None:
+        if self.engine is not None:
+            self.capabilities = replace(self.capabilities, shared_handles=True)
+
+    def _state(self, folder: Path) -> Path:
+        if self.engine is None:
+            return folder / STATE
+        return self.engine / f"{folder.name}.json"
+
+    def _draft(self, folder: Path) -> Path:
+        """What is there of one that has not begun."""
+        return self._state(folder).with_suffix(".prepared")
 
     async def check(self) -> None:
         """See :meth:`Launcher.check`."""
@@ -245,24 +296,49 @@ class FakeLauncher(OwnWork):
             script = Script.parse(words)
         except ValueError as exc:
             raise LaunchFailed(Cause.START_FAILED, str(exc), "Correct the script.") from exc
-        if script.start_delay:
+        if self.engine is not None:
+            (folder / MANIFEST).write_text(json.dumps({"words": words}))
+        work = self._found(assignment, folder)
+        if work is None and script.start_delay:
+            self._draft(folder).touch()
+            self.on_note(assignment.run, assignment.attempt, script.note, script.note_cause)
             await asyncio.sleep(script.start_delay)
         if self._refused.get(folder, 0) < script.unavailable:
             self._refused[folder] = self._refused.get(folder, 0) + 1
             raise LauncherUnavailable("the fake engine is away")
         if script.start_error is not None:
             raise LaunchFailed(script.start_cause, script.start_error)
-        work = _Work.load(folder / STATE)
+        work = self._found(assignment, folder)
         if work is None:
             if lease is not None and lease.ask_at <= Stamp.now().ticks:
                 raise LaunchRefused("its lease ended before it began")
             global _next_pid
             _next_pid += 1
-            work = _Work(words, _next_pid, Stamp.now(), lease=lease)
-            work.save(folder / STATE)
+            work = _Work(words, _next_pid, Stamp.now(), lease=lease, epoch=assignment.epoch)
+            try:
+                work.save(self._state(folder), new=True)
+            except FileExistsError:
+                return await self.start(assignment, folder, agent, lease, devices)
+            self._draft(folder).unlink(missing_ok=True)
+            if self.engine is not None:
+                with (self.engine / "starts").open("a") as starts:
+                    starts.write(f"{assignment.run} {assignment.attempt}\n")
         elif lease is not None:
             await self.hold(_handle(folder, work), lease)
         return _handle(folder, work)
+
+    def _found(self, assignment: Assignment, folder: Path) -> _Work | None:
+        """Its work, which is held under this epoch from now on."""
+        work = _Work.load(self._state(folder))
+        if work is not None and work.epoch < assignment.epoch:
+            work = replace(work, epoch=assignment.epoch)
+            work.save(self._state(folder))
+        return work
+
+    def _mine(self, handle: Handle) -> _Work | None:
+        """The work of a handle, unless somebody has it under a higher epoch."""
+        work = _Work.load(self._state(handle.folder))
+        return None if work is None or work.epoch > handle.data["epoch"] else work
 
     def _words(self, assignment: Assignment) -> list[str]:
         command = assignment.work.command
@@ -273,19 +349,21 @@ class FakeLauncher(OwnWork):
     async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
         """See :meth:`Launcher.recover`."""
         self.calls.append(("recover", folder.name))
-        work = _Work.load(folder / STATE)
-        return None if work is None else _handle(folder, work)
+        work = self._found(assignment, folder) if assignment.handed_over else _Work.load(self._state(folder))
+        if work is None and withdraw:
+            self._draft(folder).unlink(missing_ok=True)
+        return None if work is None else _handle(folder, work, assignment.epoch)
 
     async def hold(self, handle: Handle, lease: Lease) -> None:
         """See :meth:`Launcher.hold`."""
         self.calls.append(("hold", handle.folder.name))
-        work = _Work.load(handle.folder / STATE)
+        work = _Work.load(self._state(handle.folder))
         if work is None:
             return
         if work.lease is None:
             raise ValueError(f"the attempt in {handle.folder} was started without a lease")
         if Stamp.now().ticks < work.lease.ask_at:  # what was asked to end ends
-            replace(work, lease=lease).save(handle.folder / STATE)
+            replace(work, lease=lease).save(self._state(handle.folder))
             self._ring(handle.folder)
 
     def _ring(self, folder: Path) -> None:
@@ -299,7 +377,7 @@ class FakeLauncher(OwnWork):
         _bells.setdefault(handle.folder, set()).add(bell)
         try:
             while True:
-                work = _Work.load(handle.folder / STATE)
+                work = _Work.load(self._state(handle.folder))
                 if work is None:
                     return Exit(Stamp.now(), error=Cause.KEEPER_LOST, message="its state file is gone")
                 end, by = work.end()
@@ -307,7 +385,9 @@ class FakeLauncher(OwnWork):
                 if end is not None and left is not None and left <= 0:
                     return _exit(work, end, by)
                 bell.clear()
-                await self._pause(bell, left)
+                # Others, in other processes, may stop what they reach as well.
+                looks = left if self.engine is None else min(_LOOK, _LOOK if left is None else left)
+                await self._pause(bell, looks)
         finally:
             _bells[handle.folder].discard(bell)
             if not _bells[handle.folder]:
@@ -326,7 +406,7 @@ class FakeLauncher(OwnWork):
     async def stop(self, handle: Handle, grace: float) -> None:
         """See :meth:`Launcher.stop`."""
         self.calls.append(("stop", handle.folder.name))
-        work = _Work.load(handle.folder / STATE)
+        work = self._mine(handle)
         if work is None:
             return
         now = Stamp.now().ticks
@@ -335,13 +415,13 @@ class FakeLauncher(OwnWork):
             return
         term = now if work.term_at is None else work.term_at
         kill = now + grace if work.kill_at is None else min(work.kill_at, now + grace)
-        replace(work, term_at=term, kill_at=kill).save(handle.folder / STATE)
+        replace(work, term_at=term, kill_at=kill).save(self._state(handle.folder))
         self._ring(handle.folder)
 
     async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
         """See :meth:`Launcher.read_output`."""
-        work = _Work.load(handle.folder / STATE)
-        return b"" if work is None else work.script.output.encode()[offset : offset + limit]
+        work = _Work.load(self._state(handle.folder))
+        return b"" if work is None else work.output(Stamp.now().ticks)[offset : offset + limit]
 
     def output_file(self, handle: Handle) -> Path | None:
         """See :meth:`Launcher.output_file`: it is in the script."""
@@ -351,10 +431,28 @@ class FakeLauncher(OwnWork):
         """See :meth:`Launcher.cleanup`."""
         self.calls.append(("cleanup", handle.folder.name))
         self._refused.pop(handle.folder, None)
+        if self.engine is not None and self._mine(handle) is not None:
+            self._state(handle.folder).unlink()
 
     def recycle(self, folder: Path) -> bool:
         """See :meth:`Launcher.recycle`."""
         return False
+
+    async def let_go(self, handle: Handle) -> None:
+        """See :meth:`Launcher.let_go`."""
+        self.calls.append(("let_go", handle.folder.name))
+        if self.engine is None:
+            await super().let_go(handle)
+
+    async def reach(self, template: Mapping[str, Any]) -> str:
+        """See :meth:`Launcher.reach`."""
+        if self.away:
+            raise LauncherUnavailable(self.away)
+        return "" if self.engine is None else str(self.engine)
+
+    def manifest(self, folder: Path) -> Any:
+        """See :meth:`Launcher.manifest`."""
+        return None if self.engine is None else json.loads((folder / MANIFEST).read_text())
 
     async def close(self) -> None:
         """See :meth:`Launcher.close`."""
@@ -362,8 +460,9 @@ class FakeLauncher(OwnWork):
         self._closed.set()
 
 
-def _handle(folder: Path, work: _Work) -> Handle:
-    return Handle(launcher="fake", version=1, folder=folder, started=work.started, pid=work.pid)
+def _handle(folder: Path, work: _Work, epoch: int | None = None) -> Handle:
+    held = {"epoch": work.epoch if epoch is None else epoch}
+    return Handle(launcher="fake", version=1, folder=folder, started=work.started, pid=work.pid, data=held)
 
 
 def _exit(work: _Work, end: float, stopped_by: str | None) -> Exit:
@@ -383,5 +482,5 @@ def _exit(work: _Work, end: float, stopped_by: str | None) -> Exit:
         result=script.result if own else None,
         max_rss_bytes=script.max_rss,
         cpu_seconds=script.cpu,
-        log_size=len(script.output.encode()),
+        log_size=len(work.output(end)),
     )

@@ -226,8 +226,12 @@ def _audit_events(run: Any, lease: Any, rows: list[Any]) -> None:
             if at == len(rows) - 1 or rows[at + 1].kind != AttemptState.CLAIMED.value:
                 run_state = RunState(run.state) if RunState(run.state) in again else run_state
             attempt_state = None
+        elif row.kind == "handed_over":
+            assert run_state is RunState.ACTIVE, said
+            assert row.data["epoch"] == epoch + 1, said
+            epoch = row.data["epoch"]
         else:
-            assert row.kind in {"late", "lost", "found", "routed", "priority"}, said
+            assert row.kind in {"late", "lost", "found", "routed", "priority", "waiting"}, said
     assert run_state is not None
     assert run_state.value == run.state, f"events of {run.id} lead to {run_state}, the run says {run.state}"
     if lease is not None:

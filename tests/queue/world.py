@@ -34,6 +34,7 @@ from shunter_work_pools.contracts.runs import Event, Run, RunRequest
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.queue import apply, catalog, control, fire, limits, pausing, reap, views
 from shunter_work_pools.queue.claim import Offer, claim
+from shunter_work_pools.queue.handover import hand_over
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.queue.sync import Difference, Registered, difference, heartbeat, register, release
@@ -309,7 +310,13 @@ class World:
         at = self.clock.now
         await self.store.write(lambda tx: reap.mark_late(tx, at - round(LATE_AFTER * 1e6)))
         await self.store.write(lambda tx: reap.mark_lost(tx, at - round(LOST_AFTER * 1e6)))
+        await self.hand_over()
         await self.store.write(lambda tx: reap.give_up(tx, at - round(GIVE_UP_AFTER * 1e6)))
+
+    async def hand_over(self) -> int:
+        """What the reaper does with lost leases that others can take over."""
+        before = self.clock.now - round(LOST_AFTER * 1e6)
+        return await self.store.write(lambda tx: hand_over(tx, before, LOST_AFTER))
 
     async def fire(self, since: float = 0.0) -> int:
         """Make runs of the slots that are due; how many schedules were.
