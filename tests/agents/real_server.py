@@ -21,6 +21,7 @@ from shunter_work_pools.contracts.errors import ServerUnreachable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run
 
+_SHARED = Path(__file__).with_name("shared_agent.py")
 _SERVE = "from shunter_work_pools.server import serve; serve({flags!r})"
 
 
@@ -68,10 +69,16 @@ class Site:
         limit: int = 8,
         pool: str = "default",
         env: Mapping[str, str] | None = None,
+        engine: Path | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start an agent; one with ``kill_at`` dies by SIGKILL at that point."""
+        """Start an agent; one with ``kill_at`` dies by SIGKILL at that point.
+
+        Args:
+            engine: where its work is, for all agents that are given the same folder.
+        """
         all_of_it = self.env | ({"SHUNTER_TEST_KILL_AT": kill_at} if kill_at else {}) | dict(env or {})
-        words = [sys.executable, "-m", "shunter_agents", "--pool", pool, "--name", name]
+        program = ["-m", "shunter_agents"] if engine is None else [str(_SHARED), str(engine)]
+        words = [sys.executable, *program, "--pool", pool, "--name", name]
         return _spawn([*words, "--limit", str(limit), *flags], all_of_it, self.home / f"{name}.log")
 
     @contextlib.contextmanager

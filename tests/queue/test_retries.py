@@ -314,3 +314,99 @@ async def test_what_avoids_an_agent_hides_nothing_behind_it(world: World) -> Non
     assert sorted(one.run for one in offers[0].granted) == sorted(behind)
     assert {one.run for one in offers[1].granted} < {one.run for one in failed}
     assert len(await avoids(world)) == 5
+
+
+# ---- by cause
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_what_says_nothing_against_a_run_does_not_count(world: World, count: int) -> None:
+    policy = {"count": count, "on": ["exit_code"], "uncounted": ["preempted", "evicted", "node_lost"]}
+    agent, granted = await granted_one(world, retries=policy)
+    for nth, cause in enumerate(("preempted", "evicted", "node_lost", "preempted"), 1):
+        await agent.run_through(granted, S.CRASHED, cause=cause)
+        run = await world.run(granted.run)
+        assert (run.state, run.due_at) == ("Retrying", world.at(retries.UNCOUNTED_DELAY / 1e6)), (
+            "it never comes back at once: nothing else bounds how often"
+        )
+        assert (await world.events(granted.run))[-1].data == {"delay": 5.0, "uncounted": True}
+        world.clock.advance(5)
+        (granted,) = await agent.claim()
+        assert granted.attempt == nth + 1
+        # Given back unstarted it is what it was: a run that is tried again.
+        await agent.release(granted)
+        assert await world.state(granted.run) == "Retrying"
+        (granted,) = await agent.claim()
+    for left in range(count, -1, -1):
+        await agent.run_through(granted, S.FAILED)
+        assert await world.state(granted.run) == ("Retrying" if left else "Failed")
+        if left:
+            (granted,) = await agent.claim()
+
+
+async def test_what_is_to_be_cancelled_is_not_tried_again_uncounted(world: World) -> None:
+    agent, granted = await granted_one(world, retries={"uncounted": ["preempted"]})
+    await agent.report(granted, S.STARTING, S.RUNNING)
+    await world.cancel(granted.run)
+    await agent.report(granted, S.CRASHED, cause="preempted", log_size=0)
+    assert await world.state(granted.run) == "Crashed"
+
+
+def test_a_longer_delay_of_the_policy_holds_for_what_does_not_count() -> None:
+    policy = RetryPolicy(delay=60)
+    assert retries.delay(policy, _RUN, 1, 1, forgiven=True) == 60_000_000
+    assert retries.delay(RetryPolicy(), _RUN, 1, 1, forgiven=True) == retries.UNCOUNTED_DELAY
+
+
+MIB = 2**20
+RAISED: list[tuple[str, dict[str, Any], dict[str, Any], list[int | None]]] = [
+    (
+        "of the deployment",
+        {"memory_limit": 64 * MIB},
+        {},
+        [64 * MIB, 128 * MIB, 256 * MIB, 300 * MIB, 300 * MIB],
+    ),
+    ("of the pool", {}, {"memory": "100MiB"}, [None, 200 * MIB, 300 * MIB, 300 * MIB]),
+    ("of the pool, in bytes", {}, {"memory": 100 * MIB}, [None, 200 * MIB, 300 * MIB]),
+    ("none", {}, {}, [None, None, None]),
+    ("more than the policy's", {}, {"memory": "1GiB"}, [None, 1024 * MIB, 1024 * MIB]),
+]
+
+
+@pytest.mark.parametrize(
+    ("work", "template", "limits"), [one[1:] for one in RAISED], ids=[one[0] for one in RAISED]
+)
+async def test_what_ran_out_of_memory_gets_more(
+    world: World, work: dict[str, Any], template: dict[str, Any], limits: list[int | None]
+) -> None:
+    await world.pool(type="docker", template={"image": "any"} | template)
+    more = {"factor": 2, "up_to": 300 * MIB}
+    command = {"command": ["/bin/true"]}
+    await world.deploy(pool="main", work=command | work, retries={"count": 9, "more_memory": more})
+    run_id = await world.submit()
+    agent = await world.agent()
+    for limit in limits:
+        (granted,) = await agent.claim()
+        assert granted.work.memory_limit == limit
+        (again,) = (await agent.difference()).assignments
+        assert again.work.memory_limit == limit, "a lost answer changes nothing"
+        await agent.run_through(granted, S.CRASHED, cause="oom")
+    raised = [one.memory for one in (await world.run(run_id)).attempts]
+    assert raised == [None, *limits[1:]]
+    claimed = [event.data for event in await world.events(run_id) if event.kind == "Claimed"]
+    assert [data.get("memory") for data in claimed] == raised
+    # Another end keeps it as it is; so does the hand of a person.
+    (granted,) = await agent.claim()
+    last = granted.work.memory_limit
+    await agent.run_through(granted, S.FAILED)
+    (granted,) = await agent.claim()
+    assert granted.work.memory_limit == last
+
+
+async def test_without_the_policy_memory_stays(world: World) -> None:
+    work = {"command": ["/bin/true"], "memory_limit": 64 * MIB}
+    agent, granted = await granted_one(world, work=work, retries={"count": 3})
+    await agent.run_through(granted, S.CRASHED, cause="oom")
+    (granted,) = await agent.claim()
+    assert granted.work.memory_limit == 64 * MIB
+    assert (await world.run(granted.run)).attempts[-1].memory is None

@@ -31,7 +31,7 @@ from shunter_work_pools.contracts.errors import InvalidInput
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
-    from shunter_work_pools.contracts.deployments import Applied, DeploymentSpec
+    from shunter_work_pools.contracts.deployments import Applied, DeploymentSpec, MoreMemory
 
 #: Options that go with a deployment file.
 _OF_FILES = frozenset({"file", "only", "dry_run", "no_check", "output_as"})
@@ -182,6 +182,19 @@ def deploy(
             help="Only after this cause, as in oom; by default after any. Repeatable.", metavar="CAUSE"
         ),
     ] = None,
+    retry_uncounted: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="After this cause (preempted, evicted, node_lost) always, and without counting. Repeatable.",
+            metavar="CAUSE",
+        ),
+    ] = None,
+    retry_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="After oom with so many times the memory, up to a limit: 2x:8GiB.", metavar="FACTOR:SIZE"
+        ),
+    ] = None,
     timeout: Annotated[str | None, typer.Option(help="Longest time of an attempt.", metavar="TIME")] = None,
     start_timeout: Annotated[
         str, typer.Option(help="Longest time until it has started.", metavar="TIME")
@@ -294,6 +307,8 @@ def deploy(
             max_delay=durations.seconds(retry_max_delay, "--retry-max-delay"),
             jitter=retry_jitter,
             on=causes.retried(retry_on or [], "--retry-on"),
+            uncounted=causes.uncounted(retry_uncounted or [], "--retry-uncounted"),
+            more_memory=_more_memory(retry_memory),
         ),
         on_lost=on_lost.value,
         exclusive=exclusive,
@@ -409,3 +424,26 @@ def _summary(applied: Applied) -> str:
     if upcoming := next_slot(one):
         parts.append(f"next {durations.local(upcoming)}")
     return f"{one.name} deployed as revision {one.revision} ({', '.join(parts)})"
+
+
+def _more_memory(text: str | None) -> MoreMemory | None:
+    """``2x:8GiB``.
+
+    Raises:
+        InvalidInput: it does not look like that.
+    """
+    from shunter_work_pools.contracts.deployments import MoreMemory
+
+    if text is None:
+        return None
+    factor, colon, most = text.partition(":")
+    try:
+        times = float(factor.strip().removesuffix("x"))
+    except ValueError:
+        times = 0.0
+    if not colon or not 1 < times <= 100:
+        raise InvalidInput(
+            f"--retry-memory {text!r} is no factor above 1, at most 100, with a limit",
+            "As in 2x:8GiB: twice as much each time, up to 8 GiB.",
+        )
+    return MoreMemory(factor=times, up_to=sizes.memory(most, "--retry-memory"))

@@ -132,7 +132,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("limits", ", ".join(spec.limits)),
         ("runs at once", _at_once(spec)),
         ("priority", str(spec.priority) if spec.priority else ""),
-        ("retries", _retries(spec.retries) if spec.retries.count else ""),
+        ("retries", _retries(spec.retries) if spec.retries.count or spec.retries.uncounted else ""),
         ("time-out", exactly(work.timeout) if work.timeout else ""),
         ("grace", exactly(work.grace)),
         ("memory limit", size(work.memory_limit) if work.memory_limit is not None else ""),
@@ -165,6 +165,12 @@ def _retries(policy: RetryPolicy) -> str:
         parts.append(f"up to {policy.jitter:.0%} more at random")
     if policy.on:
         parts.append(f"after {faults.either((cause.value for cause in policy.on), most=20)} only")
+    if policy.uncounted:
+        after = faults.either((cause.value for cause in policy.uncounted), most=20)
+        parts.append(f"after {after} always and uncounted")
+    if policy.more_memory is not None:
+        more = policy.more_memory
+        parts.append(f"after oom with {more.factor:g} times the memory up to {size(more.up_to)}")
     return ", ".join(parts)
 
 

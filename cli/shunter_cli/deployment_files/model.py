@@ -20,7 +20,13 @@ from shunter_cli.deployment_files.places import Written
 from shunter_cli.deployment_files.yaml_tree import scalar
 from shunter_work_pools.contracts.base import Json, Name, Tag
 from shunter_work_pools.contracts.capacity import MOST_NAMES
-from shunter_work_pools.contracts.deployments import RETRIED_CAUSES, CatchUp, EnvName, OnLost
+from shunter_work_pools.contracts.deployments import (
+    RETRIED_CAUSES,
+    UNCOUNTED_CAUSES,
+    CatchUp,
+    EnvName,
+    OnLost,
+)
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.limits import PLACES, Strategy
 from shunter_work_pools.contracts.states import Cause
@@ -124,6 +130,15 @@ def _causes(value: Any) -> Any:
         raise wrong(exc.detail.strip(), exc.remedy) from exc
 
 
+def _uncounted(value: Any) -> Any:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise wrong("must be a list of causes", "Write it like [preempted, evicted].")
+    try:
+        return causes.uncounted(value, "")
+    except InvalidInput as exc:
+        raise wrong(exc.detail.strip(), exc.remedy) from exc
+
+
 def _moment(value: Any) -> Any:
     if isinstance(value, str):
         try:
@@ -169,6 +184,12 @@ Causes = Annotated[
     BeforeValidator(_causes),
     WithJsonSchema({"type": "array", "items": {"type": "string", "enum": sorted(RETRIED_CAUSES)}}),
 ]
+Uncounted = Annotated[
+    list[Cause],
+    BeforeValidator(_uncounted),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "enum": sorted(UNCOUNTED_CAUSES)}}),
+]
+Factor = Annotated[float, Field(gt=1, le=100), BeforeValidator(_number)]
 Slots = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_number)]
 Priority = Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(_number)]
 _EITHER = {
@@ -227,6 +248,15 @@ class ScheduleEntry(Part):
     """Of slots missed at once, so many of the newest are made up for."""
 
 
+class MoreMemoryEntry(Part):
+    """How much more memory a run gets after it ran out of it."""
+
+    factor: Factor
+    """So many times what the attempt had that ended."""
+    up_to: Memory
+    """Not more than this: 8GiB, or a number of bytes."""
+
+
 class RetriesEntry(Part):
     """How an attempt that did not complete is tried again."""
 
@@ -242,6 +272,10 @@ class RetriesEntry(Part):
     """Up to this share of a delay is added to it."""
     on: Causes = []
     """Only after these causes; by default after any."""
+    uncounted: Uncounted = []
+    """After these (preempted, evicted, node_lost) always, whatever count says, and without counting."""
+    more_memory: MoreMemoryEntry | None = None
+    """After oom the next attempt gets more memory, if it has a limit: {factor: 2, up_to: 8GiB}."""
 
 
 class KeepEntry(Part):

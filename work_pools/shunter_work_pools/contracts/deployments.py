@@ -12,6 +12,7 @@ from shunter_work_pools.contracts.capacity import Amounts
 from shunter_work_pools.contracts.limits import Places, Strategy
 from shunter_work_pools.contracts.pauses import Pause, PausePatch
 from shunter_work_pools.contracts.secret_variables import WithoutSecrets
+from shunter_work_pools.contracts.sizes import size
 from shunter_work_pools.contracts.states import CAUSES, AttemptState, Cause
 
 #: Parameters of a run, encoded as JSON, may take this many bytes.
@@ -72,6 +73,10 @@ RETRIED_CAUSES = frozenset(
     for end in (AttemptState.FAILED, AttemptState.CRASHED, AttemptState.TIMED_OUT)
     for cause in CAUSES[end]
 )
+
+
+#: Causes that say nothing against a run, after which a policy may try again without counting.
+UNCOUNTED_CAUSES = (Cause.PREEMPTED, Cause.EVICTED, Cause.NODE_LOST)
 
 
 class MoreMemory(Contract):
@@ -272,6 +277,12 @@ class DeploymentSpec(Contract):
             raise ValueError("a queue needs a pool: name the pool whose queue it is")
         if self.when_full != "enqueue" and not self.max_active:
             raise ValueError(f"when_full {self.when_full} needs a max_active of at least 1")
+        more, limit = self.retries.more_memory, self.work.memory_limit
+        if more is not None and limit is not None and more.up_to <= limit:
+            raise ValueError(
+                f"retries.more_memory goes up to {size(more.up_to)}, which is no more than its memory_limit of "
+                f"{size(limit)}"
+            )
         self.tags = list(dict.fromkeys(self.tags))
         self.require = list(dict.fromkeys(self.require))
         self.limits = list(dict.fromkeys(self.limits))
