@@ -361,6 +361,8 @@ class Supervisor:
             attempt.timer = None
         if attempt.state in (AttemptState.CLAIMED, AttemptState.STARTING):
             attempt.started = handle.started or Stamp.now()
+            if attempt.state is AttemptState.CLAIMED:  # another agent began it
+                self._report(attempt, AttemptState.STARTING, attempt.started, {})
             self._tally.started(None if attempt.adopted else attempt.started.ticks - attempt.received.ticks)
             facts = {"pid": handle.pid} | self._manifest(attempt)
             attempt.note, attempt.note_cause = "", None

@@ -282,3 +282,18 @@ def test_a_gap_on_a_full_disk(logs: FileLogStore, monkeypatch: pytest.MonkeyPatc
     assert logs.skip(run, 1, 100, 60) == 160
     logs.append(run, 1, 160, OUTPUT[160:170])
     assert MARK.split(whole(logs, run)) == [OUTPUT[:100] + b"\n", b"60", OUTPUT[160:170]]
+
+
+def test_the_tail_has_no_mark_in_it(logs: FileLogStore) -> None:
+    """By its tail an output is found in an engine's log, which knows of no marks."""
+    run = uuid4()
+    assert logs.tail(run, 1, 4) == (0, b"")
+    logs.append(run, 1, 0, b"abcdef")
+    assert logs.tail(run, 1, 4) == (6, b"cdef")
+    assert logs.tail(run, 1, 100) == (6, b"abcdef")
+    logs.skip(run, 1, 6, 10)
+    assert logs.tail(run, 1, 4) == (16, b"")
+    logs.append(run, 1, 16, b"gh")
+    assert logs.tail(run, 1, 4) == (18, b"gh")
+    logs.append(run, 1, 18, b"ijk")
+    assert logs.tail(run, 1, 4) == (21, b"hijk")

@@ -248,11 +248,20 @@ def _use(tx: Tx) -> None:
     assert [key["referred_table"] for key in found] == ["lanes"]
 
 
-async def test_a_server_of_the_version_before_still_writes_agents(store: AnyStore) -> None:
+async def test_a_server_of_the_version_before_still_writes(store: AnyStore) -> None:
     """Of several on one Postgres, one is the first to be of this version."""
-    await store.write(lambda tx: tx.conn.execute(insert(metadata.tables["agents"]), ROWS["agents"]) and None)
+
+    def as_before(tx: Tx) -> None:
+        for name in ("pools", "queues", "deployments", "agents", "leases", "attempts"):
+            tx.conn.execute(insert(metadata.tables[name]), ROWS[name])
+
+    await store.write(as_before)
     (agent,) = await store.read(rows_of("agents"))
     assert (agent["draining"], agent["troubles"], agent["drain_session"]) == (False, [], None)
+    assert agent["reaches"] == {}
+    (lease,) = await store.read(rows_of("leases"))
+    assert (lease["handed_over"], lease["note"], lease["memory"]) == (False, None, None)
+    assert {attempt["memory"] for attempt in await store.read(rows_of("attempts"))} == {None}
 
 
 async def test_one_that_breaks_off_changes_nothing(first: Any) -> None:

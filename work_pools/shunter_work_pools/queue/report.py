@@ -196,6 +196,13 @@ def _after_the_end(tx: Tx, last: Report) -> ReportAck:
     )
 
 
+#: What has been told of an attempt by the time that it is in a state.
+_TOLD: dict[AttemptState, frozenset[AttemptState]] = {
+    AttemptState.STARTING: frozenset({AttemptState.STARTING}),
+    AttemptState.RUNNING: frozenset({AttemptState.STARTING, AttemptState.RUNNING}),
+}
+
+
 def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> ReportAck:
     state = AttemptState(lease.state)
     started_at, pid, message, seq = lease.started_at, lease.pid, lease.message, lease.seq
@@ -245,7 +252,7 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
             message = "; ".join(filter(None, (_text(item.message) or message, *doubts))) or None
             if may_move_attempt(state, item.state, Actor.AGENT):
                 state = item.state
-            elif lease.handed_over:  # the agent before has told of this step
+            elif lease.handed_over and item.state in _TOLD.get(state, ()):  # by the agent before
                 seq = item.seq
                 continue
             elif state is not AttemptState.CANCELLING:  # there progress is noted, the state stays
