@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -27,7 +28,7 @@ from tests.agents.real_server import Site, site
 from tests.engines.docker import BARE_IMAGE, IMAGE, Daemon, make_image
 from tests.engines.registry import Registry, SlowWay
 from tests.launchers import killed_agent
-from tests.launchers.attempts import Attempt, assignment, until
+from tests.launchers.attempts import Attempt, assignment, output, until
 
 pytestmark = pytest.mark.timeout(180)
 TEMPLATE: dict[str, Any] = {"image": IMAGE, "networks": ["none"]}
@@ -384,6 +385,29 @@ def test_agent_and_engine_are_killed_together(shaky: Site, docker_daemon: Daemon
     finally:
         second.terminate()
         second.wait(20)
+
+
+async def test_output_that_is_read_while_the_rest_of_it_is_fetched(docker_url: str, tmp_path: Path) -> None:
+    """What the agent ships follows the output; when the container has ended, nobody may write beside the last copy."""
+    one = Attempt(assignment(["seq", "200000"], template=TEMPLATE), tmp_path)
+    first = DockerLauncher(environ={"DOCKER_HOST": docker_url})
+    await one.start(first)
+    await first.close()
+    client = docker.APIClient(docker_url)
+    client.wait(f"shunter-{one.assignment.run}-1")
+    client.close()
+    second = DockerLauncher(environ={"DOCKER_HOST": docker_url})
+    handle = await one.recover(second)
+    assert handle is not None
+    waiting = asyncio.create_task(second.wait(handle))
+    while not waiting.done():
+        await second.read_output(handle, 0, 10)
+        await asyncio.sleep(0)
+    written = "".join(f"{n}\n" for n in range(1, 200001)).encode()
+    assert (await waiting).log_size == len(written)
+    assert await output(second, handle) == written
+    await second.cleanup(handle)
+    await second.close()
 
 
 async def test_leftovers_are_told_and_removed(docker_url: str, tmp_path: Path) -> None:

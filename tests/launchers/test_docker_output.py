@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shunter_infrastructure.copied_output import OUTPUT
 from shunter_infrastructure.docker.output import GAP, Copy, Entries
-from shunter_infrastructure.docker.streams import Address, Broken, _chunks, get
+from shunter_infrastructure.docker.streams import Address, Broken, _chunks, ask
 
 
 def framed(entries: list[tuple[int, bytes]], stream: int = 1) -> bytes:
@@ -115,7 +115,7 @@ async def test_an_answer_that_is_broken_off_is_not_taken_for_whole(tmp_path: Pat
 
 
 async def _whole(path: str) -> bytes:
-    async with get(Address(path), "/x", {}, 5) as found:
+    async with ask(Address(path), "/x", {}, 5) as found:
         return b"".join([piece async for piece in found.pieces()])
 
 
@@ -127,5 +127,5 @@ async def test_an_engine_that_says_nothing_is_away(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     async with await asyncio.start_unix_server(serve, path):
         with pytest.raises(TimeoutError):
-            async with get(Address(path), "/x", {}, 0.1):
+            async with ask(Address(path), "/x", {}, 0.1):
                 pass

@@ -139,11 +139,14 @@ class Outputs:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._followers: dict[Path, asyncio.Task[None]] = {}
+        self._ended: set[Path] = set()  # the last copy has begun: nobody may write beside it
         self._closed = False
 
     def follow(self, container: str, folder: Path) -> None:
         """Copy its output from now on."""
-        if folder not in self._followers and not self._closed and folder.exists():
+        if folder in self._followers or folder in self._ended or self._closed:
+            return
+        if folder.exists():
             task = asyncio.create_task(self._follow(container, folder), name=f"output of {container[:12]}")
             self._followers[folder] = task
 
@@ -165,7 +168,8 @@ class Outputs:
         Raises:
             LauncherUnavailable: the engine is away, or the output cannot be written here.
         """
-        await self.forget(folder)
+        self._ended.add(folder)
+        await self._stop(folder)
         try:
             await self._pass(container, folder, follow=False)
             if unseen:
@@ -187,7 +191,11 @@ class Outputs:
         return True
 
     async def forget(self, folder: Path) -> None:
-        """Follow it no more."""
+        """Nobody will ask for it any more."""
+        await self._stop(folder)
+        self._ended.discard(folder)
+
+    async def _stop(self, folder: Path) -> None:
         task = self._followers.pop(folder, None)
         if task is not None:
             task.cancel()
@@ -197,7 +205,7 @@ class Outputs:
         """Follow none any more."""
         self._closed = True
         for folder in list(self._followers):
-            await self.forget(folder)
+            await self._stop(folder)
 
 
 @contextlib.asynccontextmanager
