@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines import docker
+from tests.engines import docker, podman
 from tests.engines import promtool as prometheus_tool
 from tests.engines import registry as registries
 from tests.engines.postgres import PostgresCluster, find_binaries, install
@@ -90,6 +90,17 @@ def docker_url() -> Iterator[str]:
     _need_dockerd()
     with _own_daemon() as daemon:
         yield daemon.url
+
+
+@pytest.fixture(scope="session")
+def podman_url() -> Iterator[str]:
+    """URL of Podman's Docker-compatible service, which has the tests' images."""
+    if not podman.can_start() and os.environ.get("SHUNTER_TEST_INSTALL") == "1":
+        podman.install()
+    if not podman.can_start():
+        pytest.skip("no Podman: install it (root), or set SHUNTER_TEST_INSTALL=1 (root, Debian or Ubuntu)")
+    with podman.service() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from typing import Any
 import docker
 import psutil
 
+from tests.engines.packages import install_debian
+
 IMAGE = "localhost/python:3.11"
 #: The same without anything but one program.
 BARE_IMAGE = "localhost/bare:1"
@@ -55,20 +57,7 @@ def install() -> None:
         RuntimeError: not root, or not Debian or Ubuntu.
         subprocess.CalledProcessError: apt-get failed.
     """
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise RuntimeError("installing Docker needs root on Debian or Ubuntu")
-    policy = Path("/usr/sbin/policy-rc.d")
-    ours = not policy.exists()
-    if ours:
-        policy.write_text("#!/bin/sh\nexit 101\n")
-        policy.chmod(0o755)
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        for words in (["update"], ["install", "-y", "--no-install-recommends", "docker.io"]):
-            subprocess.run(["apt-get", "-q", *words], check=True, env=env, stdin=subprocess.DEVNULL)
-    finally:
-        if ours:
-            policy.unlink()
+    install_debian("docker.io")
 
 
 class Daemon:

@@ -229,6 +229,7 @@ class DockerEngine(ProcessEngine):
     merged = False
     many = 6  # each costs this machine the better part of a second
     template = {"image": IMAGE, "networks": ["none"]}
+    url_fixture = "docker_url"
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -256,6 +257,12 @@ class KubernetesEngine(ProcessEngine):
         from shunter_infrastructure.kubernetes.launcher import KubernetesLauncher
 
         return KubernetesLauncher(environ={"KUBECONFIG": str(self.kubeconfig)})
+
+
+class PodmanEngine(DockerEngine):
+    """Podman's Docker-compatible service."""
+
+    url_fixture = "podman_url"
 
 
 Engine = ProcessEngine | FakeEngine

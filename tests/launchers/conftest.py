@@ -22,6 +22,7 @@ from tests.launchers.attempts import (
     Engine,
     FakeEngine,
     KubernetesEngine,
+    PodmanEngine,
     ProcessEngine,
     assignment,
     processes_in,
@@ -39,12 +40,13 @@ def jobs_of_tests(cluster: Cluster) -> Iterator[tuple[Cluster, str]]:
 
 
 @pytest.fixture(
-    params=[FakeEngine, ProcessEngine, DockerEngine, KubernetesEngine], ids=lambda kind: kind.name
+    params=[FakeEngine, ProcessEngine, DockerEngine, PodmanEngine, KubernetesEngine],
+    ids=lambda kind: kind.__name__.removesuffix("Engine").lower(),
 )
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine that the conformance suite runs against."""
-    if request.param is DockerEngine:
-        return DockerEngine(request.getfixturevalue("docker_url"))
+    if issubclass(request.param, DockerEngine):
+        return DockerEngine(request.getfixturevalue(request.param.url_fixture))
     if request.param is KubernetesEngine:
         cluster, namespace = request.getfixturevalue("jobs_of_tests")
         return KubernetesEngine(cluster.kubeconfig, namespace)

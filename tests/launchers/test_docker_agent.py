@@ -441,32 +441,18 @@ async def test_leftovers_are_told_and_removed(docker_url: str, tmp_path: Path) -
     client.close()
 
 
-def test_leftovers_are_told_of_when_an_agent_starts(boxes: Site) -> None:
+async def test_leftovers_are_told_of_when_an_agent_starts(boxes: Site) -> None:
     """Whatever it finds to do; they are removed a minute later."""
-    deploy(boxes, "left", "sleep 600")
-    process = boxes.start_agent("left", pool="boxes")
-    try:
-        made = run(boxes, "left")
-        boxes.client.get_run(str(made), wait=20.0, seen=("Scheduled", 0))
-        while not containers(boxes, made):
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        process.wait()
-    shutil.rmtree(boxes.home / "agents" / "left" / "attempts")
-    boxes.client.update_pool("boxes", PoolPatch(paused=True))
-    try:
-        with boxes.agent("left", pool="boxes"):
-            deadline = time.monotonic() + 20
-            while "is owned by nobody; it will be removed" not in boxes.log("left"):
-                assert time.monotonic() < deadline, boxes.log("left")
-                time.sleep(0.05)
-    finally:
-        boxes.client.update_pool("boxes", PoolPatch(paused=False))
-        client = docker.APIClient(boxes.env["DOCKER_HOST"])
-        for one in containers(boxes, made):
-            client.remove_container(one["Id"], force=True, v=True)
-        client.close()
+    root = boxes.home / "agents" / "left" / "attempts"
+    root.mkdir(parents=True)
+    one = Attempt(assignment(["sleep", "600"], template=TEMPLATE), root)
+    launcher = DockerLauncher(environ=boxes.env)
+    handle = await one.start(launcher)
+    one.folder.rename(boxes.home / "lost")
+    with boxes.agent("left", pool="boxes"):
+        await until(lambda: "is owned by nobody; it will be removed" in boxes.log("left"), "it is told of")
+    await launcher.cleanup(handle)
+    await launcher.close()
 
 
 def test_a_run_is_cancelled_while_its_large_image_is_pulled(boxes: Site, registry: Registry) -> None:
