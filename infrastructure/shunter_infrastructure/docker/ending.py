@@ -21,6 +21,8 @@ from shunter_work_pools.contracts.deployments import RESULT_LIMIT
 from shunter_work_pools.contracts.states import Cause
 
 _NEVER = "0001-01-01"
+#: Podman takes a container that has just ended out of its mount while it is read, and sends nothing then.
+_FETCHES = 5
 
 
 def has_ended(state: dict[str, Any]) -> bool:
@@ -109,9 +111,19 @@ def size(path: Path) -> int:
 
 def fetch(client: docker.APIClient, container: str, folder: Path, *, entrypoint: bool) -> None:
     """Bring what a run left in its container into the attempt's folder: as it is, for :mod:`outcome` to judge."""
-    _fetch(client, container, RESULT, folder / outcome.RESULT)
-    if entrypoint:
-        _fetch(client, container, FAILURE, folder / outcome.FAILURE)
+    wanted = [(RESULT, outcome.RESULT)] + ([(FAILURE, outcome.FAILURE)] if entrypoint else [])
+    for source, name in wanted:
+        for left in reversed(range(_FETCHES)):
+            try:
+                _fetch(client, container, source, folder / name)
+                break
+            except _BrokenOff:
+                if not left:
+                    raise
+
+
+class _BrokenOff(OSError):
+    """An archive ended too early."""
 
 
 def _fetch(client: docker.APIClient, container: str, source: str, target: Path) -> None:
@@ -126,10 +138,13 @@ def _fetch(client: docker.APIClient, container: str, source: str, target: Path) 
     if not stat or int(stat.get("size", 0)) > RESULT_LIMIT or int(stat.get("mode", 0)) >> 16 & 0x8FFF:
         _stand_in(target, stat or {})
         return
-    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
-        entry = archive.next()
-        file = None if entry is None else archive.extractfile(entry)
-        target.write_bytes(b"" if file is None else file.read())
+    try:
+        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+            entry = archive.next()
+            file = None if entry is None else archive.extractfile(entry)
+            target.write_bytes(b"" if file is None else file.read())
+    except tarfile.ReadError as exc:
+        raise _BrokenOff(f"what the engine sent of {source} is not whole") from exc
 
 
 def _stand_in(target: Path, stat: dict[str, Any]) -> None:
