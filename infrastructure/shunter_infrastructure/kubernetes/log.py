@@ -72,17 +72,16 @@ class Lines:
             moment = ""
             if not self._within:
                 found = TIME.match(data, at)
-                if found is None:
-                    if len(data) - at >= LONGEST_TIME or b"\n" in data[at:]:
-                        raise NodeAway(data[at : at + 500].decode(errors="replace").strip())
+                if found is None and (len(data) - at >= LONGEST_TIME or b"\n" in data[at:]):
+                    raise NodeAway(data[at : at + 500].decode(errors="replace").strip())
+                if found is None or found.end() == len(data):
                     self._rest = data[at:]
                     return
                 moment, at = data[at : found.end() - 1].decode(), found.end()
             end = data.find(b"\n", at) + 1
             self._within = not end
             end = end or len(data)
-            if end > at or moment:
-                yield moment, data[at:end]
+            yield moment, data[at:end]
             at = end
 
     def finish(self) -> None:
@@ -91,7 +90,7 @@ class Lines:
         Raises:
             NodeAway: see :meth:`feed`.
         """
-        if self._rest and not self._within:
+        if self._rest and not TIME.fullmatch(self._rest):
             raise NodeAway(self._rest.decode(errors="replace").strip())
 
 

@@ -54,7 +54,7 @@ _REST = 1.0
 _PATIENCE = 30.0
 #: A new log needs some growth of the old one, and the kubelet looks every 10 s: after so many bytes, and so many
 #: seconds later, whether there is a new one is asked.
-_CHECK_BYTES, _CHECK_AFTER = 1 << 20, 5.0
+_CHECK_BYTES, _CHECK_AFTER = 1 << 18, 5.0
 
 
 class Pod(NamedTuple):
