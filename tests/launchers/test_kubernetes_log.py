@@ -51,10 +51,11 @@ def copy(folder: Path, log: bytes, piece: int = 1 << 16, handed_over: Output | N
                 return one.finish()
             except OtherLog:
                 pass
-        with contextlib.closing(Search(folder, handed_over)) as search:
-            for at in range(0, len(log), piece):
-                search.take(log[at : at + piece])
-            search.settle()
+        search = Search(folder, handed_over)
+        for at in range(0, len(log), piece):
+            search.take(log[at : at + piece])
+        search.finish()
+        search.settle()
 
 
 def output(folder: Path) -> bytes:

@@ -118,6 +118,9 @@ class Copy:
     Args:
         folder: the attempt's.
         known: there is output of before its log was found; until it is settled where that is, nothing is copied.
+
+    Attributes:
+        passed: bytes of output that came.
     """
 
     def __init__(self, folder: Path, *, known: bool = False) -> None:
@@ -128,7 +131,8 @@ class Copy:
         self._must_settle = known and self.place is None
         _mend(self._fd, self.place)
         self._size = os.fstat(self._fd).st_size
-        self._passed: int | None = None  # bytes of the log; None: it has none yet
+        self._begun = False
+        self.passed = 0
         self._noted = 0.0
 
     def take(self, chunk: bytes) -> None:
@@ -142,11 +146,10 @@ class Copy:
         new, last, at = bytearray(), "", 0
         try:
             for moment, data in self._lines.feed(chunk):
-                if self._passed is None:
+                if not self._begun:
                     self._begin(moment)
-                    self._passed = 0
-                where = self._base + self._passed
-                self._passed += len(data)
+                where = self._start + self.passed
+                self.passed += len(data)
                 fresh = where + len(data) - self._size - len(new)
                 if fresh > 0:
                     new += data[-fresh:]
@@ -168,11 +171,21 @@ class Copy:
             self._put(replace(self.place, first=first, base=self._size))
         elif self.place.first != first:
             raise OtherLog
-
-    @property
-    def _base(self) -> int:
         assert self.place is not None
-        return self.place.base
+        self._start, self._begun = self.place.base, True
+
+    def go_over(self, first: str, base: int) -> None:
+        """What comes is of another log by now.
+
+        Args:
+            first: time of its first line.
+            base: where in the file it begins.
+
+        Raises:
+            OSError: that cannot be written down.
+        """
+        assert self.place is not None
+        self._put(replace(self.place, first=first, base=base, turns=self.place.turns + 1))
 
     def _note(self, last: str, at: int) -> None:
         """How far it came; now and then, since only the place in another log is found by it."""
@@ -194,7 +207,7 @@ class Copy:
             NodeAway: it was no log.
         """
         self._lines.finish()
-        if self._passed is None and (self._must_settle or (self.place is not None and self.place.first)):
+        if not self._begun and (self._must_settle or (self.place is not None and self.place.first)):
             raise OtherLog
 
     def close(self) -> None:
@@ -216,84 +229,95 @@ class Search:
     Args:
         folder: the attempt's.
         handed_over: what the server has of it, if nothing of it was copied here.
+
+    Attributes:
+        first: time of its first line; empty: it has none.
+        base: where in the file it begins, if that is known by a line that is in both.
     """
 
     def __init__(self, folder: Path, handed_over: Output | None) -> None:
         self._folder = folder
         self._lines = Lines()
-        self._fd = open_output(folder)
         self._place = Place.load(folder)
-        _mend(self._fd, self._place)
-        self._size = os.fstat(self._fd).st_size
         self._tail = _Tail(handed_over) if handed_over and self._place is None else None
-        self._first: str | None = None
         self._passed = 0
-        self._base: int | None = None  # where in the file this log begins
+        self.first = ""
+        self.base: int | None = None
 
     def take(self, chunk: bytes) -> None:
         """Look at a piece of the log.
 
         Raises:
             NodeAway: it is no log.
+            OSError: the file cannot be read.
         """
         for moment, data in self._lines.feed(chunk):
-            if self._first is None:
-                self._first = moment
+            self.first = self.first or moment
             if self._tail is not None:
                 self._tail.take(data)
-            elif self._base is None and self._place and moment and moment == self._place.last:
+            elif self.base is None and self._place and moment and moment == self._place.last:
                 self._compare(self._place, data)
             self._passed += len(data)
 
     def _compare(self, place: Place, data: bytes) -> None:
-        known = os.pread(self._fd, len(data), place.at)
+        with (self._folder / OUTPUT).open("rb") as file:
+            known = os.pread(file.fileno(), len(data), place.at)
         if known and data.startswith(known):
-            self._base = place.at - self._passed
+            self.base = place.at - self._passed
+
+    def finish(self) -> None:
+        """The log was read to its end.
+
+        Raises:
+            NodeAway: it was no log.
+        """
+        self._lines.finish()
 
     @property
     def lost(self) -> bool:
         """What was known is not in it."""
         if self._tail is not None:
             return not self._tail.in_place and self._tail.found is None
-        return self._place is not None and self._base is None
+        return self._place is not None and self.base is None
 
     def settle(self) -> None:
-        """The log was read to its end: write down where it goes on, and mark what is missing before it.
+        """Write down where it goes on, and mark what is missing before it.
 
         Raises:
-            NodeAway: it was no log.
             OSError: it cannot be written.
         """
-        self._lines.finish()
-        first = self._first or ""
-        if self._tail is not None:
-            self._take_over(first, self._tail)
-        elif self._place is not None and self.lost and first:
-            self._mark_gap(first, self._place.turns)
-        elif self._place is not None:
-            base = self._size if self._base is None else self._base
-            replace(self._place, first=first, base=base, turns=self._place.turns + 1).save(self._folder)
+        fd = open_output(self._folder)
+        try:
+            _mend(fd, self._place)
+            if self._tail is not None:
+                self._take_over(fd, self._tail)
+            elif self._place is not None:
+                self._go_on(fd, self._place)
+        finally:
+            os.close(fd)
 
-    def _take_over(self, first: str, tail: _Tail) -> None:
-        """Put the file where the server's copy ends."""
-        if tail.in_place:
-            os.ftruncate(self._fd, 0)
-            Place(first, 0, "").save(self._folder)
-            return
-        os.ftruncate(self._fd, tail.size)
-        self._size = tail.size
-        if tail.found is not None:
-            Place(first, tail.size - tail.found, "", turns=1).save(self._folder)
+    def _go_on(self, fd: int, place: Place) -> None:
+        size = os.fstat(fd).st_size
+        if self.lost and self.first:
+            self._mark_gap(fd, size, place.turns)
         else:
-            self._mark_gap(first, 0)
+            base = size if self.base is None else self.base
+            replace(place, first=self.first, base=base, turns=place.turns + 1).save(self._folder)
 
-    def _mark_gap(self, first: str, turns: int) -> None:
-        place = Place(first, self._size + len(GAP), "", turns=turns)
+    def _take_over(self, fd: int, tail: _Tail) -> None:
+        """Put the file where the server's copy ends."""
+        os.ftruncate(fd, 0 if tail.in_place else tail.size)
+        if tail.in_place:
+            Place(self.first, 0, "").save(self._folder)
+        elif tail.found is not None:
+            Place(self.first, tail.size - tail.found, "", turns=1).save(self._folder)
+        else:
+            self._mark_gap(fd, tail.size, 0)
+
+    def _mark_gap(self, fd: int, size: int, turns: int) -> None:
+        place = Place(self.first, size + len(GAP), "", turns=turns)
         place.save(self._folder)
-        _mend(self._fd, place)
-
-    def close(self) -> None:
-        os.close(self._fd)
+        _mend(fd, place)
 
 
 class _Tail:

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +52,9 @@ _TURN = 1.0
 _REST = 1.0
 #: Seconds for which the log of what has ended is asked for, while the node does not give it.
 _PATIENCE = 30.0
-#: A new log needs some growth of the old one, and the kubelet looks every 10 s: after so many bytes, and so many
-#: seconds later, whether there is a new one is asked.
-_CHECK_BYTES, _CHECK_AFTER = 1 << 18, 5.0
+#: The kubelet looks every 10 s whether a log is over its size. Of one that has so many bytes and grows it is asked,
+#: every so many seconds, whether there is a new one.
+_CHECK_BYTES, _CHECK_AFTER = 1 << 20, 5.0
 
 
 class Pod(NamedTuple):
@@ -290,66 +290,80 @@ class Outputs:
             with _writing():
                 copying = Copy(one.folder, known=known)
             with contextlib.closing(copying) as copy:
-                async with self._checked(one.pod, copy) as grew:
-                    async for piece in answer.pieces():
-                        with _writing():
-                            copy.take(piece)
-                        one.grown.set()
-                        if follow:
-                            grew(len(piece))
+                await self._take(one, copy, answer, follow=follow)
                 copy.finish()
 
-    @contextlib.asynccontextmanager
-    async def _checked(self, pod: Pod, copy: Copy) -> AsyncIterator[Callable[[int], None]]:
-        """Break a stream off if its log is not the one that is written to any more; it is told how much came.
-
-        Raises:
-            OtherLog: it is not.
-        """
-        came, checking = 0, None
-
-        def grew(count: int) -> None:
-            nonlocal came, checking
-            came += count
-            if came >= _CHECK_BYTES and (checking is None or checking.done()):
-                came, checking = 0, asyncio.create_task(self._check(pod, copy, alarm))
-
+    async def _take(self, one: _One, copy: Copy, answer: Answer, *, follow: bool) -> None:
+        checking: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(None) as alarm:
-                yield grew
+                async for piece in answer.pieces():
+                    with _writing():
+                        copy.take(piece)
+                    one.grown.set()
+                    if follow and copy.passed > _CHECK_BYTES and (checking is None or checking.done()):
+                        checking = asyncio.create_task(self._check(one, copy, alarm))
         except TimeoutError as exc:
             raise OtherLog from exc
         finally:
             if checking is not None:
                 checking.cancel()
 
-    async def _check(self, pod: Pod, copy: Copy, alarm: asyncio.Timeout) -> None:
-        await asyncio.sleep(_CHECK_AFTER)
-        first = bytearray()
-        with contextlib.suppress(LauncherUnavailable, NodeAway, NoLog):
-            async with self._log(pod, {"limitBytes": str(LONGEST_TIME)}) as answer:
-                async for piece in answer.pieces():
-                    first += piece
-        found = TIME.match(first)
-        if found and copy.place and found[0].decode().strip() != copy.place.first:
-            alarm.reschedule(asyncio.get_running_loop().time())
+    async def _check(self, one: _One, copy: Copy, alarm: asyncio.Timeout) -> None:
+        """See that a stream goes over to the new logs that the kubelet begins, and break it off if it does not: one
+        that was begun before the stream had come to the end of the old one is never seen by it."""
+        seen = -1
+        while copy.passed != seen:  # once more after the last that came
+            seen = copy.passed
+            await asyncio.sleep(_CHECK_AFTER)
+            with contextlib.suppress(LauncherUnavailable, Unwritable, NodeAway, NoLog):
+                if await self._is_left_behind(one, copy):
+                    alarm.reschedule(asyncio.get_running_loop().time())
+                    return
+
+    async def _is_left_behind(self, one: _One, copy: Copy) -> bool:
+        if not copy.place or await self._first(one.pod) in ("", copy.place.first):
+            return False
+        for _ in range(2):
+            passed = copy.passed
+            search = await self._search(one)
+            if search.base is not None:
+                copy.go_over(search.first, search.base)
+                return False
+            await asyncio.sleep(_TURN)
+            if copy.passed != passed:
+                return False  # it is not at the end of the old one yet
+        return True
+
+    async def _first(self, pod: Pod) -> str:
+        """Time of the first line of a log; empty: it has none."""
+        head = bytearray()
+        async with self._log(pod, {"limitBytes": str(LONGEST_TIME)}) as answer:
+            async for piece in answer.pieces():
+                head += piece
+        found = TIME.match(head)
+        return found[0].decode().strip() if found else ""
+
+    async def _search(self, one: _One) -> Search:
+        """Look through a log for what is known of it."""
+        async with self._log(one.pod, {}) as answer:
+            with _writing():
+                search = Search(one.folder, one.handed_over)
+            async for piece in answer.pieces():
+                with _writing():
+                    search.take(piece)
+        search.finish()
+        return search
 
     async def _settle(self, one: _One) -> None:
         """Find where a log goes on that is another than before. That it cannot be found is believed of two reads: one
         may have been broken off."""
-        for again in (True, False):
-            async with self._log(one.pod, {}) as answer:
-                with _writing():
-                    searching = Search(one.folder, one.handed_over)
-                with contextlib.closing(searching) as search:
-                    async for piece in answer.pieces():
-                        with _writing():
-                            search.take(piece)
-                    if not (search.lost and again):
-                        with _writing():
-                            search.settle()
-                        return
+        search = await self._search(one)
+        if search.lost:
             await asyncio.sleep(_TURN)
+            search = await self._search(one)
+        with _writing():
+            search.settle()
 
     @contextlib.asynccontextmanager
     async def _log(self, pod: Pod, query: Mapping[str, str]) -> AsyncIterator[Answer]:
