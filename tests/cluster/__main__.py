@@ -32,6 +32,9 @@ def main() -> None:
     ):
         deeds.add_parser(deed, help=does).add_argument("program")
     deeds.add_parser("load-image", help="give it an image").add_argument("archive", type=Path)
+    fakes = deeds.add_parser("fake-nodes", help="have nodes that are not there, for thousands of pods")
+    fakes.add_argument("count", type=int, help="how many; 0: none any more")
+    deeds.add_parser("end-fake-pods", help="let all pods on them end")
     account = deeds.add_parser("account", help="make a service account, and its kubeconfig")
     account.add_argument("account")
     account.add_argument("kubeconfig", type=Path, help="the file to write")
@@ -67,6 +70,10 @@ def _do(given: argparse.Namespace) -> None:
         print(cluster.log(given.program), end="")
     elif given.deed == "load-image":
         cluster.load_image(given.archive.resolve())
+    elif given.deed == "fake-nodes":
+        cluster.add_fake_nodes(given.count) if given.count else cluster.remove_fake_nodes()
+    elif given.deed == "end-fake-pods":
+        cluster.end_fake_pods()
     elif given.deed == "account":
         cluster.account(given.kubeconfig, given.account, given.rules, namespace=given.namespace)
     else:

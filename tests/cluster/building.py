@@ -1,4 +1,4 @@
-"""Builds ``tools/``: Kubernetes in one binary, kept in the cache under what it was made of."""
+"""Builds ``tools/``: Kubernetes in one binary, kept in the cache under what it was made of; and kwok."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.cluster.packages import CannotHaveCluster, find, search_path
 
 TOOLS = Path(__file__).with_name("tools")
 VERSION = re.findall(r"k8s\.io/kubernetes (v[\d.]+)", (TOOLS / "go.mod").read_text())[0]
+KWOK = "v0.8.0"
 #: Debug symbols would take a third of the binary and some of the time, and nobody debugs it.
 _FLAGS = ["-trimpath", "-gcflags=all=-dwarf=false"]
 
@@ -29,6 +30,26 @@ def kubernetes() -> Path:
     with cache.locked("build"):
         if not binary.exists():
             _build(binary)
+    return binary
+
+
+def kwok() -> Path:
+    """The binary, built if the cache has none of this version: a minute on two cores with nothing cached.
+
+    Raises:
+        CannotHaveCluster: the build failed; the message has the end of what it said.
+    """
+    binary = cache.folder() / f"kwok-{KWOK}" / "kwok"
+    with cache.locked("build"):
+        if not binary.exists():
+            print("building kwok: about a minute on two cores, once", flush=True)
+            _go(
+                "install",
+                *_FLAGS,
+                "-ldflags=-s -w",
+                f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}",
+                target=binary.parent,
+            )
     return binary
 
 
@@ -49,11 +70,18 @@ def _version() -> str:
 def _build(binary: Path) -> None:
     draft, started = binary.with_suffix(".new"), time.monotonic()
     print("building Kubernetes: about six minutes on two cores, once", flush=True)
-    env = os.environ | {"CGO_ENABLED": "0", "PATH": search_path()}
+    _go("build", *_FLAGS, f"-ldflags=-s -w {_version()}", "-o", str(draft), ".")
+    draft.rename(binary)
+    print(f"built in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _go(*words: str, target: Path | None = None) -> None:
     done = subprocess.run(
-        [find("go") or "go", "build", *_FLAGS, f"-ldflags=-s -w {_version()}", "-o", str(draft), "."],
+        [find("go") or "go", *words],
         cwd=TOOLS,
-        env=env,
+        env=os.environ
+        | {"CGO_ENABLED": "0", "PATH": search_path()}
+        | ({"GOBIN": str(target)} if target else {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,6 +89,4 @@ def _build(binary: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise CannotHaveCluster(f"go build failed in {TOOLS}:\n{done.stdout[-4000:]}")
-    draft.rename(binary)
-    print(f"built in {time.monotonic() - started:.0f} s", flush=True)
+        raise CannotHaveCluster(f"go {words[0]} failed in {TOOLS}:\n{done.stdout[-4000:]}")

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import building, cache, credentials, images
+from tests.cluster import building, cache, credentials, fake_nodes, images
 from tests.cluster.machine import Machine
 from tests.cluster.packages import CannotHaveCluster, find, provide
 from tests.cluster.programs import API_SERVICE, NODE, Program, programs
@@ -188,6 +188,39 @@ class OwnCluster(Cluster):
         for name in re.findall(r"^unpacking (\S+)", self.machine.command(*into, str(archive)), re.MULTILINE):
             self.machine.command(self._kubernetes(), "image", engine, name)
 
+    def add_fake_nodes(self, count: int) -> None:
+        """Have at least so many nodes that are not there, see ``fake_nodes.py``; the pods on them run until told to end.
+
+        Raises:
+            CannotHaveCluster: kwok cannot be built.
+        """
+        self._run_kwok(ending=False)
+        self.apply(*(fake_nodes.node(number) for number in range(count)))
+        names = [f"node/fake-{number}" for number in range(count)]
+        self.kubectl("wait", "--for=condition=Ready", *names, f"--timeout={START_LIMIT:.0f}s")
+
+    def end_fake_pods(self) -> None:
+        """Let all pods on fake nodes end, and all that come, until :meth:`add_fake_nodes` is called again."""
+        self._run_kwok(ending=True)
+
+    def remove_fake_nodes(self) -> None:
+        """Have none any more; the pods that were on them go, too."""
+        self.kubectl(
+            "delete", "pods", "-A", "--field-selector=spec.nodeName!=" + NODE, "--force", "--grace-period=0"
+        )
+        self.kubectl("delete", "nodes", "-l", fake_nodes.FAKE)
+        kept = self._programs()
+        self.stop("kwok")
+        self._keep({name: one for name, one in kept.items() if name != "kwok"})
+
+    def _run_kwok(self, *, ending: bool) -> None:
+        kwok = fake_nodes.program(self.folder, building.kwok(), self.machine.address, ending=ending)
+        known = self._programs()
+        self._keep({**known, "kwok": kwok})
+        if "kwok" in known:
+            self.stop("kwok")
+        self.start("kwok")
+
     def log(self, name: str) -> str:
         """What a program has said since the cluster came up."""
         return (self.folder / "logs" / name).read_text(errors="replace")
@@ -200,8 +233,7 @@ class OwnCluster(Cluster):
             address = self.machine.address
             credentials.write(self.folder / "credentials", address, API_SERVICE, NODE)
             found = programs(self.folder, binary, address, self.machine.cgroup)
-            kept = {name: {"argv": one.argv, "health": one.health} for name, one in found.items()}
-            (self.folder / "programs.json").write_text(json.dumps(kept, indent=1))
+            self._keep(found)
             self.start("containerd")
             with ThreadPoolExecutor() as beside:
                 loading = [beside.submit(self.load_image, archive) for archive in ready_images]
@@ -215,6 +247,10 @@ class OwnCluster(Cluster):
             self.machine.end()
             raise
         (self.folder / "up").touch()
+
+    def _keep(self, found: dict[str, Program]) -> None:
+        kept = {name: {"argv": one.argv, "health": one.health} for name, one in found.items()}
+        (self.folder / "programs.json").write_text(json.dumps(kept, indent=1))
 
     def _programs(self) -> dict[str, Program]:
         kept = json.loads((self.folder / "programs.json").read_text())

@@ -45,6 +45,7 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
     (settings / "containerd.toml").write_text(_containerd(folder))
     _write(settings / "kubelet.json", _kubelet(folder, cgroup, address))
     _write(settings / "proxy.json", _proxy(folder, address))
+    _write(settings / "scheduler.json", _scheduler(folder))
     (settings / "resolv.conf").write_text("")
     kube = str(binary)
 
@@ -67,6 +68,7 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
                 f"--service-account-private-key-file={secrets / 'accounts.key'}",
                 "--use-service-account-credentials",
                 "--leader-elect=false",
+                *("--kube-api-qps=500", "--kube-api-burst=1000"),  # thousands of Jobs do not wait for it
                 "--node-monitor-grace-period=20s",  # so that a lost node is seen within a test
                 *(f"--bind-address={address}", f"--cert-dir={folder / 'made'}"),
             ],
@@ -74,7 +76,7 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
         ),
         "scheduler": Program(
             [
-                *(kube, "scheduler", configured("scheduler"), "--leader-elect=false"),
+                *(kube, "scheduler", f"--config={settings / 'scheduler.json'}"),
                 *(f"--bind-address={address}", f"--cert-dir={folder / 'made'}"),
             ],
             f"https://{address}:10259/healthz",
@@ -198,6 +200,16 @@ def _kubelet(folder: Path, cgroup: str, address: str) -> dict[str, Any]:
             "nodefs.inodesFree": "1%",
             "imagefs.available": "1%",
         },
+    }
+
+
+def _scheduler(folder: Path) -> dict[str, Any]:
+    kubeconfig = str(folder / "credentials" / "scheduler.kubeconfig")
+    return {
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "leaderElection": {"leaderElect": False},
+        "clientConnection": {"kubeconfig": kubeconfig, "qps": 500, "burst": 1000},
     }
 
 
