@@ -34,7 +34,7 @@ def kubernetes() -> Path:
 
 
 def kwok() -> Path:
-    """The binary, built if the cache has none of this version: a minute on two cores with nothing cached.
+    """The binary, built if the cache has none of this version: two minutes of processor time with nothing cached.
 
     Raises:
         CannotHaveCluster: the build failed; the message has the end of what it said.
@@ -42,7 +42,7 @@ def kwok() -> Path:
     binary = cache.folder() / f"kwok-{KWOK}" / "kwok"
     with cache.locked("build"):
         if not binary.exists():
-            print("building kwok: about a minute on two cores, once", flush=True)
+            print("building kwok: a minute or two on two cores, once", flush=True)
             _go(
                 "install",
                 *_FLAGS,

@@ -48,7 +48,7 @@ def program(folder: Path, kwok: Path, address: str, *, ending: bool) -> Program:
     secrets, settings = folder / "credentials", folder / "settings"
     log = folder / "logs" / "fake-pods"
     log.write_bytes(b"2026-01-01T00:00:00.000000000Z stdout F " + SAID)
-    documents = [_logs(log), _node_ready(), _pod_runs(), _pod_goes(), *([_pod_ends()] if ending else [])]
+    documents = [_logs(log), *_node_lives(), _pod_runs(), _pod_goes(), *([_pod_ends()] if ending else [])]
     (settings / "kwok.yaml").write_text("\n---\n".join(json.dumps(one, indent=1) for one in documents))
     return Program(
         [
@@ -57,7 +57,7 @@ def program(folder: Path, kwok: Path, address: str, *, ending: bool) -> Program:
                 f"--config={settings / 'kwok.yaml'}",
                 f"--kubeconfig={secrets / 'admin.kubeconfig'}",
             ),
-            *(f"--manage-nodes-with-label-selector={FAKE}=true", "--node-lease-duration-seconds=20"),
+            *(f"--manage-nodes-with-label-selector={FAKE}=true", "--node-lease-duration-seconds=0"),
             *(f"--node-ip={address}", f"--node-port={_PORT}", f"--server-address={address}:{_PORT}"),
             *(
                 f"--tls-cert-file={secrets / 'server.crt'}",
@@ -101,8 +101,8 @@ def _stage(
     }
 
 
-def _node_ready() -> dict[str, Any]:
-    ready = '.status.conditions.[] | select( .type == "Ready" ) | .status'
+def _node_lives() -> list[dict[str, Any]]:
+    """It is ready, and says so every five seconds; not by leases, which a kwok that is started anew must wait for."""
     template = f"""{_NOW}
 addresses:
 - {{type: InternalIP, address: {{{{ NodeIP }}}}}}
@@ -113,12 +113,16 @@ conditions:
   reason: KubeletReady
   message: there is none
   lastHeartbeatTime: {{{{ $now | Quote }}}}
-  lastTransitionTime: {{{{ $now | Quote }}}}
+  lastTransitionTime: {{{{ .metadata.creationTimestamp | Quote }}}}
 nodeInfo: {{architecture: "", bootID: "", containerRuntimeVersion: kwok, kernelVersion: "", kubeProxyVersion: "",
   kubeletVersion: kwok, machineID: "", operatingSystem: linux, osImage: "", systemUUID: ""}}
 phase: Running
 """
-    return _stage("node-ready", "Node", [(ready, "NotIn", ["True"])], {"statusTemplate": template})
+    ready = '.status.conditions.[] | select( .type == "Ready" ) | .status'
+    begins = _stage("node-ready", "Node", [(ready, "NotIn", ["True"])], {"statusTemplate": template})
+    goes_on = _stage("node-lives", "Node", [(ready, "In", ["True"])], {"statusTemplate": template})
+    goes_on["spec"]["delay"] = {"durationMilliseconds": 5000}
+    return [begins, goes_on]
 
 
 def _pod_runs() -> dict[str, Any]:
