@@ -117,7 +117,7 @@ class DockerLauncher(OwnWork):
         key = (assignment.run, assignment.attempt)
         if note != self._notes.get(key, ""):
             self._notes[key] = note
-            self.on_note(*key, note)
+            self.on_note(assignment.run, assignment.attempt, note, None)
         if not note:
             self._notes.pop(key, None)
 
