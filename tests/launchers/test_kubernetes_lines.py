@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from shunter_infrastructure.kubernetes import manifest
+from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import SyncRequest
 from tests.agents.real_server import Site, site
 from tests.launchers.test_docker_lines import refused, said, shunter
 
@@ -211,15 +214,46 @@ def test_a_deployment_file_is_told_the_line_of_a_wrong_patch(there: Site) -> Non
     assert "Did you mean hostNetwork?" in text
 
 
-def test_preview_is_what_the_agent_sends_but_for_the_ids(there: Site) -> None:
-    said(there, "pool", "create", "exact", "--type", "kubernetes", "--match", "k8s", "--template", "image=x")
-    said(
-        there, "deploy", "--name", "exact", "--tag", "k8s", "-p", "a=1", "--", "python3", "-c", 'print("hi")'
-    )
-    found = said(there, "pool", "template", "preview", "exact", "exact")
-    assert "shunter.dev/parameters" in found
+def test_the_schema_of_the_variables(there: Site) -> None:
+    said(there, "pool", "create", "exact", "--type", "kubernetes", "--template", "image=x")
     schema = json.loads(said(there, "pool", "template", "show", "exact", "--schema"))
     assert schema["required"] == ["image"]
     assert set(schema["properties"]) >= {"patch", "spot", "secret_env"}
-    assert json.loads(found)["metadata"]["name"] == "shunter-00000000-0000-0000-0000-000000000000-1"
-    assert json.loads(found)["metadata"]["labels"][manifest.DEPLOYMENT] == "exact"
+
+
+def test_preview_is_what_an_agent_sends_but_for_the_ids(there: Site) -> None:
+    """What the server grants is made into a Job here; secret values come with it, also after changes of what was read."""
+    words = [
+        "--template",
+        "image=x",
+        "--template",
+        'secret_env={"KEY": "hush"}',
+        "--template",
+        "spot=required",
+    ]
+    said(there, "pool", "create", "sent", "--type", "kubernetes", *words)
+    said(there, "pool", "template", "set", "sent", "cpu=1")
+    deploy = ["deploy", "--name", "sent", "--pool", "sent", "--no-check", "--timeout", "60s"]
+    said(there, *deploy, "--var", "user=1000", "--", "echo", "$(A) $$")
+    preview = said(there, "pool", "template", "preview", "sent", "sent")
+    run = json.loads(said(there, "run", "start", "sent", "-o", "json"))["id"]
+    request = SyncRequest(
+        session=uuid4(), identity=uuid4(), protocol=PROTOCOL, pools=["sent"], free=1, limit=1, hold_for=5
+    )
+    (granted,) = there.client.sync("a1", request).assignments
+    template = manifest.read_template(granted)
+    made = json.dumps(manifest.job(granted, template, "AGENT", {}), indent=2)
+    scheduled_at = granted.scheduled_at.isoformat().replace("+00:00", "Z")
+    for own, shown in ((run, str(UUID(int=0))), (scheduled_at, "1970-01-01T00:00:00Z")):
+        assert own in made
+        made = made.replace(own, shown)
+    assert made == preview.rstrip("\n")
+    secret = manifest.secret(granted, template, {}, "uid")
+    assert secret is not None
+    assert secret["stringData"] == {"KEY": "hush"}
+    for words in (
+        ["run", "inspect", run, "-o", "json"],
+        ["run", "explain", run],
+        ["run", "events", run, "-o", "json"],
+    ):
+        assert "hush" not in shunter(there, *words).stdout
