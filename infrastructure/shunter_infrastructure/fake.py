@@ -296,8 +296,7 @@ class FakeLauncher(OwnWork):
             script = Script.parse(words)
         except ValueError as exc:
             raise LaunchFailed(Cause.START_FAILED, str(exc), "Correct the script.") from exc
-        if self.engine is not None:
-            (folder / MANIFEST).write_text(json.dumps({"words": words}))
+        self._keep_manifest(folder, words)
         work = self._found(assignment, folder)
         if work is None and script.start_delay:
             self._draft(folder).touch()
@@ -335,6 +334,10 @@ class FakeLauncher(OwnWork):
             work.save(self._state(folder))
         return work
 
+    def _keep_manifest(self, folder: Path, words: list[str]) -> None:
+        if self.engine is not None:
+            (folder / MANIFEST).write_text(json.dumps({"words": words}))
+
     def _mine(self, handle: Handle) -> _Work | None:
         """The work of a handle, unless somebody has it under a higher epoch."""
         work = _Work.load(self._state(handle.folder))
@@ -352,6 +355,8 @@ class FakeLauncher(OwnWork):
         work = self._found(assignment, folder) if assignment.handed_over else _Work.load(self._state(folder))
         if work is None and withdraw:
             self._draft(folder).unlink(missing_ok=True)
+        elif work is not None:
+            self._keep_manifest(folder, work.words)
         return None if work is None else _handle(folder, work, assignment.epoch)
 
     async def hold(self, handle: Handle, lease: Lease) -> None:

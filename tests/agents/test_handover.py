@@ -132,6 +132,11 @@ def test_an_agent_is_killed_at_any_step_or_frozen(impatient: Site, engine: Path)
         kill(*old.values(), *([other] if other else []))
 
 
+#: What an agent passes that finds work; those that it passes when there is none yet.
+WHERE_IT_IS_BEGUN = ("after-starting-journaled", "after-launch-requested", "after-started")
+TAKING_OVER = tuple(point for point in POINTS if point != "before-journal-cleared")
+
+
 def test_the_one_that_takes_over_is_killed_at_any_step(impatient: Site, engine: Path) -> None:
     """Its next life goes on with what it was handed."""
     here = impatient
@@ -139,18 +144,19 @@ def test_the_one_that_takes_over_is_killed_at_any_step(impatient: Site, engine: 
     new: dict[str, subprocess.Popen[bytes]] = {}
     old = None
     try:
-        for point in POINTS:
-            runs[point] = deploy(here, f"to-{point}", "sleep=30")
+        for point in sorted(TAKING_OVER, key=WHERE_IT_IS_BEGUN.__contains__):
+            begins = ("start_delay=8", "sleep=1") if point in WHERE_IT_IS_BEGUN else ("sleep=30",)
+            runs[point] = deploy(here, f"to-{point}", *begins)
         pools = [word for point in runs for word in ("--pool", f"to-{point}")]
         old = here.start_agent("first", *pools, limit=100, engine=engine, pool="default")
-        for run in runs.values():
-            until(lambda run=run: here.client.get_run(str(run)).state == "Running")  # type: ignore[misc]
+        for point, run in runs.items():
+            state = "Starting" if point in WHERE_IT_IS_BEGUN else "Running"
+            until(lambda run=run, state=state: here.client.get_run(str(run)).state == state)  # type: ignore[misc]
         kill(old)
-        for point in POINTS:
-            name = f"new-{point}"
+        for point in TAKING_OVER:
             at = f"{point}#2" if point == "after-sync-answer" else point
-            new[point] = here.start_agent(name, kill_at=at, pool=f"to-{point}", engine=engine)
-        for point in POINTS:
+            new[point] = here.start_agent(f"new-{point}", kill_at=at, pool=f"to-{point}", engine=engine)
+        for point in TAKING_OVER:
             assert new[point].wait(90) == -signal.SIGKILL, here.log(f"new-{point}")
             new[point] = here.start_agent(f"new-{point}", pool=f"to-{point}", engine=engine)
         for point, run in runs.items():

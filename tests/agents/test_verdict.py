@@ -85,3 +85,14 @@ def test_a_message_can_travel_whatever_it_holds() -> None:
     assert message is not None
     assert len(message) <= MESSAGE_LIMIT + 10
     message.encode()
+
+
+def test_what_a_launch_waited_for_is_told_when_its_time_ran_out() -> None:
+    assert never_started(Stop.START_TIMEOUT, "no room", C.UNSCHEDULABLE) == (
+        S.CRASHED,
+        C.UNSCHEDULABLE,
+        "no room",
+    )
+    assert never_started(Stop.START_TIMEOUT, "no room") == (S.CRASHED, C.START_TIMEOUT, "no room")
+    assert never_started(Stop.START_TIMEOUT, "", C.TIMEOUT) == (S.CRASHED, C.START_TIMEOUT, None)
+    assert never_started(Stop.CANCEL, "no room", C.UNSCHEDULABLE)[:2] == (S.CANCELLED, C.CANCELLED)

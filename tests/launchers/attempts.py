@@ -222,6 +222,16 @@ class FakeEngine:
         return ["fake", "start_error=/no/such/program does not exist"]
 
 
+class SharedFakeEngine(FakeEngine):
+    """The same with an engine that several agents reach, as they reach a cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def launcher(self) -> Launcher:
+        return FakeLauncher(engine=self.folder)
+
+
 class DockerEngine(ProcessEngine):
     """Real containers, of an image with a shell."""
 

@@ -24,10 +24,19 @@ from tests.launchers.attempts import (
     KubernetesEngine,
     PodmanEngine,
     ProcessEngine,
+    SharedFakeEngine,
     assignment,
     processes_in,
 )
 
+_ENGINES = {
+    "fake": FakeEngine,
+    "fake-shared": SharedFakeEngine,
+    "process": ProcessEngine,
+    "docker": DockerEngine,
+    "podman": PodmanEngine,
+    "kubernetes": KubernetesEngine,
+}
 
 @pytest.fixture(scope="session")
 def jobs_of_tests(cluster: Cluster) -> Iterator[tuple[Cluster, str]]:
@@ -39,19 +48,26 @@ def jobs_of_tests(cluster: Cluster) -> Iterator[tuple[Cluster, str]]:
     cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
-@pytest.fixture(
-    params=[FakeEngine, ProcessEngine, DockerEngine, PodmanEngine, KubernetesEngine],
-    ids=lambda kind: kind.__name__.removesuffix("Engine").lower(),
-)
+@pytest.fixture(params=list(_ENGINES))
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine that the conformance suite runs against."""
-    if issubclass(request.param, DockerEngine):
-        return DockerEngine(request.getfixturevalue(request.param.url_fixture))
-    if request.param is KubernetesEngine:
+    kind = _ENGINES[request.param]
+    if issubclass(kind, DockerEngine):
+        return kind(request.getfixturevalue(kind.url_fixture))
+    if kind is KubernetesEngine:
         cluster, namespace = request.getfixturevalue("jobs_of_tests")
         return KubernetesEngine(cluster.kubeconfig, namespace)
-    made: Engine = request.param()
+    if kind is SharedFakeEngine:
+        return shared_engine(request.getfixturevalue("tmp_path"))
+    made: Engine = kind()
     return made
+
+
+def shared_engine(root: Path) -> SharedFakeEngine:
+    """A fake engine that several agents reach."""
+    folder = root / "engine"
+    folder.mkdir()
+    return SharedFakeEngine(folder)
 
 
 @pytest_asyncio.fixture
