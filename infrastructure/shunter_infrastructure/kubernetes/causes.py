@@ -49,34 +49,36 @@ class Fault:
     grace: float
 
 
-def note(pod: Document | None, events: list[Document]) -> str:
-    """What a launch waits for, in one sentence; empty if its container runs, or ran.
+def note(pod: Document | None, events: list[Document]) -> tuple[str, Cause | None]:
+    """What a launch waits for, in one sentence, and the cause of its end if it waits in vain.
 
     Args:
-        pod: None if there is none yet.
+        pod: it has not begun; None if there is none yet.
         events: of the Job while there is no pod, later of the pod; none if they were not asked for.
     """
     if pod is None:
         said = _last(events, "FailedCreate")
-        return f"its pod cannot be made: {said}" if said else "its pod is about to be made"
-    if has_begun(pod):
-        return ""
+        return (
+            (f"its pod cannot be made: {said}", Cause.REJECTED)
+            if said
+            else ("its pod is about to be made", None)
+        )
     fault = fault_of_pod(pod)
     if fault is not None:
-        return fault.detail
+        return fault.detail, fault.cause
     unscheduled = _unscheduled(pod)
     if unscheduled:
-        return unscheduled
+        return unscheduled, Cause.UNSCHEDULABLE
     if not pod["spec"].get("nodeName"):
-        return "its pod waits for the scheduler"
+        return "its pod waits for the scheduler", None
     node = f"node {pod['spec']['nodeName']}"
     said = _last(events, "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedMapVolume")
     if said:
-        return f"{node} cannot make its container: {said}"
-    begun = _waiting_init(pod)
+        return f"{node} cannot make its container: {said}", Cause.START_FAILED
+    begun = _running_init(pod)
     if begun:
-        return f"init container {begun} runs on {node}"
-    return f"{node} fetches the image, or makes the container"
+        return f"init container {begun} runs on {node}", None
+    return f"{node} fetches the image, or makes the container", None
 
 
 def fault_of_pod(pod: Document) -> Fault | None:
@@ -114,11 +116,6 @@ def fault_of_job(events: list[Document]) -> Fault | None:
             Cause.REJECTED, f"its pod is not admitted: {said}", rejection_remedy(said), REJECTED_GRACE
         )
     return None
-
-
-def unschedulable(pod: Document | None) -> str:
-    """The scheduler's words, if it has found no node; empty otherwise."""
-    return "" if pod is None else _unscheduled(pod)
 
 
 def _unscheduled(pod: Document) -> str:
@@ -164,7 +161,7 @@ def run_status(pod: Document) -> Document | None:
     return next((one for one in _statuses(pod, "containerStatuses") if one["name"] == RUN_CONTAINER), None)
 
 
-def _waiting_init(pod: Document) -> str:
+def _running_init(pod: Document) -> str:
     for one in _statuses(pod, "initContainerStatuses"):
         if "running" in one.get("state", {}):
             return str(one["name"])

@@ -71,12 +71,13 @@ class KubernetesLauncher:
         self._posts: dict[str, asyncio.Task[Document]] = {}
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._endings: dict[Path, asyncio.Lock] = {}
+        self._notes: dict[str, str] = {}  # what was told of a launch at last
         self._leftovers: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._leftover_grace = leftover_grace
         self._closed = False
 
     @staticmethod
-    def on_note(run: UUID, attempt: int, note: str) -> None:
+    def on_note(run: UUID, attempt: int, note: str, cause: Cause | None) -> None:
         """See :class:`Launcher`; the agent puts its own in place of this."""
 
     async def check(self) -> None:
@@ -119,16 +120,15 @@ class KubernetesLauncher:
         before = None
         job = watch.job(launch.name)
         if job is None or job.get("gone"):
-            if _was_made(folder):
+            if _has_begun_before(assignment, folder):
                 return _noted(assignment, folder)  # somebody deleted it: its end tells so
             before = Stamp.now()
             job = await self._create(launch)
+        elif not (folder / MADE).exists():
+            await self._go_with(launch, job)
         await self._hold(launch, job)
-        _write(folder / MADE, {"uid": job["metadata"]["uid"]})
-        try:
-            pod = await self._begun(launch)
-        finally:
-            self._note(launch, "")
+        pod = await self._begun(launch)
+        self._note(launch, "")
         _note_start(launch, pod, before)
         self._outputs.follow(Pod(template.namespace, pod["metadata"]["name"]), folder, assignment.handed_over)
         return _noted(assignment, folder)
@@ -216,18 +216,18 @@ class KubernetesLauncher:
                 Cause.REJECTED, f"the cluster does not admit the Job: {said}", causes.rejection_remedy(said)
             )
         if "exceeded quota" in said:
-            self._note(launch, f"its Job cannot be made: {said}")
+            self._note(launch, f"its Job cannot be made: {said}", Cause.REJECTED)
             return LaunchRefused(f"the cluster does not admit the Job: {said}", causes.rejection_remedy(said))
         if exc.status == _FORBIDDEN:
             trouble = await missing_rights(self.client, launch.template.namespace, exc)
-            self._note(launch, trouble.detail)
+            self._note(launch, trouble.detail, Cause.REJECTED)
             return LaunchRefused(trouble.detail, trouble.remedy)
         return LaunchRefused(f"the cluster does not make the Job: {said}", "It is tried again.")
 
     async def _hold(self, launch: _Launch, job: Document) -> None:
         """Write down whose the Job is, if another agent had it: never over a higher epoch."""
         epoch = launch.assignment.epoch
-        while _epoch(job) < epoch or (launch.assignment.handed_over and _is_of_another(job, launch.agent)):
+        while _epoch(job) != epoch:
             if _epoch(job) > epoch:
                 raise LauncherUnavailable(f"Job {launch.name} is held by another agent, by a later lease")
             metadata = manifest.held_by(launch.agent, epoch)
@@ -267,7 +267,7 @@ class KubernetesLauncher:
                 events = await self._events(launch, job, pod, patience)
                 fault = causes.fault_of_pod(pod) if pod is not None else causes.fault_of_job(events)
                 if fault is not None or patience.is_long:
-                    self._note(launch, causes.note(pod, events))
+                    self._note(launch, *causes.note(pod, events))
                 left = patience.left(fault)
                 if fault is not None and left <= 0:
                     await self._fail(launch, fault.cause, fault.detail, fault.remedy)
@@ -275,10 +275,12 @@ class KubernetesLauncher:
                     async with asyncio.timeout(patience.until_next(left)):
                         await bell.wait()
 
-    def _note(self, launch: _Launch, note: str) -> None:
-        if note != launch.note:
-            launch.note = note
-            self.on_note(launch.assignment.run, launch.assignment.attempt, note[:1000])
+    def _note(self, launch: _Launch, note: str, cause: Cause | None = None) -> None:
+        if note != self._notes.get(launch.name, ""):
+            self._notes[launch.name] = note
+            self.on_note(launch.assignment.run, launch.assignment.attempt, note, cause)
+        if not note:
+            self._notes.pop(launch.name, None)
 
     async def _events(
         self, launch: _Launch, job: Document | None, pod: Document | None, patience: _Patience
@@ -302,6 +304,7 @@ class KubernetesLauncher:
 
     async def _fail(self, launch: _Launch, cause: Cause, detail: str, remedy: str = "") -> None:
         """Remove what was made, then say why it cannot be started."""
+        self._notes.pop(launch.name, None)
         await self._withdraw(launch.watch, launch.name)
         with contextlib.suppress(FileNotFoundError):
             (launch.folder / MADE).unlink()
@@ -352,13 +355,16 @@ class KubernetesLauncher:
         there = job is not None and not job.get("gone")
         if there and _epoch(job) > assignment.epoch:
             return None
+        if there and _epoch(job) < assignment.epoch and assignment.handed_over and not withdraw:
+            return None  # it is to be written down as ours first: by start()
         if pod is not None and causes.has_begun(pod):
             launch = _Launch(assignment, template, folder, "", watch)
             _note_start(launch, pod, None)
             return _noted(assignment, folder)
-        if not there and _was_made(folder):
+        if not there and _has_begun_before(assignment, folder):
             return _noted(assignment, folder)
         if withdraw:
+            self._notes.pop(name, None)
             await self._withdraw(watch, name)
             with contextlib.suppress(FileNotFoundError):
                 (folder / MADE).unlink()
@@ -386,11 +392,10 @@ class KubernetesLauncher:
                 job, pod = watch.job(name), watch.pod(name)
                 if _has_ended(job, pod):
                     break
-                assert pod is not None
-                self._outputs.follow(
-                    Pod(watch.namespace, pod["metadata"]["name"]), handle.folder, _handed_over(handle)
-                )
-                deadline = ending.gone_by(pod)
+                if pod is not None:
+                    at = Pod(watch.namespace, pod["metadata"]["name"])
+                    self._outputs.follow(at, handle.folder, _handed_over(handle))
+                deadline = None if pod is None else ending.gone_by(pod)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(
                         None if deadline is None else max(0.0, deadline - time.time())
@@ -468,12 +473,12 @@ class KubernetesLauncher:
 
     async def cleanup(self, handle: Handle) -> None:
         """See :meth:`Launcher.cleanup`."""
-        name, uid = str(handle.data["name"]), str(handle.data["uid"])
+        name = str(handle.data["name"])
         watch = await self._watch(str(handle.data["namespace"]), name)
         job = watch.job(name)
         await self._outputs.forget(handle.folder)
         if job is not None and _epoch(job) <= int(handle.data["epoch"]) and not job.get("gone"):
-            await self._delete_job(watch.namespace, name, uid, "Background")
+            await self._delete_job(watch.namespace, name, job["metadata"]["uid"], "Background")
         watch.forget(name)
         self._endings.pop(handle.folder, None)
 
@@ -483,11 +488,9 @@ class KubernetesLauncher:
 
     async def let_go(self, handle: Handle) -> None:
         """See :meth:`Launcher.let_go`."""
+        # It stays wanted: until the other agent has written down that it is its own, it would be a leftover of ours.
         await self._outputs.forget(handle.folder)
         self._endings.pop(handle.folder, None)
-        watch = self._watches.get(str(handle.data["namespace"]))
-        if watch is not None:
-            watch.forget(str(handle.data["name"]))
 
     def _look_after(self, watch: Watch, agent: str) -> None:
         """Look for Jobs of former lives, once the server has given this one something: it may be given them anew."""
@@ -524,7 +527,6 @@ class _Launch:
         self.watch = watch
         self.name = manifest.name_of(assignment.run, assignment.attempt)
         self.jobs = f"/apis/batch/v1/namespaces/{template.namespace}/jobs"
-        self.note = ""
 
 
 class _Patience:
@@ -597,11 +599,6 @@ def _epoch(job: Document | None) -> int:
         return 0
 
 
-def _is_of_another(job: Document, agent: str) -> bool:
-    labels = job["metadata"].get("labels") or {}
-    return bool(labels.get(manifest.AGENT) != manifest.label(agent))
-
-
 def _moment_of_event(event: Document) -> str:
     series = event.get("series") or {}
     return str(
@@ -627,20 +624,17 @@ def _write(path: Path, what: Any) -> None:
     os.replace(draft, path)
 
 
-def _was_made(folder: Path) -> bool:
-    return (folder / MADE).exists()
+def _has_begun_before(assignment: Assignment, folder: Path) -> bool:
+    """Whether its Job was there once: if it is not any more, it must not be made again."""
+    before = assignment.handed_over
+    return (folder / MADE).exists() or (before is not None and before.size > 0)
 
 
 def _note_start(launch: _Launch, pod: Document, before: Stamp | None) -> None:
     """Write down what began when; the first time, so that it is the same in every life."""
     path = launch.folder / STARTED
     began = ending.began(pod, before) or Stamp.now()
-    job = launch.watch.job(launch.name)
-    note = {
-        "uid": job["metadata"]["uid"] if job is not None else "",
-        "pod": pod["metadata"]["name"],
-        "started": began.to_json(),
-    }
+    note = {"pod": pod["metadata"]["name"], "started": began.to_json()}
     draft = launch.folder / f"{STARTED}.{os.getpid()}.{id(note)}"
     draft.write_text(json.dumps(note))
     with contextlib.suppress(FileExistsError):
@@ -653,7 +647,7 @@ def _noted(assignment: Assignment, folder: Path) -> Handle:
     try:
         note = json.loads((folder / STARTED).read_text())
     except FileNotFoundError:
-        note = {"uid": json.loads((folder / MADE).read_text())["uid"], "pod": "", "started": None}
+        note = {"pod": "", "started": None}
     template = manifest.read_template(assignment)
     handed_over = assignment.handed_over
     return Handle(
@@ -664,7 +658,6 @@ def _noted(assignment: Assignment, folder: Path) -> Handle:
         data={
             "name": manifest.name_of(assignment.run, assignment.attempt),
             "namespace": template.namespace,
-            "uid": note["uid"],
             "pod": note["pod"],
             "epoch": assignment.epoch,
             "grace": assignment.work.grace,
