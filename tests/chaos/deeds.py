@@ -38,7 +38,7 @@ class Deed:
         lines: that it prints when it is left alone.
         ends: how its attempts end when they are left alone: the first, and all others like the last.
         cancelled: somebody cancels it in mid-flight.
-        spec: the deployment, given the file of effects.
+        spec: the deployment, given the file of effects and its pool.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Deed:
     retries: int = 0
     work: dict[str, float] = field(default_factory=dict)
 
-    def spec(self, effects: Path) -> DeploymentSpec:
+    def spec(self, effects: Path, pool: str) -> DeploymentSpec:
         script = _SCRIPT % vars(self)
         work = Work(command=["sh", "-c", script, self.name, str(effects)], **self.work)  # type: ignore[arg-type]
         retries = RetryPolicy(count=self.retries, delay=0.2)
-        return DeploymentSpec(work=work, pool="default", retries=retries)
+        return DeploymentSpec(work=work, pool=pool, retries=retries)
 
     def end(self, attempt: int) -> End:
         """How this attempt ends when it is left alone."""
@@ -83,7 +83,7 @@ DEEDS = {
             "sleep 0.5",
             _exit(0),
             (_COMPLETED,),
-            before="sleep 300 & setsid -f sleep 300; (trap '' HUP; sleep 300 >/dev/null 2>&1 &)",
+            before="sleep 300 & (setsid sleep 300 &); (trap '' HUP; sleep 300 >/dev/null 2>&1 &)",
         ),
         Deed(
             "suicidal",

@@ -1,45 +1,38 @@
-"""The storm: runs with real effects, while agents, keepers and server are killed and the network is cut.
+"""The storm: runs with real effects, while agents, server and what runs are below are killed and the network is cut.
 
 What is killed when comes from one seed. The kills of each kind are made by a thread of its own, so they also
-fall together; every second one waits until at least :data:`CROWD` runs are alive.
+fall together; every second one waits until a crowd of runs is alive.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from shunter_agents.killpoints import POINTS
-from shunter_infrastructure.process import record
 from shunter_work_pools.contracts.errors import Conflict, ServerUnreachable, Unavailable
 from shunter_work_pools.contracts.runs import RunBatch, RunRequest
 from shunter_work_pools.killpoints import POINTS as SERVER_POINTS
 from tests.agents.real_server import Site, site
 from tests.chaos.deeds import DEEDS
 from tests.chaos.faults import Delay, Duplicate, Mixture, Reset, Truncate
+from tests.chaos.grounds import Ground, Key, Live
 from tests.chaos.proxy import Fault, proxy
 
 T = TypeVar("T")
 
 #: Where the server may be told to die: between a commit and its answer. (Nobody is told to drain here.)
 STEPS = [point for point in SERVER_POINTS if point != "after-drain-committed"]
-#: Live runs at which a kill counts as one in a crowd.
-CROWD = 8
-AGENTS = ("storm-1", "storm-2", "storm-3")
-LIMIT = 8
-#: Waiting runs that there should be at any time, and how many are made at once.
-BACKLOG, BATCH = 20, 20
 
 
 @dataclass(frozen=True)
@@ -51,15 +44,6 @@ class Kill:
     live: int
 
 
-@dataclass(frozen=True)
-class Live:
-    """A run that is alive: its keeper runs and has not written an end."""
-
-    run: str
-    attempt: int
-    keeper: int
-
-
 @dataclass
 class Story:
     """What was done to the system.
@@ -67,16 +51,17 @@ class Story:
     Attributes:
         runs: run id -> name of its deed.
         cancelled: runs that were asked to be cancelled, successfully or too late.
-        kept: (run, attempt) of which the keeper was killed.
+        hit: attempts that a kill of what they run below may have hit.
         cuts: how often all connections were cut.
         exits: agents or servers that ended in any other way than by a kill.
     """
 
     seed: int
+    ground: str
     store: str
     runs: dict[str, str] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
-    kept: set[tuple[str, int]] = field(default_factory=set)
+    hit: set[Key] = field(default_factory=set)
     kills: list[Kill] = field(default_factory=list)
     cuts: int = 0
     exits: list[str] = field(default_factory=list)
@@ -92,14 +77,26 @@ class Storm:
     """One storm on one site.
 
     Args:
-        runs, kills: it goes on until there were so many runs, and so many kills of each kind.
+        runs: it goes on until there were so many, and so many kills of each kind.
+        kills: what is killed how often.
         say: told now and then how far it is.
     """
 
-    def __init__(self, here: Site, story: Story, runs: int, kills: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        here: Site,
+        ground: Ground,
+        story: Story,
+        runs: int,
+        kills: Mapping[str, int],
+        say: Callable[[str], None],
+    ) -> None:
         self.here = here
+        self.ground = ground
         self.story = story
-        self.effects = here.home / "effects"
+        self.shared = here.home / "shared"
+        self.shared.mkdir()
+        self.effects = self.shared / "effects"
         self.effects.touch()
         self._runs = runs
         self._kills = kills
@@ -107,29 +104,32 @@ class Storm:
         self._over = threading.Event()
         self._one_at_a_time = threading.Lock()
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
-        self._agent_env: dict[str, str] = {}
+        self._agent_env = dict(ground.env)
         self._to_cancel: set[str] = set()
 
     def blow(self) -> None:
         """All of it; afterwards the server and every agent run, and nothing disturbs them any more."""
         began = time.monotonic()
+        pool = self.ground.pool(self.here.home)
+        if pool is not None:
+            self.here.client.create_pool(pool)
         for name, deed in DEEDS.items():
-            self.here.client.deploy(name, deed.spec(self.effects))
+            self.here.client.deploy(name, deed.spec(self.effects, self.ground.pool_name))
         with proxy(self.here.port, self.story.seed) as between:
-            self._agent_env = {"SHUNTER_API_URL": between.url}
+            self._agent_env = self.ground.env | {"SHUNTER_API_URL": between.url}
             between.begin(
                 Mixture((86, Fault()), (3, Reset()), (3, Truncate()), (4, Delay(0.4)), (4, Duplicate()))
             )
-            for name in AGENTS:
+            for name in self.ground.agents:
                 self._start_agent(name)
             parts: list[Callable[[random.Random], None]] = [
                 self._submit,
                 self._cancel,
                 self._kill_servers,
-                self._kill_keepers,
+                self._kill_victims,
                 self._tell,
                 lambda dice: self._cut(dice, between.cut),
-                *(lambda dice, name=name: self._kill_agents(dice, name) for name in AGENTS),  # type: ignore[misc]
+                *(lambda dice, name=name: self._kill_agents(dice, name) for name in self.ground.agents),  # type: ignore[misc]
             ]
             with ThreadPoolExecutor(len(parts)) as threads:
                 jobs = [
@@ -148,11 +148,11 @@ class Storm:
 
     def _calm_down(self) -> None:
         """Every agent lives on, in a life that nobody cuts short, directly at the server."""
-        self._agent_env = {}
+        self._agent_env = dict(self.ground.env)
         for name, process in self._agents.items():
             process.kill()
             process.wait()
-            self._agents[name] = self.here.start_agent(name, limit=LIMIT)
+            self._start_agent(name)
         deadline = time.monotonic() + 120
         while waiting := [run for run in self.story.runs if self._ask(self._ended, run) is None]:
             assert time.monotonic() < deadline, (
@@ -169,16 +169,8 @@ class Storm:
         return self._agents
 
     def live(self) -> list[Live]:
-        """Runs that are alive at this moment, by what keepers have written."""
-        found = []
-        for name in AGENTS:
-            for folder in (self.here.home / "agents" / name / "attempts").glob("*"):
-                with contextlib.suppress(OSError):
-                    known = record.read(folder)
-                    if known and known.keeper and not known.is_final and known.keeper_runs():
-                        run, _, attempt = folder.name.rpartition(".")
-                        found.append(Live(run, int(attempt), known.keeper))
-        return sorted(found, key=lambda one: one.run)
+        """Runs that are alive at this moment."""
+        return self.ground.live(self.here.home)
 
     # -- what happens at once
 
@@ -197,14 +189,14 @@ class Storm:
         """
         while self._going_on():
             share = min(1.0, len(self.story.runs) / self._runs + 0.1)
-            if self.story.count(what) < self._kills * share or dead():
+            if self.story.count(what) < self._kills[what] * share or dead():
                 return True
             time.sleep(0.05)
         return False
 
     def _going_on(self) -> bool:
-        kills = min(self.story.count(what) for what in ("agent", "keeper", "server"))
-        if kills >= self._kills and len(self.story.runs) >= self._runs:
+        done = all(self.story.count(what) >= kills for what, kills in self._kills.items())
+        if done and len(self.story.runs) >= self._runs:
             self._over.set()
         return not self._over.is_set()
 
@@ -223,18 +215,18 @@ class Storm:
         while self._going_on():
             if (
                 len(self._ask(lambda: self.here.client.list_runs(states=["Scheduled"], limit=50)).runs)
-                >= BACKLOG
+                >= self.ground.backlog
             ):
                 self._over.wait(0.2)
                 continue
-            chosen = dice.choices(names, weights, k=BATCH)
+            chosen = dice.choices(names, weights, k=self.ground.batch)
             batch = RunBatch(
                 runs=[
                     RunRequest(deployment=name, idempotency_key=f"storm-{made + number}")
                     for number, name in enumerate(chosen)
                 ]
             )
-            made += BATCH
+            made += self.ground.batch
             answer = self._ask(self.here.client.create_runs, batch)
             for name, run in zip(chosen, answer.runs, strict=True):
                 self.story.runs[str(run.id)] = name
@@ -269,7 +261,7 @@ class Storm:
         self._over.wait(dice.uniform(0.0, 1.0))
         while number % 2 and self._going_on() and not dead():
             with self._one_at_a_time:  # or a crowd would meet all killers at once, and be gone
-                if len(self.live()) >= CROWD:
+                if len(self.live()) >= self.ground.crowd:
                     yield
                     return
             time.sleep(0.05)
@@ -293,19 +285,16 @@ class Storm:
         self.here.server.wait()
         self.here.start_server()
 
-    def _kill_keepers(self, dice: random.Random) -> None:
+    def _kill_victims(self, dice: random.Random) -> None:
         number = 0
-        while self._is_due("keeper"):
+        while self._is_due(self.ground.victim):
             number += 1
             with self._moment(dice, number):
                 alive = self.live()
-                if not alive:
-                    continue
-                one = dice.choice(alive)
-                self.story.kept.add((one.run, one.attempt))
-                self._note("keeper", "just then", len(alive))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(one.keeper, signal.SIGKILL)
+                hit = self.ground.strike(dice, alive)
+                if hit or not alive:
+                    self.story.hit |= hit
+                    self._note(self.ground.victim, "just then", len(alive))
 
     def _kill_agents(self, dice: random.Random, name: str) -> None:
         """Kill one agent again and again: every second life at a named step, every other just so."""
@@ -344,7 +333,7 @@ class Storm:
         began = time.monotonic()
         while self._going_on():
             self._over.wait(15)
-            kills = ", ".join(f"{self.story.count(what)} {what}" for what in ("agent", "keeper", "server"))
+            kills = ", ".join(f"{self.story.count(what)} {what}" for what in self._kills)
             self._say(
                 f"  {time.monotonic() - began:.0f} s: {len(self.story.runs)} runs made, "
                 f"{len(self.live())} alive, killed {kills}"
@@ -355,22 +344,26 @@ class Storm:
 
     def _start_agent(self, name: str, kill_at: str | None = None) -> None:
         env = self._agent_env
-        self._agents[name] = self.here.start_agent(name, kill_at=kill_at, limit=LIMIT, env=env)
+        self._agents[name] = self.here.start_agent(
+            name, kill_at=kill_at, limit=self.ground.limit, pool=self.ground.pool_name, env=env
+        )
 
 
 @contextlib.contextmanager
 def weathered(
     home: Path,
     seed: int,
+    ground: Ground,
     *,
     runs: int,
-    kills: int,
+    kills: Mapping[str, int],
     say: Callable[[str], None],
     database_url: str | None = None,
 ) -> Iterator[Storm]:
     """A storm that is over, its server and agents still running."""
     flags = {"server.database_url": database_url} if database_url else {}
     with site(home, flags) as here:
-        storm = Storm(here, Story(seed, "postgres" if database_url else "sqlite"), runs, kills, say)
+        story = Story(seed, ground.name, "postgres" if database_url else "sqlite")
+        storm = Storm(here, ground, story, runs, kills, say)
         storm.blow()
         yield storm

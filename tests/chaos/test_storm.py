@@ -8,40 +8,71 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.audit import Audit
-from tests.chaos.storm import CROWD, weathered
+from tests.chaos.grounds import Containers, Ground, Processes
+from tests.chaos.storm import Story, weathered
+from tests.engines.docker import Daemon
 from tests.storage.stores import KINDS
 
 RUNS = int(os.environ.get("SHUNTER_CHAOS_RUNS", "300"))
 #: Of each kind: as many as the runs bear without all of them being hit.
 KILLS = max(30, RUNS // 20)
+#: On engines, where a run costs a hundred times as much: runs, kills of agents and servers, kills of the engine.
+ENGINE_RUNS = int(os.environ.get("SHUNTER_CHAOS_ENGINE_RUNS", "36"))
+ENGINE_KILLS, OUTAGES = max(5, ENGINE_RUNS // 6), max(3, ENGINE_RUNS // 15)
 
-pytestmark = pytest.mark.timeout(300 + RUNS)
+pytestmark = pytest.mark.timeout(300 + RUNS + 10 * ENGINE_RUNS)
+Say = Callable[[str], None]
 
 
-@pytest.mark.parametrize("store", KINDS)
-def test_every_run_ends_once_with_the_truth(
-    tmp_path: Path, store: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seed = int(os.environ.get("SHUNTER_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Tells how far it is while it goes on."""
 
-    def say(text: str) -> None:
+    def tell(text: str) -> None:
         with capsys.disabled():
             print(text, flush=True)
 
+    return tell
+
+
+def storm_over(
+    ground: Ground, home: Path, say: Say, runs: int, kills: Mapping[str, int], url: str | None = None
+) -> Story:
+    """A storm in which nothing went wrong."""
+    seed = int(os.environ.get("SHUNTER_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     say(f"\nSHUNTER_CHAOS_SEED={seed}")
-    url = str(request.getfixturevalue("postgres_database")) if store == "postgres" else None
     began = time.monotonic()
-    with weathered(tmp_path / "home", seed, runs=RUNS, kills=KILLS, say=say, database_url=url) as storm:
+    with weathered(home, seed, ground, runs=runs, kills=kills, say=say, database_url=url) as storm:
         audit = Audit(storm)
         audit.run()
     say(f"{audit.report()}\n  {time.monotonic() - began:.0f} s in all")
     assert audit.faults == []
-    assert len(storm.story.runs) >= RUNS
-    for what in ("agent", "keeper", "server"):
-        assert storm.story.count(what) >= KILLS
-        assert storm.story.count(what, CROWD) >= KILLS / 2
+    assert len(storm.story.runs) >= runs
+    for what, count in kills.items():
+        assert storm.story.count(what) >= count
+        assert storm.story.count(what, ground.crowd) >= count // 2
+    return storm.story
+
+
+@pytest.mark.parametrize("store", KINDS)
+def test_every_run_ends_once_with_the_truth(
+    tmp_path: Path, store: str, request: pytest.FixtureRequest, say: Say
+) -> None:
+    url = str(request.getfixturevalue("postgres_database")) if store == "postgres" else None
+    kills = dict.fromkeys(("agent", "keeper", "server"), KILLS)
+    storm_over(Processes(), tmp_path / "home", say, RUNS, kills, url)
+
+
+def test_the_same_in_containers(tmp_path: Path, docker_daemon: Daemon, say: Say) -> None:
+    """The engine is killed as well, and lets containers live on (live-restore)."""
+    docker_daemon.stop()
+    docker_daemon.live_restore = True
+    docker_daemon.start()
+    kills = {"agent": ENGINE_KILLS, "server": ENGINE_KILLS, "engine": OUTAGES}
+    storm_over(Containers(docker_daemon), tmp_path / "home", say, ENGINE_RUNS, kills)
