@@ -16,6 +16,8 @@ API_SERVICE = "10.96.0.1"
 PODS = "10.244.0.0/22"
 MOST_PODS = 250
 PAUSE = "localhost/pause:1"
+#: What its service accounts ask of the API server is in the log ``audit``.
+COUNTED = "counted"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
     _write(settings / "kubelet.json", _kubelet(folder, cgroup, address))
     _write(settings / "proxy.json", _proxy(folder, address))
     _write(settings / "scheduler.json", _scheduler(folder))
+    _write(settings / "audit.json", _audit())
     (settings / "resolv.conf").write_text("")
     kube = str(binary)
 
@@ -55,7 +58,7 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
     return {
         "etcd": Program(_etcd(folder)),
         "apiserver": Program(
-            [kube, "apiserver", *_apiserver(secrets, address)], f"https://{address}:6443/readyz"
+            [kube, "apiserver", *_apiserver(folder, address)], f"https://{address}:6443/readyz"
         ),
         "containerd": Program(
             [find("containerd") or "", f"--config={settings / 'containerd.toml'}"],
@@ -106,7 +109,8 @@ def _etcd(folder: Path) -> list[str]:
     ]
 
 
-def _apiserver(secrets: Path, address: str) -> list[str]:
+def _apiserver(folder: Path, address: str) -> list[str]:
+    secrets = folder / "credentials"
     return [
         f"--advertise-address={address}",
         "--etcd-servers=http://127.0.0.1:2379",
@@ -123,7 +127,20 @@ def _apiserver(secrets: Path, address: str) -> list[str]:
         f"--kubelet-client-certificate={secrets / 'apiserver.crt'}",
         f"--kubelet-client-key={secrets / 'apiserver.key'}",
         "--kubelet-preferred-address-types=InternalIP",
+        f"--audit-policy-file={folder / 'settings' / 'audit.json'}",
+        f"--audit-log-path={folder / 'logs' / 'audit'}",
     ]
+
+
+def _audit() -> dict[str, Any]:
+    """One line for each request of a service account of the namespace COUNTED, once it was answered; none else."""
+    counted = {"level": "Metadata", "userGroups": [f"system:serviceaccounts:{COUNTED}"]}
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived", "ResponseStarted"],
+        "rules": [counted, {"level": "None"}],
+    }
 
 
 def _network() -> dict[str, Any]:
