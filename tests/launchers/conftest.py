@@ -38,6 +38,7 @@ _ENGINES = {
     "kubernetes": KubernetesEngine,
 }
 
+
 @pytest.fixture(scope="session")
 def jobs_of_tests(cluster: Cluster) -> Iterator[tuple[Cluster, str]]:
     """A cluster, and a namespace of this test run's own that admits only what is restricted."""
