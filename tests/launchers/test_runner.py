@@ -244,6 +244,23 @@ async def test_a_result_that_cannot_be_kept_does_no_harm(run: Run, value: str, t
     assert text in shown
 
 
+async def test_where_less_may_be_left_both_result_and_failure_keep_to_it(run: Run) -> None:
+    code = """
+    def result():
+        return "x" * 99
+
+    def failure():
+        raise ValueError("ü" * 5000)
+    """
+    end, text = await run("flow:result", code, env={"SHUNTER_RESULT_LIMIT": "100"})
+    assert (end.result, end.exit_code) == (None, 0)
+    assert "it takes 101 bytes as JSON, more than the 100 allowed" in text
+    end, _ = await run("flow:failure", code, env={"SHUNTER_RESULT_LIMIT": "400"})
+    assert end.exception
+    assert end.message.startswith("ValueError: üüü")
+    assert len(end.message) < 100
+
+
 async def test_a_pydantic_model_is_a_result(run: Run) -> None:
     code = """
     import datetime

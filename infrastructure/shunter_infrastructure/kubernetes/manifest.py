@@ -6,6 +6,7 @@ entrypoints are files of one projected volume; its result is the container's ter
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -468,5 +469,6 @@ def runner(namespace: str) -> Document:
     }
 
 
+@functools.cache
 def _runner() -> bytes:
     return Path(runner_path()).read_bytes()
