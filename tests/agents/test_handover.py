@@ -96,7 +96,7 @@ def test_an_agent_is_killed_at_any_step_or_frozen(impatient: Site, engine: Path)
     other = None
     try:
         for point in (*BEFORE_THE_END, "frozen"):
-            runs[point] = deploy(here, point, "sleep=1" if point in AT_ITS_END else "sleep=40")
+            runs[point] = deploy(here, point, "sleep=1" if point in AT_ITS_END else "sleep=28")
             # The first answer brings nothing.
             at = {"frozen": None, "after-sync-answer": "after-sync-answer#2"}.get(point, point)
             old[point] = here.start_agent(f"old-{point}", kill_at=at, pool=point, engine=engine)
@@ -138,24 +138,28 @@ TAKING_OVER = tuple(point for point in POINTS if point != "before-journal-cleare
 
 
 def test_the_one_that_takes_over_is_killed_at_any_step(impatient: Site, engine: Path) -> None:
-    """Its next life goes on with what it was handed."""
+    """And so is the server, when it has written who takes over: the next lives go on with that."""
     here = impatient
     runs: dict[str, UUID] = {}
     new: dict[str, subprocess.Popen[bytes]] = {}
     old = None
     try:
         for point in sorted(TAKING_OVER, key=WHERE_IT_IS_BEGUN.__contains__):
-            begins = ("start_delay=8", "sleep=1") if point in WHERE_IT_IS_BEGUN else ("sleep=30",)
+            begins = ("start_delay=8", "sleep=1") if point in WHERE_IT_IS_BEGUN else ("sleep=25",)
             runs[point] = deploy(here, f"to-{point}", *begins)
         pools = [word for point in runs for word in ("--pool", f"to-{point}")]
         old = here.start_agent("first", *pools, limit=100, engine=engine, pool="default")
         for point, run in runs.items():
             state = "Starting" if point in WHERE_IT_IS_BEGUN else "Running"
             until(lambda run=run, state=state: here.client.get_run(str(run)).state == state)  # type: ignore[misc]
-        kill(old)
+        kill(old, here.server)
+        here.start_server(kill_at="after-handover-committed")
         for point in TAKING_OVER:
             at = f"{point}#2" if point == "after-sync-answer" else point
             new[point] = here.start_agent(f"new-{point}", kill_at=at, pool=f"to-{point}", engine=engine)
+        # It is written, and nobody was told.
+        assert here.server.wait(60) == -signal.SIGKILL
+        here.start_server()
         for point in TAKING_OVER:
             assert new[point].wait(90) == -signal.SIGKILL, here.log(f"new-{point}")
             new[point] = here.start_agent(f"new-{point}", pool=f"to-{point}", engine=engine)

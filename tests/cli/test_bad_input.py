@@ -111,6 +111,27 @@ DEPLOYS = {
     "an unknown cause": (["--retry-on", "oon", "--", "true"], "--retry-on 'oon' is no cause of an end"),
     "a cause somebody asked for": (["--retry-on", "cancelled", "--", "true"], "somebody asked for it"),
     "a cause with a near one": (["--retry-on", "time-out", "--", "true"], "Did you mean 'timeout'"),
+    "a cause that always counts": (
+        ["--retry-uncounted", "oom", "--", "true"],
+        "--retry-uncounted 'oom' always counts: it may be the run's own doing",
+    ),
+    "an unknown cause that is not to count": (
+        ["--retry-uncounted", "evictet", "--", "true"],
+        "Did you mean 'evicted'?",
+    ),
+    "memory that does not grow": (
+        ["--retry-memory", "1x:8GiB", "--", "true"],
+        "--retry-memory '1x:8GiB' is no",
+    ),
+    "memory without a limit": (["--retry-memory", "2x", "--", "true"], "As in 2x:8GiB"),
+    "memory up to no size": (
+        ["--retry-memory", "2:much", "--", "true"],
+        "--retry-memory 'much' is not a size",
+    ),
+    "memory up to no more": (
+        ["--retry-memory", "2x:1GiB", "--memory-limit", "1GiB", "--", "true"],
+        "retries.more_memory goes up to 1GiB, which is no more than its memory_limit of 1GiB",
+    ),
     "no size": (["--memory-limit", "much", "--", "true"], "--memory-limit 'much' is not a size"),
     "a size too small": (
         ["--memory-limit", "1kB", "--", "true"],
@@ -127,7 +148,7 @@ DEPLOYS = {
 }
 
 
-_RULES = ("negative retries", "a jitter over one", "a backoff under one")
+_RULES = ("negative retries", "a jitter over one", "a backoff under one", "memory up to no more")
 
 
 @pytest.mark.usefixtures("unchanged")

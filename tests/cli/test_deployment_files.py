@@ -57,7 +57,8 @@ deployments:
     pool: default
     queue: fast
     priority: -5
-    retries: {count: 3, delay: 1m, backoff: 2, max_delay: 10m, jitter: 0.5, on: [oom, timeout]}
+    retries: {count: 3, delay: 1m, backoff: 2, max_delay: 10m, jitter: 0.5, on: [oom, timeout],
+      uncounted: [preempted, evicted], more_memory: {factor: 2, up_to: 8GiB}}
     timeout: 5m
     start_timeout: 30
     grace: 0
@@ -121,6 +122,8 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
             "max_delay": 600.0,
             "jitter": 0.5,
             "on": ["oom", "timeout"],
+            "uncounted": ["preempted", "evicted"],
+            "more_memory": {"factor": 2.0, "up_to": 8 * 2**30},
         },
         "on_lost": "retry",
         "exclusive": True,
@@ -410,6 +413,21 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     "one cause that is no list": (
         ENTRY + "    retries: {count: 1, on: oom}\n",
         ["4:29: deployments[0].retries.on: must be a list of causes"],
+    ),
+    "a cause that always counts": (
+        ENTRY + "    retries: {uncounted: [oom]}\n",
+        ["4:26: deployments[0].retries.uncounted: 'oom' always counts: it may be the run's own doing"],
+    ),
+    "memory that does not grow": (
+        ENTRY + "    retries: {more_memory: {factor: 1, up_to: 8GiB}}\n",
+        ["4:37: deployments[0].retries.more_memory.factor: 1 is out of bounds: it must be more than 1"],
+    ),
+    "memory up to no more": (
+        ENTRY + "    memory_limit: 8GiB\n    retries: {more_memory: {factor: 2, up_to: 8GiB}}\n",
+        [
+            "2:5: deployments[0]: retries.more_memory goes up to 8GiB, which is no more than its "
+            "memory_limit of 8GiB"
+        ],
     ),
     "half a device": (
         ENTRY + "    need: {gpu: 1.5}\n",

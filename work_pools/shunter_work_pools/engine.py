@@ -601,7 +601,10 @@ class Engine:
         lost_before = now - round(settings.lost_after * _SECOND)
         if silent and hearing > settings.lost_after:
             await self.store.write(lambda tx: reap.mark_lost(tx, lost_before))
-            await self.store.write(lambda tx: hand_over(tx, lost_before, settings.lost_after))
+            moved = await self.store.write(lambda tx: hand_over(tx, lost_before, settings.lost_after))
+            if moved:
+                killpoints.reached("after-handover-committed")
+                log.info("runs of silent agents were handed over to others", runs=moved)
             if hearing > settings.give_up_after:
                 given_up_before = now - round(settings.give_up_after * _SECOND)
                 await self.store.write(lambda tx: reap.give_up(tx, given_up_before))

@@ -17,6 +17,7 @@ POINTS = (
     "after-logs-appended",
     "after-cancel-committed",
     "after-drain-committed",
+    "after-handover-committed",
 )
 
 _AT = os.environ.get("SHUNTER_TEST_KILL_SERVER_AT")

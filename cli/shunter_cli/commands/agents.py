@@ -250,6 +250,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
             ("state", condition(agent)),
             *pausing.facts(agent),
             *(("trouble", trouble) for trouble in agent.troubles),
+            *(("reaches", f"{where} of pool {pool}") for pool, where in sorted(agent.reaches.items())),
             ("pools", output.words(agent.pools)),
             ("queues", output.words(agent.queues) if agent.queues else "all of its pools"),
             ("tags", output.words(agent.tags)),

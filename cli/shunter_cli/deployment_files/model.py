@@ -257,6 +257,9 @@ class MoreMemoryEntry(Part):
     """Not more than this: 8GiB, or a number of bytes."""
 
 
+_MORE_MEMORY_SCHEMA = {"anyOf": [MoreMemoryEntry.model_json_schema(), {"type": "null"}]}
+
+
 class RetriesEntry(Part):
     """How an attempt that did not complete is tried again."""
 
@@ -274,7 +277,7 @@ class RetriesEntry(Part):
     """Only after these causes; by default after any."""
     uncounted: Uncounted = []
     """After these (preempted, evicted, node_lost) always, whatever count says, and without counting."""
-    more_memory: MoreMemoryEntry | None = None
+    more_memory: Annotated[MoreMemoryEntry | None, WithJsonSchema(_MORE_MEMORY_SCHEMA)] = None
     """After oom the next attempt gets more memory, if it has a limit: {factor: 2, up_to: 8GiB}."""
 
 

@@ -21,6 +21,7 @@ _KINDS = {
     "dict_attributes_type": "a mapping",
 }
 _LIMITS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
+    "greater_than": ("gt", "more than"),
 
 
 def words(complaint: dict[str, Any], known: Iterable[str] = ()) -> tuple[str, str]:

@@ -309,6 +309,7 @@ class Agent(Contract):
         paused: it is given nothing new, what it holds goes on.
         capacity: what it has that runs may need.
         free_capacity: that, less what the attempts that it holds take.
+        reaches: pool -> where the work of its runs is, if others can reach it, too.
     """
 
     name: str
@@ -330,6 +331,7 @@ class Agent(Contract):
     troubles: list[str] = []
     paused: bool = False
     pause: Pause | None = None
+    reaches: dict[str, str] = {}
 
 
 class AgentPatch(PausePatch):

@@ -571,6 +571,7 @@ def list_agents(tx: Tx, lost_after: float, name: str | None = None) -> list[Agen
             stopped=row.last_seen_at <= alive_after and has_stopped(row, active[row.id]),
             draining=row.draining or row.drain_session == row.session,
             troubles=row.troubles,
+            reaches=row.reaches,
             paused=row.paused,
             pause=agent_pauses.get(row.id),
         )
