@@ -20,8 +20,11 @@ _KINDS = {
     "model_attributes_type": "a mapping",
     "dict_attributes_type": "a mapping",
 }
-_LIMITS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
+_LIMITS = {
     "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than_equal": ("le", "at most"),
+}
 
 
 def words(complaint: dict[str, Any], known: Iterable[str] = ()) -> tuple[str, str]:
