@@ -420,7 +420,7 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     ),
     "memory that does not grow": (
         ENTRY + "    retries: {more_memory: {factor: 1, up_to: 8GiB}}\n",
-        ["4:37: deployments[0].retries.more_memory.factor: 1 is out of bounds: it must be more than 1"],
+        ["4:37: deployments[0].retries.more_memory.factor: 1 is out of bounds: it must be more than 1.0"],
     ),
     "memory up to no more": (
         ENTRY + "    memory_limit: 8GiB\n    retries: {more_memory: {factor: 2, up_to: 8GiB}}\n",
