@@ -145,7 +145,9 @@ def test_the_one_that_takes_over_is_killed_at_any_step(impatient: Site, engine: 
     old = None
     try:
         for point in sorted(TAKING_OVER, key=WHERE_IT_IS_BEGUN.__contains__):
-            begins = ("start_delay=8", "sleep=1") if point in WHERE_IT_IS_BEGUN else ("sleep=25",)
+            # One is to run still when it is told that it does.
+            lasts = "sleep=60" if point == "after-running-reported" else "sleep=25"
+            begins = ("start_delay=8", "sleep=1") if point in WHERE_IT_IS_BEGUN else (lasts,)
             runs[point] = deploy(here, f"to-{point}", *begins)
         pools = [word for point in runs for word in ("--pool", f"to-{point}")]
         old = here.start_agent("first", *pools, limit=100, engine=engine, pool="default")

@@ -32,19 +32,9 @@ from tests.chaos.proxy import Fault, proxy
 T = TypeVar("T")
 
 #: Where the server may be told to die: between a commit and its answer. (Nobody is told to drain here.)
-<<<<<<< HEAD
-STEPS = [point for point in SERVER_POINTS if point != "after-drain-committed"]
-=======
 STEPS = [
     point for point in SERVER_POINTS if point not in ("after-drain-committed", "after-handover-committed")
 ]
-#: Live runs at which a kill counts as one in a crowd.
-CROWD = 8
-AGENTS = ("storm-1", "storm-2", "storm-3")
-LIMIT = 8
-#: Waiting runs that there should be at any time, and how many are made at once.
-BACKLOG, BATCH = 20, 20
->>>>>>> 90d5212 (Hand-over is documented; bad retry policies are told)
 
 
 @dataclass(frozen=True)
