@@ -17,8 +17,9 @@ from shunter_infrastructure.kubernetes.launcher import KubernetesLauncher
 from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed, LaunchRefused
 from shunter_work_pools.contracts.agents import Output
 from shunter_work_pools.contracts.states import Cause
+from tests.cluster import images
 from tests.cluster.cluster import Cluster, OwnCluster
-from tests.engines.docker import IMAGE
+from tests.engines.docker import BARE_IMAGE, IMAGE
 from tests.launchers.attempts import Attempt, assignment, ended, output, shell, until, written
 
 pytestmark = pytest.mark.timeout(180)
@@ -57,7 +58,7 @@ class World:
         return Attempt(assignment(command, template=template, **more), self.root)
 
     async def kubectl(self, *words: str) -> str:
-        return await asyncio.to_thread(self.cluster.kubectl, *words, "-n", self.namespace)
+        return await asyncio.to_thread(self.cluster.kubectl, "-n", self.namespace, *words)
 
     async def get(self, *words: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(await self.kubectl("get", "-o", "json", *words))
@@ -175,8 +176,8 @@ async def test_hand_over(world: World) -> None:
     await until(lambda: _knows_epoch(one, world, old, "2"), "the first agent's launcher sees the epoch")
     await one.stop(old, 0)
     await one.cleanup(old)
+    (attempt.folder / "pod.json").unlink()
     with pytest.raises(LauncherUnavailable, match="later lease"):
-        (attempt.folder / "pod.json").unlink()
         await attempt.start(one)
     await one.let_go(old)
     pod = await world.get("pod", str(new.data["pod"]))
@@ -242,9 +243,15 @@ async def test_a_launch_that_is_interrupted_at_once_is_withdrawn_as_well(world: 
     attempt = world.attempt(UP)
     launcher = world.launcher()
     await world.attempt(["true"]).run(launcher)
+    call, sent = launcher.client.call, asyncio.Event()
+
+    async def tell(*words: Any, **more: Any) -> Any:
+        sent.set()
+        return await call(*words, **more)
+
+    launcher.client.call = tell  # type: ignore[method-assign]
     starting = asyncio.create_task(attempt.start(launcher))
-    while not launcher._posts:
-        await asyncio.sleep(0)
+    await sent.wait()
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     handle = await launcher.recover(attempt.assignment, attempt.folder, withdraw=True)
@@ -497,6 +504,67 @@ async def test_a_quota_is_waited_for(world: World) -> None:
         assert world.notes[run][-1] == ("", None)
     finally:
         world.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+async def test_preemption(world: World) -> None:
+    """A more important pod takes the room of a run."""
+    node = (await asyncio.to_thread(world.cluster.get, "nodes"))["items"][0]
+    cores = float(node["status"]["allocatable"]["cpu"])
+    name = f"{world.namespace}-first"
+    world.cluster.apply(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": 1000,
+        }
+    )
+    try:
+        launcher = world.launcher()
+        share = {"cpu_request": cores * 0.6}
+        low = await world.attempt(UP, share, grace=1).start(launcher)
+        high = asyncio.create_task(world.attempt(["true"], share | {"priority_class": name}).run(launcher))
+        end = await ended(launcher, low)
+        assert end.error is Cause.PREEMPTED, end
+        assert "PreemptionByScheduler" in (end.message or "")
+        assert (await high).exit_code == 0
+    finally:
+        world.cluster.kubectl("delete", "priorityclass", name)
+
+
+@pytest.fixture(scope="module")
+def bare_image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image without a shell, with one program for another machine, which the own cluster gets."""
+    if not isinstance(cluster, OwnCluster):
+        pytest.skip("the cluster of KUBECONFIG cannot be given images: unset it, and make cluster-up")
+    root = tmp_path_factory.mktemp("bare")
+    program = bytearray(Path("/bin/true").read_bytes())
+    program[18:20] = (0xF3).to_bytes(2, "little")  # e_machine: RISC-V
+    (root / "other-machine").write_bytes(program)
+    (root / "other-machine").chmod(0o755)
+    archive = tmp_path_factory.mktemp("archive") / "bare.tar"
+    images.write(archive, BARE_IMAGE, root, {})
+    cluster.load_image(archive)
+    return BARE_IMAGE
+
+
+async def test_an_image_without_a_shell_and_a_program_for_another_machine(
+    world: World, bare_image: str
+) -> None:
+    launcher = world.launcher()
+    template = {"image": bare_image, "pull_policy": "never"}
+    with pytest.raises(LaunchFailed) as told:
+        await world.attempt(shell("true"), template).start(launcher)
+    assert told.value.cause is Cause.START_FAILED
+    assert "/bin/sh was not found" in told.value.detail
+    assert "Without a shell" in told.value.remedy
+    try:
+        end = await world.attempt(["/other-machine"], template).run(launcher)
+        cause, said = end.error, end.message or ""
+    except LaunchFailed as exc:
+        cause, said = exc.cause, f"{exc.detail} {exc.remedy}"
+    assert cause is Cause.START_FAILED
+    assert "architecture" in said
 
 
 # -- where the cluster is, and what the agent may do there

@@ -71,6 +71,7 @@ class KubernetesLauncher:
         self._posts: dict[str, asyncio.Task[Document]] = {}
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._endings: dict[Path, asyncio.Lock] = {}
+        self._ours: set[str] = set()  # names of the Jobs of attempts that this agent has
         self._notes: dict[str, str] = {}  # what was told of a launch at last
         self._leftovers: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._leftover_grace = leftover_grace
@@ -111,10 +112,12 @@ class KubernetesLauncher:
     ) -> Handle:
         """See :meth:`Launcher.start`. Returns when the user's container runs, or has run."""
         leased(assignment, lease)
+        name = manifest.name_of(assignment.run, assignment.attempt)
+        self._ours.add(name)
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
         template = manifest.read_template(assignment)
-        watch = await self._watch(template.namespace, manifest.name_of(assignment.run, assignment.attempt))
+        watch = await self._watch(template.namespace)
         self._look_after(watch, agent)
         launch = _Launch(assignment, template, folder, agent, watch)
         before = None
@@ -133,14 +136,13 @@ class KubernetesLauncher:
         self._outputs.follow(Pod(template.namespace, pod["metadata"]["name"]), folder, assignment.handed_over)
         return _noted(assignment, folder)
 
-    async def _watch(self, namespace: str, job: str) -> Watch:
-        """All that is known of a namespace, once that is all there is; the Job is ours."""
+    async def _watch(self, namespace: str) -> Watch:
+        """All that is known of a namespace, once that is all there is."""
         if self._closed:
             raise LauncherUnavailable("the launcher was closed")
         if namespace not in self._watches:
-            self._watches[namespace] = Watch(self.client, namespace)
+            self._watches[namespace] = Watch(self.client, namespace, self._ours)
         watch = self._watches[namespace]
-        watch.want(job)
         await watch.ready()
         return watch
 
@@ -167,16 +169,20 @@ class KubernetesLauncher:
             job = await self._get(launch)
             _demand_ours(launch, job)
         launch.watch.take(job)
-        secret = manifest.secret(assignment, template, self._environ, job["metadata"]["uid"])
+        await self._go_with(launch, job)
+        return job
+
+    async def _go_with(self, launch: _Launch, job: Document) -> None:
+        """Make what a Job needs beside it, unless it is there; then it is written down that all of it was made."""
+        uid, namespace = job["metadata"]["uid"], launch.template.namespace
+        secret = manifest.secret(launch.assignment, launch.template, self._environ, uid)
         if secret is not None:
             try:
-                await self.client.call(
-                    "POST", f"/api/v1/namespaces/{template.namespace}/secrets", body=secret
-                )
+                await self.client.call("POST", f"/api/v1/namespaces/{namespace}/secrets", body=secret)
             except Refused as exc:
                 if exc.status != _CONFLICT:
                     raise await self._creation_fault(launch, exc) from exc
-        return job
+        _write(launch.folder / MADE, {"uid": uid})
 
     async def _get(self, launch: _Launch) -> Document:
         try:
@@ -308,7 +314,7 @@ class KubernetesLauncher:
         await self._withdraw(launch.watch, launch.name)
         with contextlib.suppress(FileNotFoundError):
             (launch.folder / MADE).unlink()
-        launch.watch.forget(launch.name)
+        self._forget(launch.watch, launch.name)
         raise LaunchFailed(cause, detail, remedy)
 
     async def _withdraw(self, watch: Watch, name: str) -> None:
@@ -343,11 +349,12 @@ class KubernetesLauncher:
 
     async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
         """See :meth:`Launcher.recover`."""
+        name = manifest.name_of(assignment.run, assignment.attempt)
+        self._ours.add(name)
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
         template = manifest.read_template(assignment)
-        name = manifest.name_of(assignment.run, assignment.attempt)
-        watch = await self._watch(template.namespace, name)
+        watch = await self._watch(template.namespace)
         post = self._posts.get(name)
         if post is not None:
             await asyncio.wait({post})
@@ -368,7 +375,7 @@ class KubernetesLauncher:
             await self._withdraw(watch, name)
             with contextlib.suppress(FileNotFoundError):
                 (folder / MADE).unlink()
-            watch.forget(name)
+            self._forget(watch, name)
         return None
 
     async def hold(self, handle: Handle, lease: Lease) -> None:
@@ -382,7 +389,7 @@ class KubernetesLauncher:
         if (handle.folder / ENDED).exists():
             return _read_end(handle)
         name = str(handle.data["name"])
-        watch = await self._watch(str(handle.data["namespace"]), name)
+        watch = await self._watch(str(handle.data["namespace"]))
         with watch.bell(name) as bell:
             while True:
                 bell.clear()
@@ -424,7 +431,7 @@ class KubernetesLauncher:
         if (handle.folder / ENDED).exists():
             return
         name = str(handle.data["name"])
-        watch = await self._watch(str(handle.data["namespace"]), name)
+        watch = await self._watch(str(handle.data["namespace"]))
         job, pod = watch.job(name), watch.pod(name)
         if pod is None or pod.get("gone") or causes.is_over(pod) or _epoch(job) > int(handle.data["epoch"]):
             return
@@ -474,13 +481,17 @@ class KubernetesLauncher:
     async def cleanup(self, handle: Handle) -> None:
         """See :meth:`Launcher.cleanup`."""
         name = str(handle.data["name"])
-        watch = await self._watch(str(handle.data["namespace"]), name)
+        watch = await self._watch(str(handle.data["namespace"]))
         job = watch.job(name)
         await self._outputs.forget(handle.folder)
         if job is not None and _epoch(job) <= int(handle.data["epoch"]) and not job.get("gone"):
             await self._delete_job(watch.namespace, name, job["metadata"]["uid"], "Background")
-        watch.forget(name)
+        self._forget(watch, name)
         self._endings.pop(handle.folder, None)
+
+    def _forget(self, watch: Watch, name: str) -> None:
+        self._ours.discard(name)
+        watch.forget(name)
 
     def recycle(self, folder: Path) -> bool:
         """See :meth:`Launcher.recycle`: a folder is the least of what a Job costs."""
@@ -488,7 +499,7 @@ class KubernetesLauncher:
 
     async def let_go(self, handle: Handle) -> None:
         """See :meth:`Launcher.let_go`."""
-        # It stays wanted: until the other agent has written down that it is its own, it would be a leftover of ours.
+        # It stays among ours: until the other agent has written down that it is its own, it would be a leftover of ours.
         await self._outputs.forget(handle.folder)
         self._endings.pop(handle.folder, None)
 

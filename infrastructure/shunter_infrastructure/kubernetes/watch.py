@@ -11,7 +11,7 @@ import contextlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from shunter_infrastructure.kubernetes import manifest
@@ -38,15 +38,18 @@ Document = dict[str, Any]
 class Watch:
     """One namespace.
 
+    Args:
+        wanted: names of the Jobs that somebody asks for: what was last known of them is kept when they are gone.
+
     Attributes:
         trouble: why nothing is known of it at the moment; None while all is well.
     """
 
-    def __init__(self, client: Client, namespace: str) -> None:
+    def __init__(self, client: Client, namespace: str, wanted: Container[str]) -> None:
         self.namespace = namespace
         self.trouble: LauncherUnavailable | None = None
         self._bells: dict[str, set[asyncio.Event]] = defaultdict(set)
-        self._wanted: set[str] = set()
+        self._wanted = wanted
         self._changed = asyncio.Event()
         self._jobs = _Kind(client, self, f"/apis/batch/v1/namespaces/{namespace}/jobs", slim_job)
         self._pods = _Kind(client, self, f"/api/v1/namespaces/{namespace}/pods", slim_pod)
@@ -89,13 +92,9 @@ class Watch:
         """A Job as the server just said it is."""
         self._jobs.take(job)
 
-    def want(self, job: str) -> None:
-        """Keep what was last known of its pod when that is gone."""
-        self._wanted.add(job)
-
     def forget(self, job: str) -> None:
-        """Nobody asks for it any more."""
-        self._wanted.discard(job)
+        """What is gone of it is not wanted any more."""
+        self._jobs.drop_gone(job)
         self._pods.drop_gone(job)
 
     def is_wanted(self, job: str) -> bool:
