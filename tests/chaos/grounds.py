@@ -100,7 +100,10 @@ class Processes:
 
 
 class Containers(Processes):
-    """Containers of an engine that is killed, and ended in order, again and again; they live on meanwhile."""
+    """Containers of an engine that is killed, and ended in order, again and again; they live on meanwhile.
+
+    What it was just starting when it was killed it has forgotten (``keeper_lost``).
+    """
 
     name = "docker"
     victim = "engine"
@@ -144,17 +147,21 @@ class Containers(Processes):
             client.close()
 
     def strike(self, dice: random.Random, alive: list[Live]) -> set[Key]:
+        there = self._keys()
         self._daemon.end(dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
         time.sleep(dice.choice([0.0, 0.0, 0.5, 1.5]))
         self._daemon.start()
-        return {(one.run, one.attempt) for one in alive}
+        return there | self._keys()
+
+    def _keys(self) -> set[Key]:
+        return {
+            (one["Labels"]["shunter.run"], int(one["Labels"]["shunter.attempt"]))
+            for one in self._containers()
+        }
 
     def told(self, end: End) -> End:
         state, cause, code, name = end
         return (state, cause, code if name is None else 128 + signal.Signals[name], name)
-
-    def is_excused(self, cause: str | None) -> bool:
-        return False
 
     def whole(self, data: bytes, *, hit: bool) -> bytes | None:
         return None if hit and data.endswith(CUT) else data

@@ -101,6 +101,16 @@ def deleted(handle: Handle) -> Exit:
     )
 
 
+def unknown(handle: Handle) -> Exit:
+    """The end of a container of which the engine does not know whether it began."""
+    return Exit(
+        Stamp.now(),
+        error=Cause.KEEPER_LOST,
+        message=f"The engine died while it started container {handle.data['name']}, and does not know of it any more: "
+        "whether anything of it ran cannot be known.",
+    )
+
+
 def size(path: Path) -> int:
     """Bytes of a file; 0 if there is none."""
     try:

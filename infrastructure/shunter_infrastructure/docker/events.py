@@ -17,19 +17,25 @@ _PAUSE = 0.5
 #: Podman filters by other words than it tells, and not by a label without its value: the rest is sorted out here.
 _FILTERS = json.dumps({"type": ["container"]})
 #: What is of interest, in the words of Docker and of Podman.
-_TELLING = {"start", "die", "died", "destroy", "remove"}
+MADE, STARTED, DEAD = frozenset({"create"}), frozenset({"start"}), frozenset({"die", "died"})
+_TELLING = STARTED | DEAD | {"destroy", "remove"}
 
 
 class Events:
     """Wakes those that wait for a container: at its events, and whenever some may have been missed.
 
     What is true then, they ask the engine itself.
+
+    Attributes:
+        life: the same for as long as the engine has not gone away; None while that is not known.
+        closed: nobody listens any more.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._bells: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self.life: object | None = None
         self.closed = False
 
     @contextlib.contextmanager
@@ -46,16 +52,39 @@ class Events:
             if not self._bells[container]:
                 del self._bells[container]
 
+    async def remembers(self, container: str, *happened: frozenset[str]) -> bool:
+        """Whether the engine has been there without a break while all this happened to a container, in this order.
+
+        It remembers its last 256 events; one that was started anew remembers nothing.
+
+        Raises:
+            LauncherUnavailable: the engine is away.
+        """
+        filters = json.dumps({"container": [container], "event": sorted(frozenset().union(*happened))})
+        until = await self._engine_time() + 2  # the end of this second
+        left = list(happened)
+        async with self._engine.stream(
+            "/events", {"filters": filters, "since": "1", "until": str(until)}
+        ) as answer:
+            async for line in answer.lines():
+                if line and json.loads(line).get("Action") in left[0]:
+                    del left[0]
+                if not left:
+                    return True
+        return False
+
     async def _listen(self) -> None:
         while True:
             with contextlib.suppress(LauncherUnavailable):
                 since = await self._engine_time()
                 params = {"filters": _FILTERS, "since": str(since)}
                 async with self._engine.stream("/events", params) as answer:
+                    self.life = object()
                     self._wake_all()  # what happened before is not told; from ``since`` on everything is
                     async for line in answer.lines():
                         if line:
                             self._wake(json.loads(line))
+            self.life = None
             self._wake_all()
             await asyncio.sleep(_PAUSE)
 

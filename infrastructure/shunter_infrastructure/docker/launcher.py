@@ -18,7 +18,7 @@ import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from shunter_infrastructure.copied_output import OUTPUT
-from shunter_infrastructure.docker import container, ending, engine, images
+from shunter_infrastructure.docker import container, ending, engine, events, images
 from shunter_infrastructure.docker.engine import Engine, explanation
 from shunter_infrastructure.docker.events import Events
 from shunter_infrastructure.docker.images import Images
@@ -42,8 +42,9 @@ from shunter_work_pools.contracts.docker_template import DockerTemplate
 from shunter_work_pools.contracts.states import Cause
 
 HANDLE_VERSION = 1
-#: Files in the attempt's folder: what was asked for, which container began when, and how it ended.
-MANIFEST, STARTED, ENDED = "manifest.json", "container.json", "ended.json"
+#: Files in the attempt's folder: what was asked for, that the engine was told to begin, which container began when,
+#: and how it ended.
+MANIFEST, ORDERED, STARTED, ENDED = "manifest.json", "ordered", "container.json", "ended.json"
 #: Launches may take each other back when two agents start the same attempt at once.
 _START_TRIES = 20
 _RUNNING, _NO_SUCH = 409, 404
@@ -78,7 +79,9 @@ class DockerLauncher(OwnWork):
         self._notes: dict[tuple[UUID, int], str] = {}  # what launches wait for, as it was told last
         self._kills: dict[str, asyncio.TimerHandle] = {}
         self._endings: dict[Path, asyncio.Lock] = {}
-        self._unseen: set[str] = set()  # not seen to run since their engine was away
+        self._seen: dict[
+            str, object | None
+        ] = {}  # container -> the engine's life in which it was seen to run last
         self._tasks: set[asyncio.Task[None]] = set()
         self._leftover_grace = leftover_grace
         self._sweeps = False
@@ -152,6 +155,7 @@ class DockerLauncher(OwnWork):
             client.put_archive(made, where, archive)
             for network in networks:
                 client.connect_container_to_network(made, network)
+            (folder / ORDERED).touch()
             client.start(made)
             found: dict[str, Any] = client.inspect_container(made)
             return found
@@ -224,7 +228,8 @@ class DockerLauncher(OwnWork):
 
         A container that was made and not started is removed before the answer is None, whether it is to start or not:
         an order to start it that is still on its way then finds nothing. One that is being started meanwhile cannot
-        be removed.
+        be removed. An engine that died while it started one does not know of it afterwards: whether anything ran
+        cannot be known then, and nothing is started again.
         """
         if (folder / STARTED).exists():
             return self._noted(assignment, folder, None, None)
@@ -234,6 +239,8 @@ class DockerLauncher(OwnWork):
             if found is None or found["Config"]["Labels"].get(container.FOLDER) != str(folder):
                 return None
             if ending.was_started(found["State"]):
+                return self._noted(assignment, folder, found, None)
+            if (folder / ORDERED).exists() and not await self._events.remembers(found["Id"], events.MADE):
                 return self._noted(assignment, folder, found, None)
             try:
                 await self._engine.call(partial(_remove_unstarted, one=found["Id"]))
@@ -268,10 +275,11 @@ class DockerLauncher(OwnWork):
         path = folder / STARTED
         if found is not None and not path.exists():
             state = found["State"]
+            begun = ending.was_started(state)
             note = {
                 "id": found["Id"],
                 "pid": state.get("Pid") or None,
-                "started": _moment(state["StartedAt"], before).to_json(),
+                "started": _moment(state["StartedAt"], before).to_json() if begun else None,
             }
             draft = folder / f"{STARTED}.{os.getpid()}.{id(self)}"
             draft.write_text(json.dumps(note))
@@ -283,7 +291,7 @@ class DockerLauncher(OwnWork):
             launcher=self.name,
             version=HANDLE_VERSION,
             folder=folder,
-            started=Stamp.from_json(note["started"]),
+            started=Stamp.from_json(note["started"]) if note["started"] else None,
             pid=note["pid"],
             data={
                 "container": note["id"],
@@ -301,6 +309,8 @@ class DockerLauncher(OwnWork):
     async def wait(self, handle: Handle) -> Exit:
         """See :meth:`Launcher.wait`."""
         one = str(handle.data["container"])
+        if handle.started is None:
+            return ending.unknown(handle)
         with self._events.bell(one) as bell:
             while True:
                 bell.clear()
@@ -308,6 +318,7 @@ class DockerLauncher(OwnWork):
                     raise LauncherUnavailable("the launcher was closed")
                 inspected = _kept(handle.folder, ENDED) or await self._look(one)
                 if inspected is None:
+                    self._seen.pop(one, None)
                     await self._outputs.forget(handle.folder)
                     return ending.deleted(handle)
                 if ending.has_ended(inspected["State"]):
@@ -317,24 +328,27 @@ class DockerLauncher(OwnWork):
         async with self._endings.setdefault(handle.folder, asyncio.Lock()):
             if _kept(handle.folder, ENDED) is None:
                 await self._bring_home(handle, one, inspected)
-            self._unseen.discard(one)
         return ending.exit_of(handle, inspected)
 
     async def _look(self, one: str) -> dict[str, Any] | None:
         """What the engine says of a container that is waited for."""
-        try:
-            found = await self._inspect(one)
-        except LauncherUnavailable:
-            self._unseen.add(one)
-            raise
+        life = self._events.life
+        found = await self._inspect(one)
         if found is None or not ending.has_ended(found["State"]):
-            self._unseen.discard(one)
+            self._seen[one] = life if life is self._events.life else None
         return found
+
+    async def _saw_end(self, one: str) -> bool:
+        """Whether the engine was surely there when a container ended: it did not go away since that was seen to run."""
+        life = self._seen.pop(one, None)
+        if life is not None and life is self._events.life:
+            return True
+        return await self._events.remembers(one, events.STARTED, events.DEAD)
 
     async def _bring_home(self, handle: Handle, one: str, inspected: dict[str, Any]) -> None:
         """All that is left of it, so that its end can be told again when the container is gone."""
         self._disarm(one)
-        await self._outputs.complete(one, handle.folder, unseen=one in self._unseen)
+        await self._outputs.complete(one, handle.folder, unseen=not await self._saw_end(one))
         entrypoint = bool(handle.data["entrypoint"])
         try:
             await self._engine.call(
@@ -355,7 +369,7 @@ class DockerLauncher(OwnWork):
         """See :meth:`Launcher.stop`. It is asked once by the signal that its image names, and killed by a clock here:
         the agent's next life asks again."""
         one = str(handle.data["container"])
-        if (handle.folder / ENDED).exists():
+        if handle.started is None or (handle.folder / ENDED).exists():
             return
         loop = asyncio.get_running_loop()
         due = loop.time() + grace
@@ -410,7 +424,7 @@ class DockerLauncher(OwnWork):
 
     async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
         """See :meth:`Launcher.read_output`."""
-        if not (handle.folder / ENDED).exists():
+        if handle.started is not None and not (handle.folder / ENDED).exists():
             self._outputs.follow(str(handle.data["container"]), handle.folder)
         try:
             fd = os.open(handle.folder / OUTPUT, os.O_RDONLY | os.O_CLOEXEC)

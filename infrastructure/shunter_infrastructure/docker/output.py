@@ -23,7 +23,7 @@ from shunter_infrastructure.docker.engine import Engine
 from shunter_infrastructure.launcher import LauncherUnavailable
 
 GAP = b"\n[shunter: output is missing here, or doubled: the engine's log was full while nobody read it]\n"
-CUT = b"[shunter: the engine was away when it ended: what it wrote last may be missing]\n"
+CUT = b"[shunter: the engine may have been away when it ended: what it wrote last may be missing]\n"
 #: Seconds until a log whose stream broke is followed again.
 _PAUSE = 0.5
 #: Seconds between two notes of how far the copy came.
@@ -162,8 +162,8 @@ class Outputs:
         before the end of the log.
 
         Args:
-            unseen: the engine was away, and it may have ended meanwhile: then the engine has lost what it wrote in
-                that time, and a mark says so.
+            unseen: the engine may have been away when it ended: then it has lost what was written in that time, and
+                a mark says so.
 
         Raises:
             LauncherUnavailable: the engine is away, or the output cannot be written here.
