@@ -20,10 +20,11 @@ import pytest
 
 from shunter_infrastructure.docker.launcher import DockerLauncher
 from shunter_infrastructure.docker.output import CUT
-from shunter_infrastructure.launcher import LaunchFailed
+from shunter_infrastructure.launcher import LauncherUnavailable, LaunchFailed
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec
 from shunter_work_pools.contracts.runs import Run, RunRequest
+from shunter_work_pools.contracts.states import Cause
 from tests.agents.real_server import Site, site
 from tests.engines.docker import BARE_IMAGE, IMAGE, Daemon, make_image
 from tests.engines.registry import Registry, SlowWay
@@ -385,6 +386,36 @@ def test_agent_and_engine_are_killed_together(shaky: Site, docker_daemon: Daemon
     finally:
         second.terminate()
         second.wait(20)
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["engine-dies", "engine-lives"])
+async def test_an_order_to_start_whose_answer_was_lost(
+    docker_daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """An engine that died meanwhile may have begun it and not know: it is not begun again. One that lives knows."""
+
+    def lost(client: docker.APIClient, container: str) -> None:
+        raise ConnectionResetError("the answer was lost")
+
+    docker_daemon.stop()
+    docker_daemon.live_restore = True
+    docker_daemon.start()
+    launcher = DockerLauncher(environ={"DOCKER_HOST": docker_daemon.url})
+    one = Attempt(assignment(["true"], template=TEMPLATE), tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(LauncherUnavailable):
+        patch.setattr(docker.APIClient, "start", lost)
+        await one.start(launcher)
+    if dies:
+        await asyncio.to_thread(docker_daemon.end, signal.SIGKILL)
+        await asyncio.to_thread(docker_daemon.start)
+    handle = await one.start(launcher)
+    found = await launcher.wait(handle)
+    assert (found.error, found.exit_code) == ((Cause.KEEPER_LOST, None) if dies else (None, 0))
+    assert await one.recover(launcher) == handle
+    await launcher.stop(handle, 0)
+    assert await output(launcher, handle) == b""
+    await launcher.cleanup(handle)
+    await launcher.close()
 
 
 async def test_output_that_is_read_while_the_rest_of_it_is_fetched(docker_url: str, tmp_path: Path) -> None:
