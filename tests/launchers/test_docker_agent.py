@@ -402,9 +402,10 @@ async def test_an_order_to_start_whose_answer_was_lost(
     docker_daemon.start()
     launcher = DockerLauncher(environ={"DOCKER_HOST": docker_daemon.url})
     one = Attempt(assignment(["true"], template=TEMPLATE), tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(LauncherUnavailable):
+    with monkeypatch.context() as patch:
         patch.setattr(docker.APIClient, "start", lost)
-        await one.start(launcher)
+        with pytest.raises(LauncherUnavailable):
+            await one.start(launcher)
     if dies:
         await asyncio.to_thread(docker_daemon.end, signal.SIGKILL)
         await asyncio.to_thread(docker_daemon.start)
