@@ -119,8 +119,10 @@ def kwok(table: Table, count: int = JOBS) -> None:
         most = _highest(agent, lambda: _ended(system) >= count)
         table.row("agent while all end, highest RSS", most / 1e6, "MB", 200)
         _wait(lambda: not cluster.kubectl("get", "jobs", "-n", namespace, "-o", "name").strip(), 1800)
-        shown = ends.close()
-        delays = [at - shown[run] for run, at in records.close().items()]
+        shown, had = ends.close(), records.close()
+        delays = [had[run] - shown[run] for run in shown.keys() & had.keys()]
+        if len(delays) < count:
+            raise RuntimeError(f"of {count} ends {len(shown)} were shown and {len(had)} recorded")
         late = [delay for delay in delays if delay > 2]
         table.row("shown by the API to recorded by the server, p50", percentile(delays, 50), "s")
         table.row("the same, p99", percentile(delays, 99), "s", 2)
@@ -190,8 +192,8 @@ class _Records:
         while not self._closing.wait(0.05):
             rows = _query(self._system, f"SELECT rowid, run_id FROM attempts WHERE rowid > {seen}")
             now = time.time()
-            for seen, run in rows:
-                self._had[str(uuid.UUID(run))] = now
+            self._had |= {str(uuid.UUID(run)): now for _, run in rows}
+            seen = rows[-1][0] if rows else seen
 
     def close(self) -> dict[str, float]:
         """Run -> time, seconds of Unix."""
@@ -225,16 +227,18 @@ class _Ends:
         self._thread.start()
 
     def _watch(self) -> None:
-        try:
-            for line in self._answer:
-                if b'"terminated"' not in line:
-                    continue
-                now = time.time()
-                pod = json.loads(line)["object"]
-                self._shown.setdefault(pod["metadata"]["labels"]["shunter.dev/run"], now)
-        except (OSError, ValueError, AttributeError):
-            if not self._closing:
-                raise
+        rest = b""
+        while not self._closing:
+            try:
+                piece = self._answer.read1(1 << 16)
+            except (OSError, ValueError):  # it is closed
+                return
+            now = time.time()
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if b'"terminated"' in line:
+                    pod = json.loads(line)["object"]
+                    self._shown.setdefault(pod["metadata"]["labels"]["shunter.dev/run"], now)
 
     def close(self) -> dict[str, float]:
         """Run -> time, seconds of Unix."""
