@@ -220,7 +220,7 @@ class _Ends:
         trust = ssl.create_default_context(cafile=server["certificate-authority"])
         trust.load_cert_chain(user["client-certificate"], user["client-key"])
         self._way = HTTPSConnection(urlsplit(server["server"]).netloc, context=trust)
-        self._way.request("GET", f"/api/v1/namespaces/{namespace}/pods?watch=1&allowWatchBookmarks=1")
+        self._way.request("GET", f"/api/v1/namespaces/{namespace}/pods?watch=1&resourceVersion=0")
         self._answer = self._way.getresponse()
         self._closing = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
