@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,8 @@ HANDLE_VERSION = 1
 MADE, STARTED, ENDED, MANIFEST = "made.json", "pod.json", "ended.json", "manifest.json"
 #: Seconds without news of a launch after which the cluster is asked for its events, and between two such questions.
 ASK_AFTER, ASK_EVERY = 2.0, 10.0
+#: Seconds between two such questions, whichever launches they are about: a cluster that is slow is not asked more.
+ASK_APART = 5.0
 #: Seconds before anything is told of a launch that goes its way.
 TELL_AFTER = 1.0
 _FORBIDDEN, _NOT_FOUND, _CONFLICT, _INVALID = 403, 404, 409, (400, 413, 422)
@@ -75,6 +78,7 @@ class KubernetesLauncher:
         self._notes: dict[str, str] = {}  # what was told of a launch at last
         self._leftovers: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._leftover_grace = leftover_grace
+        self._questions = _Questions()
         self._closed = False
 
     @staticmethod
@@ -296,7 +300,7 @@ class KubernetesLauncher:
         if pod is not None and (causes.fault_of_pod(pod) or not pod["spec"].get("nodeName")):
             about = None  # what there is to say, the pod says itself
         uid = None if about is None else str(about["metadata"]["uid"])
-        if not patience.asks(uid):
+        if not patience.asks(uid, self._questions):
             return patience.events
         query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": "100"}
         try:
@@ -540,6 +544,17 @@ class _Launch:
         self.jobs = f"/apis/batch/v1/namespaces/{template.namespace}/jobs"
 
 
+class _Questions:
+    """All that is asked for events.
+
+    Attributes:
+        next: when the next may be, by the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.next = -math.inf
+
+
 class _Patience:
     """How long a launch has been without progress, and what was said of it.
 
@@ -554,7 +569,7 @@ class _Patience:
         self._next = math.inf
         self._fault: tuple[Cause, float] | None = None
 
-    def asks(self, stuck: str | None) -> bool:
+    def asks(self, stuck: str | None, questions: _Questions) -> bool:
         """Whether it is time to ask for the events of the object whose uid is given; None: all goes its way."""
         now = time.monotonic()
         if stuck != self._stuck:
@@ -562,6 +577,10 @@ class _Patience:
             self._next = math.inf if stuck is None else now + ASK_AFTER
         if now < self._next:
             return False
+        if now < questions.next:
+            self._next = now + random.uniform(ASK_AFTER, ASK_EVERY)
+            return False
+        questions.next = now + ASK_APART
         self._next = now + ASK_EVERY
         return True
 

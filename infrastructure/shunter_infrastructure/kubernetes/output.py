@@ -7,8 +7,9 @@ such a moment is said at the end of the output.
 No stream that ends says that it was whole: the API server hides it when the kubelet breaks off. So the end of a copy is
 compared with the last line of the log.
 
-At most ``MOST_OPEN`` logs are followed at once. The others wait: one of them is read each second, in turn, and
-each is read whole at its end. So a run takes two requests, and a long one that waits one more now and then.
+At most ``MOST_OPEN`` logs are followed at once. The others wait: one of them is read every five seconds,
+in turn, and each is read whole at its end. So a run takes two requests, and a long one that waits one more now and
+then; one with much output that is followed, one every five seconds while it writes.
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ from shunter_infrastructure.launcher import LauncherUnavailable
 from shunter_work_pools.contracts.agents import Output
 
 CONTAINER = "run"
-#: Logs that are followed at once: each is a connection here, at the API server and at the kubelet.
-MOST_OPEN = 200
-#: Seconds until a log whose stream ended is followed again. Of a container that ended, the launcher hears sooner.
-_PAUSE = 5.0
-#: Seconds between two reads of logs that wait, whichever they are.
-_TURN = 1.0
+#: Logs that are followed at once: each is a connection here, at the API server and at the kubelet, and there one of
+#: the 128 inotify instances that a kernel usually allows.
+MOST_OPEN = 100
+#: Seconds until a log whose stream ended is followed again: at first, and at most, while nothing new comes. Of a
+#: container that ended, the launcher hears sooner.
+_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+#: Seconds between two reads of logs that wait, whichever they are; and between two tries.
+_TURN, _AGAIN = 5.0, 1.0
 #: Seconds for which the stream of a container that has ended may bring the rest.
 _REST = 1.0
 #: Seconds for which the log of what has ended is asked for, while the node does not give it.
@@ -148,7 +151,9 @@ class Outputs:
             self._turns = asyncio.create_task(self._take_turns(), name="outputs in turn")
 
     async def _follow(self, one: _One) -> None:
+        pause = _PAUSE
         while True:
+            before = _size(one.folder)
             with contextlib.suppress(LauncherUnavailable, Unwritable, NodeAway):
                 try:
                     await self._copy(one, follow=True)
@@ -160,7 +165,8 @@ class Outputs:
                 finally:
                     one.streams = False
                     one.grown.set()
-            await asyncio.sleep(_PAUSE)
+            pause = _PAUSE if _size(one.folder) > before else min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
 
     async def _take_turns(self) -> None:
         while self._waiting:
@@ -246,7 +252,7 @@ class Outputs:
                     return False
             if time.monotonic() > until:
                 return False
-            await asyncio.sleep(_TURN)
+            await asyncio.sleep(_AGAIN)
 
     async def _tail(self, pod: Pod) -> list[tuple[str, bytes]]:
         """The last line of a log, or its last piece."""
@@ -330,7 +336,7 @@ class Outputs:
             if search.base is not None:
                 copy.go_over(search.first, search.base)
                 return False
-            await asyncio.sleep(_TURN)
+            await asyncio.sleep(_AGAIN)
             if copy.passed != passed:
                 return False  # it is not at the end of the old one yet
         return True
@@ -360,7 +366,7 @@ class Outputs:
         may have been broken off."""
         search = await self._search(one)
         if search.lost:
-            await asyncio.sleep(_TURN)
+            await asyncio.sleep(_AGAIN)
             search = await self._search(one)
         with _writing():
             search.settle()
