@@ -12,6 +12,8 @@ from shunter_work_pools.contracts.states import Cause
 
 #: The agent's own settings (server, token, home) are never passed on, whatever ``pass_env`` says.
 RESERVED_PREFIX = "SHUNTER_"
+#: Bytes that result and failure may have, where that is less than elsewhere.
+RESULT_LIMIT = "SHUNTER_RESULT_LIMIT"
 #: The device that engines and CUDA are told of.
 GPU = "gpu"
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from shunter_infrastructure.kubernetes import spot
 from shunter_infrastructure.launcher import NO_DEVICES, LaunchFailed
-from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
+from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, RESULT_LIMIT, described, runner_path
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.kubernetes_patch import merged
@@ -121,7 +121,7 @@ def job(assignment: Assignment, template: KubernetesTemplate, agent: str, own: M
     if template.patch:
         made = _patched(made, template.patch, assignment.pool)
     pod = made["spec"]["template"]["spec"]
-    limit = {"name": "SHUNTER_RESULT_LIMIT", "value": str(result_limit(pod))}
+    limit = {"name": RESULT_LIMIT, "value": str(result_limit(pod))}
     next(one for one in pod["containers"] if one["name"] == RUN_CONTAINER)["env"].append(limit)
     return made
 
