@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from shunter_infrastructure.kubernetes import manifest
+from shunter_infrastructure.kubernetes.rights import NEEDED
 from shunter_work_pools.contracts.agents import Assignment
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
@@ -270,6 +271,14 @@ def test_the_rights_on_the_page_are_those_that_an_agent_needs(restricted: Place,
     """With the Role as it stands there everything that an agent does is done, and a Secret cannot be read."""
     (role,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     made = json.loads(restricted.kubectl("create", "-o", "json", "-f", "-", text=role))
+    stated = {
+        (group, resource, verb)
+        for rule in made["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert stated == {(group, resource, verb) for group, resource, verbs in NEEDED for verb in verbs}
     config = tmp_path / "kubeconfig"
     restricted.cluster.account(config, "agent", made["rules"], namespace=restricted.name)
     agent = Cluster(config)
