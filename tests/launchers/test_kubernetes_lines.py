@@ -14,7 +14,9 @@ from shunter_infrastructure.kubernetes import manifest
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import SyncRequest
 from tests.agents.real_server import Site, site
+from tests.cluster.cluster import Cluster
 from tests.launchers.test_docker_lines import refused, said, shunter
+from tests.launchers.test_kubernetes_admitted import lost
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -257,3 +259,28 @@ def test_preview_is_what_an_agent_sends_but_for_the_ids(there: Site) -> None:
         ["run", "events", run, "-o", "json"],
     ):
         assert "hush" not in shunter(there, *words).stdout
+
+
+def test_a_pool_of_a_cluster_from_its_making_to_a_run(there: Site, cluster: Cluster) -> None:
+    """The lines of the page; and the Job that is there is the one that preview prints."""
+    words = ["--match", "k8s", "--template", "namespace=default", "--template", "image=localhost/python:3.11"]
+    said(there, "pool", "create", "cluster", "--type", "kubernetes", *words)
+    said(there, "deploy", "--name", "hi", "--tag", "k8s", "--", "python3", "-c", 'print("hi")')
+    said(there, "deploy", "--name", "nap", "--tag", "k8s", "--", "sleep", "600")
+    preview = json.loads(said(there, "pool", "template", "preview", "cluster", "nap"))
+    there.env["KUBECONFIG"] = str(cluster.kubeconfig)
+    with there.agent("cluster-1", pool="cluster"):
+        done = shunter(there, "run", "start", "hi", "--watch")
+        assert (done.returncode, "hi\n" in done.stdout) == (0, True), done
+        run = json.loads(said(there, "run", "start", "nap", "-o", "json"))["id"]
+        chosen = f"{manifest.RUN}={run}"
+        cluster.kubectl("wait", "--for=create", "job", "-l", chosen, "--timeout=60s")
+        (job,) = cluster.get("jobs", "-l", chosen)["items"]
+        said(there, "run", "cancel", run)
+        there.ended(run)
+        cluster.kubectl("wait", "--for=delete", f"job/{job['metadata']['name']}", "--timeout=60s")
+    assert lost(preview, job) == []
+    assert job["metadata"]["labels"].keys() == preview["metadata"]["labels"].keys()
+    (sent,), (shown,) = (one["spec"]["template"]["spec"]["containers"] for one in (job, preview))
+    assert [one["name"] for one in sent["env"]] == [one["name"] for one in shown["env"]]
+    assert sent["command"] == shown["command"] == ["sleep", "600"]
