@@ -8,12 +8,14 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.util import await_only
 
 from shunter_work_pools.contracts.agents import Assignment, Output
 from shunter_work_pools.queue import reap
 from shunter_work_pools.queue.explain import explain
 from shunter_work_pools.queue.handover import hand_over
 from shunter_work_pools.storage.schema import leases
+from shunter_work_pools.storage.store import Tx
 from tests.queue.world import GIVE_UP_AFTER, LOST_AFTER, Agent, S, World, held
 
 HERE = {"main": "cluster-1/default"}
@@ -245,12 +247,20 @@ async def test_two_servers_hand_over_once(world: World) -> None:
         await other.beat()
     before = world.clock.now - round(LOST_AFTER * 1e6)
     await world.store.write(lambda tx: reap.mark_lost(tx, before))
-    async with asyncio.TaskGroup() as group:
-        both = [
-            group.create_task(world.store.write(lambda tx: hand_over(tx, before, LOST_AFTER)))
-            for _ in range(2)
-        ]
-    assert sorted(task.result() for task in both) == [0, 1]
+    written, looked = asyncio.Event(), asyncio.Event()
+
+    def first(tx: Tx) -> int:
+        moved = hand_over(tx, before, LOST_AFTER)
+        written.set()
+        await_only(looked.wait())  # before it is committed
+        return moved
+
+    one = asyncio.create_task(world.store.write(first))
+    await written.wait()
+    async with asyncio.timeout(5):
+        assert await world.store.write(lambda tx: hand_over(tx, before, LOST_AFTER)) == 0
+    looked.set()
+    assert await one == 1
     assert (await holder(world, granted.run))[1] == 2
     told = [await other.difference() for other in others]
     assert sorted(len(one.assignments) for one in told) == [0, 1]

@@ -368,6 +368,7 @@ RAISED: list[tuple[str, dict[str, Any], dict[str, Any], list[int | None]]] = [
     ),
     ("of the pool", {}, {"memory": "100MiB"}, [None, 200 * MIB, 300 * MIB, 300 * MIB]),
     ("of the pool, in bytes", {}, {"memory": 100 * MIB}, [None, 200 * MIB, 300 * MIB]),
+    ("of the pool, as Kubernetes has it", {}, {"memory": "100Mi"}, [None, 200 * MIB, 300 * MIB]),
     ("none", {}, {}, [None, None, None]),
     ("more than the policy's", {}, {"memory": "1GiB"}, [None, 1024 * MIB, 1024 * MIB]),
 ]
@@ -379,7 +380,8 @@ RAISED: list[tuple[str, dict[str, Any], dict[str, Any], list[int | None]]] = [
 async def test_what_ran_out_of_memory_gets_more(
     world: World, work: dict[str, Any], template: dict[str, Any], limits: list[int | None]
 ) -> None:
-    await world.pool(type="docker", template={"image": "any"} | template)
+    kind = "kubernetes" if template.get("memory") == "100Mi" else "docker"
+    await world.pool(type=kind, template={"image": "any"} | template)
     more = {"factor": 2, "up_to": 300 * MIB}
     command = {"command": ["/bin/true"]}
     await world.deploy(pool="main", work=command | work, retries={"count": 9, "more_memory": more})

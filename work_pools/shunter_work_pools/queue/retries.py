@@ -77,7 +77,8 @@ def memory_after(spec: DeploymentSpec, before: Any, template: Mapping[str, Any])
 
 
 def _bytes(value: Any) -> int | None:
-    return parsed(value) if isinstance(value, str) else value
+    """Bytes of a size as templates have it: a number, ``2GiB``, or ``2Gi`` as Kubernetes writes it."""
+    return parsed(value) or parsed(f"{value}B") if isinstance(value, str) else value
 
 
 def another_fits(tx: Tx, agent_id: int, queue_id: int, spec: DeploymentSpec, lost_after: float) -> bool:
