@@ -80,6 +80,8 @@ async def test_the_steps_of_a_run_are_shown_as_they_come(world: World) -> None:
         "log_missing": None,
         "log_deleted": False,
         "lost": False,
+        "memory": None,
+        "note": None,
     }
     assert await world.story(granted.run) == [
         "Scheduled/user",
