@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,3 +209,101 @@ def test_the_api_server_is_away_while_twenty_runs_run(
             assert jobs.output(one) == b"begun\n" + numbers
         for one in made:
             gone(jobs_of_tests, one)
+
+
+# -- several agents, one namespace
+
+#: As little patience as a server may have.
+_IMPATIENT = {"server.lost_after": "15s", "server.lease_for": "20s", "server.give_up_after": "150s"}
+_LINES = "".join(f"line {number}\n" for number in range(1, 61)).encode()
+_SAYS_LINES = "for n in $(seq 60); do echo line $n; sleep 1; done; exit 7"
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory, jobs_of_tests: tuple[Cluster, str]) -> Iterator[Site]:
+    """A server that finds agents lost as soon as it may."""
+    with site(tmp_path_factory.mktemp("impatient"), _IMPATIENT) as one:
+        one.env["KUBECONFIG"] = str(jobs_of_tests[0].kubeconfig)
+        yield one
+
+
+def _begin_two(where: Site, jobs_of_tests: tuple[Cluster, str], name: str) -> tuple[Any, Any, str]:
+    """A run of a pool of its own, its agent, and the uid of its pod."""
+    template = {"namespace": jobs_of_tests[1], "image": IMAGE}
+    where.client.create_pool(PoolSpec(name=name, type="kubernetes", template=template))
+    deploy(where, name, _SAYS_LINES, pool=name)
+    first = where.start_agent(f"{name}-1", pool=name)
+    made = run(where, name)
+    output_begins(where, made)
+    (pod,) = pods(jobs_of_tests, made)
+    return made, first, pod["metadata"]["uid"]
+
+
+def _check_handed_over(
+    where: Site, jobs_of_tests: tuple[Cluster, str], made: object, pod: str, by: tuple[str, int]
+) -> None:
+    found = where.ended(made, 120)
+    assert [(one.exit_code, one.agent, one.epoch) for one in found.attempts] == [(7, *by)]
+    assert where.output(made) == _LINES
+    left = pods(jobs_of_tests, made)
+    assert [one["metadata"]["uid"] for one in left] in ([pod], [])
+    gone(jobs_of_tests, made)
+
+
+def _is_killed(where: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
+    made, first, pod = _begin_two(where, jobs_of_tests, "killed")
+    first.kill()
+    first.wait()
+    with where.agent("killed-2", pool="killed"):
+        _check_handed_over(where, jobs_of_tests, made, pod, ("killed-2", 2))
+
+
+def _is_frozen(where: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
+    """It comes back while the other one has its run, and leaves the work alone."""
+    made, first, pod = _begin_two(where, jobs_of_tests, "frozen")
+    try:
+        first.send_signal(signal.SIGSTOP)
+        with where.agent("frozen-2", pool="frozen"):
+            deadline = time.monotonic() + 60
+            while where.client.get_run(str(made)).attempts[-1].agent != "frozen-2":
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            first.send_signal(signal.SIGCONT)
+            _check_handed_over(where, jobs_of_tests, made, pod, ("frozen-2", 2))
+        assert "its work is left alone" in where.log("frozen-1")
+        assert where.attempts("frozen-1") == []
+    finally:
+        first.kill()
+        first.wait()
+
+
+def _loses_its_disk(where: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
+    made, first, pod = _begin_two(where, jobs_of_tests, "fresh")
+    first.kill()
+    first.wait()
+    shutil.rmtree(where.home / "agents" / "fresh-1")
+    with where.agent("fresh-1", pool="fresh"):
+        _check_handed_over(where, jobs_of_tests, made, pod, ("fresh-1", 2))
+
+
+def test_runs_are_handed_over(impatient: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
+    """The same pod goes on under another agent: one end, the true exit code, every byte of output once."""
+    with ThreadPoolExecutor(3) as pool:
+        ways = (_is_killed,)
+        for done in [pool.submit(way, impatient, jobs_of_tests) for way in ways]:
+            done.result()
+
+
+def test_what_a_run_waits_for_is_read_by_people(jobs: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
+    """The scheduler's words, while it waits; and as its end, if it waits in vain."""
+    deploy(jobs, "waits", "true", {"node_selector": {"no.such/node": "here"}}, start_timeout=8)
+    with jobs.agent("waits", pool="cluster"):
+        made = run(jobs, "waits")
+        deadline = time.monotonic() + 30
+        while "0/1 nodes are available" not in jobs.client.explain_run(str(made)).model_dump_json():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        found = jobs.ended(made, _ENDS)
+        assert (found.state, found.cause) == ("Crashed", "unschedulable")
+        assert "didn't match Pod's node affinity/selector" in (found.message or "")
+        gone(jobs_of_tests, made)
