@@ -402,7 +402,7 @@ class Supervisor:
     async def _recover(self, attempt: Attempt, *, withdraw: bool = False) -> Handle | None:
         return await self._until_available(
             attempt,
-            partial(attempt.launcher.recover, withdraw=withdraw),
+            partial(attempt.launcher.recover, agent=self._agent, withdraw=withdraw),
             attempt.assignment,
             self._folder(attempt),
         )

@@ -349,7 +349,9 @@ class FakeLauncher(OwnWork):
             return command[1:]
         return list(self.scripts.get(assignment.deployment, ()))
 
-    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
+    async def recover(
+        self, assignment: Assignment, folder: Path, *, agent: str = "", withdraw: bool = False
+    ) -> Handle | None:
         """See :meth:`Launcher.recover`."""
         self.calls.append(("recover", folder.name))
         work = self._found(assignment, folder) if assignment.handed_over else _Work.load(self._state(folder))

@@ -223,13 +223,16 @@ class Launcher(Protocol):
             ValueError: the assignment is exclusive, and there is no lease.
         """
 
-    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
+    async def recover(
+        self, assignment: Assignment, folder: Path, *, agent: str = "", withdraw: bool = False
+    ) -> Handle | None:
         """The handle of an attempt that was started before; None if it certainly never was.
 
         An attempt of which it cannot be known yields a handle whose :meth:`wait` tells so. One that was handed over
         is this agent's from then on: its engine is told so, as by :meth:`start`.
 
         Args:
+            agent: name of the agent, whose it is if it was handed over.
             withdraw: it is not to start any more: what was prepared and has not begun is removed before the
                 answer is None. Without it, that may be left for :meth:`start` to find.
 

@@ -164,10 +164,10 @@ async def test_hand_over(world: World) -> None:
     taken.folder = world.root / "taken"
     taken.folder.mkdir()
     taken.assignment = attempt.assignment.model_copy(
-        update={"epoch": 2, "handed_over": Output(size=3, tail="dXAK")}
+        update={"epoch": 2, "handed_over": Output(size=3, tail="dXAK", started=True)}
     )
-    assert await taken.recover(other) is None  # it is to be written down first
-    new = await other.start(taken.assignment, taken.folder, "a2")
+    new = await other.recover(taken.assignment, taken.folder, agent="a2")
+    assert new is not None
     job = await world.get("job", str(new.data["name"]))
     assert job["metadata"]["labels"]["shunter.dev/agent"] == "a2"
     assert job["metadata"]["annotations"]["shunter.dev/epoch"] == "2"
@@ -217,7 +217,7 @@ async def test_a_lower_epoch_never_overwrites_a_higher_one(world: World) -> None
 async def test_what_was_handed_over_and_is_gone_is_not_begun_anew(world: World) -> None:
     attempt = world.attempt(["true"])
     attempt.assignment = attempt.assignment.model_copy(
-        update={"epoch": 2, "handed_over": Output(size=3, tail="dXAK")}
+        update={"epoch": 2, "handed_over": Output(size=3, tail="dXAK", started=True)}
     )
     launcher = world.launcher()
     end = await ended(launcher, await attempt.start(launcher))

@@ -223,7 +223,9 @@ class DockerLauncher(OwnWork):
         finally:
             self._note(assignment, "")
 
-    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
+    async def recover(
+        self, assignment: Assignment, folder: Path, *, agent: str = "", withdraw: bool = False
+    ) -> Handle | None:
         """See :meth:`Launcher.recover`.
 
         A container that was made and not started is removed before the answer is None, whether it is to start or not:

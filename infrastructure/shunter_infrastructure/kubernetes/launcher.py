@@ -351,7 +351,9 @@ class KubernetesLauncher:
             raise LauncherUnavailable(f"Job {name} cannot be deleted: {exc.detail}") from exc
         return True
 
-    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
+    async def recover(
+        self, assignment: Assignment, folder: Path, *, agent: str = "", withdraw: bool = False
+    ) -> Handle | None:
         """See :meth:`Launcher.recover`."""
         name = manifest.name_of(assignment.run, assignment.attempt)
         self._ours.add(name)
@@ -364,12 +366,13 @@ class KubernetesLauncher:
             await asyncio.wait({post})
         job, pod = watch.job(name), watch.pod(name)
         there = job is not None and not job.get("gone")
-        if there and _epoch(job) > assignment.epoch:
-            return None
-        if there and _epoch(job) < assignment.epoch and assignment.handed_over and not withdraw:
-            return None  # it is to be written down as ours first: by start()
+        launch = _Launch(assignment, template, folder, agent, watch)
+        if job is not None and there:
+            if _epoch(job) > assignment.epoch:
+                return None
+            if assignment.handed_over is not None:
+                await self._hold(launch, job)
         if pod is not None and causes.has_begun(pod):
-            launch = _Launch(assignment, template, folder, "", watch)
             _note_start(launch, pod, None)
             return _noted(assignment, folder)
         if not there and _has_begun_before(assignment, folder):
@@ -657,7 +660,7 @@ def _write(path: Path, what: Any) -> None:
 def _has_begun_before(assignment: Assignment, folder: Path) -> bool:
     """Whether its Job was there once: if it is not any more, it must not be made again."""
     before = assignment.handed_over
-    return (folder / MADE).exists() or (before is not None and before.size > 0)
+    return (folder / MADE).exists() or (before is not None and before.started)
 
 
 def _note_start(launch: _Launch, pod: Document, before: Stamp | None) -> None:

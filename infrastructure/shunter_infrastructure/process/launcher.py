@@ -141,7 +141,9 @@ class ProcessLauncher(OwnWork):
             return None
         return record.parse(answer.detail.split("\t"))
 
-    async def recover(self, assignment: Assignment, folder: Path, *, withdraw: bool = False) -> Handle | None:
+    async def recover(
+        self, assignment: Assignment, folder: Path, *, agent: str = "", withdraw: bool = False
+    ) -> Handle | None:
         """See :meth:`Launcher.recover`.
 
         An order of a predecessor may still be on its way to a keeper. Taking ``launch.json`` away
