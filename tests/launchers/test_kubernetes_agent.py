@@ -287,7 +287,7 @@ def _loses_its_disk(where: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     with where.agent("fresh-1", pool="fresh"):
-        _check_handed_over(where, jobs_of_tests, made, pod, ("fresh-1", 2))
+        _check_handed_over(where, jobs_of_tests, made, pod, ("fresh-1", 1))
 
 
 def test_runs_are_handed_over(impatient: Site, jobs_of_tests: tuple[Cluster, str]) -> None:

@@ -51,6 +51,7 @@ class Watch:
         self._bells: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._wanted = wanted
         self._changed = asyncio.Event()
+        self._known = False
         self._jobs = _Kind(client, self, f"/apis/batch/v1/namespaces/{namespace}/jobs", slim_job)
         self._pods = _Kind(client, self, f"/api/v1/namespaces/{namespace}/pods", slim_pod)
         self._tasks = [
@@ -65,7 +66,9 @@ class Watch:
         """
         while not (self._jobs.listed and self._pods.listed):
             self.demand()
+            self._changed.clear()
             await self._changed.wait()
+        self.demand()
 
     def demand(self) -> None:
         """Make sure that what is known is of this moment.
@@ -118,14 +121,21 @@ class Watch:
         for bell in self._bells.get(job, ()):
             bell.set()
 
-    def tell(self, trouble: LauncherUnavailable | None) -> None:
-        """Wake everybody, if there is trouble now or none any more."""
-        if trouble is None and self.trouble is None:
-            if not self._changed.is_set():
-                self._wake()
-            return
+    def tell(self, trouble: LauncherUnavailable) -> None:
+        """Nothing is known at the moment: wake everybody."""
         self.trouble = trouble
         self._wake()
+
+    def is_well(self) -> None:
+        """Wake everybody if there was trouble, and there is none any more: neither with Jobs nor with pods."""
+        if not (self._jobs.well and self._pods.well):
+            return
+        if self.trouble is not None:
+            self.trouble = None
+            self._wake()
+        elif not self._known:
+            self._changed.set()
+        self._known = self._jobs.listed and self._pods.listed
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -234,9 +244,8 @@ class _Kind:
         return await missing_rights(self._client, self._watch.namespace, exc)
 
     def _is_well(self) -> None:
-        if not self.well:
-            self.well = True
-        self._watch.tell(None)
+        self.well = True
+        self._watch.is_well()
 
     async def _list(self) -> None:
         query = {"labelSelector": manifest.SELECTOR, "limit": str(PAGE)}
