@@ -77,7 +77,7 @@ def note(pod: Document | None, events: list[Document]) -> tuple[str, Cause | Non
         return f"{node} cannot make its container: {said}", Cause.START_FAILED
     begun = _running_init(pod)
     if begun:
-        return f"init container {begun} runs on {node}", None
+        return f"init container {begun} runs on {pod['spec']['nodeName']}", None
     return f"{node} fetches the image, or makes the container", None
 
 
