@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,17 @@ from tests.cluster.programs import API_SERVICE, NODE, Program, programs
 
 #: Seconds in which a program of a cluster is well after its start, on a busy machine.
 START_LIMIT = 90.0
+
+
+#: The store listens where only the cluster is. https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
+_COMPACT = """
+import json, urllib.request
+def ask(what, **body):
+    url = f"http://127.0.0.1:2379/v3/kv/{what}"
+    return json.load(urllib.request.urlopen(url, json.dumps(body).encode()))
+revision = ask("range", key="AA==", limit=1)["header"]["revision"]
+ask("compaction", revision=revision, physical=True)
+"""
 
 
 class Cluster:
@@ -220,6 +232,10 @@ class OwnCluster(Cluster):
         if "kwok" in known:
             self.stop("kwok")
         self.start("kwok")
+
+    def compact(self) -> None:
+        """Let the cluster's store forget all that was before: whoever wants to go on from there is told so (410)."""
+        self.machine.command(sys.executable, "-c", _COMPACT)
 
     def log(self, name: str) -> str:
         """What a program has said since the cluster came up."""
