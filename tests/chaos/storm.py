@@ -294,7 +294,7 @@ class Storm:
             with self._moment(dice, number):
                 alive = self.live()
                 hit = self.ground.strike(dice, alive)
-                if hit or not alive:
+                if hit is not None:
                     self.story.hit |= hit
                     self._note(self.ground.victim, "just then", len(alive))
 
@@ -313,7 +313,7 @@ class Storm:
                 self._note("agent", how)
                 process.kill()
                 process.wait()
-            self._over.wait(dice.choice([0.0, 0.0, 0.2, 1.0]))
+            self._over.wait(dice.choice(self.ground.absences))
             step = f"{dice.choice(POINTS)}#{dice.randint(1, 6)}"
             self._start_agent(name, step if number % 2 else None)
 
@@ -363,7 +363,7 @@ def weathered(
     database_url: str | None = None,
 ) -> Iterator[Storm]:
     """A storm that is over, its server and agents still running."""
-    flags = {"server.database_url": database_url} if database_url else {}
+    flags = ground.flags | ({"server.database_url": database_url} if database_url else {})
     with site(home, flags) as here:
         story = Story(seed, ground.name, "postgres" if database_url else "sqlite")
         storm = Storm(here, ground, story, runs, kills, say)

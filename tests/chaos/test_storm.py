@@ -10,12 +10,14 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests.chaos.audit import Audit
-from tests.chaos.grounds import Containers, Ground, Processes
+from tests.chaos.grounds import Containers, Ground, Jobs, Processes
 from tests.chaos.storm import Story, weathered
+from tests.cluster.cluster import OwnCluster
 from tests.engines.docker import Daemon
 from tests.storage.stores import KINDS
 
@@ -69,10 +71,19 @@ def test_every_run_ends_once_with_the_truth(
     storm_over(Processes(), tmp_path / "home", say, RUNS, kills, url)
 
 
-def test_the_same_in_containers(tmp_path: Path, docker_daemon: Daemon, say: Say) -> None:
+def test_engine_docker(tmp_path: Path, docker_daemon: Daemon, say: Say) -> None:
     """The engine is killed as well, and lets containers live on (live-restore)."""
     docker_daemon.stop()
     docker_daemon.live_restore = True
     docker_daemon.start()
     kills = {"agent": ENGINE_KILLS, "server": ENGINE_KILLS, "engine": OUTAGES}
     storm_over(Containers(docker_daemon), tmp_path / "home", say, ENGINE_RUNS, kills)
+
+
+def test_engine_kubernetes(tmp_path: Path, own_cluster: OwnCluster, say: Say) -> None:
+    """Programs of the cluster are killed as well, and pods deleted; agents that stay away are relieved by others."""
+    namespace = f"storm-{uuid4().hex[:8]}"
+    own_cluster.kubectl("create", "namespace", namespace)
+    kills = {"agent": ENGINE_KILLS, "server": ENGINE_KILLS, "cluster": OUTAGES}
+    storm_over(Jobs(own_cluster, namespace), tmp_path / "home", say, ENGINE_RUNS, kills)
+    own_cluster.kubectl("delete", "namespace", namespace, "--wait=false")
