@@ -48,6 +48,10 @@ cluster-build: $(INSTALLED) ## only build what that cluster is made of, into the
 cluster-down: $(INSTALLED) ## end that cluster; nothing of it is left
 	@$(BIN)/python -m tests.cluster down
 
+.PHONY: cluster-fake-nodes
+cluster-fake-nodes: $(INSTALLED) ## ten nodes in it that are not there, for thousands of pods
+	@$(BIN)/python -m tests.cluster fake-nodes 10
+
 .PHONY: cluster-kubeconfig
 cluster-kubeconfig: $(INSTALLED) ## print the path of its kubeconfig (make -s cluster-kubeconfig)
 	@$(BIN)/python -m tests.cluster kubeconfig
