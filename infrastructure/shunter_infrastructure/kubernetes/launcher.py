@@ -403,22 +403,32 @@ class KubernetesLauncher:
                 if (handle.folder / ENDED).exists():
                     return _read_end(handle)
                 watch.demand()
-                job, pod = watch.job(name), watch.pod(name)
-                if _has_ended(job, pod):
+                if (left := self._seconds_left(handle, watch)) is None:
                     break
-                if pod is not None:
-                    at = Pod(watch.namespace, pod["metadata"]["name"])
-                    self._outputs.follow(at, handle.folder, _handed_over(handle))
-                deadline = None if pod is None else ending.gone_by(pod)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(
-                        None if deadline is None else max(0.0, deadline - time.time())
-                    ):
+                    async with asyncio.timeout(left if left < math.inf else None):
                         await bell.wait()
+            job, pod = watch.job(name), watch.pod(name)
         async with self._endings.setdefault(handle.folder, asyncio.Lock()):
             if not (handle.folder / ENDED).exists():
                 await self._bring_home(handle, job, pod)
         return _read_end(handle)
+
+    def _seconds_left(self, handle: Handle, watch: Watch) -> float | None:
+        """After how long to look again at what runs, though nothing is heard of it; None: it has ended.
+
+        Apart from :meth:`wait`, of which thousands wait: none keeps a Job and a pod meanwhile.
+        """
+        name = str(handle.data["name"])
+        job, pod = watch.job(name), watch.pod(name)
+        if _has_ended(job, pod):
+            return None
+        if pod is None:
+            return math.inf
+        at = Pod(watch.namespace, pod["metadata"]["name"])
+        self._outputs.follow(at, handle.folder, _handed_over(handle))
+        deadline = ending.gone_by(pod)
+        return math.inf if deadline is None else max(0.0, deadline - time.time())
 
     async def _bring_home(self, handle: Handle, job: Document | None, pod: Document | None) -> None:
         """All that is left of it, so that its end can be told again when Job and pod are gone."""
