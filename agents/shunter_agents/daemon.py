@@ -410,7 +410,14 @@ class Agent:
                 if not self._holdings.attempts:
                     raise Fatal(told(exc)) from exc
                 log.error("a launcher cannot be used now", pool=name, reason=told(exc))
+        if not any(self._launcher(kind).capabilities.own_machine for kind in self._types.values()):
+            self._forget_machine()
         return True
+
+    def _forget_machine(self) -> None:
+        """Nothing runs on this machine: what it has and what can be told of it says nothing about runs."""
+        self.capacity = self._holdings.capacity = dict(self._options.capacity)
+        self._about |= {"capacity": self.capacity, "found_tags": []}
 
     def _launcher(self, kind: str) -> Launcher:
         if kind not in self._launchers:

@@ -58,6 +58,8 @@ class Capabilities:
             from ``Exit.exit_code``, which is there as well, and the message says so.)
         shared_handles: any agent can reach the work, so that a lease may be handed over.
         merged_output: stdout and stderr are one stream in the true order.
+        own_machine: what an attempt takes is this machine's. If not, the engine finds room for it, and the agent has
+            only the capacity that a person gave it.
         keeps_lease: an attempt ends when its :class:`Lease` does, also when the agent is dead or hangs.
         limits_memory: how ``Work.memory_limit`` is kept, known after :meth:`Launcher.check`:
             ``cgroup`` (all processes of the run together, and an OOM kill is told), ``address_space``
@@ -67,6 +69,7 @@ class Capabilities:
     exact_signal: bool
     shared_handles: bool
     merged_output: bool
+    own_machine: bool = True
     keeps_lease: bool = False
     limits_memory: str = ""
 

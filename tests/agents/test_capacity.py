@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ async def test_what_is_not_said_is_what_the_machine_has(tmp_path: Path) -> None:
         has = server.syncs[0].capacity
         assert (has["cpu"], has["fpga"], set(has)) == (0.5, 1.0, {"cpu", "memory", "fpga"})
         assert has["memory"] > 2**20
+
+
+async def test_a_machine_on_which_nothing_runs_does_not_count(tmp_path: Path) -> None:
+    server, launcher = FakeServer(), FakeLauncher()
+    launcher.capabilities = replace(launcher.capabilities, own_machine=False)
+    async with life(server, tmp_path, launcher, capacity={"gpu": 2.0}):
+        await server.until(lambda: bool(server.syncs))
+        said = server.syncs[0]
+        assert (said.capacity, said.free_capacity, said.found_tags) == ({"gpu": 2.0}, {"gpu": 2.0}, [])
+        server.add("hang", need={"gpu": 1.0})
+        assert (await told(server, lambda sync: len(sync.holds) == 1)).free_capacity == {"gpu": 1.0}
 
 
 async def test_the_lowest_free_numbers_are_given_and_given_again(tmp_path: Path) -> None:

@@ -436,6 +436,33 @@ def test_gpus_and_memory_of_the_deployment_go_over_the_template() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("template", "memory_limit", "requests", "limits"),
+    [
+        ({}, None, {"cpu": "1500m", "memory": str(2**30)}, {}),
+        (
+            {"cpu": 1, "cpu_request": 0.1, "memory": "512MiB", "memory_request": "1MiB"},
+            None,
+            {"cpu": "1500m", "memory": str(2**30)},
+            {"cpu": "1500m", "memory": str(2**30)},
+        ),
+        (
+            {"cpu": 4, "memory": "4GiB"},
+            256 * 2**20,
+            {"cpu": "1500m", "memory": str(256 * 2**20)},
+            {"cpu": "4", "memory": str(256 * 2**20)},
+        ),
+    ],
+)
+def test_what_a_run_needs_is_asked_of_the_cluster(
+    template: dict[str, Any], memory_limit: int | None, requests: dict[str, str], limits: dict[str, str]
+) -> None:
+    one = attempt(template=template, memory_limit=memory_limit)
+    one = one.model_copy(update={"need": {"cpu": 1.5, "memory": 2.0**30}})
+    found = run_of(job_of(one))["resources"]
+    assert found == {"requests": requests} | ({"limits": limits} if limits else {})
+
+
 def test_root_and_the_images_own_user_are_said() -> None:
     assert pod_of(job_of(attempt(template={"user": 0})))["securityContext"] == {
         "runAsNonRoot": False,

@@ -63,7 +63,11 @@ class KubernetesLauncher:
 
     name = "kubernetes"
     capabilities = Capabilities(
-        exact_signal=False, shared_handles=True, merged_output=False, limits_memory="cgroup"
+        exact_signal=False,
+        shared_handles=True,
+        merged_output=False,
+        own_machine=False,
+        limits_memory="cgroup",
     )
 
     def __init__(self, *, environ: Mapping[str, str] | None = None, leftover_grace: float = GRACE) -> None:

@@ -23,6 +23,7 @@ from shunter_infrastructure.launcher import NO_DEVICES, LaunchFailed
 from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, RESULT_LIMIT, described, runner_path
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.capacity import CPU, MEMORY
 from shunter_work_pools.contracts.kubernetes_patch import merged
 from shunter_work_pools.contracts.kubernetes_reserved import (
     FILES,
@@ -334,10 +335,18 @@ def _named(source: Source) -> Document:
 def _resources(assignment: Assignment, template: KubernetesTemplate) -> Document:
     memory = assignment.work.memory_limit or (bytes_of(template.memory) if template.memory else None)
     storage = bytes_of(template.ephemeral_storage) if template.ephemeral_storage else None
-    gpus = math.ceil(assignment.need.get(GPU, 0)) or template.gpus
+    need = assignment.need
+    gpus = math.ceil(need.get(GPU, 0)) or template.gpus
+    cpu, memory_request = template.cpu, need.get(MEMORY)
+    if cpu is not None and cpu < need.get(CPU, 0):
+        cpu = need[CPU]  # the template's bound is for those that do not say what they need
+    if memory_request is None and template.memory_request:
+        memory_request = bytes_of(template.memory_request)
+    if memory is not None and memory < need.get(MEMORY, 0) and assignment.work.memory_limit is None:
+        memory = int(need[MEMORY])
     bounds: dict[str, tuple[float | None, float | None]] = {
-        "cpu": (template.cpu_request, template.cpu),
-        "memory": (bytes_of(template.memory_request) if template.memory_request else None, memory),
+        "cpu": (need.get(CPU, template.cpu_request), cpu),
+        "memory": (memory_request, memory),
         "ephemeral-storage": (
             bytes_of(template.ephemeral_storage_request) if template.ephemeral_storage_request else None,
             storage,
