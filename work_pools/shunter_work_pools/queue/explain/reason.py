@@ -85,4 +85,4 @@ def counted(count: int, one: str) -> str:
 def message(text: str | None) -> str:
     """What an agent or a launcher said, on one line, as much of it as a sentence bears; empty if nothing."""
     line = " ".join((text or "").split())
-    return (line if len(line) <= _MESSAGE else line[: _MESSAGE - 3] + "...").rstrip(".")
+    return line.rstrip(".") if len(line) <= _MESSAGE else line[: _MESSAGE - 2] + " …"
