@@ -218,6 +218,8 @@ class Outputs:
             LauncherUnavailable: the API server is away, or the output cannot be written here.
         """
         known, _ = self._followed.get(folder, (None, None))
+        if known is None:
+            await self.forget(folder)  # that its turn does not come meanwhile
         one = known or _One(pod, folder, handed_over)
         try:
             if not is_sealed(folder):
