@@ -45,6 +45,15 @@ async def test_told_again_it_takes_the_place_of_the_older(world: World) -> None:
     assert await manifest(world, granted.run) == JOB | {"again": True}
 
 
+async def test_told_twice_in_one_batch_the_last_is_kept(world: World) -> None:
+    agent, granted = await granted_one(world)
+    running = agent.step(granted, S.RUNNING, 2, manifest=JOB)
+    ended = agent.step(granted, S.COMPLETED, 3, log_size=0, manifest=JOB | {"again": True})
+    await agent.send(agent.step(granted, S.STARTING, 1), running, ended)
+    assert await world.state(granted.run) == "Completed"
+    assert await manifest(world, granted.run) == JOB | {"again": True}
+
+
 @pytest.mark.parametrize("bad", [{"much": "x" * MANIFEST_LIMIT}, {"not": float("nan")}], ids=["large", "nan"])
 async def test_one_that_cannot_be_kept_loses_no_end(world: World, bad: Any) -> None:
     agent, granted = await granted_one(world)

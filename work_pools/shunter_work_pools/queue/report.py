@@ -85,7 +85,7 @@ class Steps:
         self.events: list[dict[str, Any]] = []
         self.progress: list[dict[str, Any]] = []
         self.ends: list[_End] = []
-        self.manifests: list[dict[str, Any]] = []
+        self.manifests: dict[tuple[UUID, int], dict[str, Any]] = {}
 
     def write(self) -> None:
         """Write everything."""
@@ -95,8 +95,9 @@ class Steps:
         _write_ends(tx, self.ends, self.events, lost_after=self.lost_after)
         if self.manifests:
             # One that is told again, under a new epoch, takes the place of the older.
-            tx.conn.execute(_DROP_MANIFEST, self.manifests)
-            tx.conn.execute(_KEEP_MANIFEST, self.manifests)
+            rows = list(self.manifests.values())
+            tx.conn.execute(_DROP_MANIFEST, rows)
+            tx.conn.execute(_KEEP_MANIFEST, rows)
         record(tx, self.events)
 
 
@@ -326,7 +327,8 @@ def _keep_manifest(steps: Steps, item: Report) -> str | None:
     """Keep what the engine was asked for, if a report tells it; a remark if it cannot be kept."""
     remark = _unfit("manifest", item.manifest, MANIFEST_LIMIT)
     if item.manifest is not None and remark is None:
-        steps.manifests.append({"run": item.run, "number": item.attempt, "told": item.manifest})
+        row = {"run": item.run, "number": item.attempt, "told": item.manifest}
+        steps.manifests[item.run, item.attempt] = row  # of two in a batch the last
     return remark
 
 
