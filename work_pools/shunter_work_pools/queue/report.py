@@ -204,6 +204,13 @@ _TOLD: dict[AttemptState, frozenset[AttemptState]] = {
 }
 
 
+def _was_told(lease: Row[Any], state: AttemptState, step: AttemptState) -> bool:
+    """Whether the agent before has told a step of an attempt that was handed over in a state."""
+    if state is AttemptState.CANCELLING:  # it says nothing of how far it had come
+        return step is AttemptState.STARTING or lease.started_at is not None
+    return step in _TOLD.get(state, ())
+
+
 def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> ReportAck:
     state = AttemptState(lease.state)
     started_at, pid, message, seq = lease.started_at, lease.pid, lease.message, lease.seq
@@ -253,7 +260,7 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
             message = "; ".join(filter(None, (_text(item.message) or message, *doubts))) or None
             if may_move_attempt(state, item.state, Actor.AGENT):
                 state = item.state
-            elif lease.handed_over and item.state in _TOLD.get(state, ()):  # by the agent before
+            elif lease.handed_over and _was_told(lease, state, item.state):
                 seq = item.seq
                 continue
             elif state is not AttemptState.CANCELLING:  # there progress is noted, the state stays
