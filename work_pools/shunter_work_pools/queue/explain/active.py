@@ -66,15 +66,16 @@ def _how_far(
     where = f"agent {lease.agent}"
     stop = f"`shunter run cancel {short(run.id)}` stops it."
     says = f"; the engine says: {message(lease.note)}" if lease.note else ""
+    granted_at = _granted_at(tx, lease)
     if lease.state == AttemptState.CLAIMED.value:
         return Reason(
             Code.CLAIMED,
-            f"{where} was given it at {since(lease.granted_at, tx.now)}, and has not said yet that it begins{says}",
+            f"{where} was given it at {since(granted_at, tx.now)}, and has not said yet that it begins{says}",
             f"Nothing: it begins at once, or is given to another. See `shunter agent inspect {lease.agent}`.",
             details,
         )
     if lease.started_at is None:
-        ends = lease.granted_at + round(spec.work.start_timeout * 1_000_000)
+        ends = granted_at + round(spec.work.start_timeout * 1_000_000)
         return Reason(
             Code.STARTING,
             f"{where} is launching it, and has until {until(ends, tx.now)} for that{says}",
@@ -125,6 +126,19 @@ def _stopping(
         wait,
         details,
     )
+
+
+def _granted_at(tx: Tx, lease: Row[Any]) -> Micros:
+    """When the agent that has it now was given it: its time to start counts from then on."""
+    if not lease.handed_over:
+        return int(lease.granted_at)
+    last = (
+        select(events.c.at)
+        .where(events.c.run_id == lease.run_id, events.c.kind == "handed_over")
+        .order_by(events.c.id.desc())
+        .limit(1)
+    )
+    return int(tx.conn.scalar(last) or lease.granted_at)
 
 
 def _silent(
