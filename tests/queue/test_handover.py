@@ -74,9 +74,51 @@ async def test_another_that_reaches_the_work_goes_on_with_it(world: World) -> No
     assert await world.state(granted.run) == "Running"
     await a2.report(again, S.COMPLETED, log_size=0)
     assert await world.state(granted.run) == "Completed"
-    # And so it is when the other has ended it by then.
-    assert (await a1.difference(held(granted))).let_go == [held(granted)]
-    assert (await a1.report(granted, S.COMPLETED, log_size=0)).handed_over
+    # It has ended by then: nobody is at work for it any more, so what the old one may have left is to be stopped.
+    told = await a1.difference(held(granted))
+    assert (told.let_go, told.forget) == ([], [held(granted)])
+    ack = await a1.report(granted, S.COMPLETED, log_size=0)
+    assert (ack.stale, ack.handed_over) == (True, False)
+
+
+async def test_what_nobody_took_before_it_was_given_up_is_stopped_by_who_had_it(world: World) -> None:
+    """Who was to take it over died before it heard of it: the work is at its old agent's, and nobody else's."""
+    a1, granted = await running(world, on_lost="retry")
+    a2 = await world.agent("a2", reaches=HERE)
+    await silent(world, a2)
+    assert await holder(world, granted.run) == ("a2", 2)
+    await silent(world)
+    await silent(world, seconds=GIVE_UP_AFTER)
+    assert await world.state(granted.run) == "Retrying"
+    told = await a1.difference(held(granted))
+    assert (told.let_go, told.forget) == ([], [held(granted)])
+    assert not (await a1.report(granted, S.COMPLETED, log_size=0)).handed_over
+
+
+async def test_steps_that_are_told_again_of_one_that_is_to_end_are_no_events(world: World) -> None:
+    _, granted = await running(world)
+    await world.cancel(granted.run)
+    a2 = await world.agent("a2", reaches=HERE)
+    await silent(world, a2)
+    (again,) = (await a2.difference()).assignments
+    await a2.report(again, S.STARTING, S.RUNNING)
+    kinds = [event.kind for event in await world.events(granted.run)]
+    assert (kinds.count("Starting"), kinds.count("Running")) == (1, 1)
+
+
+async def test_explain_says_since_when_the_new_one_has_it(world: World) -> None:
+    """Its time to start is counted by who has it now."""
+    await world.pool()
+    await world.deploy(pool="main", work={"command": ["/bin/true"], "start_timeout": 60})
+    run = await world.submit()
+    a1 = await world.agent("a1", reaches=HERE)
+    (granted,) = await a1.claim()
+    await a1.report(granted, S.STARTING)
+    a2 = await world.agent("a2", reaches=HERE)
+    await silent(world, a2, seconds=100)
+    found = await world.store.read(lambda tx: explain(tx, run, LOST_AFTER, GIVE_UP_AFTER))
+    assert "has until" in found.sentence
+    assert "(in 60s)" in found.sentence
 
 
 @pytest.mark.parametrize("state", ["claimed", "starting", "cancelling"])

@@ -22,7 +22,7 @@ from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.lanes import need_text
 from shunter_work_pools.queue.standing import Kind, Standing, standings
-from shunter_work_pools.storage.schema import agents, attempts, leases, pools, queues, runs
+from shunter_work_pools.storage.schema import agents, leases, pools, queues, runs
 from shunter_work_pools.storage.store import Tx
 
 #: Leases that one transaction looks at, at the most.
@@ -192,14 +192,15 @@ def _move(tx: Tx, moves: Sequence[tuple[Row[Any], Standing]]) -> None:
 
 
 def others_have(tx: Tx, holds: Iterable[Held | Report]) -> set[tuple[UUID, int, int]]:
-    """Those of (run, attempt, epoch) that went to another agent, which has them, or has ended them, since."""
+    """Those of (run, attempt, epoch) that another agent has now.
+
+    Not those that have ended since: nobody is at work for them any more. Perhaps who was to take one over never
+    did, and then its work is to be stopped by who had it.
+    """
     asked = {(one.run, one.attempt, one.epoch) for one in holds}
     wanted = {run_id for run_id, _, _ in asked}
     live = select(leases.c.run_id, leases.c.attempt, leases.c.epoch).where(
         leases.c.run_id.in_(wanted), leases.c.handed_over
     )
-    ended = select(attempts.c.run_id, attempts.c.number, attempts.c.epoch).where(
-        attempts.c.run_id.in_(wanted)
-    )
-    now = {(row[0], row[1]): row[2] for row in tx.conn.execute(live.union_all(ended))}
+    now = {(row.run_id, row.attempt): row.epoch for row in tx.conn.execute(live)}
     return {one for one in asked if now.get(one[:2], 0) > one[2]}
