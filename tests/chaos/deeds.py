@@ -83,7 +83,7 @@ DEEDS = {
             "sleep 0.5",
             _exit(0),
             (_COMPLETED,),
-            before="sleep 300 & (setsid sleep 300 &); (trap '' HUP; sleep 300 >/dev/null 2>&1 &)",
+            before="sleep 300 & (setsid sleep 300 2>/dev/null &); (trap '' HUP; sleep 300 >/dev/null 2>&1 &)",
         ),
         Deed(
             "suicidal",

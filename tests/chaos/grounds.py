@@ -188,8 +188,8 @@ class Jobs(Processes):
     limit = 3
     crowd = 2
     backlog, batch = 6, 6
-    absences = (0.0, 0.5, 10.0)
-    flags = {"server.lost_after": "4"}
+    absences = (0.0, 0.5, 18.0)
+    flags = {"server.lost_after": "15"}
 
     def __init__(self, cluster: OwnCluster, namespace: str) -> None:
         super().__init__()
