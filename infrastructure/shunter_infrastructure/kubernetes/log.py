@@ -150,7 +150,7 @@ class Copy:
                     self._begin(moment)
                 where = self._start + self.passed
                 self.passed += len(data)
-                fresh = where + len(data) - self._size - len(new)
+                fresh = where + len(data) - self._size
                 if fresh > 0:
                     new += data[-fresh:]
                 if moment:
