@@ -133,7 +133,8 @@ class Copy:
         self._size = os.fstat(self._fd).st_size
         self._begun = False
         self.passed = 0
-        self._noted = 0.0
+        self._noted = time.monotonic()
+        self._saved = self.place
 
     def take(self, chunk: bytes) -> None:
         """Copy what is new of a piece of the log.
@@ -192,12 +193,12 @@ class Copy:
         assert self.place is not None
         self.place = replace(self.place, last=last, at=at)
         if time.monotonic() - self._noted > _NOTE:
-            self.place.save(self._folder)
-            self._noted = time.monotonic()
+            self._put(self.place)
 
     def _put(self, place: Place) -> None:
-        self.place = place
         place.save(self._folder)
+        self.place = self._saved = place
+        self._noted = time.monotonic()
 
     def finish(self) -> None:
         """The log was read to its end.
@@ -212,7 +213,7 @@ class Copy:
 
     def close(self) -> None:
         os.close(self._fd)
-        if self.place is not None:
+        if self.place is not None and self.place != self._saved:
             with contextlib.suppress(OSError):  # a full disk, or the folder is gone
                 self.place.save(self._folder)
 
@@ -368,6 +369,8 @@ def seal(folder: Path, *, cut: bool) -> None:
         place, size = Place.load(folder) or Place("", 0, ""), os.fstat(fd).st_size
         if place.end < 0:
             notes = (CUT if cut else b"") + (TURNED if place.turns else b"")
+            if not notes:
+                return
             place = replace(place, end=size, notes=notes.decode())
             place.save(folder)
         write_whole(fd, place.notes.encode()[size - place.end :])
