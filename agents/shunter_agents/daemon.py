@@ -295,7 +295,7 @@ class Agent:
             self._answered_at = time.monotonic()
             backoff.reset()
             self._link.up()
-            self._supervisor.leased(asked, answer.lease_for)
+            self._supervisor.leased(asked, answer.lease_for, answer.lost_after)
             news = await self._apply(answer)
             if self._is_idle(news, asked):
                 log.info("idle: there is nothing to do")

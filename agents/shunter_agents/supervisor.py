@@ -85,6 +85,8 @@ class Supervisor:
         self._health = health
         self._lease_for = LEASE_FOR
         self._leased_until: float | None = None
+        self._heard: Stamp | None = None  # when the request was sent that the server answered last
+        self._lost_after = 0.0
         self._lease_came = asyncio.Event()
         self._reporter = reporter
         self._shipper = shipper
@@ -168,13 +170,15 @@ class Supervisor:
         log.warning("a run is lost", reason=message, **attempt.names)
         self._end_error(attempt, cause, message)
 
-    def leased(self, asked: Stamp, lease_for: float) -> None:
-        """The server has answered: exclusive attempts may go on.
+    def leased(self, asked: Stamp, lease_for: float, lost_after: float) -> None:
+        """The server has answered: exclusive attempts may go on, and what others reach may be begun.
 
         Args:
             asked: when the request that was answered was sent.
             lease_for: seconds from then on to the end of the lease.
+            lost_after: seconds from then on until the server may hand over what is here.
         """
+        self._heard, self._lost_after = asked, lost_after
         self._lease_for, self._leased_until = lease_for, asked.ticks + lease_for
         came, self._lease_came = self._lease_came, asyncio.Event()
         came.set()
@@ -313,6 +317,8 @@ class Supervisor:
         backoff = Backoff(ENGINE_LIMIT)
         while True:
             lease = await self._lease_to_start(attempt) if attempt.assignment.exclusive else None
+            if attempt.launcher.capabilities.shared_handles:
+                await self._still_ours(attempt)
             try:
                 attempt.in_start = True
                 launch = attempt.launcher.start(
@@ -331,6 +337,23 @@ class Supervisor:
                 else:
                     self._health.engine_away(attempt.key, exc.detail)
                 await asyncio.sleep(backoff.next())
+
+    async def _still_ours(self, attempt: Attempt) -> None:
+        """Wait until the server cannot have handed it over: another may have begun, ended and removed it by now,
+        so that it would be begun a second time. (This agent was frozen, or the server is away.)"""
+        waited = False
+        while self._may_be_lost() or (waited and attempt.given_up):  # what is given up is interrupted
+            waited = True
+            if attempt.timer is not None:
+                attempt.timer.cancel()
+                attempt.timer = None
+            await self._lease_came.wait()
+        if waited:
+            attempt.received = Stamp.now()  # a server that was away costs no run its time to start
+            self._watch_start(attempt)
+
+    def _may_be_lost(self) -> bool:
+        return self._heard is not None and self._heard.age() >= self._lost_after
 
     def _demand_room(self, attempt: Attempt) -> None:
         """A lease that leaves no time beside the grace would be waited for in vain."""

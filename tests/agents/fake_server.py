@@ -85,6 +85,7 @@ class FakeServer:
         self.uploads: list[dict[Key, int]] = []
         self.drain = False
         self.lease_for = 240.0
+        self.lost_after = 30.0
         self.session: UUID | None = None
         self.changed = asyncio.Condition()
 
@@ -224,7 +225,7 @@ class FakeServer:
             ],
             drain=self.drain,
             server_time=datetime.now(UTC),
-            lost_after=30,
+            lost_after=self.lost_after,
             give_up_after=300,
             lease_for=self.lease_for,
         )
