@@ -138,6 +138,7 @@ class KubernetesLauncher:
         elif not (folder / MADE).exists():
             await self._go_with(launch, job)
         await self._hold(launch, job)
+        del job  # thousands may wait here
         pod = await self._begun(launch)
         self._note(launch, "")
         _note_start(launch, pod, before)
@@ -285,6 +286,7 @@ class KubernetesLauncher:
                 left = patience.left(fault)
                 if fault is not None and left <= 0:
                     await self._fail(launch, fault.cause, fault.detail, fault.remedy)
+                del job, pod, events  # thousands may wait here
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(patience.until_next(left)):
                         await bell.wait()
