@@ -18,9 +18,11 @@ from typing import Any
 import docker
 import pytest
 
+from shunter_infrastructure.docker import ending
 from shunter_infrastructure.docker.launcher import DockerLauncher
 from shunter_infrastructure.docker.output import CUT
-from shunter_infrastructure.launcher import LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.launcher import Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec
 from shunter_work_pools.contracts.runs import Run, RunRequest
@@ -417,6 +419,16 @@ async def test_an_order_to_start_whose_answer_was_lost(
     assert await output(launcher, handle) == b""
     await launcher.cleanup(handle)
     await launcher.close()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_what_an_engine_says_that_does_not_know(tmp_path: Path, seen: bool) -> None:
+    """255 is an exit code; of what ended while the engine was away, it may be its word for none."""
+    handle = Handle("docker", 1, tmp_path, started=Stamp.now(), data={"container": "x", "name": "x"})
+    moment = "2026-11-26T10:00:00.5Z"
+    state = {"Status": "exited", "ExitCode": 255, "StartedAt": moment, "FinishedAt": moment}
+    found = ending.exit_of(handle, {"Seen": seen, "State": state, "Config": {}, "HostConfig": {}})
+    assert (found.error, found.exit_code) == ((None, 255) if seen else (Cause.KEEPER_LOST, None))
 
 
 async def test_output_that_is_read_while_the_rest_of_it_is_fetched(docker_url: str, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from shunter_work_pools.contracts.deployments import RESULT_LIMIT
 from shunter_work_pools.contracts.states import Cause
 
 _NEVER = "0001-01-01"
+#: What containerd says of what ended while it was away, if nobody could tell it.
+_NOT_KNOWN = 255
 #: Podman takes a container that has just ended out of its mount while it is read, and sends nothing then.
 _FETCHES = 5
 
@@ -41,7 +43,11 @@ def seconds(moment: str) -> float:
 
 
 def exit_of(handle: Handle, inspected: dict[str, Any]) -> Exit:
-    """The end of a container whose output and result are in the attempt's folder."""
+    """The end of a container whose output and result are in the attempt's folder.
+
+    Args:
+        inspected: what the engine says, and ``Seen``: whether it was surely there at the end.
+    """
     state, folder = inspected["State"], handle.folder
     code = int(state["ExitCode"])
     result, complaint = outcome.read_result(folder)
@@ -72,6 +78,13 @@ def exit_of(handle: Handle, inspected: dict[str, Any]) -> Exit:
             Stamp.now(),
             error=Cause.NODE_LOST,
             message="The engine's machine was restarted while it ran; how far it came is not known.",
+            log_size=size(folder / OUTPUT),
+        )
+    elif code == _NOT_KNOWN and not inspected.get("Seen", True):
+        return Exit(
+            Stamp.now(),
+            error=Cause.KEEPER_LOST,
+            message="It ended while the engine was away, which does not know how: it says 255 then.",
             log_size=size(folder / OUTPUT),
         )
     elif name is not None:

@@ -330,7 +330,7 @@ class DockerLauncher(OwnWork):
         async with self._endings.setdefault(handle.folder, asyncio.Lock()):
             if _kept(handle.folder, ENDED) is None:
                 await self._bring_home(handle, one, inspected)
-        return ending.exit_of(handle, inspected)
+        return ending.exit_of(handle, _kept(handle.folder, ENDED) or inspected)
 
     async def _look(self, one: str) -> dict[str, Any] | None:
         """What the engine says of a container that is waited for."""
@@ -350,7 +350,8 @@ class DockerLauncher(OwnWork):
     async def _bring_home(self, handle: Handle, one: str, inspected: dict[str, Any]) -> None:
         """All that is left of it, so that its end can be told again when the container is gone."""
         self._disarm(one)
-        await self._outputs.complete(one, handle.folder, unseen=not await self._saw_end(one))
+        seen = await self._saw_end(one)
+        await self._outputs.complete(one, handle.folder, unseen=not seen)
         entrypoint = bool(handle.data["entrypoint"])
         try:
             await self._engine.call(
@@ -361,6 +362,7 @@ class DockerLauncher(OwnWork):
                 f"the result of {handle.data['name']} cannot be had: {explanation(exc)}"
             ) from exc
         kept = {
+            "Seen": seen,
             "State": inspected["State"],
             "Config": {key: inspected["Config"].get(key) for key in ("Image", "Entrypoint", "Cmd")},
             "HostConfig": {"Memory": inspected["HostConfig"].get("Memory")},
