@@ -67,6 +67,8 @@ def in_run(**fields: Any) -> str:
         (["image=x", 'sidecars=[{"image": "y"}]'], ["template sidecars.0.name", "has no name"]),
         (["image=x", 'sidecars=[{"name": "run", "image": "y"}]'], ["sidecars.0.name", "cannot be named run"]),
         (["image=x", 'init_containers=[{"name": "a", "restartPolicy": "Never"}]'], ["init_containers.0.restartPolicy"]),
+        (["image=x", 'sidecars=[{"name": "a", "restartPolicyRules": []}]'], ["sidecars.0.restartPolicyRules", "run twice"]),
+        (["image=x", in_pod(initContainers=[{"name": "a", "restartPolicyRules": [{"action": "RestartAllContainers"}]}])], ["initContainers.a.restartPolicyRules", "run twice"]),
         (["image=x", 'sidecars=[{"name": "a"}]', 'init_containers=[{"name": "a"}]'], ["named a already"]),
         (["image=x", "patch=[]"], ["template patch", "dictionary"]),
         (["image=x", in_pod(hostAliazes=[])], ["template patch.spec.template.spec.hostAliazes", "not a field of PodSpec", "Did you mean hostAliases?"]),

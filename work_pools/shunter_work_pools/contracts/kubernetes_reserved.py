@@ -24,6 +24,7 @@ Document = dict[str, Any]
 Path = tuple[str, ...]
 
 ONCE = "a Job that tries again would run the same attempt twice; use the deployment's retries"
+RULES = "a rule of it may restart all containers of the pod, the run's too: the same attempt would run twice"
 TIMEOUTS = "time-outs are the agent's; use the deployment's timeout, start_timeout and grace"
 FOUND = "the Job is found again by its name, which is made of run and attempt"
 _MARKS = "by these the run is found again"
@@ -127,6 +128,8 @@ def _why(path: Path, value: str | None) -> str | None:
             return _why_container(rest) if name == RUN_CONTAINER else _ALONE
         case ("spec", "template", "spec", "containers"):
             return _ALONE
+        case ("spec", "template", "spec", "initContainers", _, "restartPolicyRules", *_):
+            return RULES
         case ("spec", "template", "spec", "volumes", name, *_):
             return f"the run's files are in volume {RUN_VOLUME}" if name == RUN_VOLUME else None
         case ("spec", "template", "spec", field, *_):

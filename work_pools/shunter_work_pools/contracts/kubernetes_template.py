@@ -25,6 +25,7 @@ from shunter_work_pools.contracts.kubernetes_reserved import (
     FOUND,
     LABELS,
     ONCE,
+    RULES,
     RUN_CONTAINER,
     RUN_FOLDER,
     TIMEOUTS,
@@ -92,6 +93,10 @@ def _containers(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if value[number].get("restartPolicy", "Always") != "Always":
             raise FaultyManifest(
                 [([number, "restartPolicy"], "can only be Always, or be left out", "Leave it out.")]
+            )
+        if "restartPolicyRules" in value[number]:
+            raise FaultyManifest(
+                [([number, "restartPolicyRules"], f"cannot be set: {RULES}", "Leave it out.")]
             )
     return value
 
