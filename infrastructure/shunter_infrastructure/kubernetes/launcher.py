@@ -37,6 +37,9 @@ from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment, Output
 from shunter_work_pools.contracts.kubernetes_template import KubernetesTemplate
 from shunter_work_pools.contracts.states import Cause
+from shunter_work_pools.daemon_log import get_logger
+
+log = get_logger()
 
 HANDLE_VERSION = 1
 #: Files in the attempt's folder: the Job that was made, which pod began when, how it ended, what was asked for.
@@ -79,6 +82,7 @@ class KubernetesLauncher:
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._endings: dict[Path, asyncio.Lock] = {}
         self._ours: set[str] = set()  # names of the Jobs of attempts that this agent has
+        self._namespaces: set[str] = set()  # of pools, not those that a deployment chose for itself
         self._notes: dict[str, str] = {}  # what was told of a launch at last
         self._leftovers: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._leftover_grace = leftover_grace
@@ -102,9 +106,15 @@ class KubernetesLauncher:
     async def reach(self, template: Mapping[str, Any]) -> str:
         """See :meth:`Launcher.reach`: the uid of the namespace, which no other of any cluster has."""
         namespace = template.get("namespace") or "default"
+        self._namespaces.add(namespace)
         try:
             found = await self.client.call("GET", f"/api/v1/namespaces/{namespace}")
-        except Refused:
+        except Refused as exc:
+            log.warning(
+                "runs of a pool cannot be handed over: the agent needs the right to get its namespace",
+                namespace=namespace,
+                reason=exc.detail,
+            )
             return ""
         return str(found["metadata"]["uid"])
 
@@ -125,35 +135,55 @@ class KubernetesLauncher:
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
         template = manifest.read_template(assignment)
-        watch = await self._watch(template.namespace)
+        launch = _Launch(assignment, template, folder, agent, self._watching(template.namespace))
+        await self._ready(launch)
+        watch = launch.watch
         self._look_after(watch, agent)
-        launch = _Launch(assignment, template, folder, agent, watch)
         before = None
         job = watch.job(launch.name)
-        if job is None or job.get("gone"):
-            if _has_begun_before(assignment, folder):
-                return _noted(assignment, folder)  # somebody deleted it: its end tells so
-            before = Stamp.now()
-            job = await self._create(launch)
-        elif not (folder / MADE).exists():
-            await self._go_with(launch, job)
+        try:
+            if job is None or job.get("gone"):
+                if _has_begun_before(assignment, folder):
+                    return _noted(assignment, folder)  # somebody deleted it: its end tells so
+                before = Stamp.now()
+                job = await self._create(launch)
+            elif not (folder / MADE).exists():
+                await self._go_with(launch, job)
+        except LaunchFailed as exc:  # perhaps of what goes with a Job that is there
+            await self._fail(launch, exc.cause, exc.detail, exc.remedy)
+        assert job is not None
         await self._hold(launch, job)
         del job  # thousands may wait here
         pod = await self._begun(launch)
         self._note(launch, "")
+        if pod is None:
+            return _noted(assignment, folder)
         _note_start(launch, pod, before)
         self._outputs.follow(Pod(template.namespace, pod["metadata"]["name"]), folder, assignment.handed_over)
         return _noted(assignment, folder)
 
     async def _watch(self, namespace: str) -> Watch:
         """All that is known of a namespace, once that is all there is."""
+        watch = self._watching(namespace)
+        await watch.ready()
+        return watch
+
+    def _watching(self, namespace: str) -> Watch:
         if self._closed:
             raise LauncherUnavailable("the launcher was closed")
         if namespace not in self._watches:
             self._watches[namespace] = Watch(self.client, namespace, self._ours)
-        watch = self._watches[namespace]
-        await watch.ready()
-        return watch
+        return self._watches[namespace]
+
+    async def _ready(self, launch: _Launch) -> None:
+        """Know all that is there, or say why this launch waits."""
+        try:
+            await launch.watch.ready()
+        except LaunchRefused as exc:
+            self._note(launch, exc.detail, Cause.REJECTED)
+            if launch.template.namespace in self._namespaces:
+                raise LauncherUnavailable(exc.detail, exc.remedy) from exc  # it is the pool's: none can start
+            raise
 
     async def _create(self, launch: _Launch) -> Document:
         """The Job; it is made, unless it is there. Who is interrupted leaves the request to end by itself."""
@@ -261,8 +291,8 @@ class KubernetesLauncher:
                 job = await self._get(launch)
         launch.watch.take(job)
 
-    async def _begun(self, launch: _Launch) -> Document:
-        """Its pod, once the command runs or ran.
+    async def _begun(self, launch: _Launch) -> Document | None:
+        """Its pod, once the command runs or ran; None if it is over and its pod is gone: it may have run.
 
         Raises:
             LaunchFailed: it never will; the Job is gone.
@@ -279,6 +309,8 @@ class KubernetesLauncher:
                     await self._fail(launch, *ending.without_end(pod))
                 if pod is None and (job is None or job.get("gone")):
                     await self._fail(launch, Cause.DELETED, f"Job {launch.name} was deleted by somebody.")
+                if pod is None and await self._is_over_without_pod(launch):
+                    return None
                 events = await self._events(launch, job, pod, patience)
                 fault = causes.fault_of_pod(pod) if pod is not None else causes.fault_of_job(events)
                 if fault is not None or patience.is_long:
@@ -290,6 +322,21 @@ class KubernetesLauncher:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(patience.until_next(left)):
                         await bell.wait()
+
+    async def _is_over_without_pod(self, launch: _Launch) -> bool:
+        job = launch.watch.job(launch.name)
+        if job is None or job.get("gone") or not ending.job_is_over(job):
+            return False
+        # Two watches: that of the Jobs may be ahead.
+        selector = f"{manifest.RUN}={launch.assignment.run},{manifest.ATTEMPT}={launch.assignment.attempt}"
+        path = f"/api/v1/namespaces/{launch.template.namespace}/pods"
+        try:
+            found = await self.client.call("GET", path, {"labelSelector": selector})
+        except Refused as exc:
+            raise LauncherUnavailable(f"pods cannot be looked for: {exc.detail}") from exc
+        for pod in found["items"]:
+            launch.watch.take_pod(pod)
+        return launch.watch.pod(launch.name) is None
 
     def _note(self, launch: _Launch, note: str, cause: Cause | None = None) -> None:
         if note != self._notes.get(launch.name, ""):
@@ -320,6 +367,8 @@ class KubernetesLauncher:
 
     async def _fail(self, launch: _Launch, cause: Cause, detail: str, remedy: str = "") -> None:
         """Remove what was made, then say why it cannot be started."""
+        if _epoch(launch.watch.job(launch.name)) > launch.assignment.epoch:
+            raise LauncherUnavailable(f"Job {launch.name} is held by another agent, by a later lease")
         self._notes.pop(launch.name, None)
         await self._withdraw(launch.watch, launch.name)
         with contextlib.suppress(FileNotFoundError):
@@ -327,8 +376,9 @@ class KubernetesLauncher:
         self._forget(launch.watch, launch.name)
         raise LaunchFailed(cause, detail, remedy)
 
-    async def _withdraw(self, watch: Watch, name: str) -> None:
-        """Delete a Job, and return when neither it nor its pod is there any more."""
+    async def _withdraw(self, watch: Watch, name: str) -> bool:
+        """Delete a Job, and return when neither it nor its pod is there any more; False if a node that is silent
+        keeps the pod."""
         with watch.bell(name) as bell:
             asked = False
             while True:
@@ -336,15 +386,18 @@ class KubernetesLauncher:
                 watch.demand()
                 job = watch.job(name)
                 if job is None or job.get("gone"):
-                    return
+                    return True
+                pod = watch.pod(name)
+                if pod is not None and not pod.get("gone") and ending.is_lost(pod, time.time()):
+                    return False
                 if not asked:
                     # In the foreground: the Job is there as long as its pod, and makes no other.
                     asked = await self._delete_job(
                         watch.namespace, name, job["metadata"]["uid"], "Foreground"
                     )
                     if not asked:
-                        return
-                await bell.wait()
+                        return True
+                await _rung(bell, pod)
 
     async def _delete_job(self, namespace: str, name: str, uid: str, how: str) -> bool:
         """Ask for it; whether it was there."""
@@ -365,11 +418,13 @@ class KubernetesLauncher:
         self._ours.add(name)
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
-        template = manifest.read_template(assignment)
-        watch = await self._watch(template.namespace)
         post = self._posts.get(name)
         if post is not None:
             await asyncio.wait({post})
+        if assignment.handed_over is None and not (folder / MANIFEST).exists():
+            return None  # it was never asked for: not even the cluster is needed to know that
+        template = manifest.read_template(assignment)
+        watch = await self._watch(template.namespace)
         job, pod = watch.job(name), watch.pod(name)
         there = job is not None and not job.get("gone")
         launch = _Launch(assignment, template, folder, agent, watch)
@@ -383,9 +438,12 @@ class KubernetesLauncher:
             return _noted(assignment, folder)
         if not there and _has_begun_before(assignment, folder):
             return _noted(assignment, folder)
+        if pod is None and await self._is_over_without_pod(launch):
+            return _noted(assignment, folder)
         if withdraw:
             self._notes.pop(name, None)
-            await self._withdraw(watch, name)
+            if not await self._withdraw(watch, name):
+                return _noted(assignment, folder)  # it cannot be known whether it runs there
             with contextlib.suppress(FileNotFoundError):
                 (folder / MADE).unlink()
             self._forget(watch, name)
@@ -656,6 +714,14 @@ def _moment_of_event(event: Document) -> str:
         or event.get("eventTime")
         or event["metadata"]["creationTimestamp"]
     )
+
+
+async def _rung(bell: asyncio.Event, pod: Document | None) -> None:
+    """Return when the bell rings, or when the pod counts as lost."""
+    deadline = None if pod is None or pod.get("gone") or causes.is_over(pod) else ending.gone_by(pod)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(None if deadline is None else max(0.1, deadline - time.time())):
+            await bell.wait()
 
 
 def _has_ended(job: Document | None, pod: Document | None) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from shunter_infrastructure.kubernetes import manifest
 from shunter_infrastructure.kubernetes.client import Client, Refused
 from shunter_infrastructure.kubernetes.rights import missing_rights
-from shunter_infrastructure.launcher import LauncherUnavailable
+from shunter_infrastructure.launcher import LauncherUnavailable, LaunchRefused
 from shunter_work_pools.contracts.kubernetes_reserved import RUN_CONTAINER
 from shunter_work_pools.daemon_log import get_logger
 
@@ -77,7 +77,8 @@ class Watch:
             LauncherUnavailable: it is not.
         """
         if self.trouble is not None:
-            raise self.trouble
+            # It is raised for many, again and again: none may have the frames of the others.
+            raise self.trouble.with_traceback(None)
 
     def job(self, name: str) -> Document | None:
         """The Job of a name; None if there is none."""
@@ -94,6 +95,10 @@ class Watch:
     def take(self, job: Document) -> None:
         """A Job as the server just said it is."""
         self._jobs.take(job)
+
+    def take_pod(self, pod: Document) -> None:
+        """A pod as the server just said it is."""
+        self._pods.take(pod)
 
     def forget(self, job: str) -> None:
         """What is gone of it is not wanted any more."""
@@ -241,7 +246,8 @@ class _Kind:
     async def _told(self, exc: LauncherUnavailable | Refused) -> LauncherUnavailable:
         if isinstance(exc, LauncherUnavailable):
             return exc
-        return await missing_rights(self._client, self._watch.namespace, exc)
+        trouble = await missing_rights(self._client, self._watch.namespace, exc)
+        return LaunchRefused(trouble.detail, trouble.remedy)
 
     def _is_well(self) -> None:
         self.well = True
