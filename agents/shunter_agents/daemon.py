@@ -426,6 +426,7 @@ class Agent:
             except ShunterError as exc:
                 raise Fatal(told(exc)) from exc
             launcher.attempts = self._folder.attempts
+            launcher.identity = self._folder.identity
             launcher.on_note = self._supervisor.noted
             self._launchers[kind] = launcher
         return self._launchers[kind]

@@ -161,6 +161,7 @@ class OwnWork:
     """What a launcher says whose work nobody but its own agent can reach."""
 
     attempts: Path | None = None
+    identity: UUID | None = None
 
     @staticmethod
     def on_note(run: UUID, attempt: int, note: str, cause: Cause | None) -> None:
@@ -188,6 +189,9 @@ class Launcher(Protocol):
     #: The folder of all attempts of the agent, set before :meth:`check`: what its former lives have left on the
     #: engine and has no folder in it is owned by nobody. None: nothing is looked for.
     attempts: Path | None
+    #: Of the agent, set before :meth:`check`: a random id that its later lives have too, and no other agent of any
+    #: server, whatever it is called. None: nothing of former lives is looked for where agents share an engine.
+    identity: UUID | None
     #: Called with run, attempt and what its launch waits for, one sentence, when that changes (empty: it waits for
     #: nothing any more); and the cause that it ends by if its time to start runs out meanwhile, where that says
     #: more than ``start_timeout``.

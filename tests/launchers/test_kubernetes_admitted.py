@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from shunter_infrastructure.kubernetes import manifest
+from shunter_infrastructure.kubernetes.launcher import KubernetesLauncher
 from shunter_infrastructure.kubernetes.rights import NEEDED
 from shunter_work_pools.contracts.agents import Assignment
 from tests.cluster import images
@@ -267,6 +269,13 @@ def test_values_are_the_api_servers_to_judge(restricted: Place, template: dict[s
 PAGE = Path(__file__).parents[2] / "docs/kubernetes.md"
 
 
+async def _reach(launcher: KubernetesLauncher, namespace: str) -> str:
+    try:
+        return await launcher.reach({"namespace": namespace})
+    finally:
+        await launcher.close()
+
+
 def test_the_rights_on_the_page_are_those_that_an_agent_needs(restricted: Place, tmp_path: Path) -> None:
     """With the Role as it stands there everything that an agent does is done, and a Secret cannot be read."""
     (role,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
@@ -305,6 +314,8 @@ def test_the_rights_on_the_page_are_those_that_an_agent_needs(restricted: Place,
     (pod,) = agent.get("pods", "-l", f"{manifest.RUN}={work.run}")["items"]
     assert agent.kubectl("logs", pod["metadata"]["name"]) == "hi\n"
     agent.kubectl("get", "--raw", f"/api/v1/namespaces/{restricted.name}/events?limit=1")
+    launcher = KubernetesLauncher(environ={"KUBECONFIG": str(config)})
+    assert asyncio.run(_reach(launcher, restricted.name)), "no agent could take over from another"
     with pytest.raises(RuntimeError, match=r"cannot get resource .secrets"):
         agent.get("secret", name)
     assert restricted.kubectl("get", "secret", name, "-o", "name")

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
@@ -264,13 +264,19 @@ async def test_a_launch_that_is_interrupted_at_once_is_withdrawn_as_well(world: 
 
 async def test_leftovers_are_told_and_removed(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     """Those of this agent that it knows nothing of; never another agent's."""
-    lost, kept, foreign = world.attempt(UP), world.attempt(UP), world.attempt(UP)
-    first = world.launcher()
+    lost, kept, namesake = (world.attempt(UP) for _ in range(3))
+    identity, first, third = uuid4(), world.launcher(), world.launcher(leftover_grace=0.5)
+    first.identity = identity
     for one in (lost, kept):
         await one.start(first)
-    await first.start(foreign.assignment, foreign.folder, "somebody-else")
+    first.identity = uuid4()  # an agent of this name that another server has
+    await namesake.start(first)
     await first.close()
+    third.identity = uuid4()  # and one more, which is there all the time
+    await namesake.recover(third)
+    await world.attempt(["true"]).run(third)
     second = world.launcher(leftover_grace=0.5)
+    second.identity = identity
     handle = await kept.recover(second)
     assert handle is not None
     await world.attempt(["true"]).run(second)
@@ -279,7 +285,7 @@ async def test_leftovers_are_told_and_removed(world: World, capfd: pytest.Captur
         found = await world.get("jobs", "-l", "shunter.dev/run")
         return {one["metadata"]["labels"]["shunter.dev/run"] for one in found["items"]}
 
-    runs = {str(one.assignment.run) for one in (lost, kept, foreign)}
+    runs = {str(one.assignment.run) for one in (lost, kept, namesake)}
     assert await left() >= runs - {str(lost.assignment.run)}
 
     async def is_removed() -> bool:

@@ -65,6 +65,7 @@ class KubernetesLauncher:
     """
 
     name = "kubernetes"
+    identity: UUID | None = None
     capabilities = Capabilities(
         exact_signal=False,
         shared_handles=True,
@@ -199,6 +200,8 @@ class KubernetesLauncher:
         if assignment.work.entrypoint is not None:
             await self._provide_runner(template.namespace)
         document = manifest.job(assignment, template, launch.agent, self._environ)
+        holder = manifest.held_by(launch.agent, assignment.epoch, self.identity)
+        document["metadata"]["annotations"] |= holder["annotations"]
         _write(launch.folder / MANIFEST, document)
         try:
             job = await self.client.call("POST", launch.jobs, body=document)
@@ -275,7 +278,7 @@ class KubernetesLauncher:
         while _epoch(job) != epoch:
             if _epoch(job) > epoch:
                 raise LauncherUnavailable(f"Job {launch.name} is held by another agent, by a later lease")
-            metadata = manifest.held_by(launch.agent, epoch)
+            metadata = manifest.held_by(launch.agent, epoch, self.identity)
             metadata["resourceVersion"] = job["metadata"]["resourceVersion"]
             try:
                 job = await self.client.call(
@@ -587,8 +590,8 @@ class KubernetesLauncher:
     def _look_after(self, watch: Watch, agent: str) -> None:
         """Look for Jobs of former lives, once the server has given this one something: it may be given them anew."""
         key = (watch.namespace, agent)
-        if key not in self._leftovers:
-            leftovers = Leftovers(self.client, watch, agent, self._leftover_grace)
+        if key not in self._leftovers and self.identity is not None:
+            leftovers = Leftovers(self.client, watch, self.identity, self._leftover_grace)
             self._leftovers[key] = asyncio.create_task(
                 leftovers.run(), name=f"leftovers in {watch.namespace}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 from shunter_infrastructure.kubernetes import manifest
 from shunter_infrastructure.kubernetes.client import Client, Refused
@@ -23,13 +24,14 @@ class Leftovers:
     What the launcher was asked for in this life is the agent's: it asks for all that it has before anything new.
 
     Args:
+        identity: the agent's. Its name is not enough: another server may have an agent of the same name here.
         grace: seconds that something is left alone after it was told of.
     """
 
-    def __init__(self, client: Client, watch: Watch, agent: str, grace: float = GRACE) -> None:
+    def __init__(self, client: Client, watch: Watch, identity: UUID, grace: float = GRACE) -> None:
         self._client = client
         self._watch = watch
-        self._agent = manifest.label(agent)
+        self._identity = str(identity)
         self._grace = grace
         self._told: set[str] = set()
 
@@ -62,8 +64,8 @@ class Leftovers:
             )
 
     def _is_left(self, job: dict[str, Any]) -> bool:
-        labels, name = job["metadata"].get("labels") or {}, job["metadata"]["name"]
-        if labels.get(manifest.AGENT) != self._agent or job.get("gone"):
+        annotations, name = job["metadata"].get("annotations") or {}, job["metadata"]["name"]
+        if annotations.get(manifest.IDENTITY) != self._identity or job.get("gone"):
             return False
         return not (job["metadata"].get("deletionTimestamp") or self._watch.is_wanted(name))
 

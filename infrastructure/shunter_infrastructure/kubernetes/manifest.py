@@ -46,8 +46,9 @@ RUN, ATTEMPT, POOL = f"{LABELS}run", f"{LABELS}attempt", f"{LABELS}pool"
 DEPLOYMENT, AGENT = f"{LABELS}deployment", f"{LABELS}agent"
 #: Selects all Jobs and pods of runs.
 SELECTOR = f"{MANAGED_BY}={MANAGER},{RUN}"
-#: Annotations: the epoch of the lease by which the Job is held; the parameters, of the pod alone.
-EPOCH, GIVEN = f"{LABELS}epoch", f"{LABELS}parameters"
+#: Annotations: the epoch of the lease by which the Job is held, and the identity of the agent that holds it, which no
+#: other of its name has; the parameters, of the pod alone.
+EPOCH, IDENTITY, GIVEN = f"{LABELS}epoch", f"{LABELS}identity", f"{LABELS}parameters"
 
 #: Parameters of more bytes are in the run's Secret: an annotation is carried along by each event of its pod.
 SMALL_PARAMETERS = 16 * 1024
@@ -95,9 +96,12 @@ def read_template(assignment: Assignment) -> KubernetesTemplate:
         ) from exc
 
 
-def held_by(agent: str, epoch: int) -> Document:
+def held_by(agent: str, epoch: int, identity: UUID | None = None) -> Document:
     """The part of a Job's metadata that says whose it is: also a merge patch that makes it another agent's."""
-    return {"labels": {AGENT: label(agent)}, "annotations": {AGENT: agent, EPOCH: str(epoch)}}
+    annotations = {AGENT: agent, EPOCH: str(epoch)}
+    if identity is not None:
+        annotations[IDENTITY] = str(identity)
+    return {"labels": {AGENT: label(agent)}, "annotations": annotations}
 
 
 def result_limit(pod: Document) -> int:

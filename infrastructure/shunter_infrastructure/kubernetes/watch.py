@@ -337,7 +337,7 @@ def _replaces(new: Document, old: Document) -> bool:
 def slim_job(job: Document) -> Document:
     """What is read of a Job."""
     return {
-        "metadata": _slim_metadata(job, {manifest.AGENT, manifest.RUN, manifest.ATTEMPT}, {manifest.EPOCH}),
+        "metadata": _slim_metadata(job, {manifest.RUN, manifest.ATTEMPT}, {manifest.EPOCH, manifest.IDENTITY}),
         "status": _picked(job.get("status", {}), "conditions", "startTime"),
     }
 
