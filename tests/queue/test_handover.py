@@ -7,13 +7,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from sqlalchemy.util import await_only
 
 from shunter_work_pools.contracts.agents import Assignment, Output
 from shunter_work_pools.queue import reap
 from shunter_work_pools.queue.explain import explain
-from shunter_work_pools.queue.handover import hand_over
+from shunter_work_pools.queue.handover import BATCH, hand_over
 from shunter_work_pools.storage.schema import leases
 from shunter_work_pools.storage.store import Tx
 from tests.queue.world import GIVE_UP_AFTER, LOST_AFTER, Agent, S, World, held
@@ -319,6 +319,44 @@ async def test_a_look_in_vain_writes_nothing(world: World) -> None:
     told = world.noticed()
     assert (told.runs, told.events, told.agents) == (set(), [], set())
     assert await world.store.read(lambda tx: tx.conn.scalar(select(func.count()).where(leases.c.lost))) == 1
+
+
+async def test_what_nobody_can_take_costs_no_more_however_much_it_is(world: World) -> None:
+    """A look reads what lost leases have in common, not each of them."""
+    await world.pool()
+    await world.deploy(pool="main", on_lost="wait", require=["gpu"])
+    first = await world.submit()
+    a1 = await world.agent("a1", reaches=HERE, tags=["gpu"], limit=1000)
+    a2 = await world.agent("a2", reaches=HERE)
+    await a1.claim()
+
+    async def look() -> int:
+        read = 0
+
+        def work(tx: Tx) -> int:
+            def count(*_: Any) -> None:
+                nonlocal read
+                read += 1
+
+            event.listen(tx.conn, "before_cursor_execute", count)
+            moved = hand_over(tx, world.clock.now - round(LOST_AFTER * 1e6), LOST_AFTER)
+            event.remove(tx.conn, "before_cursor_execute", count)
+            return moved
+
+        assert await world.store.write(work) == 0
+        return read
+
+    await silent(world, a2)
+    once = await look()
+    await a1.beat()
+    await world.submit_many(*["job"] * 600)
+    assert sum([len(await a1.claim(100)) for _ in range(6)]) > BATCH
+    await silent(world, a2)
+    await world.reap()  # it marks so many at a time
+    assert await look() == once
+    gpu = await world.agent("a3", reaches=HERE, tags=["gpu"], limit=1000)
+    await silent(world, a2, gpu, seconds=1)
+    assert await holder(world, first) == ("a3", 2)
 
 
 async def test_explain_says_who_will_have_it(world: World) -> None:

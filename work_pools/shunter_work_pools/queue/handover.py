@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, String, bindparam, cast, select, update
+from sqlalchemy import Row, String, bindparam, cast, select, tuple_, update
 
 from shunter_work_pools.contracts.agents import Held, Report
 from shunter_work_pools.contracts.base import Micros
@@ -25,24 +25,35 @@ from shunter_work_pools.queue.standing import Kind, Standing, standings
 from shunter_work_pools.storage.schema import agents, leases, pools, queues, runs
 from shunter_work_pools.storage.store import Tx
 
-#: Leases that one transaction looks at, at the most.
+#: Leases of one kind that are handed over at one look, at the most.
 BATCH = 500
 
 _REACHING = cast(agents.c.reaches, String) != "{}"
-#: Leases of an agent, with what is to be known of whoever could take them over.
-_LOST = (
-    select(
-        leases,
-        agents.c.name.label("agent"),
-        agents.c.reaches,
-        pools.c.name.label("pool"),
-        queues.c.name.label("queue"),
-    )
-    .join(agents, agents.c.id == leases.c.agent_id)
-    .join(pools, pools.c.id == leases.c.pool_id)
-    .join(queues, queues.c.id == leases.c.queue_id)
+#: What leases have in common that whoever could take one over could take all of.
+_GROUP = (
+    leases.c.agent_id,
+    leases.c.pool_id,
+    leases.c.queue_id,
+    leases.c.deployment_id,
+    leases.c.revision,
+)
+_alike = (
+    select(*_GROUP)
     .where(leases.c.lost, leases.c.agent_id.in_(bindparam("silent", expanding=True)))
-    .where(leases.c.run_id > bindparam("after"))
+    .distinct()
+    .subquery()
+)
+#: Groups of lost leases: there may be thousands of leases that wait for days, and few groups.
+_GROUPS = (
+    select(_alike, agents.c.reaches, pools.c.name.label("pool"), queues.c.name.label("queue"))
+    .join(agents, agents.c.id == _alike.c.agent_id)
+    .join(pools, pools.c.id == _alike.c.pool_id)
+    .join(queues, queues.c.id == _alike.c.queue_id)
+)
+_LOST = (
+    select(leases.c.run_id, leases.c.attempt, leases.c.epoch, agents.c.name.label("agent"))
+    .join(agents, agents.c.id == leases.c.agent_id)
+    .where(leases.c.lost)
     .order_by(leases.c.run_id)
     .limit(BATCH)
 )
@@ -84,21 +95,20 @@ def hand_over(tx: Tx, seen_before: Micros, lost_after: float) -> int:
         lost_after: an agent heard of within so many seconds counts as alive.
     """
     silent = _silent(tx, seen_before, lost_after)
-    moved, after = 0, UUID(int=0)
-    while silent:
-        rows = tx.conn.execute(_LOST, {"silent": silent, "after": after}).all()
-        by_kind: dict[tuple[Kind, str], list[Row[Any]]] = defaultdict(list)
-        for lease in rows:
-            spec = revision_spec(tx, lease.deployment_id, lease.revision)
-            reach = reach_of(lease, spec)
-            if reach is not None:
-                by_kind[kind_of(lease, spec), reach].append(lease)
-        for (kind, reach), lost in by_kind.items():
-            moved += _give(tx, kind, lost, takers(tx, kind, reach, lost_after), seen_before)
-        # Those that nobody can take now must not hide the others behind them.
-        if len(rows) < BATCH:
-            break
-        after = rows[-1].run_id
+    if not silent:
+        return 0
+    kinds: dict[tuple[Kind, str], list[tuple[int, ...]]] = defaultdict(list)
+    for group in tx.conn.execute(_GROUPS, {"silent": silent}):
+        spec = revision_spec(tx, group.deployment_id, group.revision)
+        reach = reach_of(group, spec)
+        if reach is not None:
+            kinds[kind_of(group, spec), reach].append(tuple(group[: len(_GROUP)]))
+    moved = 0
+    for (kind, reach), groups in kinds.items():
+        able = takers(tx, kind, reach, lost_after)
+        if able:
+            lost: Sequence[Any] = tx.conn.execute(_LOST.where(tuple_(*_GROUP).in_(groups))).all()
+            moved += _give(tx, kind, lost, able, seen_before)
     return moved
 
 
@@ -123,7 +133,7 @@ def reach_of(lease: Row[Any], spec: DeploymentSpec) -> str | None:
     """Where the work of a lease is, for who might take it over; None: it is not handed over.
 
     Args:
-        lease: with ``reaches`` of its agent, and the name of its ``pool``.
+        lease: or what it has in common with others: with ``reaches`` of its agent, and the name of its ``pool``.
     """
     # Of an exclusive one no two agents may ever be at work: its own ends it before its lease is over.
     return None if spec.exclusive else lease.reaches.get(lease.pool)
