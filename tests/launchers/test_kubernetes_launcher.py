@@ -304,6 +304,43 @@ async def test_a_result_that_is_too_large_is_told(world: World) -> None:
     assert "4095 bytes" in (found.message or "")
 
 
+async def test_a_result_that_is_not_utf8_is_told(world: World) -> None:
+    """It comes changed, and nothing in the API says so."""
+    found = await world.attempt(shell(r"""printf '"\377"' > $SHUNTER_RESULT""")).run(world.launcher())
+    assert (found.exit_code, found.result) == (0, "\ufffd")
+    assert "not UTF-8" in (found.message or "")
+
+
+async def test_what_an_init_container_says_at_its_end_is_told(world: World) -> None:
+    """Its pod is gone, and its log with it."""
+    prepare = {"name": "prepare", "image": IMAGE, "command": shell("echo no such bucket >&2; exit 4")}
+    with pytest.raises(LaunchFailed, match="prepare ended with exit code 4: no such bucket"):
+        await world.attempt(UP, {"init_containers": [prepare]}).start(world.launcher())
+
+
+async def test_a_proxy_that_answers_in_the_place_of_the_cluster(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n<html>Log in!</html>")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    path, port = tmp_path / "kubeconfig", server.sockets[0].getsockname()[1]
+    config = {
+        "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "users": [{"name": "x", "user": {"token": "x"}}],
+        "current-context": "x",
+    }
+    path.write_text(json.dumps(config))
+    launcher = KubernetesLauncher(environ={"KUBECONFIG": str(path)})
+    with pytest.raises(LauncherUnavailable, match=r"does not answer as an API server does: .*Log in"):
+        await launcher.check()
+    await launcher.close()
+    server.close()
+
+
 async def test_parameters_of_half_a_megabyte(world: World) -> None:
     attempt = world.attempt(shell("wc -c < $SHUNTER_PARAMETERS"), parameters={"x": "y" * 500_000})
     launcher = world.launcher()

@@ -332,12 +332,14 @@ def test_every_variable_has_its_place() -> None:
             "name": "prepare",
             "image": "localhost/x:1",
             "command": ["true"],
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         },
         {
             "name": "proxy",
             "image": "localhost/x:1",
             "restartPolicy": "Always",
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},

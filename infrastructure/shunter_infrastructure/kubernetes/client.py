@@ -136,13 +136,24 @@ class Client:
             async with self._slots, self._request(method, path, query, body, content_type, ANSWER) as found:
                 text = await found.read()
                 if found.status < 400:
-                    parsed: dict[str, Any] = json.loads(text)
-                    return parsed
+                    return self._parsed(text)
                 delay = _put_off(found)
                 if delay is None or not left:
                     raise self._fault(found.status, text)
             await asyncio.sleep(delay)
         raise AssertionError
+
+    def _parsed(self, text: bytes) -> dict[str, Any]:
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise LauncherUnavailable(
+                f"the server at {self.address} does not answer as an API server does: {_status(text)[1]!r:.200}",
+                "See that the kubeconfig's server leads to the cluster, and that no proxy answers in its place.",
+            )
+        return parsed
 
     @contextlib.asynccontextmanager
     async def stream(

@@ -23,6 +23,8 @@ Document = dict[str, Any]
 
 #: Seconds after which a pod that should be gone is given up: its node says nothing any more.
 LOST_GRACE = 30.0
+#: Characters of the end of an init container's output that are told when it fails.
+_WORDS = 500
 #: Seconds within which the kubelet deletes a pod whose end was asked for and has come.
 _DELETES_WITHIN = 5.0
 
@@ -43,6 +45,7 @@ _REASONS = {
     "Shutdown": Cause.EVICTED,
 }
 _ARCHITECTURE = "Use an image for the node's architecture, or begin a script with #! and its interpreter."
+_REPLACED = "The result has U+FFFD in it: the cluster puts that in place of what is not UTF-8 text."
 _CODE = re.compile(r"failed with exit code (\d+) matching")
 
 
@@ -150,7 +153,9 @@ def _left(handle: Handle, terminated: Document, code: int) -> tuple[Any, outcome
             ],
         )
     result, complaint = outcome.parsed_result(message.encode())
-    return result, None, [complaint] if complaint else []
+    # The kubelet does not say that it put these in place of what is no UTF-8.
+    doubt = _REPLACED if "\ufffd" in message and complaint is None else None
+    return result, None, list(filter(None, (complaint, doubt)))
 
 
 def without_end(pod: Document) -> tuple[Cause, str, str]:
@@ -169,7 +174,7 @@ def without_end(pod: Document) -> tuple[Cause, str, str]:
         return Cause.DELETED, f"Its pod {pod['metadata']['name']} was deleted by somebody.", ""
     failed = _failed_init(pod)
     if failed is not None:
-        return Cause.START_FAILED, failed, "Its own output says more: `kubectl logs` with `--container`."
+        return Cause.START_FAILED, failed, "Correct it in the variable init_containers."
     return (
         Cause.START_FAILED,
         f"node {pod['spec'].get('nodeName')} does not take its pod: {': '.join(filter(None, (reason, said)))}",
@@ -181,7 +186,9 @@ def _failed_init(pod: Document) -> str | None:
     for one in pod.get("status", {}).get("initContainerStatuses") or []:
         terminated = one.get("state", {}).get("terminated")
         if terminated and terminated.get("exitCode"):
-            return f"init container {one['name']} ended with exit code {terminated['exitCode']}"
+            said = " ".join(str(terminated.get("message") or "").split())[-_WORDS:]
+            ended = f"init container {one['name']} ended with exit code {terminated['exitCode']}"
+            return f"{ended}: {said}" if said else ended
     return None
 
 

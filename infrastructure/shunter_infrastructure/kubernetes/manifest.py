@@ -248,9 +248,15 @@ def _filled(document: Document) -> Document:
 
 
 def _confined(container: Document) -> Document:
-    """A container of the template's, with no more rights than the run's unless it says so."""
+    """A container of the template's, with no more rights than the run's unless it says so. Its output goes with its
+    pod: the end of it is kept if it fails."""
     rights = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    return {**container, "securityContext": {**rights, **(container.get("securityContext") or {})}}
+    confined = {**rights, **(container.get("securityContext") or {})}
+    return {
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **container,
+        "securityContext": confined,
+    }
 
 
 def _container(
