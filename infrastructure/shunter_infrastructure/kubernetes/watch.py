@@ -52,8 +52,8 @@ class Watch:
         self._wanted = wanted
         self._changed = asyncio.Event()
         self._known = False
-        self._jobs = _Kind(client, self, f"/apis/batch/v1/namespaces/{namespace}/jobs", slim_job)
-        self._pods = _Kind(client, self, f"/api/v1/namespaces/{namespace}/pods", slim_pod)
+        self._jobs = _Kind(client, self, f"/apis/batch/v1/namespaces/{namespace}/jobs", slim_job, _own_name)
+        self._pods = _Kind(client, self, f"/api/v1/namespaces/{namespace}/pods", slim_pod, _job_of)
         self._tasks = [
             asyncio.create_task(kind.follow(), name=f"watch {kind.path}") for kind in (self._jobs, self._pods)
         ]
@@ -163,13 +163,14 @@ class _Expired(Exception):
 class _Kind:
     """All Jobs, or all pods, of a namespace, by the names of the Jobs."""
 
-    def __init__(self, client: Client, watch: Watch, path: str, slim: Any) -> None:
+    def __init__(self, client: Client, watch: Watch, path: str, slim: Any, name_of: Any) -> None:
         self.path = path
         self.listed = False
         self.well = True
         self._client = client
         self._watch = watch
         self._slim = slim
+        self._name_of = name_of
         self._known: dict[str, bytes] = {}
         self._version = ""
 
@@ -183,7 +184,7 @@ class _Kind:
 
     def take(self, found: Document) -> None:
         """Something that is there, unless newer is known of it."""
-        name = _job_of(found)
+        name = self._name_of(found)
         if name is None:
             return
         slim = self._slim(found)
@@ -195,7 +196,7 @@ class _Kind:
 
     def drop(self, found: Document) -> None:
         """Something that is not there any more; as it was at last."""
-        name = _job_of(found)
+        name = self._name_of(found)
         before = None if name is None else self.get(name)
         if name is None or before is None or before["metadata"]["uid"] != found["metadata"]["uid"]:
             return
@@ -320,6 +321,12 @@ def _job_of(found: Document) -> str | None:
     return f"shunter-{run}-{attempt}" if run and attempt else None
 
 
+def _own_name(job: Document) -> str | None:
+    """The name of a Job; None if it is a copy that somebody made of one, with its labels."""
+    name = _job_of(job)
+    return name if name == job["metadata"]["name"] else None
+
+
 def _version_of(slim: Document) -> int:
     return int(slim["metadata"].get("resourceVersion") or 0)
 
@@ -328,6 +335,8 @@ def _replaces(new: Document, old: Document) -> bool:
     """Whether it is the same in a later version, or a later one of the same name."""
     if new["metadata"]["uid"] == old["metadata"]["uid"]:
         return _version_of(new) >= _version_of(old) and not old.get("gone")
+    if bool(new.get("stray")) != bool(old.get("stray")):
+        return not new.get("stray")
     return bool(old.get("gone")) or _version_of(new) > _version_of(old)
 
 
@@ -343,7 +352,7 @@ def slim_job(job: Document) -> Document:
 
 
 def slim_pod(pod: Document) -> Document:
-    """What is read of a pod."""
+    """What is read of a pod. ``stray``: no Job of the name has it; it is a copy, or it was orphaned."""
     spec, status = pod["spec"], pod.get("status", {})
     run = [
         {
@@ -362,7 +371,9 @@ def slim_pod(pod: Document) -> Document:
         for one in status.get("conditions", [])
         if one["type"] in ("PodScheduled", "DisruptionTarget", "Ready")
     ]
+    owners = [one["name"] for one in pod["metadata"].get("ownerReferences") or [] if one.get("controller")]
     return {
+        **({} if _job_of(pod) in owners else {"stray": True}),
         "metadata": _slim_metadata(pod, set(), set()),
         "spec": {**_picked(spec, "nodeName"), "containers": run},
         "status": kept,
