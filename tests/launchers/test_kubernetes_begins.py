@@ -84,7 +84,9 @@ async def test_a_namespace_that_a_deployment_chose_is_that_runs_matter(world: Wo
     assert await launcher.recover(attempt.assignment, attempt.folder, withdraw=True) is None
 
 
-async def test_a_node_that_falls_silent_keeps_no_launch_for_ever(world: World, own_cluster: OwnCluster) -> None:
+async def test_a_node_that_falls_silent_keeps_no_launch_for_ever(
+    world: World, own_cluster: OwnCluster
+) -> None:
     launcher = world.launcher()
     await world.attempt(["true"]).run(launcher)
     attempt = world.attempt(UP, grace=1)

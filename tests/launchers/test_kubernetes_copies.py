@@ -12,7 +12,9 @@ __all__ = ["world"]
 
 
 def _shunters(labels: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in labels.items() if "job-name" not in key and "controller-uid" not in key}
+    return {
+        key: value for key, value in labels.items() if "job-name" not in key and "controller-uid" not in key
+    }
 
 
 def _copy(namespace: str, of: dict[str, Any], kind: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +24,12 @@ def _copy(namespace: str, of: dict[str, Any], kind: str, spec: dict[str, Any]) -
         "labels": _shunters(of["metadata"]["labels"]),
         "annotations": of["metadata"]["annotations"],
     }
-    return {"apiVersion": "batch/v1" if kind == "Job" else "v1", "kind": kind, "metadata": metadata, "spec": spec}
+    return {
+        "apiVersion": "batch/v1" if kind == "Job" else "v1",
+        "kind": kind,
+        "metadata": metadata,
+        "spec": spec,
+    }
 
 
 async def test_a_copy_of_a_pod_that_ends_is_not_the_end_of_the_run(world: World) -> None:

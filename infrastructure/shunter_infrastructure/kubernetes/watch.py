@@ -346,7 +346,9 @@ def _replaces(new: Document, old: Document) -> bool:
 def slim_job(job: Document) -> Document:
     """What is read of a Job."""
     return {
-        "metadata": _slim_metadata(job, {manifest.RUN, manifest.ATTEMPT}, {manifest.EPOCH, manifest.IDENTITY}),
+        "metadata": _slim_metadata(
+            job, {manifest.RUN, manifest.ATTEMPT}, {manifest.EPOCH, manifest.IDENTITY}
+        ),
         "status": _picked(job.get("status", {}), "conditions", "startTime"),
     }
 
