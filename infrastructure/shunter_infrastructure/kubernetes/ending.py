@@ -62,8 +62,13 @@ def is_lost(pod: Document, now: float) -> bool:
 
 def gone_by(pod: Document) -> float | None:
     """When a pod that is being deleted is given up, in seconds since the epoch; None if it is not deleted."""
-    deadline = pod["metadata"].get("deletionTimestamp")
-    return None if deadline is None else seconds(deadline) + LOST_GRACE
+    metadata = pod["metadata"]
+    deadline = metadata.get("deletionTimestamp")
+    if deadline is None:
+        return None
+    if "doomed" in pod:  # when that was seen here: the cluster's clock may be another
+        return float(pod["doomed"]) + float(metadata.get("deletionGracePeriodSeconds") or 0) + LOST_GRACE
+    return seconds(deadline) + LOST_GRACE
 
 
 def exit_of(handle: Handle, job: Document | None, pod: Document | None, ended: Stamp) -> Exit:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 from collections import defaultdict
 from collections.abc import Container, Iterator
 from typing import Any
@@ -191,6 +192,10 @@ class _Kind:
         before = self.get(name)
         if before is not None and not _replaces(slim, before):
             return
+        deadline = slim["metadata"].get("deletionTimestamp")
+        if deadline is not None:
+            is_known = before is not None and before["metadata"].get("deletionTimestamp") == deadline
+            slim["doomed"] = before["doomed"] if before is not None and is_known else time.time()
         self._known[name] = json.dumps(slim, separators=(",", ":")).encode()
         self._watch.ring(name)
 
