@@ -294,6 +294,26 @@ async def test_a_connection_that_breaks_is_no_trouble(server: Server) -> None:
         assert watch.trouble is None
 
 
+@pytest.mark.parametrize("how", [None, LauncherUnavailable("broken off")])
+async def test_watches_that_end_at_once_are_not_asked_for_without_a_pause(
+    server: Server, monkeypatch: pytest.MonkeyPatch, how: Exception | None
+) -> None:
+    """As a balancer does whose servers are about to end."""
+
+    async def lines(answer: Answer) -> AsyncIterator[bytes]:
+        await asyncio.sleep(0)
+        if how is not None:
+            raise how
+        return
+        yield b""
+
+    monkeypatch.setattr(Answer, "lines", lines)
+    async with watching(server) as watch:
+        await asyncio.sleep(2)
+        assert watch.trouble is None
+        assert len(server.watches) < 30
+
+
 async def test_there_is_trouble_as_long_as_one_of_the_two_is_away(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,8 @@ PAGE = 500
 _LASTS, _SILENCE = 300, 100.0
 #: Seconds between two tries to reach a server that is away: the first, and the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+#: Seconds: a watch that the server ends sooner is asked for again with a pause, as if it had failed.
+_BRIEF = 1.0
 _GONE = 410
 
 Document = dict[str, Any]
@@ -225,27 +227,31 @@ class _Kind:
         """Know all of them from now on."""
         pause = _FIRST_PAUSE
         while True:
+            began = time.monotonic()
             try:
                 if not self._version:
                     await self._list()
+                began = time.monotonic()
                 await self._see()
-                pause = _FIRST_PAUSE
-                continue
             except _Expired:
                 self._version = ""
                 continue
             except (LauncherUnavailable, Refused) as exc:
-                if self.well and self.listed and isinstance(exc, LauncherUnavailable):
-                    self.well = (
-                        False  # a connection may break: there is trouble if the next one does not come
-                    )
-                    continue
+                # A connection may break: there is trouble if the next one does not come.
+                is_trouble = not (self.well and self.listed and isinstance(exc, LauncherUnavailable))
                 self.well = False
-                self._watch.tell(await self._told(exc))
+                if is_trouble:
+                    self._watch.tell(await self._told(exc))
             except Exception as exc:
+                is_trouble = True
                 log.exception("a watch of the cluster failed; it is taken up again", path=self.path)
                 self._watch.tell(LauncherUnavailable(f"the watch of {self.path} failed: {exc}"))
                 self._version = ""
+            else:
+                is_trouble = False
+            if not is_trouble and time.monotonic() - began >= _BRIEF:
+                pause = _FIRST_PAUSE
+                continue
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(_LONGEST_PAUSE, pause * 2)
 
