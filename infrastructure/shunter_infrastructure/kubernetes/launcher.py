@@ -65,6 +65,7 @@ class KubernetesLauncher:
     """
 
     name = "kubernetes"
+    attempts: Path | None = None
     identity: UUID | None = None
     capabilities = Capabilities(
         exact_signal=False,
