@@ -256,6 +256,7 @@ class KubernetesEngine(ProcessEngine):
     name = "kubernetes"
     many = 10
     pids = False
+    merged = False
     least_grace = 1.0
     tick = 1.0
 
