@@ -8,21 +8,24 @@ from typing import Any
 from uuid import UUID
 
 from shunter_work_pools.contracts.agents import OUTPUT_TAIL
+from shunter_work_pools.settings import Settings
 from tests.api.serving import SOON, Served, held
-from tests.api.test_lost import QUICK, Serve, SetClock, has_listened, looks, one_running, serve, silence
+from tests.api.test_lost import Serve, SetClock, has_listened, looks, one_running, serve, silence
 from tests.api.test_sync import ready
 
 __all__ = ["serve"]
 
 REACH = {"reaches": {"main": "cluster-1/default"}}
 OTHER = {"identity": str(UUID(int=9)), **REACH}
+#: The clock is set ahead for the one; the other is not to be lost meanwhile, however slow the machine is.
+PATIENT = Settings(lost_after=15.0, lease_for=20.0, give_up_after=60.0, reap_every=0.05, heartbeat_every=0.05)
 
 
 async def handed_over(server: Served, clock: SetClock, granted: Any) -> Any:
     """The attempt as agent a2 gets it, which waits for work while a1 falls silent."""
     await server.sync(holds=[held(granted)], free=0, **REACH)
     has_listened(server)
-    await silence(server, clock, QUICK.lost_after + 0.1)
+    await silence(server, clock, PATIENT.lost_after + 0.1)
     taken = asyncio.create_task(server.take("a2", **OTHER))
     await server.waits()
     await server.engine._write_heartbeats()
@@ -33,7 +36,7 @@ async def handed_over(server: Served, clock: SetClock, granted: Any) -> Any:
 async def test_who_takes_over_is_told_how_much_output_there_is(serve: Serve) -> None:
     clock = SetClock()
     output = bytes(range(256)) * 3
-    async with serve(clock) as server:
+    async with serve(clock, PATIENT) as server:
         granted = await one_running(server, on_lost="wait")
         await server.upload(granted, 0, output)
         again = await handed_over(server, clock, granted)
@@ -55,6 +58,21 @@ async def test_who_takes_over_is_told_how_much_output_there_is(serve: Serve) -> 
         await server.report(again, "Completed", name="a2", log_size=len(output) + 4)
         run = await server.run(granted["run"])
         assert (run["state"], run["attempts"][0]["agent"]) == ("Completed", "a2")
+
+
+async def test_output_that_cannot_be_read_holds_up_nobody_but_its_own_run(serve: Serve) -> None:
+    clock = SetClock()
+    async with serve(clock, PATIENT) as server:
+        granted = await one_running(server, on_lost="wait")
+        await server.upload(granted, 0, b"output")
+        again = await handed_over(server, clock, granted)
+        path = server.engine.logs._path(UUID(granted["run"]), 1)  # type: ignore[attr-defined]
+        path.unlink()
+        path.mkdir()
+        assert (await server.sync("a2", **OTHER, hold_for=0.1))["assignments"] == []
+        path.rmdir()
+        (once_more,) = (await server.sync("a2", **OTHER))["assignments"]
+        assert (once_more["run"], once_more["handed_over"]["size"]) == (again["run"], 0)
 
 
 async def test_a_note_reaches_those_who_look(serve: Serve) -> None:

@@ -241,10 +241,8 @@ class Engine:
                     left = deadline - loop.time()
                     drain = diff.drains == agent.session
                     if diff or left <= 0 or self.hub.stopping or (drain and not request.draining):
-                        await self._tell_output(diff.assignments)
-                        return self._answer(
-                            diff.assignments, diff.cancel, diff.forget, diff.let_go, drain=drain
-                        )
+                        assignments = await self._with_output(diff.assignments)
+                        return self._answer(assignments, diff.cancel, diff.forget, diff.let_go, drain=drain)
                     if not waiting.answer.done():
                         # A draining or unhealthy agent takes nothing, whatever ends.
                         waiting.ended |= diff.finished
@@ -285,12 +283,20 @@ class Engine:
                 return Difference(), seen.due
         return await self.store.read(lambda tx: (difference(tx, agent_id, holds), is_due(tx)))
 
-    async def _tell_output(self, assignments: Sequence[Assignment]) -> None:
-        """Say how much of their output is here, of those that somebody else had."""
+    async def _with_output(self, assignments: Sequence[Assignment]) -> list[Assignment]:
+        """Say how much of their output is here, of those that somebody else had; without those of which that cannot
+        be read now: their new agent gets them by a later sync."""
+        known = []
         for one in assignments:
             if one.handed_over is not None:
-                size, tail = await asyncio.to_thread(self.logs.tail, one.run, one.attempt, OUTPUT_TAIL)
+                try:
+                    size, tail = await asyncio.to_thread(self.logs.tail, one.run, one.attempt, OUTPUT_TAIL)
+                except OSError as exc:
+                    log.error("the output of a run cannot be read", run=str(one.run), reason=str(exc))
+                    continue
                 one.handed_over.size, one.handed_over.tail = size, b64encode(tail).decode()
+            known.append(one)
+        return known
 
     async def _register(self, name: str, request: SyncRequest) -> Registered:
         known = self._registered.get(name)
