@@ -12,6 +12,7 @@ import json
 import os
 import ssl
 import time
+from asyncio import sslproto
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ CALLS = 32
 CONNECT, ANSWER = 10.0, 60.0
 #: How often a request that the server puts off is sent again, and the longest wait in between, seconds.
 TRIES, LONGEST_WAIT = 5, 30.0
-#: Bytes of a stream that are read at once.
-PIECE = 256 * 1024
+#: Bytes that a TLS connection sets aside to read into; asyncio's own 256 KiB are much for hundreds of them.
+_TLS_BUFFER = 32 * 1024
 #: Seconds before credentials that were refused are looked for again.
 _NEW_CREDENTIALS = 1.0
 _UNAUTHORIZED, _TOO_MANY, _AWAY = 401, 429, (502, 503, 504)
@@ -246,6 +247,9 @@ class Client:
             return self._api is not refused
 
     async def _load(self) -> library.ApiClient:
+        sslproto.SSLProtocol.max_size = (
+            _TLS_BUFFER  # of all in this process: there is no other place to say it
+        )
         made = library.Configuration()
         made.connection_pool_maxsize = 0  # streams are bounded where they are opened, calls here
         try:

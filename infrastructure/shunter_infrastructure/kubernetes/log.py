@@ -195,6 +195,15 @@ class Copy:
         if time.monotonic() - self._noted > _NOTE:
             self._put(self.place)
 
+    def note(self) -> None:
+        """Write down how far it came, if that is not yet.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.place is not None and self.place != self._saved:
+            self._put(self.place)
+
     def _put(self, place: Place) -> None:
         place.save(self._folder)
         self.place = self._saved = place
@@ -213,9 +222,8 @@ class Copy:
 
     def close(self) -> None:
         os.close(self._fd)
-        if self.place is not None and self.place != self._saved:
-            with contextlib.suppress(OSError):  # a full disk, or the folder is gone
-                self.place.save(self._folder)
+        with contextlib.suppress(OSError):  # a full disk, or the folder is gone
+            self.note()
 
 
 def _mend(fd: int, place: Place | None) -> None:

@@ -84,7 +84,7 @@ def read_template(assignment: Assignment) -> KubernetesTemplate:
         LaunchFailed: it is none.
     """
     try:
-        return KubernetesTemplate.model_validate(assignment.template)
+        return _template_of(json.dumps(assignment.template))
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         where = ".".join(str(step) for step in first["loc"] if step != "[key]")
@@ -94,6 +94,12 @@ def read_template(assignment: Assignment) -> KubernetesTemplate:
             f"{assignment.deployment!r} makes no Job: {f'{where}: ' if where else ''}{first['msg']}",
             "Correct it with `shunter pool template set`, or the deployment's variables.",
         ) from exc
+
+
+@functools.lru_cache(maxsize=64)
+def _template_of(text: str) -> KubernetesTemplate:
+    """A template from its JSON: thousands of runs have the same, and share it."""
+    return KubernetesTemplate.model_validate(json.loads(text))
 
 
 def held_by(agent: str, epoch: int, identity: UUID | None = None) -> Document:
@@ -109,6 +115,21 @@ def result_limit(pod: Document) -> int:
     containers = sum(
         len(pod.get(kind) or []) for kind in ("containers", "initContainers", "ephemeralContainers")
     )
+    return _limit_with(containers)
+
+
+def result_limit_of(assignment: Assignment, template: KubernetesTemplate) -> int:
+    """The same by what its pod is made of.
+
+    Raises:
+        LaunchFailed: the template's patch would break it.
+    """
+    if template.patch:  # it may add containers
+        return result_limit(job(assignment, template, "", {})["spec"]["template"]["spec"])
+    return _limit_with(1 + len(template.init_containers) + len(template.sidecars))
+
+
+def _limit_with(containers: int) -> int:
     return min(_MESSAGE, _MESSAGES // max(1, containers)) - 1
 
 

@@ -51,6 +51,9 @@ MOST_OPEN = 100
 _PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 #: Seconds between two reads of logs that wait, whichever they are; and between two tries.
 _TURN, _AGAIN = 5.0, 1.0
+#: Logs of what has ended that are read at once: connections are dear, and few of them are as fast as many. One that
+#: takes longer than so many seconds stands in nobody's way: its node may be silent.
+_MOST_READ, _QUICK = 16, 1.0
 #: Seconds for which the stream of a container that has ended may bring the rest.
 _REST = 1.0
 #: Seconds for which the log of what has ended is asked for, while the node does not give it.
@@ -98,6 +101,7 @@ class _One:
     Attributes:
         grown: something came, or the stream has ended.
         streams: a stream is open.
+        copy: what it is copied by, as long as it streams.
     """
 
     pod: Pod
@@ -105,6 +109,7 @@ class _One:
     handed_over: Output | None
     grown: asyncio.Event = field(default_factory=asyncio.Event)
     streams: bool = False
+    copy: Copy | None = None
 
 
 class Outputs:
@@ -120,6 +125,8 @@ class Outputs:
         self._most_open = most_open
         self._followed: dict[Path, tuple[_One, asyncio.Task[None]]] = {}
         self._waiting: dict[Path, tuple[Pod, Output | None]] = {}
+        self._ending: set[Path] = set()  # nobody else may copy those
+        self._reads = asyncio.Semaphore(_MOST_READ)
         self._turns: asyncio.Task[None] | None = None
         self._turn: tuple[Path, asyncio.Task[None]] | None = None  # which of those that wait is read now
         self._closed = False
@@ -132,10 +139,14 @@ class Outputs:
         Args:
             handed_over: what the server has of it from the agent before; the same in every call.
         """
-        if self._closed or folder in self._followed or folder in self._waiting or not folder.exists():
+        if self._closed or self.copies(folder) or not folder.exists():
             return
         self._waiting[folder] = pod, handed_over
         self._fill()
+
+    def copies(self, folder: Path) -> bool:
+        """Whether the output of an attempt is followed, waits for its turn, or is completed."""
+        return folder in self._followed or folder in self._waiting or folder in self._ending
 
     def _fill(self) -> None:
         """Follow as many as may be, and let the others have their turns."""
@@ -163,7 +174,7 @@ class Outputs:
                 except NoLog:
                     return
                 finally:
-                    one.streams = False
+                    one.streams, one.copy = False, None
                     one.grown.set()
             pause = _PAUSE if _size(one.folder) > before else min(2 * pause, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
@@ -218,12 +229,13 @@ class Outputs:
             LauncherUnavailable: the API server is away, or the output cannot be written here.
         """
         known, _ = self._followed.get(folder, (None, None))
-        if known is None:
-            await self.forget(folder)  # that its turn does not come meanwhile
         one = known or _One(pod, folder, handed_over)
+        self._ending.add(folder)
         try:
+            if known is None:
+                await self.forget(folder)  # that its turn does not come meanwhile
             if not is_sealed(folder):
-                cut = not await self._bring_home(one, followed=known is not None)
+                cut = not await self._bring_home(one)
                 with _writing():
                     seal(folder, cut=cut)
             else:
@@ -235,26 +247,52 @@ class Outputs:
             ) from exc
         finally:
             await self.forget(folder)
+            self._ending.discard(folder)
 
-    async def _bring_home(self, one: _One, *, followed: bool) -> bool:
+    @contextlib.asynccontextmanager
+    async def in_turn(self) -> AsyncIterator[None]:
+        """Among the few that read, in the order of asking; who takes long lets the next one begin. What is less urgent
+        than the end of a run stands behind them here, too."""
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            if not left:
+                left = True
+                self._reads.release()
+
+        await self._reads.acquire()
+        slow = asyncio.get_running_loop().call_later(_QUICK, leave)
+        try:
+            yield
+        finally:
+            slow.cancel()
+            leave()
+
+    async def _bring_home(self, one: _One) -> bool:
         """Whether all that the log had is here."""
-        until = time.monotonic() + _PATIENCE
+        until = 0.0
         while True:
-            with contextlib.suppress(NodeAway):
-                try:
-                    tail = await self._tail(one.pod)
-                    if followed and await self._catches_up(one, tail):
+            try:
+                async with self.in_turn():
+                    until = until or time.monotonic() + _PATIENCE
+                    if await self._is_home(one):
                         return True
-                    followed = False
-                    await self.forget(one.folder)
-                    await self._read_whole(one)
-                    if ends_with(one.folder, tail, whole=True):
-                        return True
-                except NoLog:
-                    return False
+            except NoLog:
+                return False
+            except NodeAway:
+                pass
             if time.monotonic() > until:
                 return False
             await asyncio.sleep(_AGAIN)
+
+    async def _is_home(self, one: _One) -> bool:
+        tail = await self._tail(one.pod)
+        if one.folder in self._followed and await self._catches_up(one, tail):
+            return True
+        await self.forget(one.folder)
+        await self._read_whole(one)
+        return ends_with(one.folder, tail, whole=True)
 
     async def _tail(self, pod: Pod) -> list[tuple[str, bytes]]:
         """The last line of a log, or its last piece."""
@@ -272,6 +310,9 @@ class Outputs:
             async with asyncio.timeout(_REST):
                 while True:
                     one.grown.clear()
+                    if one.copy is not None:
+                        with _writing():
+                            one.copy.note()
                     if ends_with(one.folder, tail, whole=False):
                         return _size(one.folder) < _CHECK_BYTES
                     if not one.streams:
@@ -298,6 +339,7 @@ class Outputs:
             with _writing():
                 copying = Copy(one.folder, known=known)
             with contextlib.closing(copying) as copy:
+                one.copy = copy if follow else None
                 await self._take(one, copy, answer, follow=follow)
                 copy.finish()
 
