@@ -97,7 +97,7 @@ def test_a_plain_command() -> None:
                 ]
             },
             "ttlSecondsAfterFinished": 604800,
-            "activeDeadlineSeconds": 98,
+            "activeDeadlineSeconds": 3698,
             "template": {
                 "metadata": {
                     "labels": FOUND_BY,

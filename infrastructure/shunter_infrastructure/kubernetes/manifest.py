@@ -61,6 +61,8 @@ _LABEL_LIMIT = 63
 _PARAMETERS_KEY, _RUNNER_KEY = "parameters.json", "runner.py"
 
 Document = dict[str, Any]
+#: Seconds that a Job has beyond the time-outs that its agent keeps.
+BACKSTOP = 3600
 
 
 def name_of(run: UUID, attempt: int) -> str:
@@ -203,7 +205,8 @@ def _unpatched(
         },
     }
     if work.timeout is not None:
-        spec["activeDeadlineSeconds"] = math.ceil(work.start_timeout + work.timeout + work.grace)
+        # The agent's next life gives a launch that had not begun its whole time to start once more.
+        spec["activeDeadlineSeconds"] = math.ceil(work.start_timeout + work.timeout + work.grace) + BACKSTOP
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
