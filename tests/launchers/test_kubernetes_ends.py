@@ -149,3 +149,19 @@ async def test_nodes_that_are_silent_hold_up_no_other_end(
     api.speak.set()
     await asyncio.gather(*stuck)
     await outputs.close()
+
+
+async def test_while_many_end_none_begins_to_be_followed(tmp_path: Path) -> None:
+    """It may be the next to end. Once there is time, as many are followed as may be."""
+    api = Scripted()
+    outputs = Outputs(api, most_open=1)
+    pods = _pods(tmp_path, 100)
+    for pod, folder in pods.items():
+        outputs.follow(pod, folder)
+    await api.taken.wait()
+    *ending, (last, _) = pods.items()
+    await asyncio.gather(*(outputs.complete(pod, folder) for pod, folder in ending))
+    await asyncio.sleep(0)
+    assert [pod for pod, query in api.asked if "follow" in query] == ["pod-0", last.name]
+    assert all((folder / OUTPUT).read_bytes() == b"hello\n" for _, folder in ending)
+    await outputs.close()

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from shunter_infrastructure.copied_output import OUTPUT
 from shunter_infrastructure.kubernetes import causes, ending, manifest
-from shunter_infrastructure.kubernetes.client import Client, Refused
+from shunter_infrastructure.kubernetes.client import CALLS, Client, Refused
 from shunter_infrastructure.kubernetes.leftovers import GRACE, Leftovers
 from shunter_infrastructure.kubernetes.output import Outputs, Pod
 from shunter_infrastructure.kubernetes.rights import missing_rights
@@ -80,6 +80,7 @@ class KubernetesLauncher:
         self.client = Client(self._environ)
         self._outputs = Outputs(self.client)
         self._watches: dict[str, Watch] = {}
+        self._making = asyncio.Semaphore(CALLS)  # thousands may wait with their Jobs not yet written
         self._posts: dict[str, asyncio.Task[Document]] = {}
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._endings: dict[Path, asyncio.Lock] = {}
@@ -197,6 +198,10 @@ class KubernetesLauncher:
         return await asyncio.shield(post)
 
     async def _post(self, launch: _Launch) -> Document:
+        async with self._making:
+            return await self._make(launch)
+
+    async def _make(self, launch: _Launch) -> Document:
         template, assignment = launch.template, launch.assignment
         if assignment.work.entrypoint is not None:
             await self._provide_runner(template.namespace)

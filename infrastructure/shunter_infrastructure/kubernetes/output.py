@@ -149,9 +149,10 @@ class Outputs:
         return folder in self._followed or folder in self._waiting or folder in self._ending
 
     def _fill(self) -> None:
-        """Follow as many as may be, and let the others have their turns."""
+        """Follow as many as may be, and let the others have their turns. While many end, none begins to be followed: it
+        may be the next to end, and a connection costs more than all that there is to read."""
         busy = self._turn and self._turn[0]
-        while len(self._followed) < self._most_open and not self._closed:
+        while len(self._followed) < self._most_open and not self._closed and not self._reads.locked():
             folder = next((one for one in self._waiting if one != busy), None)
             if folder is None:
                 break
