@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from weakref import WeakValueDictionary
 
 from shunter_agents.attempt import Attempt, Key
 from shunter_agents.state_folder import StateFolder
-from shunter_work_pools.contracts.agents import Held
+from shunter_work_pools.contracts.agents import Assignment, Held
 from shunter_work_pools.contracts.capacity import DIVISIBLE, fits
 from shunter_work_pools.contracts.states import AttemptState
 
@@ -35,14 +36,24 @@ class Holdings:
         self.working: dict[Key, Attempt] = {}
         self.leaving: set[Key] = set()
         self.on_left: Callable[[], None] = lambda: None
+        self._alike: WeakValueDictionary[tuple[str, int, str], Assignment] = WeakValueDictionary()
 
     def add(self, attempt: Attempt) -> None:
         """It is ours."""
+        self._share(attempt.assignment)
         self.attempts[attempt.key] = attempt
         if not attempt.end_acked:
             self.owed[attempt.key] = attempt
         if not attempt.ended:
             self.working[attempt.key] = attempt
+
+    def _share(self, new: Assignment) -> None:
+        """What thousands of runs of one deployment have alike is kept once."""
+        known = self._alike.setdefault((new.deployment, new.revision, new.pool), new)
+        if known.work == new.work:
+            new.work = known.work
+        if known.template == new.template:
+            new.template = known.template
 
     def settle(self, attempt: Attempt) -> None:
         """The server has its end, or wants to hear no more of it."""
