@@ -61,6 +61,9 @@ T = TypeVar("T")
 NOTHING_NEW = 0.1
 #: Seconds that the queue must have had nothing for an agent that ends when it is idle.
 IDLE = 1.0
+#: When the garbage collector looks at young, middle and old objects. Thousands of runs are old ones that stay: each look
+#: at them, in vain, stops the agent for tenths of a second.
+COLLECT = (20_000, 20, 20)
 #: Seconds in which an agent that was told not to wait longer still delivers what it owes.
 LAST_WORDS = 30.0
 #: Least seconds between two syncs that are sent for what launches wait for.
@@ -879,6 +882,7 @@ async def _live(
         )
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
+        gc.set_threshold(*COLLECT)
         return await agent.run()
 
 

@@ -7,9 +7,9 @@ such a moment is said at the end of the output.
 No stream that ends says that it was whole: the API server hides it when the kubelet breaks off. So the end of a copy is
 compared with the last line of the log.
 
-At most ``MOST_OPEN`` logs are followed at once. The others wait: one of them is read every five seconds,
-in turn, and each is read whole at its end, sixteen at a time. So a run takes two requests, and a long one that waits one more now and
-then; one with much output that is followed, one every five seconds while it writes.
+At most ``MOST_OPEN`` logs are followed at once. The others wait: one of them is read every five seconds, in turn, and
+each is read whole at its end, sixteen at a time. So a run takes two requests, and a long one that waits one more now
+and then; one with much output that is followed, one every five seconds while it writes.
 """
 
 from __future__ import annotations
