@@ -6,6 +6,7 @@ tests' own: a ``dockerd`` with its own folders and socket, no bridge and no rule
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -138,9 +139,20 @@ class Daemon:
             client.remove_container(one["Id"], force=True, v=True)
         client.close()
         self.stop()
+        self._end_forgotten()
         for target in self._mounts():  # one that was killed leaves them
             subprocess.run(["umount", target], check=True)
         shutil.rmtree(self.folder)
+
+    def _end_forgotten(self) -> None:
+        """End containers that the engine does not know any more: it was killed while it began them."""
+        for shim in psutil.process_iter(["name", "cmdline"]):
+            words = shim.info["cmdline"] or []
+            if words and "containerd-shim" in words[0] and any(f"{self.folder}/" in word for word in words):
+                for process in [*shim.children(recursive=True), shim]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                        process.wait(60)
 
     def _mounts(self) -> list[str]:
         """What is mounted below its folder, the innermost first."""
