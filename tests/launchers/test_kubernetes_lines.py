@@ -61,6 +61,7 @@ def in_run(**fields: Any) -> str:
         (["image=x", 'env_refs={"A": {"key": "k"}}'], ["env_refs.A", "exactly one of secret and config_map"]),
         (["image=x", 'env={"A": ""}', 'env_refs={"A": {"secret": "s", "key": "k"}}'], ["env_refs.A", "already"]),
         (["image=x", 'mounts=[{"target": "/shunter/x"}]'], ["mounts.0", "/shunter"]),
+        (["image=x", 'mounts=[{"target": "//x/../shunter"}]'], ["mounts.0", "/shunter"]),
         (["image=x", 'mounts=[{"type": "pvc", "target": "/x"}]'], ["mounts.0", "needs a source"]),
         (["image=x", 'mounts=[{"target": "/a"}, {"target": "/a/"}]'], ["mounts", "two have the target /a"]),
         (["image=x", 'tolerations=[{"kee": "x"}]'], ["template tolerations.0.kee", "field of Toleration", "Did you mean key?"]),

@@ -6,6 +6,7 @@ What is missing here is missing on purpose: :data:`RESERVED` says why.
 
 from __future__ import annotations
 
+import posixpath
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -54,6 +55,12 @@ Device = Annotated[
 ]
 
 
+def hides_files(target: str) -> bool:
+    """Whether something that is mounted at an absolute path hides the files of the run, or everything."""
+    path = posixpath.normpath(f"/{target.lstrip('/')}")
+    return path == "/" or f"{path}/".startswith(f"{RUN_FOLDER}/")
+
+
 def bytes_of(value: int | str) -> int:
     """Bytes of a size that was validated."""
     return value if isinstance(value, int) else int(parsed(value) or 0)
@@ -87,7 +94,7 @@ class Mount(_Part):
             raise ValueError("a tmpfs has no source")
         if self.type != "tmpfs" and self.size is not None:
             raise ValueError("only a tmpfs has a size")
-        if f"{self.target.rstrip('/')}/".startswith(f"{RUN_FOLDER}/") or self.target.strip("/") == "":
+        if hides_files(self.target):
             raise ValueError(f"target cannot be / or below {RUN_FOLDER}, where the files of the run are")
         return self
 

@@ -19,7 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from shunter_work_pools.contracts.docker_template import Absolute, Capability, Text, Variable, Word
+from shunter_work_pools.contracts.docker_template import (
+    Absolute,
+    Capability,
+    Text,
+    Variable,
+    Word,
+    hides_files,
+)
 from shunter_work_pools.contracts.kubernetes_check import FaultyManifest, check
 from shunter_work_pools.contracts.kubernetes_reserved import (
     FOUND,
@@ -193,7 +200,7 @@ class Mount(_Part):
             raise ValueError("a host_path needs a source that is an absolute path on the node")
         if self.type != "empty_dir" and (self.size is not None or self.memory):
             raise ValueError("only an empty_dir has a size or is memory")
-        if f"{self.target.rstrip('/')}/".startswith(f"{RUN_FOLDER}/") or self.target.strip("/") == "":
+        if hides_files(self.target):
             raise ValueError(f"target cannot be / or below {RUN_FOLDER}, where the files of the run are")
         if ":" in self.target:
             raise ValueError("target cannot have a colon")
