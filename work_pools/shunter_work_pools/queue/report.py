@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any, Literal
@@ -69,6 +70,8 @@ _KEEP_MANIFEST = insert(manifests).values(
     run_id=bindparam("run"), attempt=bindparam("number"), document=bindparam("told", type_=JSON)
 )
 
+#: Run, attempt, epoch.
+Key = tuple[UUID, int, int]
 #: Whether a run is tried again: as its policy says, in any case, or not.
 Retry = Literal["policy", "always", "never"]
 
@@ -162,39 +165,52 @@ def report(tx: Tx, agent_id: int, reports: list[Report], lost_after: float) -> l
     hold_limits(tx)
     held = {lease.run_id: lease for lease in tx.conn.execute(_LEASES, {"wanted": wanted})}
     steps = Steps(tx, lost_after)
-    acks: dict[tuple[UUID, int, int], ReportAck] = {}
-    ordered = sorted(reports, key=lambda item: (item.run, item.attempt, item.epoch, item.seq))
-    for (run_id, number, epoch), group in groupby(ordered, lambda item: (item.run, item.attempt, item.epoch)):
-        batch = list(group)
-        lease = held.get(run_id)
-        if lease is None or lease.agent_id != agent_id or (lease.attempt, lease.epoch) != (number, epoch):
-            acks[run_id, number, epoch] = _after_the_end(tx, batch[-1])
+    acks: dict[Key, ReportAck] = {}
+    late: list[Report] = []
+    ordered = sorted(reports, key=_key_of)
+    groups = [(key, sorted(group, key=lambda item: item.seq)) for key, group in groupby(ordered, _key_of)]
+    for key, batch in groups:
+        lease = held.get(key[0])
+        if lease is None or lease.agent_id != agent_id or (lease.attempt, lease.epoch) != key[1:]:
+            late.append(batch[-1])
         else:
-            acks[run_id, number, epoch] = _apply(tx, steps, lease, batch)
+            acks[key] = _apply(tx, steps, lease, batch)
+    acks |= _after_the_end(tx, late)
     steps.write()
     for end in steps.ends:
         freed(tx, end.lease)
-    return list(acks.values())
+    return [acks[key] for key, _ in groups]
 
 
-def _after_the_end(tx: Tx, last: Report) -> ReportAck:
-    """The lease is gone: either this very report ended it (and its answer was lost), or it is stale."""
-    key = (last.run, last.attempt, last.epoch)
-    known = tx.conn.execute(
-        select(attempts.c.seq).where(
-            attempts.c.run_id == last.run, attempts.c.number == last.attempt, attempts.c.epoch == last.epoch
+def _key_of(item: Report) -> Key:
+    return item.run, item.attempt, item.epoch
+
+
+def _after_the_end(tx: Tx, late: Sequence[Report]) -> dict[Key, ReportAck]:
+    """Their leases are gone: either this very report ended it (and its answer was lost), or it is stale.
+
+    Args:
+        late: the last report of each attempt.
+    """
+    if not late:
+        return {}
+    rows = tx.conn.execute(
+        select(attempts.c.run_id, attempts.c.number, attempts.c.epoch, attempts.c.seq).where(
+            attempts.c.run_id.in_({item.run for item in late})
         )
-    ).scalar_one_or_none()
-    if known is not None and known >= last.seq:
-        return ReportAck(run=last.run, attempt=last.attempt, seq=known)
-    return ReportAck(
-        run=last.run,
-        attempt=last.attempt,
-        seq=last.seq,
-        stale=True,
-        handed_over=key in others_have(tx, [last]),
-        detail=f"attempt {last.attempt} is not held under epoch {last.epoch} (any more)",
     )
+    known = {(row.run_id, row.number, row.epoch): row.seq for row in rows}
+    stale = [item for item in late if known.get(_key_of(item), 0) < item.seq]
+    handed_over = others_have(tx, stale) if stale else set()
+    acks = {}
+    for item in late:
+        key = _key_of(item)
+        acks[key] = ReportAck(run=item.run, attempt=item.attempt, seq=max(item.seq, known.get(key, 0)))
+    for item in stale:
+        key = _key_of(item)
+        acks[key].stale, acks[key].handed_over = True, key in handed_over
+        acks[key].detail = f"attempt {item.attempt} is not held under epoch {item.epoch} (any more)"
+    return acks
 
 
 #: What has been told of an attempt by the time that it is in a state.
