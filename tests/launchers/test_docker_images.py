@@ -30,7 +30,7 @@ class Telling(DockerLauncher):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.notes: list[str] = []
-        self.on_note = lambda run, attempt, note: self.notes.append(note)
+        self.on_note = lambda run, attempt, note, cause: self.notes.append(note)
 
 
 NewLauncher = Callable[..., Telling]
@@ -263,7 +263,8 @@ async def test_a_large_image_is_told_of_now_and_then(
     assert last == ""
     there = [int(note.split(": ")[1].split()[0]) for note in words if " of " in note]
     assert there == sorted(set(there))
-    assert 2 <= len(words) <= 1 + took / 2, words
+    assert len(words) == 1 + len(there)  # the first says what, those after it how far
+    assert 2 <= len(there) <= 1 + took / 2, words
 
 
 async def test_a_pull_that_nobody_wants_any_more_ends(
