@@ -80,4 +80,8 @@ async def test_hundreds_of_jobs_end_at_once(fake_nodes: OwnCluster, tmp_path: Pa
     assert sum(one["verb"] == "create" for one in requests) == JOBS
     # Two for the log and one to delete it; some of those that waited were looked at in their turn.
     assert sum(of_runs) <= 3.1 * JOBS
-    assert {one["responseStatus"]["code"] for one in requests} <= {200, 201}
+    # The fake kubelet is begun anew to let them end: a log that is read in its turn at that moment is not given.
+    codes = {
+        (one["objectRef"].get("subresource") == "log", one["responseStatus"]["code"]) for one in requests
+    }
+    assert codes <= {(False, 200), (False, 201), (True, 200), (True, 500)}
