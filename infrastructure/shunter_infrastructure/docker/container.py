@@ -13,11 +13,11 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from shunter_infrastructure.launcher import NO_DEVICES, Devices, LaunchFailed
+from shunter_infrastructure.launcher import NO_DEVICES, Devices
 from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
+from shunter_infrastructure.wrong_template import wrong_template
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.docker_template import RUN_FOLDER, DockerTemplate, Mount, bytes_of
-from shunter_work_pools.contracts.states import Cause
 
 FILES = f"{RUN_FOLDER}/run"
 PARAMETERS = f"{FILES}/parameters.json"
@@ -50,14 +50,7 @@ def read_template(assignment: Assignment) -> DockerTemplate:
     try:
         return DockerTemplate.model_validate(assignment.template)
     except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in first["loc"] if step != "[key]")
-        raise LaunchFailed(
-            Cause.REJECTED,
-            f"the template of pool {assignment.pool!r} with the variables of deployment "
-            f"{assignment.deployment!r} makes no container: {f'{where}: ' if where else ''}{first['msg']}",
-            "Correct it with `shunter pool template set`, or the deployment's variables.",
-        ) from exc
+        raise wrong_template(assignment, exc, "container") from exc
 
 
 def configuration(

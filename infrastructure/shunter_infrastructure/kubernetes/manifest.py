@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from shunter_infrastructure.kubernetes import spot
 from shunter_infrastructure.launcher import NO_DEVICES, LaunchFailed
 from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, RESULT_LIMIT, described, runner_path
+from shunter_infrastructure.wrong_template import wrong_template
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.capacity import CPU, MEMORY
@@ -88,14 +89,7 @@ def read_template(assignment: Assignment) -> KubernetesTemplate:
     try:
         return _template_of(json.dumps(assignment.template))
     except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in first["loc"] if step != "[key]")
-        raise LaunchFailed(
-            Cause.REJECTED,
-            f"the template of pool {assignment.pool!r} with the variables of deployment "
-            f"{assignment.deployment!r} makes no Job: {f'{where}: ' if where else ''}{first['msg']}",
-            "Correct it with `shunter pool template set`, or the deployment's variables.",
-        ) from exc
+        raise wrong_template(assignment, exc, "Job") from exc
 
 
 @functools.lru_cache(maxsize=64)
