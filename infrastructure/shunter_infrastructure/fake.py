@@ -42,6 +42,7 @@ from typing import Any
 
 from shunter_infrastructure.launcher import (
     NO_DEVICES,
+    NOTHING,
     Capabilities,
     Devices,
     Exit,
@@ -51,6 +52,7 @@ from shunter_infrastructure.launcher import (
     LaunchRefused,
     Lease,
     OwnWork,
+    Prepared,
     leased,
 )
 from shunter_infrastructure.stamp import Stamp
@@ -284,6 +286,7 @@ class FakeLauncher(OwnWork):
         agent: str,
         lease: Lease | None = None,
         devices: Devices = NO_DEVICES,
+        prepared: Prepared = NOTHING,
     ) -> Handle:
         """See :meth:`Launcher.start`."""
         leased(assignment, lease)
@@ -317,7 +320,7 @@ class FakeLauncher(OwnWork):
             try:
                 work.save(self._state(folder), new=True)
             except FileExistsError:
-                return await self.start(assignment, folder, agent, lease, devices)
+                return await self.start(assignment, folder, agent, lease, devices, prepared)
             self._draft(folder).unlink(missing_ok=True)
             if self.engine is not None:
                 with (self.engine / "starts").open("a") as starts:

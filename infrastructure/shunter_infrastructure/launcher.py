@@ -50,6 +50,27 @@ NO_DEVICES: Devices = {}
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What the agent made ready for an attempt before its launch.
+
+    Attributes:
+        secrets: variables whose values are kept out of whatever is written down, shown or logged, over
+            ``Work.plain_env``.
+        template_secrets: the same, of the template's ``secret_env``.
+        source: folder of the code that was fetched, to be read only; None: ``Work.local_source`` counts.
+        python: interpreter of the environment that was built; None: ``Work.python`` counts.
+    """
+
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    template_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    source: Path | None = None
+    python: str | None = None
+
+
+NOTHING = Prepared()
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a launcher can do; declared, never guessed from its type.
 
@@ -211,6 +232,7 @@ class Launcher(Protocol):
         agent: str,
         lease: Lease | None = None,
         devices: Devices = NO_DEVICES,
+        prepared: Prepared = NOTHING,
     ) -> Handle:
         """Start the attempt, or find it if it was started before (also by another life of the agent).
 
@@ -222,6 +244,7 @@ class Launcher(Protocol):
                 started before, this is as good as :meth:`hold`.
             devices: numbers of those that it may use, of each kind that the agent has: for the run's environment.
                 They are the same in whatever life of the agent.
+            prepared: what was made ready for it.
 
         Raises:
             LaunchFailed: it cannot be started, now or later.

@@ -121,7 +121,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("state", pausing.state(found)),
         *pausing.facts(found),
         ("command" if work.command else "entrypoint", shlex.join(work.command or [work.entrypoint or ""])),
-        ("source", work.source or ""),
+        ("source", work.local_source or ""),
         ("working dir", work.working_dir or ""),
         ("python", work.python or ""),
         ("parameters", output.compact(spec.parameters) if spec.parameters else ""),

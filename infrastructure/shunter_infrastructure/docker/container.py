@@ -103,7 +103,7 @@ def _env(
     work = assignment.work
     env = dict(template.env)
     env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
-    env |= work.env
+    env |= work.plain_env
     if work.entrypoint is not None:
         env.setdefault("PYTHONUNBUFFERED", "1")
     env |= described(assignment, agent, devices, PARAMETERS, RESULT)

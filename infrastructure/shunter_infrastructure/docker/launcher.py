@@ -26,6 +26,7 @@ from shunter_infrastructure.docker.leftovers import GRACE, Leftovers
 from shunter_infrastructure.docker.output import Outputs
 from shunter_infrastructure.launcher import (
     NO_DEVICES,
+    NOTHING,
     Capabilities,
     Devices,
     Exit,
@@ -34,6 +35,7 @@ from shunter_infrastructure.launcher import (
     LaunchFailed,
     Lease,
     OwnWork,
+    Prepared,
     leased,
 )
 from shunter_infrastructure.stamp import Stamp
@@ -102,6 +104,7 @@ class DockerLauncher(OwnWork):
         agent: str,
         lease: Lease | None = None,
         devices: Devices = NO_DEVICES,
+        prepared: Prepared = NOTHING,
     ) -> Handle:
         """See :meth:`Launcher.start`."""
         leased(assignment, lease)

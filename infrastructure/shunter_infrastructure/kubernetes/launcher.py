@@ -23,6 +23,7 @@ from shunter_infrastructure.kubernetes.rights import missing_rights
 from shunter_infrastructure.kubernetes.watch import Watch
 from shunter_infrastructure.launcher import (
     NO_DEVICES,
+    NOTHING,
     Capabilities,
     Devices,
     Exit,
@@ -31,6 +32,7 @@ from shunter_infrastructure.launcher import (
     LaunchFailed,
     LaunchRefused,
     Lease,
+    Prepared,
     leased,
 )
 from shunter_infrastructure.stamp import Stamp
@@ -130,6 +132,7 @@ class KubernetesLauncher:
         agent: str,
         lease: Lease | None = None,
         devices: Devices = NO_DEVICES,
+        prepared: Prepared = NOTHING,
     ) -> Handle:
         """See :meth:`Launcher.start`. Returns when the user's container runs, or has run."""
         leased(assignment, lease)

@@ -342,7 +342,7 @@ def _env(
         name: {"valueFrom": {"secretKeyRef": {"name": secret, "key": name}}}
         for name in _secret_names(assignment, template, own)
     }
-    env |= {name: {"value": _literal(value)} for name, value in (work.env | told).items()}
+    env |= {name: {"value": _literal(value)} for name, value in (work.plain_env | told).items()}
     return [{"name": name, **value} for name, value in env.items()]
 
 

@@ -79,7 +79,7 @@ def prepare(
         LaunchFailed: it cannot be executed; found before anything was done.
     """
     work = assignment.work
-    source = None if work.source is None else os.path.abspath(work.source)
+    source = None if work.local_source is None else os.path.abspath(work.local_source)
     if source is not None and not os.path.isdir(source):
         raise LaunchFailed(
             Cause.SOURCE,
@@ -130,11 +130,11 @@ def environment(
     env.setdefault("PATH", DEFAULT_PATH)
     env |= {name: value for name, value in own.items() if name.startswith(PASSED_PREFIX)}
     env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
-    env |= work.env
+    env |= work.plain_env
     parameters = str(folder / "parameters.json") if assignment.parameters else NO_PARAMETERS
     env |= described(assignment, agent, devices, parameters, str(folder / "result.json"))
-    if work.source is not None:
-        env["SHUNTER_SOURCE"] = os.path.abspath(work.source)
+    if work.local_source is not None:
+        env["SHUNTER_SOURCE"] = os.path.abspath(work.local_source)
     if devices.get(GPU):
         env[CUDA] = cuda_devices(devices[GPU], own)
     elif GPU in devices and CUDA not in work.env:

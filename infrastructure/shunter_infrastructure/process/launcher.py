@@ -18,6 +18,7 @@ from typing import Any
 from shunter_infrastructure import outcome
 from shunter_infrastructure.launcher import (
     NO_DEVICES,
+    NOTHING,
     Capabilities,
     Devices,
     Exit,
@@ -27,6 +28,7 @@ from shunter_infrastructure.launcher import (
     LaunchRefused,
     Lease,
     OwnWork,
+    Prepared,
     leased,
 )
 from shunter_infrastructure.process import cgroup, memory, record, remains
@@ -95,6 +97,7 @@ class ProcessLauncher(OwnWork):
         agent: str,
         lease: Lease | None = None,
         devices: Devices = NO_DEVICES,
+        prepared: Prepared = NOTHING,
     ) -> Handle:
         """See :meth:`Launcher.start`."""
         leased(assignment, lease)

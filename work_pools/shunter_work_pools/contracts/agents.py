@@ -135,6 +135,7 @@ class Assignment(Contract):
             answered.
         need: what it takes of the agent's capacity; the agent chooses which devices these are.
         template: the variables of its pool's template, with the deployment's own over them.
+        token: of the attempt's own, for the run, if its work asks for one; it dies with the attempt.
         handed_over: another agent had it and fell silent (or this one, whose folder is gone): it may run, or
             have ended. The work is found, not begun anew, if there is any; and it is not given back. None: nobody
             had it.
@@ -156,6 +157,7 @@ class Assignment(Contract):
     need: dict[str, float] = {}
     template: dict[str, Json] = {}
     handed_over: Output | None = None
+    token: str | None = Field(default=None, repr=False)
 
 
 class SyncAnswer(Contract):
@@ -196,6 +198,7 @@ class Report(Contract):
         cause: with an end other than Completed.
         result: JSON value left by the run, up to 64 KiB.
         log_size: total bytes of output as it was written, lost ones included; with an end.
+        commit: that its source was fetched at, if it is a repository's; once, with Starting or later.
         manifest: what the engine was asked for, without secrets; once, with Running or the end.
             Up to ``MANIFEST_LIMIT``.
     """
@@ -216,6 +219,7 @@ class Report(Contract):
     result: Json = None
     log_size: int | None = Field(default=None, ge=0)
     manifest: Json = None
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")] | None = None
 
 
 class ReportBatch(Contract):

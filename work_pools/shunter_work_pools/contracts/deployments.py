@@ -9,9 +9,11 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
 from shunter_work_pools.contracts.capacity import Amounts
+from shunter_work_pools.contracts.code_sources import Environment, Source
 from shunter_work_pools.contracts.limits import Places, Strategy
 from shunter_work_pools.contracts.pauses import Pause, PausePatch
 from shunter_work_pools.contracts.secret_variables import WithoutSecrets
+from shunter_work_pools.contracts.secrets import EnvValue
 from shunter_work_pools.contracts.sizes import size
 from shunter_work_pools.contracts.states import CAUSES, AttemptState, Cause
 
@@ -24,6 +26,8 @@ RESULT_LIMIT = 64 * 1024
 MEMORY_LEAST = 1024 * 1024
 
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+#: POSIX.1-2017, 3.437: portable user names; or a number.
+UserName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,31}|[0-9]{1,10})$")]
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86_400)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400)]
 
@@ -34,34 +38,51 @@ class Work(Contract):
     Attributes:
         command: program and arguments. A program with a slash is relative to ``source``.
         entrypoint: ``module:function``, ``path.py:function`` or ``path.py``, found from ``source``.
-        source: folder on the agent's machine from which relative paths are meant; first on ``sys.path``.
+        source: from where relative paths are meant; first on ``sys.path``: a folder on the agent's machine, or what
+            the agent fetches.
+        environment: that it runs in, built by the agent; None: ``python``'s, or the agent's own.
         working_dir: where the process starts; default: a folder of the attempt's own.
-        env: variables set for the run, over those the agent passes.
+        env: variables set for the run, over those the agent passes; the values of secrets come when it starts.
         pass_env: names of variables taken from the agent's own environment.
         python: interpreter for an entrypoint; default: the agent's own.
         timeout: seconds from start to forced end; None: no limit.
         start_timeout: seconds from claim to start.
         grace: seconds between SIGTERM and SIGKILL when the run is stopped.
         memory_limit: bytes that all processes of the run may use together; None: no limit.
+        run_as: user of the agent's machine as whom it runs; None: the agent's own.
+        token: it is given a token of its own, by which it may report its progress and fetch its secrets.
     """
 
     command: list[str] | None = Field(default=None, min_length=1)
     entrypoint: str | None = Field(default=None, min_length=1)
-    source: str | None = None
+    source: Source | None = None
+    environment: Environment | None = None
     working_dir: str | None = None
-    env: dict[EnvName, str] = {}
+    env: dict[EnvName, EnvValue] = {}
     pass_env: list[EnvName] = []
     python: str | None = None
     timeout: PositiveSeconds | None = None
     start_timeout: PositiveSeconds = 300.0
     grace: Seconds = 10.0
     memory_limit: int | None = Field(default=None, ge=MEMORY_LEAST, le=2**50)
+    run_as: UserName | None = None
+    token: bool = False
+
+    @property
+    def plain_env(self) -> dict[str, str]:
+        """The variables whose values are no secrets."""
+        return {name: value for name, value in self.env.items() if isinstance(value, str)}
+
+    @property
+    def local_source(self) -> str | None:
+        """The source, if it is a folder on the agent's machine."""
+        return self.source if isinstance(self.source, str) else None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.command is None) == (self.entrypoint is None):
             raise ValueError("exactly one of command and entrypoint must be given")
-        texts = [*(self.command or []), self.entrypoint or "", *self.env.values()]
+        texts = [*(self.command or []), self.entrypoint or "", *self.plain_env.values()]
         if any("\0" in text for text in texts):
             raise ValueError("a NUL character cannot be part of a command, entrypoint or variable")
         return self

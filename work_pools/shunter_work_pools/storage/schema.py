@@ -20,6 +20,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -347,6 +348,7 @@ leases = Table(
     Column("note", Text),  # what the engine says that its launch waits for
     Column("memory", BigInteger),  # bytes that this attempt gets instead of what its deployment says
     Column("handed_over", Boolean(), nullable=False, server_default=false()),  # another agent had it before
+    Column("commit", String(64)),  # that its source was fetched at
 )
 
 # What the engine was asked for, without secrets; only of attempts that an engine runs.
@@ -379,6 +381,7 @@ attempts = Table(
     Column("log_size", BigInteger),
     Column("log_deleted", Boolean(), nullable=False, server_default=false()),
     Column("memory", BigInteger),  # as in leases
+    Column("commit", String(64)),
 )
 
 #: Partitioned by day of ``at`` on Postgres (the migration says how).
@@ -401,4 +404,64 @@ events = Table(
         postgresql_where=text("run_id IS NULL"),
         sqlite_where=text("run_id IS NULL"),
     ),
+)
+
+#: Who may ask: people's keys, agents' credentials and enrolment tokens. Those of attempts are reckoned, not kept.
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("name", Label, nullable=False, index=True),
+    Column(
+        "hash", String(64), nullable=False, unique=True
+    ),  # SHA-256 in hex; the token has 256 bits of chance
+    Column("role", String(16)),  # of a person
+    Column("pools", Document, nullable=False, server_default="[]"),  # of an agent or an enrolment
+    Column("manage_pools", Boolean(), nullable=False, server_default=false()),
+    Column("uses_left", Integer),  # of an enrolment
+    Column("created_at", Time, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("expires_at", Time),
+    Column("revoked_at", Time),
+    Column("last_used_at", Time),
+    Column("last_used_from", String(64)),
+    Column("invitation", Label),  # of an agent: the name of the one by which it came
+    **NEVER_AGAIN,
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("name", Label, nullable=False, unique=True),
+    Column("version", Integer, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    **NEVER_AGAIN,
+)
+
+#: Values of secrets, encrypted. Those that were replaced stay while an attempt lives that may have been given them.
+secret_values = Table(
+    "secret_values",
+    metadata,
+    Column("secret_id", ForeignKey("secrets.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("replaced_at", Time),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("at", Time, nullable=False, index=True),
+    Column("who", String(200), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", String(300), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("detail", Document),
+    Index("ix_audit_who_id", "who", "id"),
 )

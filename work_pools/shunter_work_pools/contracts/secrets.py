@@ -1,0 +1,82 @@
+"""Values that nobody is shown: kept by the server, encrypted, or by an agent alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from shunter_work_pools.contracts.base import Contract, Instant, Name
+
+#: Bytes of a secret's value, in UTF-8.
+SECRET_LIMIT = 64 * 1024
+
+
+class FromSecret(Contract):
+    """The value of a secret that the server keeps."""
+
+    secret: Name
+
+
+class FromAgent(Contract):
+    """The value of a secret that the agent has by its own settings; it never passes the server."""
+
+    agent_secret: Name
+
+
+#: Where the value of a variable comes from.
+EnvValue = str | FromSecret | FromAgent
+
+
+class Secret(Contract):
+    """A secret, without its value.
+
+    Attributes:
+        version: counts its values.
+        used_by: deployments whose current revision names it.
+    """
+
+    name: str
+    version: int
+    created_at: Instant
+    updated_at: Instant
+    used_by: list[str] = []
+
+
+class SecretValue(Contract):
+    """Sets the value of a secret."""
+
+    value: Annotated[str, StringConstraints(min_length=1, max_length=SECRET_LIMIT)]
+
+
+class SecretList(Contract):
+    """Secrets by name."""
+
+    secrets: list[Secret]
+
+
+class SecretsRequest(Contract):
+    """An agent asks for the secrets of an attempt that it holds."""
+
+    session: UUID
+    run: UUID
+    attempt: int = Field(ge=1)
+    epoch: int = Field(ge=1)
+
+
+class AttemptSecrets(Contract):
+    """What an attempt may have.
+
+    Attributes:
+        env: variable -> value.
+        template_env: the same, of the pool's template and the deployment's variables (``secret_env``).
+        source: value of the secret that opens its source; None: it needs none.
+        masked: values that are not to be seen in its output: those above and what the same secrets were before,
+            as it may have been given those.
+    """
+
+    env: dict[str, str] = Field(default={}, repr=False)
+    template_env: dict[str, str] = Field(default={}, repr=False)
+    source: str | None = Field(default=None, repr=False)
+    masked: list[str] = Field(default=[], repr=False)
