@@ -6,6 +6,7 @@ Both on the cluster of the tests: one that is up is used, else one is brought up
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import ssl
 import statistics
@@ -15,7 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPSConnection
+from http.client import HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -220,22 +221,34 @@ class _Ends:
         trust = ssl.create_default_context(cafile=server["certificate-authority"])
         trust.load_cert_chain(user["client-certificate"], user["client-key"])
         self._way = HTTPSConnection(urlsplit(server["server"]).netloc, context=trust)
-        self._way.request("GET", f"/api/v1/namespaces/{namespace}/pods?watch=1&resourceVersion=0")
-        self._answer = self._way.getresponse()
+        self._path = f"/api/v1/namespaces/{namespace}/pods?watch=1&resourceVersion="
+        self._ask("0")
         self._closing = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
+    def _ask(self, since: str) -> None:
+        self._way.close()
+        self._way.request("GET", self._path + since)
+        self._answer = self._way.getresponse()
+
     def _watch(self) -> None:
-        rest = b""
+        rest, last = b"", "0"
         while not self._closing:
             try:
                 piece = self._answer.read1(1 << 16)
-            except (OSError, ValueError):  # it is closed
-                return
+                if not piece:  # a watch lasts some minutes, and goes on from where it was
+                    rest = b""
+                    self._ask(last)
+            except (OSError, ValueError, HTTPException):  # it is closed
+                if self._closing:
+                    return
+                raise
             now = time.time()
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
+                version = re.search(rb'"resourceVersion":"(\d+)"', line)
+                last = version[1].decode() if version else last
                 if b'"terminated"' in line:
                     pod = json.loads(line)["object"]
                     self._shown.setdefault(pod["metadata"]["labels"]["shunter.dev/run"], now)
