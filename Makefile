@@ -13,7 +13,6 @@ UV_VERSION := 0.13.9
 UV := VIRTUAL_ENV=$(abspath $(VENV)) UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 TOOL := $(VENV)/.uv-$(UV_VERSION)
 INSTALLED := $(VENV)/.installed
-TESTS ?= tests
 
 .PHONY: help
 help: ## this list
@@ -25,7 +24,11 @@ demo: $(INSTALLED) ## a real data set through a real pipeline on a real server a
 
 .PHONY: test
 test: $(INSTALLED) ## all tests, on the engines this machine has (TESTS=tests/agents for some)
+ifdef TESTS
 	@$(BIN)/pytest $(TESTS)
+else
+	@$(BIN)/python -m tests
+endif
 
 .PHONY: chaos
 chaos: $(INSTALLED) ## the long chaos: thousands of runs under kills, every outage (ENGINE=docker, RUNS=..., SEED=...)

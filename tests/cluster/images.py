@@ -17,6 +17,7 @@ from typing import Any
 from tests.cluster import cache
 from tests.cluster.packages import find
 from tests.cluster.programs import PAUSE
+from tests.engines.packages import alone
 
 PYTHON = "localhost/python:3.11"
 #: Debian's names; what they need comes along.
@@ -108,7 +109,8 @@ def _unpack(folder: Path, packages: list[str]) -> None:
     words = [word for option in options.items() for word in ("-o", "=".join(option))]
     fetch = ["apt-get", "-qq", "-y", "--no-install-recommends", "--download-only", *words, "install"]
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run([*fetch, *packages], check=True, env=env, stdin=subprocess.DEVNULL, stdout=2)
+    with alone():
+        subprocess.run([*fetch, *packages], check=True, env=env, stdin=subprocess.DEVNULL, stdout=2)
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from tests.engines.packages import install_debian
 
 CNI = Path("/usr/lib/cni")
 #: A program, and the Debian package that has it.
@@ -32,7 +31,6 @@ PROGRAMS = {
     "nsenter": "util-linux",
 }
 _PATH = f"{os.environ.get('PATH', '')}:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin"
-_POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 class CannotHaveCluster(RuntimeError):
@@ -74,7 +72,7 @@ def provide(*, install: bool) -> None:
         )
     missing = missing_packages()
     if missing and install and find("apt-get"):
-        _install(missing)
+        install_debian(*missing)
         missing = missing_packages()
     if missing:
         raise CannotHaveCluster(
@@ -82,25 +80,3 @@ def provide(*, install: bool) -> None:
             f"apt-get install --no-install-recommends {' '.join(missing)} "
             "(SHUNTER_TEST_INSTALL=1 does it, without starting their services)"
         )
-
-
-def _install(packages: list[str]) -> None:
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    keep = ["-o", "Dpkg::Options::=--force-confold"]
-    with _no_service_starts():
-        for words in (["update"], ["install", "-y", "--no-install-recommends", *keep, *packages]):
-            subprocess.run(["apt-get", "-q", *words], check=True, env=env, stdin=subprocess.DEVNULL, stdout=2)
-
-
-@contextmanager
-def _no_service_starts() -> Iterator[None]:
-    """Debian's own switch against services that start when they are installed."""
-    if _POLICY.exists():  # somebody decides already
-        yield
-        return
-    _POLICY.write_text("#!/bin/sh\nexit 101\n")
-    _POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        _POLICY.unlink()

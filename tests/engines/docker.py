@@ -23,7 +23,7 @@ from typing import Any
 import docker
 import psutil
 
-from tests.engines.packages import install_debian
+from tests.engines.packages import alone, install_debian
 
 IMAGE = "localhost/python:3.11"
 #: The same without anything but one program.
@@ -268,9 +268,10 @@ def _unpack(folder: Path, root: Path) -> None:
         *("--download-only", "--no-install-recommends", "-y", "install"),
     ]
     get = ["apt-get", "-q", *words, *_PACKAGES]
-    if subprocess.run(get, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
-        subprocess.run(["apt-get", "-q", "update"], check=True, stdin=subprocess.DEVNULL)
-        subprocess.run(get, check=True, stdin=subprocess.DEVNULL)
+    with alone():
+        if subprocess.run(get, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
+            subprocess.run(["apt-get", "-q", "update"], check=True, stdin=subprocess.DEVNULL)
+            subprocess.run(get, check=True, stdin=subprocess.DEVNULL)
     for package in sorted(downloads.glob("*.deb")):
         if package.name.partition("_")[0] not in _LEFT_OUT:
             subprocess.run(["dpkg", "-x", package, root], check=True)

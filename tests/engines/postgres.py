@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.engines.packages import install_debian
+
 SUPERUSER = "shunter"
 START_LIMIT = 60.0
 _FAST = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
@@ -45,21 +47,13 @@ def install() -> None:
         RuntimeError: not root, or not Debian or Ubuntu.
         subprocess.CalledProcessError: apt-get failed.
     """
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
+    if os.geteuid() != 0:
         raise RuntimeError("installing Postgres needs root on Debian or Ubuntu")
     config = Path("/etc/postgresql-common/createcluster.conf")
     if not config.exists():
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text("create_main_cluster = false\n")
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    keep = ["-o", "Dpkg::Options::=--force-confold"]
-    subprocess.run(["apt-get", "-q", "update"], check=True, env=env, stdin=subprocess.DEVNULL)
-    subprocess.run(
-        ["apt-get", "-q", "install", "-y", "--no-install-recommends", *keep, "postgresql"],
-        check=True,
-        env=env,
-        stdin=subprocess.DEVNULL,
-    )
+    install_debian("postgresql")
 
 
 class PostgresCluster:

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.engines.packages import alone
+
 
 def find() -> Path | None:
     """Where it is, or None."""
@@ -27,9 +29,10 @@ def fetch(folder: Path) -> Path:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise RuntimeError("fetching promtool needs Debian or Ubuntu")
     download = ["apt-get", "-q", "download", "prometheus"]
-    if subprocess.run(download, cwd=folder, check=False, stdin=subprocess.DEVNULL).returncode != 0:
-        subprocess.run(["apt-get", "-q", "update"], check=True, stdin=subprocess.DEVNULL)
-        subprocess.run(download, cwd=folder, check=True, stdin=subprocess.DEVNULL)
+    with alone():
+        if subprocess.run(download, cwd=folder, check=False, stdin=subprocess.DEVNULL).returncode != 0:
+            subprocess.run(["apt-get", "-q", "update"], check=True, stdin=subprocess.DEVNULL)
+            subprocess.run(download, cwd=folder, check=True, stdin=subprocess.DEVNULL)
     (package,) = folder.glob("prometheus_*.deb")
     subprocess.run(["dpkg-deb", "-x", package, folder / "unpacked"], check=True)
     package.unlink()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines.packages import install_debian
+
 _SOURCE = Path(__file__).with_name("shim.c")
 
 
@@ -23,10 +25,7 @@ class Shim:
     def __init__(self, folder: Path, below: Path) -> None:
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None and os.environ.get("SHUNTER_TEST_INSTALL") == "1":
-            subprocess.run(["apt-get", "-qq", "update"], check=True)
-            subprocess.run(
-                ["apt-get", "-qq", "install", "-y", "--no-install-recommends", "gcc", "libc6-dev"], check=True
-            )
+            install_debian("gcc", "libc6-dev")
             compiler = shutil.which("gcc")
         if compiler is None:
             pytest.skip("no C compiler: install gcc, or set SHUNTER_TEST_INSTALL=1 (root, Debian or Ubuntu)")

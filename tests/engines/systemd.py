@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.engines.packages import install_debian
+
 
 def find_analyze() -> str | None:
     """The program ``systemd-analyze``, or None."""
@@ -20,11 +22,7 @@ def install() -> None:
         RuntimeError: not root, or not Debian or Ubuntu.
         subprocess.CalledProcessError: apt-get failed.
     """
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise RuntimeError("installing systemd needs root on Debian or Ubuntu")
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update"], ["install", "-y", "--no-install-recommends", "systemd"]):
-        subprocess.run(["apt-get", "-q", *words], check=True, env=env, stdin=subprocess.DEVNULL)
+    install_debian("systemd")
 
 
 class Analyze:
