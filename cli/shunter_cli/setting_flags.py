@@ -12,8 +12,10 @@ from shunter_work_pools.contracts.settings import SETTINGS, Setting
 
 #: What ``agent start`` takes of the agent's settings, and ``agent install`` hands on.
 OF_AGENT = tuple(name for name in SETTINGS if name.startswith("agent."))
-#: What ``server start`` and ``up`` take of the server's settings.
-OF_SERVER = tuple(name for name in SETTINGS if name.startswith(("server.", "keep.")))
+#: What ``server start`` and ``up`` take of the server's settings; secrets have no flags, everybody may read those.
+OF_SERVER = tuple(
+    name for name, setting in SETTINGS.items() if name.startswith(("server.", "keep.")) and setting.flag
+)
 
 
 def taking(names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -66,6 +66,7 @@ from shunter_work_pools.queue.sync import (
     register,
 )
 from shunter_work_pools.retention import Retention
+from shunter_work_pools.secret_keys import SecretKeys, passing_keys
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
 from shunter_work_pools.storage.partitions import make_partitions
@@ -96,10 +97,18 @@ class Engine:
         store: not opened yet.
         logs: where output is kept.
         settings: times.
+        secret_keys: None: keys that nobody else has, and that end with this engine.
     """
 
-    def __init__(self, store: Store, logs: LogStore, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        logs: LogStore,
+        settings: Settings | None = None,
+        secret_keys: SecretKeys | None = None,
+    ) -> None:
         self.store = store
+        self.secret_keys = secret_keys or passing_keys()
         self.logs = logs
         self.settings = settings or Settings()
         self.hub = Hub()

@@ -21,6 +21,7 @@ from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.home import ensure_token, home_from_env
 from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.engine import Engine
+from shunter_work_pools.secret_keys import load_secret_keys
 from shunter_work_pools.service_manager import Condition, ServiceManager
 from shunter_work_pools.settings import settings_of
 from shunter_work_pools.storage.logs import FileLogStore
@@ -95,7 +96,8 @@ async def _serve(listening: socket.socket, values: Mapping[str, Any], manager: S
     home, host = home_from_env(), values["server.host"]
     hosts = LOCAL_HOSTS | {name.lower() for name in [host, *values["server.allowed_hosts"]]}
     store = open_store(values["server.database_url"], home.database_file)
-    engine = Engine(store, FileLogStore(home.logs), settings_of(values))
+    secret_keys = load_secret_keys(values, home)
+    engine = Engine(store, FileLogStore(home.logs), settings_of(values), secret_keys)
     await engine.start()
     try:
         token = values["token"] or ensure_token(home)

@@ -34,6 +34,11 @@ class Home:
         return self.config / "token"
 
     @property
+    def secret_key_file(self) -> Path:
+        """The file that holds the server's secret keys, newest first, mode 0600."""
+        return self.config / "secret_key"
+
+    @property
     def database_file(self) -> Path:
         """The embedded SQLite database."""
         return self.data / "shunter.db"
@@ -72,15 +77,7 @@ def stored_token(home: Home) -> str | None:
     Raises:
         InvalidInput: the file is there but cannot be read.
     """
-    try:
-        return home.token_file.read_text("ascii").strip() or None
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidInput(
-            f"the token file {home.token_file} cannot be read: {exc}",
-            "Run as the user who started the server, or set SHUNTER_TOKEN.",
-        ) from exc
+    return _stored(home.token_file, "token", "Run as the user who started the server, or set SHUNTER_TOKEN.")
 
 
 def ensure_token(home: Home) -> str:
@@ -89,29 +86,53 @@ def ensure_token(home: Home) -> str:
     Raises:
         InvalidInput: the folder cannot be written.
     """
+    return ensure_secret(home.token_file, "token")
+
+
+def ensure_secret(path: Path, what: str) -> str:
+    """What a file of one secret says; made with mode 0600, by chance, if there is none yet.
+
+    Safe against two servers that start at once.
+
+    Args:
+        path: the file.
+        what: it holds, in words.
+
+    Raises:
+        InvalidInput: the file cannot be read, its folder not be written.
+    """
     import secrets  # 7 ms that only the server's first start has to take
 
-    token = stored_token(home)
-    if token:
-        return token
+    found = _stored(path, what, "Run as the user who started the server first.")
+    if found:
+        return found
     try:
-        home.config.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = home.token_file.with_name(f"token.{os.getpid()}")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
         try:
-            os.link(draft, home.token_file)  # the first of two wins, the other reads what it wrote
+            os.link(draft, path)  # the first of two wins, the other reads what it wrote
         except FileExistsError:
             pass
         finally:
             draft.unlink()
     except OSError as exc:
         raise InvalidInput(
-            f"the folder {home.config} cannot be written: {exc}",
+            f"the folder {path.parent} cannot be written: {exc}",
             "Set SHUNTER_HOME to a folder of your own, or free space there.",
         ) from exc
-    token = stored_token(home)
-    if token is None:
-        raise InvalidInput(f"the token file {home.token_file} is empty", "Delete it and start again.")
-    return token
+    found = _stored(path, what, "")
+    if found is None:
+        raise InvalidInput(f"the {what} file {path} is empty", "Delete it and start again.")
+    return found
+
+
+def _stored(path: Path, what: str, remedy: str) -> str | None:
+    try:
+        return path.read_text("ascii").strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidInput(f"the {what} file {path} cannot be read: {exc}", remedy) from exc

@@ -166,6 +166,24 @@ def _names(value: object) -> tuple[str, ...]:
     return names
 
 
+def secret_keys(value: object) -> tuple[str, ...]:
+    """Of a list, or of a text with commas.
+
+    Raises:
+        ValueError: what is wrong, what to do; the text of no key is told.
+    """
+    looks = "Make one with `openssl rand -base64 32`; several stand with the newest first."
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise ValueError("is not a list of keys", looks)
+    keys = tuple(key.strip() for key in given if key.strip())
+    if not all(re.fullmatch(r"[!-+\--~]{32,512}", key) for key in keys):
+        raise ValueError("holds what is no key: 32 visible ASCII characters at least, without commas", looks)
+    if len(set(keys)) < len(keys):
+        raise ValueError("holds a key twice", looks)
+    return keys
+
+
 def _yes_or_no(value: object) -> bool:
     words = {
         "true": True,
@@ -245,6 +263,10 @@ def _database_url(value: object) -> str:
 
 def _hidden(text: str) -> str:
     return "***"
+
+
+def _hidden_if_any(text: str) -> str:
+    return "***" if text else ""
 
 
 def _without_password(text: str) -> str:
@@ -444,6 +466,17 @@ _DECLARED = (
         metavar="URL",
         flag="--database-url",
         mask=_without_password,
+    ),
+    Setting(
+        "server.secret_keys",
+        secret_keys,
+        "What the server encrypts secrets and signs the tokens of attempts with; several: the newest first, those that "
+        "follow open what they made. Servers of one database have the same.",
+        default=(),
+        otherwise="the file `secret_key` in the home, made by the server's first start",
+        metavar="KEY",
+        mask=_hidden_if_any,
+        show=_with_commas,
     ),
     Setting(
         "server.allowed_hosts",
