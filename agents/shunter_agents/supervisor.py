@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -29,12 +29,15 @@ from shunter_agents.reporter import Reporter
 from shunter_agents.tally import Tally
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
 from shunter_infrastructure.launcher import (
+    NOTHING,
     Exit,
     Handle,
     LauncherUnavailable,
     LaunchFailed,
     LaunchRefused,
     Lease,
+    NotReady,
+    Prepared,
 )
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import (
@@ -59,11 +62,17 @@ TIMER_STEP = 60.0
 #: Longest wait, seconds, between two tries while a launcher's engine is away.
 ENGINE_LIMIT = 5.0
 
+#: One step of what is made ready for an attempt before its launch: it is given what the steps before made, and
+#: returns that with its own. It raises ``LaunchFailed`` (the attempt ends) or ``NotReady`` (all steps are taken
+#: again in a while), and may be cancelled at any moment; it is taken again by a later life of the agent.
+Preparing = Callable[[Attempt, Prepared], Awaitable[Prepared]]
+
 
 class Supervisor:
     """Sees every attempt of this agent through; one task each.
 
     Attributes:
+        preparing: what is done before each try of a launch, in this order.
         confirmed: set once the server has answered a sync that named what was found at start.
         on_noted: called when a launch waits for something else than before.
         on_lease_wanted: called when an exclusive attempt waits for the server's next answer.
@@ -93,6 +102,7 @@ class Supervisor:
         self._janitor = janitor
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self.preparing: Sequence[Preparing] = ()
         self.confirmed = asyncio.Event()
         self.on_lease_wanted: Callable[[], None] = lambda: None
         self.on_noted: Callable[[], None] = lambda: None
@@ -315,11 +325,16 @@ class Supervisor:
                 "Deploy it without exclusive, or to another pool.",
             )
         backoff = Backoff(ENGINE_LIMIT)
+        awaited = False
         while True:
-            lease = await self._lease_to_start(attempt) if attempt.assignment.exclusive else None
-            if attempt.launcher.capabilities.shared_handles:
-                await self._still_ours(attempt)
             try:
+                prepared = await self._prepare(attempt)
+                if awaited:
+                    awaited = False
+                    self.noted(*attempt.key, "")
+                lease = await self._lease_to_start(attempt) if attempt.assignment.exclusive else None
+                if attempt.launcher.capabilities.shared_handles:
+                    await self._still_ours(attempt)
                 attempt.in_start = True
                 launch = attempt.launcher.start(
                     attempt.assignment,
@@ -327,6 +342,7 @@ class Supervisor:
                     self._agent,
                     lease,
                     self._holdings.visible(attempt),
+                    prepared,
                 )
                 return await requested("after-launch-requested", launch)
             except LauncherUnavailable as exc:
@@ -334,9 +350,38 @@ class Supervisor:
                 if isinstance(exc, LaunchRefused):
                     self._health.engine_back(attempt.key)
                     log.warning("a run cannot be started yet", reason=exc.detail, **attempt.names)
+                    if isinstance(exc, NotReady):
+                        awaited = True
+                        self.noted(*attempt.key, exc.detail, exc.cause)
                 else:
                     self._health.engine_away(attempt.key, exc.detail)
                 await asyncio.sleep(backoff.next())
+
+    async def _prepare(self, attempt: Attempt) -> Prepared:
+        """What it needs before its launch.
+
+        Raises:
+            LaunchFailed: it cannot be had.
+            NotReady: it cannot be had now.
+        """
+        prepared = NOTHING
+        for step in self.preparing:
+            prepared = await step(attempt, prepared)
+        return prepared
+
+    @contextlib.contextmanager
+    def untimed(self, attempt: Attempt) -> Iterator[None]:
+        """What is done meanwhile takes nothing of its time to start: it has a limit of its own, and is told."""
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+            attempt.timer = None
+        since = Stamp.now()
+        try:
+            yield
+        finally:
+            attempt.received = attempt.received.later(since.age())
+            if attempt.launching and not attempt.given_up:
+                self._watch_start(attempt)
 
     async def _still_ours(self, attempt: Attempt) -> None:
         """Wait until the server cannot have handed it over: another may have begun, ended and removed it by now,

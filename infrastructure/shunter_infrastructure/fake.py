@@ -242,6 +242,7 @@ class FakeLauncher(OwnWork):
         scripts: deployment -> script, for deployments whose own command is not one.
         calls: every call that was made, as (method, folder's name), for tests to look at.
         devices: which devices an attempt was started with, by its folder's name.
+        prepared: what was made ready for it, likewise.
         away: while set, the engine is unavailable: check and start fail with this text.
         engine: where its work is, for all who are given the same folder; None: with each agent. Each start is a
             line in its file ``starts``.
@@ -250,6 +251,7 @@ class FakeLauncher(OwnWork):
     scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     devices: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    prepared: dict[str, Prepared] = field(default_factory=dict)
     away: str | None = None
     engine: Path | None = None
     _refused: dict[Path, int] = field(default_factory=dict)
@@ -292,6 +294,7 @@ class FakeLauncher(OwnWork):
         leased(assignment, lease)
         self.calls.append(("start", folder.name))
         self.devices[folder.name] = {name: list(numbers) for name, numbers in devices.items()}
+        self.prepared[folder.name] = prepared
         if self.away:
             raise LauncherUnavailable(self.away)
         words = self._words(assignment)

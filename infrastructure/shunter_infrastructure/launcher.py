@@ -30,6 +30,20 @@ class LaunchRefused(LauncherUnavailable):
     """This attempt cannot be launched now, and that is its own matter: the engine works, and launches others."""
 
 
+class NotReady(LaunchRefused):
+    """What the attempt needs before its launch cannot be had now: a server is away, for example. It is tried again
+    within the time to start, and the run is told so meanwhile.
+
+    Args:
+        detail: what is waited for, one sentence.
+        cause: it ends by that if its time to start runs out meanwhile.
+    """
+
+    def __init__(self, detail: str, remedy: str = "", *, cause: Cause | None = None) -> None:
+        super().__init__(detail, remedy)
+        self.cause = cause
+
+
 class LaunchFailed(ShunterError):
     """This attempt cannot be started, and nothing of it runs. It ends as Crashed.
 
@@ -57,12 +71,14 @@ class Prepared:
         secrets: variables whose values are kept out of whatever is written down, shown or logged, over
             ``Work.plain_env``.
         template_secrets: the same, of the template's ``secret_env``.
+        source_secret: what opens the source of the code, if that needs a secret; for the agent alone.
         source: folder of the code that was fetched, to be read only; None: ``Work.local_source`` counts.
         python: interpreter of the environment that was built; None: ``Work.python`` counts.
     """
 
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     template_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    source_secret: str | None = field(default=None, repr=False)
     source: Path | None = None
     python: str | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ class Stamp:
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         return {"boot": self.boot, "ticks": self.ticks, "wall": self.wall}
+
+    def later(self, seconds: float) -> Stamp:
+        """The moment so many seconds after this one."""
+        return replace(self, ticks=self.ticks + seconds, wall=self.wall + seconds)
 
     def age(self) -> float:
         """Seconds since this moment, never negative; by the wall clock if the machine has rebooted."""

@@ -11,7 +11,7 @@ import pytest
 
 from shunter_agents import supervisor
 from shunter_infrastructure.fake import FakeLauncher
-from shunter_infrastructure.launcher import NO_DEVICES, Devices, Handle, Lease
+from shunter_infrastructure.launcher import NO_DEVICES, NOTHING, Devices, Handle, Lease, Prepared
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
@@ -44,10 +44,11 @@ class Watched(FakeLauncher):
         agent: str,
         lease: Lease | None = None,
         devices: Devices = NO_DEVICES,
+        prepared: Prepared = NOTHING,
     ) -> Handle:
         self.first.append(lease)
         self.over |= lease is not None and lease.ask_at <= Stamp.now().ticks
-        return await super().start(assignment, folder, agent, lease, devices)
+        return await super().start(assignment, folder, agent, lease, devices, prepared)
 
     async def hold(self, handle: Handle, lease: Lease) -> None:
         self.later.append(lease)
