@@ -82,6 +82,7 @@ async def test_the_steps_of_a_run_are_shown_as_they_come(world: World) -> None:
         "lost": False,
         "memory": None,
         "note": None,
+        "commit": None,
     }
     assert await world.story(granted.run) == [
         "Scheduled/user",

@@ -523,6 +523,7 @@ def _attempt(one: Attempt, now: datetime) -> list[tuple[str, str]]:
         ("  message", one.message or ""),
         ("  waits for", one.note or ""),
         ("  agent", f"{one.agent}, pid {one.pid}" if one.pid else one.agent),
+        ("  commit", one.commit or ""),
         ("  ended by", how if ended else ""),
         ("  started", _moment(one.started_at, now) if one.started_at else ""),
         ("  took", _took(one.started_at, one.ended_at, now) if one.started_at else ""),

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
 from shunter_work_pools.contracts.capacity import Amounts
+from shunter_work_pools.contracts.code_sources import COMMIT
 from shunter_work_pools.contracts.deployments import Seconds, Work
 from shunter_work_pools.contracts.pauses import Pause, PausePatch
 from shunter_work_pools.contracts.states import AttemptState, Cause
@@ -135,6 +136,8 @@ class Assignment(Contract):
             answered.
         need: what it takes of the agent's capacity; the agent chooses which devices these are.
         template: the variables of its pool's template, with the deployment's own over them.
+        commit: of its source's repository: attempts before ran it, so this one does; None: the agent finds out which
+            one it is, and reports it.
         token: of the attempt's own, for the run, if its work asks for one; it dies with the attempt.
         handed_over: another agent had it and fell silent (or this one, whose folder is gone): it may run, or
             have ended. The work is found, not begun anew, if there is any; and it is not given back. None: nobody
@@ -157,6 +160,7 @@ class Assignment(Contract):
     need: dict[str, float] = {}
     template: dict[str, Json] = {}
     handed_over: Output | None = None
+    commit: Annotated[str, StringConstraints(pattern=COMMIT)] | None = None
     token: str | None = Field(default=None, repr=False)
 
 
@@ -198,7 +202,7 @@ class Report(Contract):
         cause: with an end other than Completed.
         result: JSON value left by the run, up to 64 KiB.
         log_size: total bytes of output as it was written, lost ones included; with an end.
-        commit: that its source was fetched at, if it is a repository's; once, with Starting or later.
+        commit: that its source was fetched at, if it is a repository's; with Running or the end.
         manifest: what the engine was asked for, without secrets; once, with Running or the end.
             Up to ``MANIFEST_LIMIT``.
     """
@@ -219,7 +223,7 @@ class Report(Contract):
     result: Json = None
     log_size: int | None = Field(default=None, ge=0)
     manifest: Json = None
-    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")] | None = None
+    commit: Annotated[str, StringConstraints(pattern=COMMIT)] | None = None
 
 
 class ReportBatch(Contract):

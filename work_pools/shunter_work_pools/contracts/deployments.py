@@ -82,6 +82,8 @@ class Work(Contract):
     def _one_of(self) -> Self:
         if (self.command is None) == (self.entrypoint is None):
             raise ValueError("exactly one of command and entrypoint must be given")
+        if self.environment is not None and self.python is not None:
+            raise ValueError("an environment brings its own python: name the version there")
         texts = [*(self.command or []), self.entrypoint or "", *self.plain_env.values()]
         if any("\0" in text for text in texts):
             raise ValueError("a NUL character cannot be part of a command, entrypoint or variable")

@@ -67,6 +67,7 @@ class Attempt(Contract):
         message: what a person should know, e.g. why it could not start.
         memory: bytes that it got, or gets, instead of what its deployment says: one before it ran out.
         note: what its launch waits for, in the engine's words.
+        commit: that its source was fetched at, or is to be: that of the attempts before.
     """
 
     number: int
@@ -89,6 +90,7 @@ class Attempt(Contract):
     lost: bool = False
     memory: int | None = None
     note: str | None = None
+    commit: str | None = None
 
 
 class Manifest(Contract):

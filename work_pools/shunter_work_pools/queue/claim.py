@@ -28,6 +28,7 @@ from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.lanes import needed
+from shunter_work_pools.queue.pinned import commits
 from shunter_work_pools.queue.retries import AVOIDED_FOR, memory_after
 from shunter_work_pools.storage.schema import (
     agents,
@@ -563,6 +564,7 @@ def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
     found = {row.id: row for row in rows}
     templates = templates_of(tx, {one.lane.pool for one in taken if one.lane.pool_type != "process"})
     memories = _memories(tx, rows)
+    pinned = commits(tx, rows)
     lease_rows, run_rows, event_rows = [], [], []
     for one in taken:
         run_id, head, offer = one.run_id, one.lane, one.offer
@@ -592,14 +594,15 @@ def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
                 "cancelling": False,
                 "lost": False,
                 "memory": memory,
+                "commit": pinned.get(run_id),
             }
         )
         run_rows.append({"run": run_id, "new_epoch": epoch})
         told = {"epoch": epoch} if memory is None else {"epoch": epoch, "memory": memory}
         event_rows.append(event_row(run_id, AttemptState.CLAIMED.value, Actor.QUEUE, tx.now, attempt, **told))
-        offer.granted.append(
-            assignment(tx, run, attempt, epoch, offer.session, head.pool, head.queue, template, memory)
-        )
+        granted = assignment(tx, run, attempt, epoch, offer.session, head.pool, head.queue, template, memory)
+        granted.commit = pinned.get(run_id)
+        offer.granted.append(granted)
         tx.changes.runs.add(run_id)
     tx.conn.execute(_ACTIVATE, run_rows)
     tx.conn.execute(_GRANT, lease_rows)

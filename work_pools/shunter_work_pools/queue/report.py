@@ -59,6 +59,7 @@ _PROGRESS = (
         started_at=bindparam("new_started_at"),
         pid=bindparam("new_pid"),
         message=bindparam("new_message"),
+        commit=bindparam("new_commit"),
         note=bindparam("new_note"),
     )
 )
@@ -125,6 +126,7 @@ class _End:
         max_rss_bytes: int | None = None,
         cpu_seconds: float | None = None,
         log_size: int | None = None,
+        commit: str | None = None,
     ) -> None:
         self.lease = lease
         self.state = state
@@ -149,6 +151,7 @@ class _End:
             "cpu_seconds": cpu_seconds,
             "log_size": log_size,
             "memory": lease.memory,
+            "commit": commit or lease.commit,
         }
 
 
@@ -230,6 +233,7 @@ def _was_told(lease: Row[Any], state: AttemptState, step: AttemptState) -> bool:
 def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> ReportAck:
     state = AttemptState(lease.state)
     started_at, pid, message, seq = lease.started_at, lease.pid, lease.message, lease.seq
+    commit = lease.commit
     reached = lease.granted_at if started_at is None else started_at
     ended = False
     refused: str | None = None
@@ -243,6 +247,7 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         # one it follows.
         reached = at = max(reached, tx.now - round(item.age * 1_000_000))
         doubts = list(filter(None, [_keep_manifest(steps, item)]))
+        commit = item.commit or commit
         if item.state in ATTEMPT_ENDS:
             result, remark = _result(item)
             cause, doubt = _cause(item, lease.superseded_by)
@@ -264,6 +269,7 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
                     max_rss_bytes=item.max_rss_bytes,
                     cpu_seconds=item.cpu_seconds,
                     log_size=item.log_size,
+                    commit=commit,
                 )
             )
             ended = True
@@ -296,6 +302,7 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
                 "new_started_at": started_at,
                 "new_pid": pid,
                 "new_message": message,
+                "new_commit": commit,
                 "new_note": lease.note if started_at is None else None,
             }
         )

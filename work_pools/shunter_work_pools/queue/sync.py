@@ -282,7 +282,7 @@ def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
             lease.queue,
             templates.get(lease.pool, {}),
             lease.memory,
-        ).model_copy(update={"handed_over": _begun_before(lease)})
+        ).model_copy(update={"handed_over": _begun_before(lease), "commit": lease.commit})
         for lease in unknown
     ]
 

@@ -214,6 +214,7 @@ def _ended_attempt(row: Row[Any]) -> Attempt:
         lost=False,
         memory=row.memory,
         note=None,
+        commit=row.commit,
     )
 
 
@@ -230,6 +231,7 @@ def _live_attempt(row: Row[Any]) -> Attempt:
         lost=row.lost,
         memory=row.memory,
         note=row.note,
+        commit=row.commit,
     )
 
 
