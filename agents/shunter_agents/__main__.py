@@ -8,6 +8,7 @@ import sys
 from shunter_agents.daemon import run_agent
 from shunter_agents.options import lifetime
 from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
+from shunter_work_pools.contracts.plain_text import plain
 from shunter_work_pools.contracts.settings import SETTINGS
 
 
@@ -40,9 +41,9 @@ def main() -> int:
             take_over=given.take_over,
         )
     except ShunterError as error:
-        sys.stderr.write(f"Error: {error.detail}\n")
+        sys.stderr.write(f"Error: {plain(error.detail, lines=True)}\n")
         for line in error.remedy.splitlines():
-            sys.stderr.write(f"  {line}\n")
+            sys.stderr.write(f"  {plain(line)}\n")
         return 2 if isinstance(error, InvalidInput) else 1
 
 

@@ -46,6 +46,7 @@ from shunter_work_pools.contracts.agents import (
 from shunter_work_pools.contracts.configuration import load
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
+from shunter_work_pools.contracts.plain_text import plain
 from shunter_work_pools.contracts.pools import Pool
 from shunter_work_pools.contracts.states import Cause
 from shunter_work_pools.daemon_log import configure, get_logger
@@ -887,5 +888,5 @@ async def _live(
 
 
 def _complain(message: str) -> int:
-    sys.stderr.write(f"shunter agent: {message}\n")
+    sys.stderr.write(f"shunter agent: {plain(message, lines=True)}\n")
     return REFUSED

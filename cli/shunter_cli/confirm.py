@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from shunter_work_pools.contracts.errors import InvalidInput, ShunterError
+from shunter_work_pools.contracts.plain_text import plain
 
 
 def removal(what: str, *, yes: bool) -> None:
@@ -23,7 +24,7 @@ def removal(what: str, *, yes: bool) -> None:
         raise InvalidInput(
             f"this deletes {what}, and nobody is there to be asked", "Add --yes if you mean it."
         )
-    sys.stderr.write(f"Delete {what}? [y/N] ")
+    sys.stderr.write(f"Delete {plain(what)}? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ShunterError("nothing was deleted")

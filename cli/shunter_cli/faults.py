@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from shunter_work_pools.contracts.plain_text import plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -42,7 +44,7 @@ _OPTIONS = {
 
 def tell(text: str) -> None:
     """One line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(plain(text, lines=True), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def show(detail: str, remedy: str = "") -> None:

@@ -42,9 +42,13 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 BOOTED = Path("/run/systemd/system")
 #: Variables that say where the folders of one's own services are.
 _XDG = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+#: By which proxy an agent reaches its server.
+_PROXIES = tuple(
+    name for one in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for name in (one, one.lower())
+)
 #: Settings that a service is given if they are set where it is installed, by how their names begin.
 _OURS = {
-    "agent": ("api_url", "token", "log.", "agent."),
+    "agent": ("api_url", "token", "tls_", "log.", "agent."),
     "server": ("api_url", "token", "log.", "server.", "keep."),  # api_url: it may say the port
 }
 
@@ -77,11 +81,18 @@ def planned(
     if account is not None and home is None:
         home = own_home(account)
     ours = {name for name, setting in BY_VARIABLE.items() if setting.name.startswith(_OURS[of])}
+    ours |= {*(_PROXIES if of == "agent" else ())}
     ours |= {PROFILE_VARIABLE, *(_XDG if user and home is None else ())}
     given = {name: os.environ[name] for name in sorted(ours) if os.environ.get(name)}
-    secrets = [name for name in given if name in BY_VARIABLE and _is_secret(BY_VARIABLE[name], given[name])]
+    secrets = [name for name in given if _holds_secret(name, given[name])]
     environment = {name: value for name, value in given.items() if name not in secrets}
     return Service(unit, command, environment, account, home, secrets=secrets)
+
+
+def _holds_secret(variable: str, given: str) -> bool:
+    if variable in _PROXIES:
+        return "@" in given
+    return variable in BY_VARIABLE and _is_secret(BY_VARIABLE[variable], given)
 
 
 def _is_secret(setting: Setting, given: str) -> bool:
@@ -159,8 +170,12 @@ def install(service: Service, text: str, *, now: bool) -> None:
 def _tell_of_secrets(service: Service) -> None:
     for variable in service.secrets:
         tell(f"{variable} holds a secret: it is not in the unit, which everybody may read.")
-    if service.secrets:
+    if set(service.secrets) - set(_PROXIES):
         tell("  Write it into the configuration of the service's home: shunter config set")
+    if set(service.secrets) & set(_PROXIES):
+        tell(
+            f"  Write it into a file that only root may read, and name that: EnvironmentFile=, by systemctl edit {service.unit}"
+        )
 
 
 def _tell_what_it_needs(service: Service) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from shunter_cli import output
 from shunter_cli.faults import tell
+from shunter_work_pools.contracts.plain_text import plain
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ def _live(found: T, ask: Callable[[], T], draw: Callable[[T], None]) -> None:
         while True:
             with output.kept() as text:
                 draw(found)
-            view.update(Text.from_ansi(text.getvalue() + trouble), refresh=True)
+            view.update(Text.from_ansi(text.getvalue() + plain(trouble)), refresh=True)
             time.sleep(EVERY)
             answer, trouble = _again(ask)
             found = found if answer is None else answer

@@ -1,16 +1,17 @@
-"""``run logs``: an attempt's output from the server to stdout, byte for byte."""
+"""``run logs``: an attempt's output from the server to stdout (see :mod:`~shunter_cli.run_output`)."""
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
+from shunter_cli import run_output
 from shunter_cli.faults import tell
 from shunter_cli.waiting import AGAIN, HOLD, has_ended, next_state
 from shunter_work_pools.contracts.errors import NotFound, ServerUnreachable, Unavailable
 
 if TYPE_CHECKING:
+    from shunter_cli.run_output import Sink
     from shunter_work_pools.client import Client, LogPart
     from shunter_work_pools.contracts.runs import Attempt, Run
 
@@ -30,20 +31,22 @@ def copy(client: Client, run: str, *, attempt: int | None, follow: bool) -> None
             raise NotFound(
                 f"run {found.id} has no attempt {attempt}", f"It has had {found.attempt_count} so far."
             )
-        _copy_one(client, _having(client, found, attempt), attempt, follow)
+        with run_output.stdout() as out:
+            _copy_one(client, _having(client, found, attempt), attempt, follow, out)
         return
     if found.attempt_count == 0 and not follow:
         tell(f"run {found.id} is {found.state}: it has had no attempt yet")
-    number = 1
-    while True:
-        if number > found.attempt_count:
-            if not follow:
-                return
-            found = _having(client, found, number)
+    with run_output.stdout() as out:
+        number = 1
+        while True:
             if number > found.attempt_count:
-                return
-        found = _copy_one(client, found, number, follow)
-        number += 1
+                if not follow:
+                    return
+                found = _having(client, found, number)
+                if number > found.attempt_count:
+                    return
+            found = _copy_one(client, found, number, follow, out)
+            number += 1
 
 
 def _having(client: Client, run: Run, number: int) -> Run:
@@ -53,12 +56,13 @@ def _having(client: Client, run: Run, number: int) -> Run:
     return run
 
 
-def _copy_one(client: Client, run: Run, number: int, follow: bool) -> Run:
+def _copy_one(client: Client, run: Run, number: int, follow: bool, out: Sink) -> Run:
     """Write one attempt's output; the run as it was seen last."""
     at, told = 0, False
     while True:
         part = _read(client, run, number, at, wait=0.0)
-        at = _write(part)
+        out.write(part.data)
+        at = part.end
         if part.complete and at >= part.size:
             return run
         if at < part.size:
@@ -76,7 +80,9 @@ def _copy_one(client: Client, run: Run, number: int, follow: bool) -> Run:
             if not told and part.reached < attempt.log_size:
                 told = True
                 tell(f"waiting for {attempt.log_size - part.reached} more bytes from agent {attempt.agent}")
-        at = _write(_read(client, run, number, at, wait=HOLD))
+        part = _read(client, run, number, at, wait=HOLD)
+        out.write(part.data)
+        at = part.end
 
 
 def _read(client: Client, run: Run, number: int, start: int, wait: float) -> LogPart:
@@ -89,13 +95,6 @@ def _read(client: Client, run: Run, number: int, start: int, wait: float) -> Log
                 tell(f"{exc.detail}; waiting for it to come back")
                 told = True
             time.sleep(AGAIN)
-
-
-def _write(part: LogPart) -> int:
-    out = sys.stdout.buffer
-    out.write(part.data)
-    out.flush()
-    return part.end
 
 
 def _attempt(run: Run, number: int) -> Attempt | None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from shunter_work_pools.contracts.plain_text import plain
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
@@ -93,7 +95,12 @@ def kept() -> Iterator[StringIO]:
 
 
 def say(text: str) -> None:
-    """One line on stdout."""
+    """One line on stdout, or several; nothing in it steers the terminal."""
+    _write(plain(text, lines=True) + "\n")
+
+
+def say_drawn(text: str) -> None:
+    """What rich has drawn, colours and all; what others wrote has been made plain in it."""
     _write(text + "\n")
 
 
@@ -108,14 +115,30 @@ def show_objects(messages: Iterable[BaseModel], form: Output = Output.JSON) -> N
 
 
 def show_data(value: Any, form: Output = Output.JSON) -> None:
-    """A value of JSON, as JSON or YAML, in UTF-8 whatever the locale."""
+    """A value of JSON, as JSON or YAML, in UTF-8 whatever the locale; what is not printable is written as escapes."""
     text = _yaml(value) if form is Output.YAML else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = escaped(text)
     if _kept is not None:
         _kept.write(text)
         return
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
     sys.stdout.buffer.flush()
+
+
+def escaped(text: str) -> str:
+    """A document of JSON, or of YAML whose strings are bare ASCII or in double quotes, that steers no terminal.
+
+    What is not printable stands in strings only, where both have ``\\u`` for it: the value is the same.
+    """
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(char if char == "\n" or char.isprintable() else _as_escape(char) for char in text)
+
+
+def _as_escape(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def _yaml(value: Any) -> str:
@@ -252,14 +275,6 @@ def _write(text: str) -> None:
         return
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def plain(text: str, *, lines: bool = False) -> str:
-    """Text that cannot steer the terminal: control characters shown as escapes."""
-    return "".join(
-        char if char.isprintable() or (lines and char == "\n") else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 def short(identifier: object) -> str:

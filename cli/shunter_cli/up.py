@@ -32,6 +32,8 @@ class Plan:
         limit: runs at once of the agent.
         server_words: further flags of the server.
         tags: of the agent.
+        tls: the server speaks TLS.
+        api_url: the setting; used if it speaks TLS, since a certificate is for names.
     """
 
     host: str
@@ -39,12 +41,16 @@ class Plan:
     limit: int
     server_words: Sequence[str] = field(default_factory=list)
     tags: Sequence[str] = field(default_factory=list)
+    tls: bool = False
+    api_url: str = ""
 
     @property
     def address(self) -> str:
         """Where clients on this machine find it."""
+        if self.tls and self.api_url.startswith("https://"):
+            return self.api_url
         host = "127.0.0.1" if self.host in ("0.0.0.0", "") else "[::1]" if self.host == "::" else self.host
-        return f"http://{host}:{self.port}/api"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}/api"
 
 
 def up(plan: Plan) -> int:

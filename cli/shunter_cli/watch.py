@@ -14,6 +14,7 @@ from shunter_cli.durations import in_words
 from shunter_cli.faults import tell
 from shunter_cli.waiting import AGAIN, HOLD, exit_code, has_ended, waits
 from shunter_work_pools.contracts.errors import Refused, ServerUnreachable, Unavailable
+from shunter_work_pools.contracts.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -99,7 +100,7 @@ class _Live:
     def line(self, attempt: int, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(output.plain(text)), soft_wrap=True)
+        self._console.print(Text(plain(text)), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         from rich.spinner import Spinner
@@ -133,7 +134,7 @@ def _headline(run: Run, why: str) -> str:
         parts.append(where)
     if why or run.message:
         parts.append(why or run.message or "")
-    return " ".join(parts)
+    return plain(" ".join(parts))
 
 
 async def _follow(run: UUID, view: View) -> int:

@@ -25,7 +25,6 @@ Errors: every method raises
 from __future__ import annotations
 
 import json
-import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +47,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from shunter_work_pools.client_tls import trust
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER
 from shunter_work_pools.contracts.agents import (
     LOG_MEDIA_TYPE,
@@ -118,6 +118,8 @@ from shunter_work_pools.contracts.runs import (
     RunsCreated,
 )
 from shunter_work_pools.contracts.status import Status
+from shunter_work_pools.proxies import Proxy, proxy_for
+from shunter_work_pools.unreachable import START_ONE, refused_by, unreachable
 
 # httpx brings its own command line along if rich and pygments happen to be installed: 60 ms and 10 MB
 # that no agent has any use for. Told that it is not there, it goes on without.
@@ -140,9 +142,6 @@ CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 30.0
 #: Idle connections are given up before the server gives them up, so that none is used as it closes.
 _KEEPALIVE = 4.0
-
-_START_ONE = "Start one with `shunter server start`, or set SHUNTER_API_URL."
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True)
@@ -661,7 +660,11 @@ def _log_part(response: httpx.Response, start: int) -> LogPart:
 
 
 class _Core(Endpoints):
-    """What both clients share: address, token, the request, and the judgement of its answer."""
+    """What both clients share: address, token, the way there, the request, and the judgement of its answer.
+
+    Attributes:
+        proxy: by which the server is reached; None: directly.
+    """
 
     def __init__(
         self,
@@ -673,6 +676,7 @@ class _Core(Endpoints):
     ) -> None:
         address, self._token = connection(api_url, token)
         self.api_url = _checked_url(address)
+        self.proxy = proxy_for(self.api_url)
         self._connect_timeout = connect_timeout
         self._answer_timeout = answer_timeout
 
@@ -683,9 +687,9 @@ class _Core(Endpoints):
             headers["Authorization"] = f"Bearer {self._token}"
         return {
             "headers": headers,
-            "verify": _trust(url.scheme),
-            # A proxy for the outside world cannot reach this machine's own loopback.
-            "trust_env": url.host not in _LOOPBACK,
+            "verify": trust(url.scheme),
+            "proxy": _as_httpx(self.proxy),
+            "trust_env": False,  # which proxy leads there is decided above
             "limits": httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
         }
 
@@ -719,13 +723,22 @@ class _Core(Endpoints):
         """Raise unless this is a 2xx answer of a Shunter server that speaks our protocol."""
         spoken = response.headers.get(PROTOCOL_HEADER)
         if spoken is None:
+            if self.proxy is not None and self.api_url.startswith("http://") and not response.is_success:
+                status = f"{response.status_code} {response.reason_phrase}"
+                raise refused_by(self.proxy, status, self.api_url, **_asked_to_wait(response))
             # A proxy in front of a server that is away, or that has had enough of us.
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise ServerUnreachable(
                     f"no server answers at {self.api_url}: a proxy there says "
                     f"{response.status_code} {response.reason_phrase}",
-                    _START_ONE,
+                    START_ONE,
                     **_asked_to_wait(response),
+                )
+            if response.is_redirect:
+                raise ProtocolMismatch(
+                    f"what answers at {self.api_url} is not a Shunter server: it says that this is elsewhere, "
+                    f"at {response.headers.get('Location', '?')}",
+                    "Set SHUNTER_API_URL to the address there, up to /api.",
                 )
             raise ProtocolMismatch(
                 f"what answers at {self.api_url} is not a Shunter server "
@@ -754,13 +767,8 @@ class _Core(Endpoints):
         )
 
     def _unreachable(self, exc: httpx.RequestError) -> ServerUnreachable:
-        if isinstance(exc, httpx.ConnectTimeout | httpx.PoolTimeout):
-            reason = f"no connection within {self._connect_timeout:g} seconds"
-        elif isinstance(exc, httpx.TimeoutException):
-            reason = f"no answer within {self._answer_timeout:g} seconds"
-        else:
-            reason = str(exc) or type(exc).__name__
-        return ServerUnreachable(f"no server answers at {self.api_url}: {reason}", _START_ONE)
+        waited = {"connect_timeout": self._connect_timeout, "answer_timeout": self._answer_timeout}
+        return unreachable(exc, self.api_url, self.proxy, **waited)
 
 
 def _asked_to_wait(response: httpx.Response) -> dict[str, float]:
@@ -813,9 +821,10 @@ def _checked_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _trust(scheme: str) -> ssl.SSLContext:
-    # Loading the certificate authorities takes 20 ms: not for a server that is spoken to in the clear.
-    return ssl.create_default_context() if scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _as_httpx(proxy: Proxy | None) -> httpx.Proxy | None:
+    if proxy is None:
+        return None
+    return httpx.Proxy(proxy.url, ssl_context=trust("https") if proxy.url.startswith("https:") else None)
 
 
 class Client(_Core):

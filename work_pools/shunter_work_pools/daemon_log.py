@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from shunter_work_pools.contracts.plain_text import plain
+
 # structlog takes rich (for tracebacks) and greenlet along if they happen to be installed: 7 MB that a
 # daemon has no use for. Told that they are not there, it goes on without.
 _hidden = [
@@ -56,10 +58,13 @@ def configure(values: Mapping[str, Any]) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(default=str),
+            _without_delete,
         ]
     else:
         shared += [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.processors.format_exc_info,
+            _plainly,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),
@@ -70,6 +75,19 @@ def configure(values: Mapping[str, Any]) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=_Stderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
+
+
+def _plainly(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """What runs, agents and servers said is shown, and steers no terminal; only a traceback has lines."""
+    return {
+        plain(name): plain(value, lines=name == "exception") if isinstance(value, str) else value
+        for name, value in event.items()
+    }
+
+
+def _without_delete(logger: Any, method: str, line: str) -> str:
+    """JSON in ASCII has escapes for all that steers but this one."""
+    return line.replace("\x7f", "\\u007f")
 
 
 def get_logger() -> Any:

@@ -15,13 +15,16 @@ from typing import Any
 import uvicorn
 
 from shunter_work_pools.api.app import build_app
+from shunter_work_pools.api.arrival import Arrival
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
 from shunter_work_pools.contracts.configuration import listening_port, load
 from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_work_pools.contracts.exposure import check_exposure
 from shunter_work_pools.contracts.home import ensure_token, home_from_env
 from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.secret_keys import load_secret_keys
+from shunter_work_pools.server_tls import ServerTls, server_tls
 from shunter_work_pools.service_manager import Condition, ServiceManager
 from shunter_work_pools.settings import settings_of
 from shunter_work_pools.storage.logs import FileLogStore
@@ -43,16 +46,18 @@ def serve(flags: Mapping[str, object] | None = None) -> None:
         flags: names of settings (``server.port``) -> values that go before those of environment and file.
 
     Raises:
-        ShunterError: a setting is wrong, the port is in use, the database cannot be used, the folder not
+        ShunterError: a setting is wrong, a certificate cannot be used, others would reach it without TLS, the port is in use, the database cannot be used, the folder not
             be written.
     """
     manager = ServiceManager.of(os.environ)
     values = load(flags)
     configure(values)
+    check_exposure(values)
+    tls = server_tls(values)
     _allow_many_connections()
     listening = _listen(values["server.host"], listening_port(values))
     with contextlib.closing(listening), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(listening, values, manager))
+        runner.run(_serve(listening, values, manager, tls))
 
 
 def _allow_many_connections() -> None:
@@ -92,7 +97,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _serve(listening: socket.socket, values: Mapping[str, Any], manager: ServiceManager) -> None:
+async def _serve(
+    listening: socket.socket, values: Mapping[str, Any], manager: ServiceManager, tls: ServerTls | None
+) -> None:
     home, host = home_from_env(), values["server.host"]
     hosts = LOCAL_HOSTS | {name.lower() for name in [host, *values["server.allowed_hosts"]]}
     store = open_store(values["server.database_url"], home.database_file)
@@ -101,16 +108,19 @@ async def _serve(listening: socket.socket, values: Mapping[str, Any], manager: S
     await engine.start()
     try:
         token = values["token"] or ensure_token(home)
+        boundary = Boundary(build_app(engine), token, frozenset(hosts))
         config = uvicorn.Config(
-            Boundary(build_app(engine), token, frozenset(hosts)),
+            Arrival(boundary, values["server.trusted_proxies"], values["server.path_prefix"]),
             lifespan="off",
             access_log=False,
             log_level="warning",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=STOP_GRACE,
             server_header=False,
+            proxy_headers=False,  # uvicorn's own believes everybody on this machine
+            ssl_context_factory=(lambda config, usual: tls.context) if tls is not None else None,
         )
-        url = f"http://{host}:{listening.getsockname()[1]}/api"
+        url = f"{'http' if tls is None else 'https'}://{host}:{listening.getsockname()[1]}/api"
         server = _Server(config, engine, manager, url)
         # What was made while starting stays: the collector need not look at it again.
         gc.collect()
@@ -118,12 +128,14 @@ async def _serve(listening: socket.socket, values: Mapping[str, Any], manager: S
         gc.set_threshold(*COLLECT)
         log.info("serving", url=url, store=engine.store.kind)
         serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
-        await asyncio.wait({serving, engine.failure}, return_when=asyncio.FIRST_COMPLETED)
-        if engine.failure.done():
-            server.should_exit = True
-            await serving
-            engine.failure.result()
+        ends: set[asyncio.Future[Any]] = {serving, engine.failure}
+        if tls is not None:
+            ends.add(asyncio.create_task(tls.keep_renewed(), name="certificate"))
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
         await serving
+        for one in done:
+            one.result()
     finally:
         await engine.stop()
 

@@ -16,6 +16,7 @@ from shunter_cli.service_units import server_unit
 from shunter_cli.setting_flags import OF_SERVER, as_words, taking
 from shunter_work_pools.contracts.configuration import listening_port, load
 from shunter_work_pools.contracts.errors import InvalidInput, Unavailable
+from shunter_work_pools.contracts.exposure import check_exposure
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -58,6 +59,7 @@ def up(
     from shunter_cli.up import Plan, up
 
     values = load(flags)
+    check_exposure(values)
     mine = {name: given for name, given in flags.items() if name not in ("server.host", "server.port")}
     plan = Plan(
         host=values["server.host"],
@@ -65,6 +67,8 @@ def up(
         limit=values["agent.limit"],
         server_words=as_words({name: given for name, given in mine.items() if name != "agent.limit"}),
         tags=tag or [],
+        tls=values["server.tls_cert"] is not None,
+        api_url=values["api_url"],
     )
     return up(plan)
 
@@ -84,6 +88,7 @@ def install(
     set now; its home is /var/lib/shunter unless SHUNTER_HOME says otherwise.
     """
     values = load(flags)
+    check_exposure(values)
     words = ["server", "start", *as_words(flags)]
     service = installing.planned(_UNIT, words, flags, user=user, run_as=run_as, of="server")
     service = replace(service, writes=_database_folders(values["server.database_url"]))

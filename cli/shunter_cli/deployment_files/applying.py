@@ -15,6 +15,7 @@ from shunter_cli.deployment_files.places import Fault, FileFaults
 from shunter_cli.output import Output
 from shunter_work_pools.contracts.deployments import ApplyRequest, Change, Named
 from shunter_work_pools.contracts.errors import InvalidInput, Refused, ShunterError
+from shunter_work_pools.contracts.plain_text import plain
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
@@ -38,7 +39,7 @@ def deploy_file(file: str | None, only: Sequence[str], *, dry_run: bool, check: 
             changes = _apply(client, loaded, dry_run=dry_run)
     except FileFaults as exc:
         for line in exc.lines():
-            faults.tell(output.plain(line))
+            faults.tell(plain(line))
         raise InvalidInput(exc.detail, exc.remedy) from exc
     show(loaded.deployments, changes, dry_run=dry_run, form=form)
 

@@ -14,6 +14,7 @@ from typing import Any
 from shunter_cli import durations, output
 from shunter_work_pools.contracts.capacity import amount_shown
 from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
+from shunter_work_pools.contracts.plain_text import plain
 from shunter_work_pools.contracts.sizes import size
 
 #: Fields, by the last step of their name, that are seconds.
@@ -93,7 +94,7 @@ def show(named: Sequence[Named], changes: Sequence[Change]) -> None:
                     continue  # it was read from the entrypoint: nobody wrote it
                 for line in _lines(field, change.before is None, terminal.width):
                     terminal.print(line, soft_wrap=True)
-    output.say(captured.get().rstrip("\n"))
+    output.say_drawn(captured.get().rstrip("\n"))
 
 
 def _in_words(change: Change) -> str:
@@ -156,7 +157,7 @@ def _lines(field: Field, is_new: bool, width: int) -> Iterator[Any]:
     """``name: before -> after``, on several lines if that is too wide."""
     from rich.text import Text
 
-    name = output.plain(field.name)
+    name = plain(field.name)
     before, after = _value(field.name, field.before), _value(field.name, field.after)
     line = f"{_INDENT}{name}: {after}" if is_new else f"{_INDENT}{name}: {before} -> {after}"
     if len(line) <= width:
@@ -189,5 +190,5 @@ def _value(name: str, value: Any) -> str:
         return amount_shown(name.removeprefix("need."), value)
     if name == "command":
         value = shlex.join(value)
-        return output.plain(value)
-    return output.plain(output.compact(value))
+        return plain(value)
+    return plain(output.compact(value))

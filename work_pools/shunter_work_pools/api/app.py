@@ -35,6 +35,7 @@ def build_app(engine: Engine) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to an address made of what the client says of itself
         responses={
             "4XX": {"description": "Refused: an RFC 9457 problem with a stable `type`"},
         },

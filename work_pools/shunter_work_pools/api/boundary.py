@@ -12,6 +12,7 @@ import hmac
 import json
 from typing import Any
 
+from shunter_work_pools.api.browsers import refuse_foreign_pages, the_host
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE, LOG_UPLOAD_LIMIT
 from shunter_work_pools.contracts.errors import BadRequest, Forbidden, Refused, TooLarge, Unauthenticated
@@ -93,13 +94,14 @@ class Boundary:
     def _check(self, scope: Scope) -> bool:
         """Whether the size of the body must be counted while it comes in."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1").lower()
+        host = the_host(scope["headers"])
         name = host if host.endswith("]") else host.rsplit(":", 1)[0]
         if name not in self.hosts and "*" not in self.hosts:
             raise Forbidden(
                 f"this server does not answer to the Host {host!r}",
                 "Start it with --allowed-host NAME if that is its name.",
             )
+        refuse_foreign_pages(scope["method"], scope["headers"], host, self.hosts - LOCAL_HOSTS)
         if scope["path"] not in _OPEN:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token):

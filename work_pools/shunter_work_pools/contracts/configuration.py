@@ -133,8 +133,9 @@ def listening_port(values: Mapping[str, Any]) -> int:
     if values["server.port"] is not None:
         return int(values["server.port"])
     url = urlsplit(values["api_url"])
-    if url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1"):
-        return url.port or 80
+    scheme, port = ("https", 443) if values["server.tls_cert"] else ("http", 80)
+    if url.scheme == scheme and url.hostname in ("127.0.0.1", "localhost", "::1"):
+        return url.port or port
     return DEFAULT_PORT
 
 

@@ -7,6 +7,7 @@ From this table come the variables, the keys of the configuration file, the flag
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -184,6 +185,39 @@ def secret_keys(value: object) -> tuple[str, ...]:
     return keys
 
 
+def _networks(value: object) -> tuple[str, ...]:
+    """Addresses and networks (``10.0.0.0/8``), of a list or of a text with commas."""
+    import ipaddress
+
+    given = value.split(",") if isinstance(value, str) else value
+    looks = 'Write ["10.0.0.5", "10.1.0.0/16"] in the file, 10.0.0.5,10.1.0.0/16 elsewhere.'
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise ValueError("is not a list of addresses", looks)
+    found = tuple(one.strip() for one in given if one.strip())
+    for one in found:
+        try:
+            ipaddress.ip_network(one)
+        except ValueError as exc:
+            raise ValueError(f"holds what is neither an address nor a network: {exc}", looks) from exc
+    return found
+
+
+def _file(value: object) -> str:
+    """A path that means the same from every folder."""
+    text = _text(value)
+    path = os.path.expanduser(text)
+    if not os.path.isabs(path):
+        raise ValueError("is not a whole path", f"Write {os.path.abspath(path)} if that is meant.")
+    return path
+
+
+def _path_prefix(value: object) -> str:
+    text = _text(value).rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text) or {".", ".."} & set(text.split("/")):
+        raise ValueError("is not the beginning of a path", "Use something like /shunter.")
+    return text
+
+
 def _yes_or_no(value: object) -> bool:
     words = {
         "true": True,
@@ -313,6 +347,28 @@ _DECLARED = (
         "The server's token.",
         otherwise="the file `token` in the home, made by the server's first start",
         mask=_hidden,
+    ),
+    Setting(
+        "tls_ca",
+        _file,
+        "A file with authorities (PEM) that clients and agents believe beside the system's, or the server's certificate "
+        "itself if it is self-signed.",
+        metavar="FILE",
+        otherwise="the system's only",
+    ),
+    Setting(
+        "tls_cert",
+        _file,
+        "The certificate (PEM) that clients and agents show a server that wants one.",
+        metavar="FILE",
+        otherwise="none",
+    ),
+    Setting(
+        "tls_key",
+        _file,
+        "The key of `tls_cert`.",
+        metavar="FILE",
+        otherwise="in the file `tls_cert`",
     ),
     Setting(
         "cli.output",
@@ -486,6 +542,66 @@ _DECLARED = (
         otherwise="none",
         metavar="NAME",
         flag="--allowed-host",
+        many=True,
+        show=_with_commas,
+    ),
+    Setting(
+        "server.tls_cert",
+        _file,
+        "The server's certificate (PEM, with those between it and its authority): it speaks TLS. A file that changes is "
+        "read anew.",
+        metavar="FILE",
+        otherwise="none: plain HTTP",
+        flag="--tls-cert",
+    ),
+    Setting(
+        "server.tls_key",
+        _file,
+        "The key of `server.tls_cert`.",
+        metavar="FILE",
+        otherwise="in the file `server.tls_cert`",
+        flag="--tls-key",
+    ),
+    Setting(
+        "server.tls_client_ca",
+        _file,
+        "Authorities (PEM) of clients' certificates: who connects must show one.",
+        metavar="FILE",
+        otherwise="none: no certificate is asked for",
+        flag="--tls-client-ca",
+    ),
+    Setting(
+        "server.tls_client_required",
+        _yes_or_no,
+        "Whether clients without a certificate are refused; else only those with a wrong one are.",
+        default=True,
+        flag="--tls-client-required",
+        **_SWITCH,
+    ),
+    Setting(
+        "server.allow_plaintext",
+        _yes_or_no,
+        "Whether it may listen beyond this machine without TLS: for one behind a proxy that speaks TLS in its place.",
+        default=False,
+        flag="--allow-plaintext",
+        **_SWITCH,
+    ),
+    Setting(
+        "server.path_prefix",
+        _path_prefix,
+        "What requests' paths begin with, for a proxy that does not take it off: /shunter.",
+        metavar="PATH",
+        otherwise="none",
+        flag="--path-prefix",
+    ),
+    Setting(
+        "server.trusted_proxies",
+        _networks,
+        "Proxies whose word the server takes for where a request came from (X-Forwarded-For, X-Forwarded-Proto).",
+        default=(),
+        otherwise="none",
+        metavar="ADDRESS",
+        flag="--trusted-proxy",
         many=True,
         show=_with_commas,
     ),
