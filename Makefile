@@ -64,12 +64,15 @@ golden: $(INSTALLED) ## keep what the command line prints as it is now (tests/cl
 	@SHUNTER_GOLDEN=write $(BIN)/pytest -q tests/cli/test_golden.py
 
 .PHONY: check
-check: $(INSTALLED) ## format, lint, types, import rules, lock file
+check: $(INSTALLED) ## format, lint, types, import rules, lock file, security (bandit, pip-audit)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python .ci/check_tree.py
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive flows work_pools agents infrastructure cli \
+		2> >(grep -v "nosec encountered" >&2) # a mark is for all findings of a line, and some have one
+	@$(BIN)/python .ci/check_advisories.py
 
 .PHONY: format
 format: $(INSTALLED) ## format and fix what can be fixed

@@ -31,7 +31,7 @@ _OPTIONS = {
     "tags": "--tag",
     "require": "--require",
     "match": "--match",
-    "pass_env": "--pass-env",
+    "pass_env": "--pass-env",  # nosec B105 # the name of an option
     "count": "--retries",
     "delay": "--retry-delay",
     "backoff": "--retry-backoff",

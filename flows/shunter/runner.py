@@ -107,7 +107,7 @@ def run_file(path: str) -> None:
     module.__dict__.update(__file__=path, __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = module
     sys.argv = [path]
-    guarded(lambda: exec(code, module.__dict__))
+    guarded(lambda: exec(code, module.__dict__))  # nosec B102 # the code of the run, which is what a run is for
 
 
 def compile_file(path: str) -> CodeType:

@@ -47,7 +47,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from shunter_work_pools.client_tls import trust
+from shunter_work_pools.client_tls import IF_IT_WANTS_ONE, trust
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER
 from shunter_work_pools.contracts.agents import (
     LOG_MEDIA_TYPE,
@@ -739,6 +739,11 @@ class _Core(Endpoints):
                     f"what answers at {self.api_url} is not a Shunter server: it says that this is elsewhere, "
                     f"at {response.headers.get('Location', '?')}",
                     "Set SHUNTER_API_URL to the address there, up to /api.",
+                )
+            if response.status_code == 400 and b"SSL certificate" in response.content:  # nginx says it so
+                raise ServerUnreachable(
+                    f"the proxy at {self.api_url} does not let this client in without a right certificate",
+                    IF_IT_WANTS_ONE,
                 )
             raise ProtocolMismatch(
                 f"what answers at {self.api_url} is not a Shunter server "

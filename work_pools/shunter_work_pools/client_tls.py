@@ -35,6 +35,11 @@ _SHOW_ONE = "Set SHUNTER_TLS_CERT and SHUNTER_TLS_KEY to this client's certifica
 _SHOW_ANOTHER = (
     "Set SHUNTER_TLS_CERT and SHUNTER_TLS_KEY to a certificate of an authority that the server knows."
 )
+#: For servers that do not say it.
+IF_IT_WANTS_ONE = (
+    "If it wants a certificate of this client: SHUNTER_TLS_CERT and SHUNTER_TLS_KEY name one, of an authority that it "
+    "knows and not expired."
+)
 #: Alerts by which a server says that it does not like this client (RFC 8446, 6.2), as OpenSSL names them.
 _ALERTS = {
     "CERTIFICATE_REQUIRED": ("it wants a certificate of this client", _SHOW_ONE),
@@ -94,6 +99,8 @@ def _explained(exc: ssl.SSLError) -> tuple[str, str]:
     reason = exc.reason or ""
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE"):
         return _NO_TLS
+    if isinstance(exc, ssl.SSLEOFError):
+        return "it hung up during the handshake", IF_IT_WANTS_ONE
     for alert, told in _ALERTS.items():
         if reason.endswith(alert):
             return told

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from shunter_work_pools.contracts.errors import InvalidInput
@@ -28,12 +28,12 @@ class Proxy:
         variable: that names it.
     """
 
-    url: str
+    url: str = field(repr=False)
     variable: str
 
     def __str__(self) -> str:
         """For people: without the password."""
-        return f"{re.sub(r'//[^@/]*@', '//***@', self.url)} ({self.variable})"
+        return f"{re.sub(r'//.*@', '//***@', self.url)} ({self.variable})"
 
 
 def proxy_for(url: str, environ: Mapping[str, str] | None = None) -> Proxy | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shunter_work_pools.client_tls import handshake
+from shunter_work_pools.client_tls import IF_IT_WANTS_ONE, handshake
 from shunter_work_pools.contracts.errors import ServerUnreachable
 from shunter_work_pools.proxies import Proxy
 
@@ -47,10 +47,14 @@ def unreachable(
             f"the proxy {proxy}, by which {api_url} is to be reached, cannot be reached itself: {reason}",
             f"Correct {proxy.variable}, or name the server in NO_PROXY if it is to be reached directly.",
         )
-    through = f" by the proxy {proxy}" if proxy is not None else ""
-    remedy = START_ONE
-    if isinstance(exc, httpx.RemoteProtocolError) and api_url.startswith("http://"):
+    if api_url.startswith("https://") and isinstance(exc, httpx.NetworkError | httpx.RemoteProtocolError):
+        # Many servers say no more than that to who has no certificate, or one that they do not like.
+        remedy = f"{START_ONE}\n{IF_IT_WANTS_ONE}"
+    elif isinstance(exc, httpx.RemoteProtocolError):
         remedy = f"{START_ONE}\nIf it has a certificate, its address begins with https://."
+    else:
+        remedy = START_ONE
+    through = f" by the proxy {proxy}" if proxy is not None else ""
     return ServerUnreachable(f"no server answers at {api_url}{through}: {reason}", remedy)
 
 

@@ -89,7 +89,7 @@ def start(
         words += ["--max-lifetime", f"{seconds(max_lifetime, '--max-lifetime', zero=False)!r}"]
     words += ["--once"] * once + ["--until-idle"] * until_idle + ["--take-over"] * take_over
     # The daemon lives for months: it leaves the command line's libraries behind, and keeps the pid.
-    os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])  # nosec B606 # a list of words, no shell: that is the point
 
 
 def _checked(

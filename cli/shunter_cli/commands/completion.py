@@ -35,4 +35,4 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")]) -> N
 
     from shunter_cli.app import COMPLETE
 
-    output.say(get_completion_script(prog_name="shunter", complete_var=COMPLETE, shell=shell.value))
+    output.say(get_completion_script(prog_name="shunter", complete_var=COMPLETE, shell=shell.value))  # nosec B604 # the name of a shell, not one that is started

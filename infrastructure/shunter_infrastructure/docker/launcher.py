@@ -138,7 +138,7 @@ class DockerLauncher(OwnWork):
                 return await self._launch(assignment, template, folder, agent, devices)
             except _Withdrawn:
                 fresh = False
-                await asyncio.sleep(random.uniform(0, 0.5))
+                await asyncio.sleep(random.uniform(0, 0.5))  # nosec B311 # spreads load over time, hides nothing
         raise LauncherUnavailable(
             f"the launch of {container.name_of(assignment.run, assignment.attempt)} was withdrawn "
             f"{_START_TRIES} times",

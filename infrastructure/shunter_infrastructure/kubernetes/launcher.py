@@ -673,7 +673,7 @@ class _Patience:
         if now < self._next:
             return False
         if now < questions.next:
-            self._next = now + random.uniform(ASK_AFTER, ASK_EVERY)
+            self._next = now + random.uniform(ASK_AFTER, ASK_EVERY)  # nosec B311 # spreads load over time, hides nothing
             return False
         questions.next = now + ASK_APART
         self._next = now + ASK_EVERY

@@ -252,7 +252,7 @@ class _Kind:
             if not is_trouble and time.monotonic() - began >= _BRIEF:
                 pause = _FIRST_PAUSE
                 continue
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # nosec B311 # spreads load over time, hides nothing
             pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def _told(self, exc: LauncherUnavailable | Refused) -> LauncherUnavailable:

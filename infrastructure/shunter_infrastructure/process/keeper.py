@@ -554,7 +554,7 @@ def _become(launch: dict[str, Any], output: int, path: str, told: int, keeper: i
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         step = "exec"
         signals.pthread_sigmask(signals.SIG_SETMASK, ())
-        os.execve(launch["program"], launch["argv"], launch["env"])
+        os.execve(launch["program"], launch["argv"], launch["env"])  # nosec B606 # a list of words, no shell: that is the point
     except MemoryError:
         code = errno.ENOMEM
     except OSError as exc:
