@@ -35,6 +35,7 @@ class Secret(Contract):
     Attributes:
         version: counts its values.
         used_by: deployments whose current revision names it.
+        readable: the server has the key that its value was encrypted by.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Secret(Contract):
     created_at: Instant
     updated_at: Instant
     used_by: list[str] = []
+    readable: bool = True
 
 
 class SecretValue(Contract):

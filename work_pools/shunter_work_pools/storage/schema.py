@@ -438,6 +438,7 @@ secrets = Table(
     Column("version", Integer, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
+    Column("deleted_at", Time),  # none of its values is given out any more; set again, it is as new
     **NEVER_AGAIN,
 )
 
