@@ -33,7 +33,10 @@ FORMS = {
     "url": quote(TOKEN, safe=""),
     "path": quote(TOKEN),
     "form": quote_plus(TOKEN),
-    "lower url": quote(TOKEN, safe="").replace("%C3%B6", "%c3%b6").replace("%2F", "%2f").replace("%2B", "%2b"),
+    "lower url": quote(TOKEN, safe="")
+    .replace("%C3%B6", "%c3%b6")
+    .replace("%2F", "%2f")
+    .replace("%2B", "%2b"),
     "json": json.dumps(TOKEN)[1:-1],
     "json, upper": json.dumps(TOKEN)[1:-1].replace("\\u00f6", "\\u00F6"),
     "base64": base64.b64encode(TOKEN.encode()).decode().rstrip("="),
@@ -127,7 +130,9 @@ def test_where_output_is_cut_changes_nothing(
         parts.append(one)
         if data is not None:
             form = data.draw(st.sampled_from(secrets))
-            parts.append(data.draw(st.sampled_from([form, quote(form), base64.b64encode(form.encode()).decode()])))
+            parts.append(
+                data.draw(st.sampled_from([form, quote(form), base64.b64encode(form.encode()).decode()]))
+            )
     text, mask = "".join(parts).encode(), Mask(secrets)
     whole = mask.cover(text)
     assert shipped(mask, text, cuts) == whole

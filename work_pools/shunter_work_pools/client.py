@@ -117,6 +117,13 @@ from shunter_work_pools.contracts.runs import (
     RunRequest,
     RunsCreated,
 )
+from shunter_work_pools.contracts.secrets import (
+    AttemptSecrets,
+    Secret,
+    SecretList,
+    SecretsRequest,
+    SecretValue,
+)
 from shunter_work_pools.contracts.status import Status
 from shunter_work_pools.proxies import Proxy, proxy_for
 from shunter_work_pools.unreachable import START_ONE, refused_by, unreachable
@@ -393,6 +400,28 @@ class Endpoints:
         """Delete a limit that no deployment names; what it held back goes on."""
         return Call("DELETE", _path("limits", name), _nothing)
 
+    # -- secrets
+
+    @endpoint
+    def list_secrets(self) -> Call[SecretList]:
+        """All secrets by name, without their values."""
+        return _call("GET", "secrets", to=SecretList)
+
+    @endpoint
+    def get_secret(self, name: str) -> Call[Secret]:
+        """One secret, without its value."""
+        return _call("GET", "secrets", name, to=Secret)
+
+    @endpoint
+    def set_secret(self, name: str, value: SecretValue) -> Call[Secret]:
+        """Make a secret, or give it another value."""
+        return _call("PUT", "secrets", name, to=Secret, body=value)
+
+    @endpoint
+    def delete_secret(self, name: str, *, force: bool = False) -> Call[None]:
+        """Delete a secret that no deployment names; with ``force`` any."""
+        return Call("DELETE", _path("secrets", name), _nothing, query={"force": force or None})
+
     # -- deployments
 
     @endpoint
@@ -640,6 +669,11 @@ class Endpoints:
     def release(self, name: str, request: ReleaseRequest) -> Call[ReportAnswer]:
         """Attempts that an agent gives back before it started them."""
         return _call("POST", "agents", name, "release", to=ReportAnswer, body=request)
+
+    @endpoint
+    def attempt_secrets(self, name: str, request: SecretsRequest) -> Call[AttemptSecrets]:
+        """The secrets of an attempt that an agent holds."""
+        return _call("POST", "agents", name, "secrets", to=AttemptSecrets, body=request)
 
 
 def _log_part(response: httpx.Response, start: int) -> LogPart:

@@ -42,12 +42,13 @@ from shunter_work_pools.contracts.agents import (
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.errors import NotFound, ProtocolMismatch, Refused, Unavailable
 from shunter_work_pools.contracts.pauses import PausePatch
+from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.glances import Glances
 from shunter_work_pools.hub import Hub, Waiting
 from shunter_work_pools.metrics import Metrics, gauges
-from shunter_work_pools.queue import fire, reap, remove, timetable
+from shunter_work_pools.queue import fire, reap, remove, secrets, timetable
 from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.census import census
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
@@ -66,6 +67,7 @@ from shunter_work_pools.queue.sync import (
     register,
 )
 from shunter_work_pools.retention import Retention
+from shunter_work_pools.sealing import Sealer
 from shunter_work_pools.secret_keys import SecretKeys, passing_keys
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
@@ -109,6 +111,7 @@ class Engine:
     ) -> None:
         self.store = store
         self.secret_keys = secret_keys or passing_keys()
+        self.sealer = Sealer(self.secret_keys)
         self.logs = logs
         self.settings = settings or Settings()
         self.hub = Hub()
@@ -150,6 +153,7 @@ class Engine:
         self.store.on_transaction = self.metrics.transaction
         self._hearing_since = asyncio.get_running_loop().time()
         await self.store.write(make_partitions)
+        await self._seal_all()
         await self.store.write(reap.from_the_future)
         self.firing_since = self._next_look = await self.store.read(lambda tx: tx.now)
         await self.store.write(timetable.reckon_anew)
@@ -167,6 +171,19 @@ class Engine:
             task = asyncio.create_task(self._forever(name, body), name=name)
             self._tasks.append(task)
         self.ready = True
+
+    async def _seal_all(self) -> None:
+        """Seal by the newest key what is not, and say what cannot be read."""
+        done = await self.store.write(lambda tx: secrets.reseal(tx, self.sealer))
+        if done.count:
+            log.info("secret values are sealed by the newest key now", count=done.count)
+        if done.unreadable:
+            log.error(
+                "no secret key of this server opens these secret values; what needs them does not start",
+                remedy="Give the key that they were sealed with back, behind the newest one: server.secret_keys, or "
+                "the file secret_key. Or set them anew.",
+                values=done.unreadable,
+            )
 
     def _committed(self, changes: Changes) -> None:
         self.hub.committed(changes)
@@ -476,6 +493,22 @@ class Engine:
                 if current is not None and current is not entry:
                     current.wake()  # a newer sync of the agent: it has to find what was granted to the older
 
+    async def attempt_secrets(self, name: str, request: SecretsRequest) -> AttemptSecrets:
+        """See :func:`shunter_work_pools.queue.secrets.attempt_secrets`.
+
+        Raises:
+            NotFound: the agent has not synced in this session.
+            StaleEpoch: it does not hold the attempt under this epoch.
+        """
+        agent_id = self.agent(name, request.session)
+
+        def output_known() -> int:
+            return self.logs.tail(request.run, request.attempt, 0)[0]
+
+        return await self.store.read(
+            lambda tx: secrets.attempt_secrets(tx, self.sealer, agent_id, name, request, output_known)
+        )
+
     async def report(self, name: str, batch: ReportBatch) -> list[ReportAck]:
         """Take reports. A place that becomes free by them is filled in the same transaction, if one that could
         do so waits here: it is not empty for a moment, and one commit does for both.
@@ -678,6 +711,7 @@ class Engine:
     async def _maintain(self) -> None:
         await asyncio.sleep(3600)
         await self.store.write(make_partitions)
+        await self.store.write(secrets.forget_replaced)
 
     async def _pulse(self) -> None:
         loop = asyncio.get_running_loop()

@@ -54,7 +54,10 @@ class Mask:
         self.reach = max(map(len, self._forms), default=1) - 1
         self._search: Any = None
         if self._forms:
-            from ahocorasick_rs import BytesAhoCorasick, Implementation  # attempts without secrets need it not
+            from ahocorasick_rs import (  # attempts without secrets need it not
+                BytesAhoCorasick,
+                Implementation,
+            )
 
             small = sum(map(len, self._forms)) <= _SMALL
             self._search = BytesAhoCorasick(self._forms, implementation=Implementation.DFA if small else None)

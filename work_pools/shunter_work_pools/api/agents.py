@@ -29,6 +29,7 @@ from shunter_work_pools.contracts.agents import (
 from shunter_work_pools.contracts.base import Name
 from shunter_work_pools.contracts.errors import BadRequest
 from shunter_work_pools.contracts.log_frames import decode_frames
+from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.queue import pausing, remove, sync, views
 from shunter_work_pools.queue.report import owned_logs
@@ -136,6 +137,13 @@ async def release_attempts(name: AgentName, body: ReleaseRequest, engine: TheEng
     acks = await engine.store.write(lambda tx: sync.release(tx, agent_id, body, engine.settings.lost_after))
     killpoints.reached("after-release-committed")
     return answer(ReportAnswer.model_construct(acks=acks))
+
+
+@router.post("/{name}/secrets", response_model=AttemptSecrets)
+async def give_secrets(name: AgentName, body: SecretsRequest, engine: TheEngine) -> Response:
+    """The secrets of an attempt, for the agent that holds it."""
+    engine.metrics.requests["secrets"].inc()
+    return answer(await engine.attempt_secrets(name, body))
 
 
 @router.post(

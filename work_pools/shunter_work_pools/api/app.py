@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from shunter_work_pools.api import agents, deployments, limits, metrics, pools, runs, schedules
+from shunter_work_pools.api import agents, deployments, limits, metrics, pools, runs, schedules, secrets
 from shunter_work_pools.api.dependencies import answer
 from shunter_work_pools.contracts.agents import ServerInfo, ServerPatch, SyncAnswer
 from shunter_work_pools.contracts.base import Instant
@@ -55,7 +55,7 @@ def build_app(engine: Engine) -> FastAPI:
         response_model=SyncAnswer,
         route_class_override=agents.SyncRoute,
     )
-    for module in (runs, agents, pools, limits, deployments, schedules):
+    for module in (runs, agents, pools, limits, deployments, schedules, secrets):
         app.include_router(module.router, prefix="/api/v1")
 
     def _info(tx: Tx) -> ServerInfo:

@@ -23,6 +23,7 @@ from shunter_work_pools.contracts.deployments import (
 )
 from shunter_work_pools.contracts.explanations import Route
 from shunter_work_pools.contracts.runs import EventList
+from shunter_work_pools.contracts.secret_variables import SECRETS
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.queue import apply, pausing, remove, views
 from shunter_work_pools.queue.explain.route import route
@@ -34,9 +35,10 @@ router = APIRouter(prefix="/deployments", tags=["deployments"])
 @router.post("")
 async def apply_deployments(request: ApplyRequest, engine: TheEngine) -> ApplyAnswer:
     """Make or change several, all or none; with ``dry_run`` only say what would change."""
+    sealed = [_sealed(one, engine) for one in request.deployments]
 
     def do(tx: Tx) -> list[Change]:
-        changes = apply.apply(tx, request.deployments, engine.times(tx.now))
+        changes = apply.apply(tx, sealed, engine.times(tx.now))
         if request.dry_run:
             raise apply.DryRun(changes)
         return changes
@@ -51,7 +53,7 @@ async def apply_deployments(request: ApplyRequest, engine: TheEngine) -> ApplyAn
 @router.put("/{name}")
 async def apply_deployment(name: Annotated[Name, Path()], spec: DeploymentSpec, engine: TheEngine) -> Applied:
     """Make a deployment, or a new revision of it where the spec differs."""
-    named = [Named(name=name, spec=spec)]
+    named = [_sealed(Named(name=name, spec=spec), engine)]
     (change,) = await engine.store.write(lambda tx: apply.apply(tx, named, engine.times(tx.now)))
     return await _applied(engine, change)
 
@@ -61,6 +63,14 @@ async def rollback_deployment(name: str, request: RollbackRequest, engine: TheEn
     """Make an earlier revision the current one, as a new revision."""
     change = await engine.store.write(lambda tx: apply.rollback(tx, name, request.to, engine.times(tx.now)))
     return await _applied(engine, change)
+
+
+def _sealed(one: Named, engine: Engine) -> Named:
+    """With its secret values as they are stored."""
+    if SECRETS not in one.spec.variables:
+        return one
+    variables = engine.sealer.seal_variables(one.spec.variables, "deployment", one.name)
+    return one.model_copy(update={"spec": one.spec.model_copy(update={"variables": variables})})
 
 
 async def _applied(engine: Engine, change: Change) -> Applied:

@@ -22,7 +22,9 @@ router = APIRouter(prefix="/pools", tags=["pools"])
 @router.post("", status_code=201)
 async def create_pool(spec: PoolSpec, engine: TheEngine) -> Pool:
     """Make a pool with a queue named default."""
-    await engine.store.write(lambda tx: catalog.create_pool(tx, spec))
+    template = engine.sealer.seal_variables(spec.template, "pool", spec.name)
+    sealed = spec.model_copy(update={"template": template})
+    await engine.store.write(lambda tx: catalog.create_pool(tx, sealed))
     return await _pool(engine, spec.name)
 
 
@@ -42,6 +44,9 @@ async def get_pool(name: str, engine: TheEngine) -> Pool:
 @router.patch("/{name}")
 async def patch_pool(name: str, patch: PoolPatch, engine: TheEngine) -> Pool:
     """Change a pool; only the fields that are set."""
+    if patch.template is not None:
+        template = engine.sealer.seal_variables(patch.template, "pool", name)
+        patch = patch.model_copy(update={"template": template})
     await engine.pausing(lambda tx: catalog.patch_pool(tx, name, patch), patch, pool=name)
     return await _pool(engine, name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from shunter_work_pools.contracts.base import Contract, Instant, Name
 
@@ -46,10 +46,18 @@ class Secret(Contract):
     readable: bool = True
 
 
-class SecretValue(Contract):
-    """Sets the value of a secret."""
+def _fits(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a NUL character cannot be part of a variable")
+    if len(value.encode()) > SECRET_LIMIT:
+        raise ValueError(f"it has more than {SECRET_LIMIT} bytes")
+    return value
 
-    value: Annotated[str, StringConstraints(min_length=1, max_length=SECRET_LIMIT)]
+
+class SecretValue(Contract):
+    """Sets the value of a secret: up to ``SECRET_LIMIT`` bytes, and no NUL."""
+
+    value: Annotated[str, StringConstraints(min_length=1), AfterValidator(_fits)] = Field(repr=False)
 
 
 class SecretList(Contract):
@@ -74,11 +82,22 @@ class AttemptSecrets(Contract):
         env: variable -> value.
         template_env: the same, of the pool's template and the deployment's variables (``secret_env``).
         source: value of the secret that opens its source; None: it needs none.
-        masked: values that are not to be seen in its output: those above and what the same secrets were before,
+        masked: values that are not to be seen in its output beside those above: what the same secrets were before,
             as it may have been given those.
+        missing: names of secrets that it wants and that are not there (any more).
+        unreadable: names of those (of variables of ``secret_env``) that the server has no key for: they cannot even
+            be masked.
     """
 
     env: dict[str, str] = Field(default={}, repr=False)
     template_env: dict[str, str] = Field(default={}, repr=False)
     source: str | None = Field(default=None, repr=False)
     masked: list[str] = Field(default=[], repr=False)
+    missing: list[str] = []
+    unreadable: list[str] = []
+
+    @property
+    def values(self) -> list[str]:
+        """All that is not to be seen."""
+        own = [*self.env.values(), *self.template_env.values(), *self.masked]
+        return own if self.source is None else [*own, self.source]

@@ -18,7 +18,7 @@ from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Nam
 from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused
 from shunter_work_pools.contracts.secret_variables import SECRETS, kept
-from shunter_work_pools.queue import templates, timetable
+from shunter_work_pools.queue import secrets, templates, timetable
 from shunter_work_pools.queue.catalog import (
     DEFAULT_QUEUE,
     deployment_row,
@@ -308,6 +308,7 @@ def _faults_of(tx: Tx, spec: DeploymentSpec, times: Times) -> Iterator[_Found]:
                     f"there is no limit {name!r} that deployments can name",
                     nearest(name, list(named)),
                 )
+    yield from secrets.faults(tx, spec)
     if spec.exclusive:
         yield from _lease_faults(spec.work.grace, times)
 

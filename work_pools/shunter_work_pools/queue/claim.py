@@ -24,6 +24,7 @@ from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, or_,
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.capacity import DIVISIBLE, fits
+from shunter_work_pools.contracts.secret_variables import hidden
 from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
@@ -676,7 +677,7 @@ def assignment(
         work=work,
         exclusive=spec.exclusive,
         need=spec.need,
-        template=template | spec.variables if template else {},
+        template=hidden(template | spec.variables) if template else {},
     )
 
 
