@@ -13,6 +13,7 @@ from shunter_infrastructure.launcher import Handle, Launcher
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment, Held, Report
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS, AttemptState, Cause
+from shunter_work_pools.masking import NO_MASK, Mask
 
 Key = tuple[UUID, int]
 
@@ -50,6 +51,8 @@ class Attempt:
             is lost.
         log_final: all bytes of output, once known.
         log_done: no output is owed.
+        mask: what is not to be seen of it; None: that is not known (yet), so nothing of its output is shipped.
+        recalled: set once the server has said what is to be masked of an attempt that was found, or that it cannot.
     """
 
     __slots__ = (
@@ -71,8 +74,10 @@ class Attempt:
         "log_final",
         "log_gone",
         "log_sent",
+        "mask",
         "note",
         "note_cause",
+        "recalled",
         "received",
         "started",
         "state",
@@ -121,6 +126,8 @@ class Attempt:
         self.log_gone = 0
         self.log_final: int | None = None
         self.log_done = False
+        self.mask: Mask | None = None if self.assignment.wants_secrets else _mask_of_token(self.assignment)
+        self.recalled: asyncio.Event | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         if lines is not None:
@@ -237,6 +244,10 @@ class Attempt:
             elif step.state in ATTEMPT_ENDS:
                 self.ended = True
                 self.log_final = step.fields.get("log_size") or 0
+
+
+def _mask_of_token(assignment: Assignment) -> Mask:
+    return NO_MASK if assignment.token is None else Mask([assignment.token])
 
 
 def _read_step(line: dict[str, Any]) -> Step:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shunter_agents import machine
 from shunter_agents.attempt import Attempt, Key
+from shunter_agents.attempt_secrets import Secrets
 from shunter_agents.checkup import Checkup
 from shunter_agents.health import Health, Kind
 from shunter_agents.heartbeat import Heartbeat
@@ -156,7 +157,14 @@ class Agent:
         self._janitor = Janitor(self._holdings)
         self._janitor.on_removed = self._removed
         self._supervisor = Supervisor(
-            name, self._holdings, self._health, self._reporter, self._shipper, self._janitor, self._tally
+            name,
+            self._holdings,
+            self._health,
+            self._reporter,
+            self._shipper,
+            self._janitor,
+            self._tally,
+            Secrets(server, name, folder.session, options.own_secrets),
         )
         self._supervisor.on_lease_wanted = self._speak_up
         self._supervisor.on_noted = self._tell_notes

@@ -31,6 +31,7 @@ from shunter_work_pools.contracts.errors import (
     Unauthenticated,
 )
 from shunter_work_pools.contracts.pools import Pool
+from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
@@ -56,6 +57,7 @@ class Server(Protocol):
     async def report(self, name: str, batch: ReportBatch) -> ReportAnswer: ...
     async def upload_logs(self, name: str, body: bytes) -> LogAnswer: ...
     async def release(self, name: str, request: ReleaseRequest) -> ReportAnswer: ...
+    async def attempt_secrets(self, name: str, request: SecretsRequest) -> AttemptSecrets: ...
 
 
 class Trouble(Enum):

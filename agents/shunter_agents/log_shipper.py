@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 from shunter_agents.attempt import Attempt, Key
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
-from shunter_infrastructure.launcher import LauncherUnavailable
+from shunter_infrastructure.launcher import Handle, LauncherUnavailable
 from shunter_work_pools.contracts.agents import LogFrame, LogSize
 from shunter_work_pools.contracts.log_frames import encode_frames
 from shunter_work_pools.daemon_log import get_logger
+from shunter_work_pools.masking import Mask
 
 log = get_logger()
 
@@ -25,6 +26,8 @@ log = get_logger()
 LOOK = 0.3
 #: Bytes of output in one upload, and the least that one attempt gets of it while many have some.
 UPLOAD, SHARE = 1024 * 1024, 32 * 1024
+#: Bytes of output at the most that are masked at once: nothing else happens meanwhile.
+MASKED = 128 * 1024
 #: Seconds until an attempt whose output the server does not take, or that cannot be read, is tried again.
 PARKED = 30.0
 
@@ -46,7 +49,7 @@ class LogShipper:
         self.on_output: Callable[[], None] = lambda: None
 
     def watch(self, attempt: Attempt) -> None:
-        """It runs, and may write."""
+        """It runs, and may write; what is to be masked of it is known."""
         if not self._live:
             self._wake.set()
         self._live[attempt.key] = attempt
@@ -147,11 +150,15 @@ class LogShipper:
     async def _read(self, attempt: Attempt, offset: int, limit: int) -> bytes:
         """Its next output; nothing if it cannot be had now."""
         assert attempt.handle is not None
+        assert attempt.mask is not None, "what is not to be seen of it is not known"
         if attempt.log_final is not None and offset >= attempt.log_final:
             self._done(attempt)
             return b""
         try:
-            data = await attempt.launcher.read_output(attempt.handle, offset, limit)
+            if attempt.mask:
+                data = await _masked(attempt, attempt.handle, attempt.mask, offset, limit)
+            else:
+                data = await attempt.launcher.read_output(attempt.handle, offset, limit)
         except LauncherUnavailable:
             self._later(attempt)
             return b""
@@ -220,6 +227,16 @@ class LogShipper:
         attempt.log_done = True
         self._live.pop(attempt.key, None)
         self.on_done(attempt)
+
+
+async def _masked(attempt: Attempt, handle: Handle, mask: Mask, offset: int, limit: int) -> bytes:
+    """Output without what is to be masked. What may be the beginning of a value is left for later."""
+    size = attempt.log_final  # before reading: once it is known, nothing more is written
+    before = min(offset, mask.reach)
+    asked = before + max(min(limit, MASKED), 2 * mask.reach)
+    seen = await attempt.launcher.read_output(handle, offset - before, asked)
+    whole = size is not None and (len(seen) < asked or offset - before + len(seen) >= size)
+    return mask.cover(seen)[before : len(seen) if whole else mask.held(seen)]
 
 
 def _frame(attempt: Attempt, length: int = 0, gap: int = 0) -> LogFrame:

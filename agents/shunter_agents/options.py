@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shunter_agents.own_secrets import OwnSecrets
 from shunter_work_pools.contracts.durations import LONGEST, parsed
 
 
@@ -29,6 +30,7 @@ class Options:
         once: take one run, then drain.
         until_idle: drain when it holds nothing and there is nothing for it.
         max_lifetime: drain after so many seconds.
+        own_secrets: what deployments may name of the agent's own side.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Options:
     once: bool = False
     until_idle: bool = False
     max_lifetime: float | None = None
+    own_secrets: OwnSecrets = field(default_factory=dict)
 
 
 def of_settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from shunter_agents.attempt import Attempt
+from shunter_agents.attempt_secrets import Secrets
 from shunter_agents.breaker import PROVEN
 from shunter_agents.health import Health
 from shunter_agents.holdings import Holdings
@@ -24,7 +25,7 @@ from shunter_agents.janitor import Janitor
 from shunter_agents.journal import END_SEQ
 from shunter_agents.killpoints import reached, requested
 from shunter_agents.link import Backoff
-from shunter_agents.log_shipper import LogShipper
+from shunter_agents.log_shipper import PARKED, LogShipper
 from shunter_agents.reporter import Reporter
 from shunter_agents.tally import Tally
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
@@ -73,6 +74,7 @@ class Supervisor:
 
     Attributes:
         preparing: what is done before each try of a launch, in this order.
+        secrets: the source of what is to be masked.
         confirmed: set once the server has answered a sync that named what was found at start.
         on_noted: called when a launch waits for something else than before.
         on_lease_wanted: called when an exclusive attempt waits for the server's next answer.
@@ -87,6 +89,7 @@ class Supervisor:
         shipper: LogShipper,
         janitor: Janitor,
         tally: Tally,
+        secrets: Secrets,
     ) -> None:
         self._agent = agent
         self._tally = tally
@@ -102,7 +105,8 @@ class Supervisor:
         self._janitor = janitor
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self.preparing: Sequence[Preparing] = ()
+        self.secrets = secrets
+        self.preparing: Sequence[Preparing] = (secrets.prepare,)
         self.confirmed = asyncio.Event()
         self.on_lease_wanted: Callable[[], None] = lambda: None
         self.on_noted: Callable[[], None] = lambda: None
@@ -169,6 +173,8 @@ class Supervisor:
         attempt = self._holdings.working.get((run, number))
         # What cannot be said in UTF-8 cannot travel.
         words = " ".join(note.encode("utf-8", "replace").decode("utf-8").split())[:NOTE_LIMIT]
+        if attempt is not None:
+            words = _shown(attempt, words)
         if attempt is None or (attempt.note, attempt.note_cause) == (words, cause):
             return
         attempt.note, attempt.note_cause = words, cause
@@ -256,6 +262,8 @@ class Supervisor:
         self._running(attempt, attempt.handle)
         end = await self._wait(attempt, attempt.handle)
         reached("after-exit")
+        if attempt.recalled is not None:
+            await attempt.recalled.wait()
         self._end(attempt, self._judge(attempt, end), end)
 
     async def _find_or_launch(self, attempt: Attempt) -> Handle | None:
@@ -309,8 +317,9 @@ class Supervisor:
         try:
             handle = await self._start(attempt)
         except LaunchFailed as exc:
-            log.warning("a run cannot be started", reason=exc.told, **attempt.names)
-            self._end_error(attempt, exc.cause, exc.told)
+            told = _shown(attempt, exc.told)
+            log.warning("a run cannot be started", reason=told, **attempt.names)
+            self._end_error(attempt, exc.cause, told)
             return None
         finally:
             self._health.engine_back(attempt.key)
@@ -347,14 +356,15 @@ class Supervisor:
                 return await requested("after-launch-requested", launch)
             except LauncherUnavailable as exc:
                 attempt.in_start = False
+                detail = _shown(attempt, exc.detail)
                 if isinstance(exc, LaunchRefused):
                     self._health.engine_back(attempt.key)
-                    log.warning("a run cannot be started yet", reason=exc.detail, **attempt.names)
+                    log.warning("a run cannot be started yet", reason=detail, **attempt.names)
                     if isinstance(exc, NotReady):
                         awaited = True
-                        self.noted(*attempt.key, exc.detail, exc.cause)
+                        self.noted(*attempt.key, detail, exc.cause)
                 else:
-                    self._health.engine_away(attempt.key, exc.detail)
+                    self._health.engine_away(attempt.key, detail)
                 await asyncio.sleep(backoff.next())
 
     async def _prepare(self, attempt: Attempt) -> Prepared:
@@ -441,7 +451,7 @@ class Supervisor:
         log.info(
             "a run has started" if not attempt.adopted else "a run goes on", pid=handle.pid, **attempt.names
         )
-        self._shipper.watch(attempt)
+        self._ship(attempt, self._shipper.watch)
         if attempt.assignment.exclusive and self._leased_until is not None:
             self._spawn(self._hold(attempt, handle), f"hold {attempt.key[0]}")
         if self._health.doubts and not attempt.adopted:
@@ -499,7 +509,8 @@ class Supervisor:
         if end.log_size == 0:
             attempt.log_done = True
         if not attempt.dropped:
-            result, remark = _fitting("result", end.result, RESULT_LIMIT)
+            message, result = _told(attempt, message, end.result)
+            result, remark = _fitting("result", result, RESULT_LIMIT)
             facts = {
                 "cause": cause,
                 "message": "; ".join(filter(None, (message, remark))) or None,
@@ -528,7 +539,8 @@ class Supervisor:
         except OSError as exc:
             asked = None
             log.warning("what an engine was asked for cannot be read", reason=str(exc), **attempt.names)
-        manifest, remark = _fitting("manifest", asked, MANIFEST_LIMIT)
+        shown = asked if attempt.mask is None else attempt.mask.document(asked)
+        manifest, remark = _fitting("manifest", shown, MANIFEST_LIMIT)
         return {name: value for name, value in (("manifest", manifest), ("message", remark)) if value}
 
     def _over(self, attempt: Attempt) -> None:
@@ -543,7 +555,36 @@ class Supervisor:
         if attempt.dropped:
             self._janitor.take(attempt)
         else:
-            self._shipper.finish(attempt)
+            self._ship(attempt, self._shipper.finish)
+
+    def _ship(self, attempt: Attempt, ship: Callable[[Attempt], None]) -> None:
+        """Bring its output to the server, once it is known what is to be masked of it."""
+        if attempt.mask is None and not attempt.log_done:
+            if attempt.recalled is None:
+                attempt.recalled = asyncio.Event()
+                self._spawn(self._recall(attempt, attempt.recalled), f"recall {attempt.key[0]}")
+        else:
+            ship(attempt)
+
+    async def _recall(self, attempt: Attempt, recalled: asyncio.Event) -> None:
+        """Learn anew what is to be masked of it: it was found, and its secrets were in the memory of another life."""
+        await self.confirmed.wait()
+        backoff = Backoff(ENGINE_LIMIT)
+        while attempt.mask is None and not attempt.dropped:
+            try:
+                await self.secrets.recall(attempt)
+            except NotReady as exc:
+                if exc.cause is None:
+                    await asyncio.sleep(backoff.next())
+                    continue
+                log.error(
+                    "output of a run is held back: it cannot be masked", reason=exc.told, **attempt.names
+                )
+                recalled.set()
+                await asyncio.sleep(PARKED)
+        recalled.set()
+        if not attempt.dropped:
+            self._ship(attempt, self._shipper.finish if attempt.ended else self._shipper.watch)
 
     async def _recall_output(self, attempt: Attempt) -> None:
         """It ended in a former life: find the rest of its output, and the engine's remains."""
@@ -555,7 +596,7 @@ class Supervisor:
         if attempt.handle is None:
             attempt.log_done = True
             attempt.adopted = False
-        self._shipper.finish(attempt)
+        self._ship(attempt, self._shipper.finish)
         self._settle(attempt)
 
     # -- what the server says of it
@@ -660,6 +701,20 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _shown(attempt: Attempt, text: str) -> str:
+    """Without its secrets, as far as any are known yet."""
+    return text if attempt.mask is None else attempt.mask.text(text)
+
+
+def _told(attempt: Attempt, message: str | None, result: Any) -> tuple[str | None, Any]:
+    """What may be told of the message and the result that it left."""
+    if attempt.mask is not None:
+        return message and attempt.mask.text(message), attempt.mask.document(result)
+    if attempt.handle is None:
+        return message, result  # nothing of it has run here
+    return "what it left is not told: the server has no key for its secrets, so they cannot be masked", None
 
 
 def _fitting(what: str, value: Any, limit: int) -> tuple[Any, str | None]:

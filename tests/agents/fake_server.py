@@ -24,9 +24,10 @@ from shunter_work_pools.contracts.agents import (
     SyncRequest,
 )
 from shunter_work_pools.contracts.deployments import Work
-from shunter_work_pools.contracts.errors import BadRequest, NotFound, ServerUnreachable
+from shunter_work_pools.contracts.errors import BadRequest, NotFound, ServerUnreachable, StaleEpoch
 from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.contracts.pools import Pool
+from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS
 
 Key = tuple[UUID, int]
@@ -70,6 +71,8 @@ class FakeServer:
             it took effect.
         uploads: after each upload, what there was of the attempts in it.
         refuse: a report for which it answers True makes its whole batch a bad request.
+        secrets: what it answers to who holds an attempt and asks for its secrets; an exception is raised.
+        asked: attempts whose secrets were asked for.
     """
 
     def __init__(self) -> None:
@@ -79,6 +82,8 @@ class FakeServer:
         self.logs_away: Exception | None = None
         self.lose: list[str] = []
         self.refuse: Callable[[Report], bool] = lambda report: False
+        self.secrets: AttemptSecrets | Exception = AttemptSecrets()
+        self.asked: list[Key] = []
         self.syncs: list[SyncRequest] = []
         self.batches: list[list[Report]] = []
         self.released: list[Key] = []
@@ -289,6 +294,20 @@ class FakeServer:
         await self._tell()
         self._lost("release")
         return ReportAnswer(acks=acks)
+
+    async def attempt_secrets(self, name: str, request: SecretsRequest) -> AttemptSecrets:
+        self._reach()
+        if request.session != self.session:
+            raise NotFound("not synced in this session")
+        key = (request.run, request.attempt)
+        self.asked.append(key)
+        await self._tell()
+        lease = self.leases.get(key)
+        if lease is None or lease.assignment.epoch != request.epoch:
+            raise StaleEpoch("not held")
+        if isinstance(self.secrets, Exception):
+            raise self.secrets
+        return self.secrets.model_copy(deep=True)
 
     def _reach(self) -> None:
         if self.away is not None:

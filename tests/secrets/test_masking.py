@@ -56,7 +56,8 @@ def test_base64_wherever_it_begins_in_what_was_encoded(before: int, urlsafe: boo
     # What is left are digits that also tell of the bytes around it.
     ends = shown.split("*" * 10)[0].rstrip("*"), shown.rsplit("*" * 10, 1)[1].lstrip("*")
     full = in_base64(TOKEN, before, urlsafe=urlsafe)
-    assert full.startswith(ends[0]) and full.endswith(ends[1])
+    assert full.startswith(ends[0])
+    assert full.endswith(ends[1])
     assert len(ends[0]) * 6 < (before + 1) * 8
     assert shown.count("*") >= len(TOKEN.encode()) * 8 // 6 - 1
 

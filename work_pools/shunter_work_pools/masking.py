@@ -41,6 +41,7 @@ class Mask:
 
     Args:
         values: those shorter than :data:`SHORTEST` characters are left as they are.
+        before: what it masks is masked, too.
 
     Attributes:
         reach: so many bytes before and after a byte decide whether it is masked, at the most.
@@ -48,8 +49,9 @@ class Mask:
 
     __slots__ = ("_forms", "_heads", "_search", "reach")
 
-    def __init__(self, values: Iterable[str]) -> None:
-        self._forms = sorted(_shallow({form for value in values for form in _forms(value)}))
+    def __init__(self, values: Iterable[str], before: Mask | None = None) -> None:
+        known: set[bytes] = set() if before is None else set(before._forms)
+        self._forms: list[bytes] = sorted(_shallow(known.union(*map(_forms, values))))
         self._heads = frozenset(form[0] for form in self._forms)
         self.reach = max(map(len, self._forms), default=1) - 1
         self._search: Any = None

@@ -104,14 +104,17 @@ class Sealer:
             )
         return MARK + base64.b64encode(self.seal(value, *place)).decode()
 
-    def open_variable(self, value: str, kind: str, name: str, variable: str) -> str:
+    def open_variable(self, value: str, *place: str) -> str:
         """The value of a variable of ``secret_env`` as it is stored.
+
+        Args:
+            place: kind and name of whose it is, and the variable's name.
 
         Raises:
             Unreadable: it cannot be opened.
         """
         sealed = sealed_bytes(value)
-        return value if sealed is None else self.open(sealed, kind, name, variable)
+        return value if sealed is None else self.open(sealed, *place)
 
 
 def sealed_bytes(value: Any) -> bytes | None:

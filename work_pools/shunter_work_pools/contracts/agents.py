@@ -17,6 +17,8 @@ from shunter_work_pools.contracts.capacity import Amounts
 from shunter_work_pools.contracts.code_sources import COMMIT
 from shunter_work_pools.contracts.deployments import Seconds, Work
 from shunter_work_pools.contracts.pauses import Pause, PausePatch
+from shunter_work_pools.contracts.secret_variables import SECRETS
+from shunter_work_pools.contracts.secrets import FromAgent, FromSecret
 from shunter_work_pools.contracts.states import AttemptState, Cause
 
 #: Longest time, in seconds, that the server holds a sync without an answer.
@@ -135,7 +137,8 @@ class Assignment(Contract):
         exclusive: it must have ended ``lease_for`` seconds after the agent last sent a request that was
             answered.
         need: what it takes of the agent's capacity; the agent chooses which devices these are.
-        template: the variables of its pool's template, with the deployment's own over them.
+        template: the variables of its pool's template, with the deployment's own over them; null in place of
+            secret values, which the agent fetches when it launches the attempt.
         commit: of its source's repository: attempts before ran it, so this one does; None: the agent finds out which
             one it is, and reports it.
         token: of the attempt's own, for the run, if its work asks for one; it dies with the attempt.
@@ -162,6 +165,23 @@ class Assignment(Contract):
     handed_over: Output | None = None
     commit: Annotated[str, StringConstraints(pattern=COMMIT)] | None = None
     token: str | None = Field(default=None, repr=False)
+
+    @property
+    def wants_server_secrets(self) -> bool:
+        """Values that the server keeps belong to it."""
+        source = self.work.source
+        return (
+            any(isinstance(value, FromSecret) for value in self.work.env.values())
+            or (source is not None and not isinstance(source, str) and source.secret is not None)
+            or bool(self.template.get(SECRETS))
+        )
+
+    @property
+    def wants_secrets(self) -> bool:
+        """Values that the server or the agent keeps belong to it."""
+        return self.wants_server_secrets or any(
+            isinstance(value, FromAgent) for value in self.work.env.values()
+        )
 
 
 class SyncAnswer(Contract):
