@@ -158,7 +158,7 @@ async def test_a_newer_record_is_left_alone_and_said_so(
 
 async def test_a_newer_launch_is_not_executed(attempts: Attempts, processes: ProcessLauncher) -> None:
     attempt = attempts(shell("never run"))
-    launch = LAUNCH_1 | {"version": 3, "program": "/bin/true"}
+    launch = LAUNCH_1 | {"version": 4, "program": "/bin/true"}
     (attempt.folder / "launch.json").write_text(json.dumps(launch))
     answer = await processes._forker.launch(attempt.folder)
     assert answer.kind == "own"  # it says nothing of other attempts
@@ -185,5 +185,5 @@ async def test_documents_say_their_version(attempts: Attempts, processes: Proces
     attempt = attempts(shell("exit 0"))
     await attempt.run(processes)
     first = json.loads((attempt.folder / "record").read_text().splitlines()[0])
-    assert (first["version"], json.loads((attempt.folder / "launch.json").read_text())["version"]) == (2, 2)
+    assert (first["version"], json.loads((attempt.folder / "launch.json").read_text())["version"]) == (2, 3)
     assert os.path.exists(attempt.folder / "output")

@@ -7,12 +7,12 @@ import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shunter_infrastructure.launcher import NO_DEVICES, Devices, LaunchFailed
-from shunter_infrastructure.process.lean import VERSION
+from shunter_infrastructure.launcher import NO_DEVICES, NOTHING, Devices, LaunchFailed, Prepared
+from shunter_infrastructure.process.lean import LAUNCH_VERSION
 from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
@@ -33,11 +33,12 @@ class Launch:
     Attributes:
         program: absolute path of the executable.
         argv: arguments, the program's name as first.
-        env: the whole environment.
+        env: the whole environment, but for ``secrets``.
         cwd: working folder.
         grace: seconds between SIGTERM and SIGKILL when no request says otherwise.
         lease: it may run only until its lease ends, which is in the file ``lease``.
         memory: how its memory is limited (``MemoryLimits.order``); None: not at all.
+        secrets: the rest of the environment, over the other; in no file.
     """
 
     program: str
@@ -47,11 +48,12 @@ class Launch:
     grace: float
     lease: bool = False
     memory: dict[str, Any] | None = None
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         return {
-            "version": VERSION,
+            "version": LAUNCH_VERSION,
             "program": self.program,
             "argv": self.argv,
             "env": self.env,
@@ -59,6 +61,7 @@ class Launch:
             "grace": self.grace,
             "lease": self.lease,
             "memory": self.memory,
+            "secrets": bool(self.secrets),
         }
 
 
@@ -68,18 +71,20 @@ def prepare(
     agent: str,
     own: Mapping[str, str],
     devices: Devices = NO_DEVICES,
+    prepared: Prepared = NOTHING,
 ) -> Launch:
     """Work out what to execute.
 
     Args:
         own: the agent's environment.
         devices: those that it may use, see :meth:`Launcher.start`.
+        prepared: what was made ready for it.
 
     Raises:
         LaunchFailed: it cannot be executed; found before anything was done.
     """
     work = assignment.work
-    source = None if work.local_source is None else os.path.abspath(work.local_source)
+    source = source_of(assignment, prepared)
     if source is not None and not os.path.isdir(source):
         raise LaunchFailed(
             Cause.SOURCE,
@@ -96,20 +101,37 @@ def prepare(
                 f"the working folder {cwd} does not exist or is not a folder",
                 "Create it on the agent's machine, or correct the deployment's working_dir.",
             )
-    env = environment(assignment, folder, agent, own, devices)
+    env = chosen(assignment, own, devices)
+    if prepared.python is not None:
+        env["PATH"] = f"{os.path.dirname(prepared.python)}{os.pathsep}{env['PATH']}"
+    told = told_variables(assignment, folder, agent, own, devices)
+    if source is not None:
+        told["SHUNTER_SOURCE"] = source
     if work.command is not None:
         argv = list(work.command)
-        program = find_program(argv[0], env.get("PATH", DEFAULT_PATH), source, cwd)
+        program = find_program(argv[0], env["PATH"], source, cwd)
     else:
         assert work.entrypoint is not None  # the contract wants exactly one of the two
         check_entrypoint(work.entrypoint, source or cwd)
         env.setdefault("PYTHONUNBUFFERED", "1")
-        env["SHUNTER_ENTRYPOINT"] = work.entrypoint
-        env["SHUNTER_FAILURE"] = str(folder / "failure.json")
-        python = work.python or sys.executable
+        told["SHUNTER_ENTRYPOINT"] = work.entrypoint
+        told["SHUNTER_FAILURE"] = str(folder / "failure.json")
+        python = prepared.python or work.python or sys.executable
         argv = [python, runner_path()]
-        program = find_program(python, env.get("PATH", DEFAULT_PATH), source, cwd)
-    return Launch(program, argv, env, cwd, work.grace)
+        program = find_program(python, env["PATH"], source, cwd)
+    given = {**prepared.template_secrets, **prepared.secrets}
+    secrets = {name: value for name, value in given.items() if name not in told}
+    if assignment.token is not None:
+        secrets["SHUNTER_TOKEN"] = assignment.token
+    return Launch(program, argv, env | told, cwd, work.grace, secrets=secrets)
+
+
+def source_of(assignment: Assignment, prepared: Prepared = NOTHING) -> str | None:
+    """Absolute path of the folder that the work's paths are meant from, if it has one."""
+    if prepared.source is not None:
+        return os.path.abspath(prepared.source)
+    local = assignment.work.local_source
+    return None if local is None else os.path.abspath(local)
 
 
 #: What ``SHUNTER_PARAMETERS`` names for a run without any: making a file is among the dearest things that
@@ -117,28 +139,31 @@ def prepare(
 NO_PARAMETERS = str(Path(__file__).with_name("no_parameters.json"))
 
 
-def environment(
+def chosen(assignment: Assignment, own: Mapping[str, str], devices: Devices = NO_DEVICES) -> dict[str, str]:
+    """What a run has of its agent's environment, and what its deployment sets."""
+    work = assignment.work
+    env = {name: own[name] for name in PASSED if name in own}
+    env |= {name: value for name, value in own.items() if name.startswith(PASSED_PREFIX)}
+    env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
+    env |= work.plain_env
+    env.setdefault("PATH", DEFAULT_PATH)
+    if GPU in devices and not devices[GPU] and CUDA not in work.env:
+        env[CUDA] = ""  # what needs none uses none by accident
+    return env
+
+
+def told_variables(
     assignment: Assignment,
     folder: Path,
     agent: str,
     own: Mapping[str, str],
     devices: Devices = NO_DEVICES,
 ) -> dict[str, str]:
-    """The environment of a run: chosen, not inherited."""
-    work = assignment.work
-    env = {name: own[name] for name in PASSED if name in own}
-    env.setdefault("PATH", DEFAULT_PATH)
-    env |= {name: value for name, value in own.items() if name.startswith(PASSED_PREFIX)}
-    env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
-    env |= work.plain_env
+    """What the agent tells a run, whatever its deployment sets."""
     parameters = str(folder / "parameters.json") if assignment.parameters else NO_PARAMETERS
-    env |= described(assignment, agent, devices, parameters, str(folder / "result.json"))
-    if work.local_source is not None:
-        env["SHUNTER_SOURCE"] = os.path.abspath(work.local_source)
+    env = described(assignment, agent, devices, parameters, str(folder / "result.json"))
     if devices.get(GPU):
         env[CUDA] = cuda_devices(devices[GPU], own)
-    elif GPU in devices and CUDA not in work.env:
-        env[CUDA] = ""  # what needs none uses none by accident
     return env
 
 

@@ -4,7 +4,8 @@ Starting an interpreter takes ten milliseconds, forking a small one that is read
 forker lives as long as its agent: it ends when the other end of the socket closes, after all that was
 sent. Keepers do not notice.
 
-Messages, one per line in both directions: the agent sends ``[TOKEN, FOLDER]``; each keeper answers
+Messages, one per line in both directions: the agent sends ``[TOKEN, FOLDER]``, and with it a descriptor of the
+launch's secrets if it has any (``hidden``), which only the keeper reads; each keeper answers
 ``TOKEN<tab>KIND<tab>DETAIL`` (see :func:`shunter_infrastructure.process.keeper.keep`). The forker itself
 says ``0<tab>ready<tab>`` once.
 """
@@ -19,7 +20,7 @@ import sys
 def serve(fd: int) -> None:
     """Fork a keeper for each message, until the agent is gone."""
     from shunter_infrastructure.process.keeper import Line, answer, keep
-    from shunter_infrastructure.process.lean import decode_json, quote, signals
+    from shunter_infrastructure.process.lean import Channel, decode_json, quote, signals
 
     # Nothing but SIGKILL ends it before the agent goes; what is blocked here is blocked in keepers, which
     # wait for signals instead of being interrupted by them.
@@ -31,8 +32,12 @@ def serve(fd: int) -> None:
     gc.disable()
     answer(line, 0, "ready")
     os.dup2(0, 2)  # /dev/null: whoever reads the agent's stderr must not wait for keepers
+    channel = Channel(fd)
     pending = b""
-    while received := os.read(fd, 65536):
+    while True:
+        received, hidden = channel.receive(65536)
+        if not received:
+            return
         *messages, pending = (pending + received).split(b"\n")
         for message in messages:
             token, folder = decode_json(message.decode())
@@ -42,7 +47,9 @@ def serve(fd: int) -> None:
                 answer(line, token, "refused", quote(f"no process could be forked: {exc.strerror}"))
                 continue
             if pid == 0:
-                keep(line, token, folder)  # never returns
+                keep(line, token, folder, hidden)  # never returns
+        if hidden >= 0:
+            os.close(hidden)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class Answer:
 class _Launch:
     folder: str
     answer: asyncio.Future[Answer]
+    secrets: int = -1
     tries: int = 0
     timer: asyncio.TimerHandle | None = None
 
@@ -56,7 +57,7 @@ class ForkerClient:
         self._socket: socket.socket | None = None
         self._pidfd = -1
         self._received = b""
-        self._unsent: list[bytes] = []
+        self._unsent: list[tuple[bytes, _Launch]] = []
         self._launches: dict[int, _Launch] = {}
         self._token = 0
         self._ready: asyncio.Future[None] | None = None
@@ -81,8 +82,11 @@ class ForkerClient:
         except TimeoutError:
             raise LauncherUnavailable(f"the forker did not come up within {_READY_WITHIN:.0f} s") from None
 
-    async def launch(self, folder: Path) -> Answer:
+    async def launch(self, folder: Path, secrets: int = -1) -> Answer:
         """Have a keeper forked for the attempt in ``folder``, and wait for what it says.
+
+        Args:
+            secrets: descriptor of its secrets (``hidden.make``), if it has any; it stays the caller's.
 
         Raises:
             LauncherUnavailable: no forker can be started, or none lives long enough to answer.
@@ -91,13 +95,14 @@ class ForkerClient:
             self._spawn()
         self._token += 1
         token = self._token
-        launch = _Launch(str(folder), asyncio.get_running_loop().create_future())
+        launch = _Launch(str(folder), asyncio.get_running_loop().create_future(), secrets)
         self._launches[token] = launch
         try:
             self._hand_over(token, launch)
             return await launch.answer
         finally:
             del self._launches[token]
+            launch.secrets = -1  # the number may be another file's soon; what is unsent goes without
             if launch.timer is not None:
                 launch.timer.cancel()
 
@@ -200,7 +205,7 @@ class ForkerClient:
             launch.timer.cancel()
         loop = asyncio.get_running_loop()
         launch.timer = loop.call_later(_PATIENCE, self._hand_over_again, token, launch)
-        self._unsent.append(json.dumps([token, launch.folder]).encode() + b"\n")
+        self._unsent.append((json.dumps([token, launch.folder]).encode() + b"\n", launch))
         if len(self._unsent) == 1:
             self._send()
 
@@ -216,15 +221,19 @@ class ForkerClient:
         assert self._socket is not None
         loop = asyncio.get_running_loop()
         while self._unsent:
+            message, launch = self._unsent[0]
             try:
-                sent = self._socket.send(self._unsent[0])
+                if launch.secrets >= 0:
+                    sent = socket.send_fds(self._socket, [message], [launch.secrets])
+                else:
+                    sent = self._socket.send(message)
             except BlockingIOError:
                 loop.add_writer(self._socket, self._send)
                 return
             except OSError:
                 return  # it is dead; the reader is told, and everything open is handed over again
-            rest = self._unsent[0][sent:]  # never empty only on a stream
-            self._unsent[:1] = [rest] if rest else []
+            rest = message[sent:]  # never empty only on a stream
+            self._unsent[:1] = [(rest, launch)] if rest else []
         loop.remove_writer(self._socket)
 
     def _read(self) -> None:

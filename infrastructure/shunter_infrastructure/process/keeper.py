@@ -10,6 +10,7 @@ Order of things, each safe to die after:
    it exists whole or not at all, and only one of two keepers can make it.
 2. ``launch.json`` is read. If it is gone, the agent withdrew the launch (see
    ``ProcessLauncher.recover``); the keeper takes its record back and ends.
+   What of its environment is secret is in no file: it came as a descriptor (``hidden``).
 3. The command is spawned, and its identity recorded.
 4. Signals are waited for: SIGCHLD reaps, SIGTERM stops (how is in ``stop``), SIGALRM says that a moment has come:
    the end of a grace, or of the lease (``lease``, written by the agent, looked at again at that moment only).
@@ -24,8 +25,9 @@ import resource  # os.wait4 wants it, too: loaded once by the forker, not by eve
 import sys
 import time
 
-from shunter_infrastructure.process import cgroup, procfs
+from shunter_infrastructure.process import cgroup, hidden, procfs
 from shunter_infrastructure.process.lean import (
+    LAUNCH_VERSION,
     USED,
     VERSION,
     alarm_at,
@@ -50,7 +52,7 @@ PASSING = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ETXTBSY}
 )
 #: Steps whose errors are of the moment, whatever they are.
-PASSING_STEPS = frozenset({"lease", "memory", "version"})
+PASSING_STEPS = frozenset({"lease", "memory", "secrets", "version"})
 #: Of these, those that concern no other attempt: steps, and errors.
 OWN_STEPS, OWN = frozenset({"lease", "version"}), frozenset({errno.ETXTBSY})
 
@@ -61,6 +63,7 @@ _STEPS = {
     "exec": "no process could be made for it",
     "lease": "its lease ended before it began",
     "memory": "the limit of its memory could not be set",
+    "secrets": "its secrets did not arrive",
     "version": "launch.json was written by a newer version",
 }
 _AWAITED = {signals.SIGCHLD, signals.SIGTERM, signals.SIGALRM}
@@ -113,8 +116,11 @@ def answer(line: Line, token: int, kind: str, detail: str = "") -> None:
         pass  # it will find the record
 
 
-def keep(line: Line, token: int, folder: str) -> NoReturn:
+def keep(line: Line, token: int, folder: str, secrets: int = -1) -> NoReturn:
     """Be the keeper of the attempt in ``folder``, then end this process.
+
+    Args:
+        secrets: descriptor of its secrets; -1: none came.
 
     Answers ``record`` with the record's lines (JSON, separated by tabs) when the command was started,
     could not be, or had been started before; ``withdrawn``; or the reason when nothing was launched and
@@ -126,7 +132,7 @@ def keep(line: Line, token: int, folder: str) -> NoReturn:
         # forker's has no terminal), and at times takes a millisecond to make: the scheduler groups by it.
         os.setpgid(0, 0)
         signals.signal(signals.SIGCHLD, lambda *_: None)  # an ignored one would not be waited for
-        _Keeper(line, token, folder).run()
+        _Keeper(line, token, folder, secrets).run()
         code = 0
     except BaseException as exc:  # the process ends here, whatever it was; the traceback must not be lost
         answer(line, token, "refused", quote(f"the keeper failed: {exc!r}"))
@@ -145,10 +151,11 @@ def _log_failure(folder: str) -> None:
 
 
 class _Keeper:
-    def __init__(self, line: Line, token: int, folder: str) -> None:
+    def __init__(self, line: Line, token: int, folder: str, secrets: int) -> None:
         self.line = line
         self.token = token
         self.folder = folder
+        self.secrets = secrets
         self.path = f"{folder}/record"
         self.record = -1
         self.lines: list[str] = []
@@ -253,6 +260,8 @@ class _Keeper:
             self.lease = self._read_lease()
             if self.lease is None or self.lease[0] <= clock():
                 raise Unstartable("lease", errno.ETIME)
+        if launch.get("secrets"):
+            launch["env"].update(self._read_secrets())
         stamp = self._stamp()
         if launch.get("lease") or launch.get("memory"):
             self._spawn_bound(launch, output)
@@ -269,6 +278,7 @@ class _Keeper:
                 )
             except OSError as exc:
                 raise Unstartable("exec", exc.errno or errno.EIO) from exc
+        launch.clear()  # with the secrets in it; it is kept nowhere else
         os.close(output)
         os.chdir("/")  # no folder stays busy because of the keeper
         start = procfs.start_time(self.main)  # certain: until it is waited for, its id is its own
@@ -330,9 +340,20 @@ class _Keeper:
             value: dict[str, Any] = decode_json(b"".join(parts).decode("ascii"))
         except ValueError as exc:
             raise Unstartable("launch", errno.EINVAL) from exc
-        if value.get("version", 1) > VERSION:
+        if value.get("version", 1) > LAUNCH_VERSION:
             raise Unstartable("version", errno.EPROTONOSUPPORT)
         return value
+
+    def _read_secrets(self) -> dict[str, str]:
+        """Variables of the environment that are in no file."""
+        try:
+            found = hidden.read(self.secrets)
+            os.close(self.secrets)
+            return found
+        except OSError as exc:
+            raise Unstartable("secrets", exc.errno or errno.EIO) from exc
+        except ValueError as exc:
+            raise Unstartable("secrets", errno.EINVAL) from exc
 
     def _read_lease(self) -> tuple[float, float] | None:
         """When to ask and when to kill; None if that cannot be read."""

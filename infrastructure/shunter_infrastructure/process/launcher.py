@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -31,9 +32,9 @@ from shunter_infrastructure.launcher import (
     Prepared,
     leased,
 )
-from shunter_infrastructure.process import cgroup, memory, record, remains
+from shunter_infrastructure.process import cgroup, hidden, memory, record, remains
 from shunter_infrastructure.process.environment import Launch, exec_failure, prepare
-from shunter_infrastructure.process.forker_client import ForkerClient
+from shunter_infrastructure.process.forker_client import Answer, ForkerClient
 from shunter_infrastructure.process.keeper_watch import KeeperWatch
 from shunter_infrastructure.process.lean import USED
 from shunter_infrastructure.process.memory import MemoryLimits
@@ -105,7 +106,7 @@ class ProcessLauncher(OwnWork):
             found = record.read(folder)
             if found is None or not (found.started or found.is_final):
                 # Also when a record has no second line yet: its keeper is being waited for by another.
-                found = await self._launch(assignment, folder, agent, lease, devices)
+                found = await self._launch(assignment, folder, agent, lease, devices, prepared)
             elif lease is not None:
                 _write_lease(folder, lease)
             if found is None:
@@ -119,11 +120,17 @@ class ProcessLauncher(OwnWork):
         )
 
     async def _launch(
-        self, assignment: Assignment, folder: Path, agent: str, lease: Lease | None, devices: Devices
+        self,
+        assignment: Assignment,
+        folder: Path,
+        agent: str,
+        lease: Lease | None,
+        devices: Devices,
+        prepared: Prepared,
     ) -> Record | None:
         """Hand the attempt to a keeper; None if the launch was withdrawn meanwhile."""
         launch = dataclasses.replace(
-            prepare(assignment, folder, agent, self._environ, devices),
+            prepare(assignment, folder, agent, self._environ, devices, prepared),
             lease=lease is not None,
             memory=self._limits().order(assignment.work.memory_limit),
         )
@@ -136,13 +143,33 @@ class ProcessLauncher(OwnWork):
                 f"the attempt's folder {folder} cannot be written: {exc.strerror}",
                 "Free space there, or give the agent's user the right to write.",
             ) from exc
-        answer = await self._forker.launch(folder)
+        answer = await self._hand_over(folder, launch.secrets)
         if answer.kind in ("refused", "own"):
             kind = LauncherUnavailable if answer.kind == "refused" else LaunchRefused
             raise kind(json.loads(answer.detail), "The launch is tried again.")
         if answer.kind == "withdrawn":
             return None
         return record.parse(answer.detail.split("\t"))
+
+    async def _hand_over(self, folder: Path, secrets: dict[str, str]) -> Answer:
+        """What a keeper says to the launch that is written down in the folder."""
+        if not secrets:
+            return await self._forker.launch(folder)
+        try:
+            fd = hidden.make(secrets)
+        except OSError as exc:
+            if exc.errno == errno.ENOSYS:
+                raise LaunchFailed(
+                    Cause.START_FAILED,
+                    "this system has no memory that is shared by descriptor (memfd_create of Linux), and secrets are "
+                    "not written to a disk",
+                    "Run what needs secrets on Linux, or in containers.",
+                ) from exc
+            raise LauncherUnavailable(f"no memory for its secrets could be had: {exc.strerror}") from exc
+        try:
+            return await self._forker.launch(folder, fd)
+        finally:
+            os.close(fd)
 
     async def recover(
         self, assignment: Assignment, folder: Path, *, agent: str = "", withdraw: bool = False

@@ -1,6 +1,6 @@
 """The few things the keeper needs of larger modules, at a tenth of their memory.
 
-``json`` brings ``re``, ``signal`` brings ``enum``, ``ctypes`` brings ``struct`` and dozens of classes: two
+``json`` brings ``re``, ``signal`` and ``socket`` bring ``enum``, ``ctypes`` brings ``struct`` and dozens of classes: two
 megabytes, copied into the page tables of every keeper. Below are the C parts that those modules wrap,
 with the public module as a fall-back where an interpreter lacks them.
 """
@@ -13,15 +13,22 @@ import time
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost a megabyte
 if TYPE_CHECKING:
     import signal as signals
+    import socket as sockets
     from typing import Any
 else:
     try:
         import _signal as signals
     except ImportError:
         import signal as signals
+    try:
+        import _socket as sockets
+    except ImportError:
+        import socket as sockets
 
 __all__ = [
+    "LAUNCH_VERSION",
     "USED",
+    "Channel",
     "VERSION",
     "alarm_at",
     "clock",
@@ -69,13 +76,38 @@ except ImportError:  # an interpreter without the C accelerator
     decode_json = json.loads  # type: ignore[assignment]  # takes more than is asked of it
 
 
-#: Version of ``record`` and ``launch.json``. Who reads one that is newer than itself says so and leaves it alone;
+class Channel:
+    """A socket that is read message by message, each with the descriptor that came with it.
+
+    Args:
+        fd: of the socket; closed by whoever owns it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._socket = sockets.socket(fileno=fd)
+
+    def receive(self, limit: int) -> tuple[bytes, int]:
+        """Up to ``limit`` bytes, none at the end of the stream, and the descriptor, or -1.
+
+        One that cannot be taken for want of free ones is lost: the message comes without it.
+        """
+        room = sockets.CMSG_SPACE(4) if sys.platform == "linux" else 0
+        data, ancillary, _, _ = self._socket.recvmsg(limit, room, getattr(sockets, "MSG_CMSG_CLOEXEC", 0))
+        for level, kind, value in ancillary:
+            if (level, kind) == (sockets.SOL_SOCKET, sockets.SCM_RIGHTS) and len(value) == 4:
+                return data, int.from_bytes(value, sys.byteorder)
+        return data, -1
+
+
+#: Versions of ``record`` and of ``launch.json``. Who reads one that is newer than itself says so and leaves it alone;
 #: whatever a reader of the version before may pass over without being wrong needs no new one.
 #:
 #: 1. the first.
 #: 2. leases and limits of memory: ``launch.json`` may hold ``lease`` and ``memory``, the record's end ``lease`` and
 #:    ``oom_kills``.
+#: 3. ``launch.json`` may hold ``secrets`` (they come apart from it), ``user`` and ``limits``.
 VERSION = 2
+LAUNCH_VERSION = 3
 
 #: Ending of files of an earlier attempt that wait in a recycled folder to be written anew.
 USED = ".used"
