@@ -28,8 +28,8 @@ else:
 __all__ = [
     "LAUNCH_VERSION",
     "USED",
-    "Channel",
     "VERSION",
+    "Channel",
     "alarm_at",
     "clock",
     "decode_json",
