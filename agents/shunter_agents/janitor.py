@@ -16,7 +16,7 @@ from shunter_agents.attempt import Attempt
 from shunter_agents.holdings import Holdings
 from shunter_agents.journal import Journal
 from shunter_agents.killpoints import reached
-from shunter_agents.state_folder import remove
+from shunter_infrastructure.removing import remove
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()

@@ -22,12 +22,12 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from shunter_infrastructure.removing import remove
 from shunter_infrastructure.stamp import boot_id
 from shunter_work_pools.contracts.errors import InvalidInput
 
@@ -62,24 +62,6 @@ def uuid7(after: UUID | None = None) -> UUID:
     rand = secrets.randbits(74)
     value = (millis & (2**48 - 1)) << 80 | 7 << 76 | (rand >> 62) << 64 | 2 << 62 | rand & (2**62 - 1)
     return UUID(int=value)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder with all that is in it; what cannot be removed stays for the next time."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.is_dir():
-        with contextlib.suppress(OSError):
-            _open_up(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_up(folder: Path) -> None:
-    """Give the folders in it back to their owner: some tools write what they keep read-only."""
-    folder.chmod(0o700)
-    for root, names, _ in os.walk(folder):
-        for path in (Path(root, name) for name in names):
-            if not path.is_symlink():
-                path.chmod(0o700)  # before os.walk goes on into it
 
 
 #: Folders kept to be used again.

@@ -63,6 +63,36 @@ Devices = Mapping[str, Sequence[int]]
 NO_DEVICES: Devices = {}
 
 
+def _unchanged(path: str) -> str:
+    return path
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the agent's own policy says of a process that is to be started: what only its launcher can apply.
+
+    Attributes:
+        program: absolute path of a program -> the path that is executed. Raises :class:`LaunchFailed`.
+        interpreter: the same for the agent's own interpreter, and those of environments that it builds.
+        folder: absolute path of a source or working folder -> the path that is used. Raises :class:`LaunchFailed`.
+        limits: names of resource limits in lower case (``core``, ``nofile``, ``nproc``, ``fsize``) -> values.
+        umask: None: the agent's own.
+        new_privileges: whether set-user-ID programs and file capabilities count; None: unless it runs as another user.
+        runs: where the folders of runs of other users are; None: at the usual place.
+    """
+
+    program: Callable[[str], str] = _unchanged
+    interpreter: Callable[[str], str] = _unchanged
+    folder: Callable[[str], str] = _unchanged
+    limits: Mapping[str, int] = field(default_factory=dict)
+    umask: int | None = None
+    new_privileges: bool | None = None
+    runs: Path | None = None
+
+
+NO_RULES = Rules()
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What the agent made ready for an attempt before its launch.
@@ -74,6 +104,7 @@ class Prepared:
         source_secret: what opens the source of the code, if that needs a secret; for the agent alone.
         source: folder of the code that was fetched, to be read only; None: ``Work.local_source`` counts.
         python: interpreter of the environment that was built; None: ``Work.python`` counts.
+        rules: of the agent's policy, for its process.
     """
 
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -81,6 +112,7 @@ class Prepared:
     source_secret: str | None = field(default=None, repr=False)
     source: Path | None = None
     python: str | None = None
+    rules: Rules = NO_RULES
 
 
 NOTHING = Prepared()
@@ -97,6 +129,7 @@ class Capabilities:
         merged_output: stdout and stderr are one stream in the true order.
         own_machine: what an attempt takes is this machine's. If not, the engine finds room for it, and the agent has
             only the capacity that a person gave it.
+        runs_as: an attempt can run as another user of this machine (``Work.run_as``).
         keeps_lease: an attempt ends when its :class:`Lease` does, also when the agent is dead or hangs.
         limits_memory: how ``Work.memory_limit`` is kept, known after :meth:`Launcher.check`:
             ``cgroup`` (all processes of the run together, and an OOM kill is told), ``address_space``
@@ -107,6 +140,7 @@ class Capabilities:
     shared_handles: bool
     merged_output: bool
     own_machine: bool = True
+    runs_as: bool = False
     keeps_lease: bool = False
     limits_memory: str = ""
 

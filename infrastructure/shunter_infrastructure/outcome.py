@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -32,10 +33,14 @@ class Failure:
     text: str
 
 
-def read_result(folder: Path) -> tuple[Any, str | None]:
-    """The result a run left and, if it cannot be used, a sentence that says why. Never cut, never partly."""
+def read_result(folder: Path, owner: int | None = None) -> tuple[Any, str | None]:
+    """The result a run left and, if it cannot be used, a sentence that says why. Never cut, never partly.
+
+    Args:
+        owner: user whose file it must be, where that is not the agent's: a hard link to somebody else's is none.
+    """
     try:
-        data = _read(folder / RESULT, RESULT_LIMIT)
+        data = _read(folder / RESULT, RESULT_LIMIT, owner)
     except OSError as exc:
         return None, f"The result in $SHUNTER_RESULT could not be read: {exc.strerror}."
     except _Unfit as exc:
@@ -59,10 +64,10 @@ def parsed_result(data: bytes) -> tuple[Any, str | None]:
     return value, None
 
 
-def read_failure(folder: Path) -> Failure | None:
-    """The failure left by the runner, if any."""
+def read_failure(folder: Path, owner: int | None = None) -> Failure | None:
+    """The failure left by the runner, if any; see :func:`read_result`."""
     try:
-        data = _read(folder / FAILURE, _FAILURE_LIMIT)
+        data = _read(folder / FAILURE, _FAILURE_LIMIT, owner)
     except (OSError, _Unfit):
         return None
     return None if data is None else parsed_failure(data)
@@ -84,17 +89,26 @@ class _Unfit(Exception):
     """The file is not what it should be."""
 
 
-def _read(path: Path, limit: int) -> bytes | None:
-    """The bytes of a regular file of at most ``limit``; None if there is no file."""
+def _read(path: Path, limit: int, owner: int | None) -> bytes | None:
+    """The bytes of a regular file of at most ``limit``; None if there is no file.
+
+    A run decides what lies there, and the agent may read more than the run may: nothing but its own file counts.
+    """
     try:
         # Not blocking: a run may have put a named pipe there.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise _Unfit("it is a symbolic link") from exc
+        raise
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise _Unfit("it is not a regular file")
+        if owner is not None and info.st_uid != owner:
+            raise _Unfit("it is a file of another user")
         if info.st_size > limit:
             raise _Unfit(f"it has {info.st_size} bytes, more than the {limit} allowed")
         return os.read(fd, limit)

@@ -248,7 +248,7 @@ def test_what_a_run_closed_to_itself_is_removed_all_the_same(tmp_path: Path) -> 
     (deep / "link").symlink_to(outside)
     for folder in (deep, deep.parent, deep.parent.parent):
         folder.chmod(0o400)
-    script = "import sys; from pathlib import Path; from shunter_agents.state_folder import remove; "
+    script = "import sys; from pathlib import Path; from shunter_infrastructure.removing import remove; "
     words = [sys.executable, "-c", script + "remove(Path(sys.argv[1]))", str(home.trash / "run.1.abcd")]
     if os.geteuid() == 0:
         words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *words]

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from shunter_infrastructure.launcher import NO_DEVICES, NOTHING, Devices, LaunchFailed, Prepared
+from shunter_infrastructure.process import apart, users
 from shunter_infrastructure.process.lean import LAUNCH_VERSION
+from shunter_infrastructure.process.users import User
 from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
 from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.states import Cause
 
 #: Variables taken from the agent's own environment; everything else must be asked for by ``pass_env``.
@@ -39,6 +42,10 @@ class Launch:
         lease: it may run only until its lease ends, which is in the file ``lease``.
         memory: how its memory is limited (``MemoryLimits.order``); None: not at all.
         secrets: the rest of the environment, over the other; in no file.
+        user: as whom it runs; None: as the agent's own.
+        apart: the folder of a run of another user, for its own files; None: the attempt's folder is.
+        limits, umask: see ``Rules``.
+        closed: no program gives it more rights than it has.
     """
 
     program: str
@@ -49,6 +56,11 @@ class Launch:
     lease: bool = False
     memory: dict[str, Any] | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    user: User | None = None
+    apart: Path | None = None
+    limits: Mapping[str, int] | None = None
+    umask: int | None = None
+    closed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -62,6 +74,10 @@ class Launch:
             "lease": self.lease,
             "memory": self.memory,
             "secrets": bool(self.secrets),
+            "user": self.user and self.user.to_json(),
+            "limits": self.limits and dict(self.limits),
+            "umask": self.umask,
+            "closed": self.closed,
         }
 
 
@@ -72,6 +88,7 @@ def prepare(
     own: Mapping[str, str],
     devices: Devices = NO_DEVICES,
     prepared: Prepared = NOTHING,
+    identity: str = "agent",
 ) -> Launch:
     """Work out what to execute.
 
@@ -79,51 +96,93 @@ def prepare(
         own: the agent's environment.
         devices: those that it may use, see :meth:`Launcher.start`.
         prepared: what was made ready for it.
+        identity: of the agent, for the names of folders that are not in its own.
 
     Raises:
         LaunchFailed: it cannot be executed; found before anything was done.
     """
-    work = assignment.work
+    work, rules = assignment.work, prepared.rules
+    user = users.other(work.run_as)
+    place = None if user is None else apart.path(rules.runs or apart.RUNS, identity, folder)
+    source = _source(assignment, prepared)
+    cwd = _working_folder(work, source, place or folder, prepared)
+    env = chosen(assignment, own, devices, user)
+    if prepared.python is not None:
+        env["PATH"] = f"{os.path.dirname(prepared.python)}{os.pathsep}{env['PATH']}"
+    told = told_variables(assignment, place or folder, agent, own, devices)
+    if place is not None:
+        told["SHUNTER_PARAMETERS"] = str(place / apart.PARAMETERS)
+    if source is not None:
+        told["SHUNTER_SOURCE"] = source
+    if work.command is not None:
+        argv = list(work.command)
+        program = rules.program(find_program(argv[0], env["PATH"], source, cwd))
+    else:
+        assert work.entrypoint is not None  # the contract wants exactly one of the two
+        file = check_entrypoint(work.entrypoint, source or cwd)
+        if file is not None and not _is_in(file, source or cwd):
+            rules.folder(os.path.dirname(file))
+        env.setdefault("PYTHONUNBUFFERED", "1")
+        told["SHUNTER_ENTRYPOINT"] = work.entrypoint
+        told["SHUNTER_FAILURE"] = str((place or folder) / "failure.json")
+        own_python = prepared.python or (None if work.python else sys.executable)
+        argv = [own_python or str(work.python), runner_path()]
+        found = find_program(argv[0], env["PATH"], source, cwd)
+        program = rules.interpreter(found) if own_python else rules.program(found)
+    given = {**prepared.template_secrets, **prepared.secrets}
+    secrets = {name: value for name, value in given.items() if name not in told}
+    if assignment.token is not None:
+        secrets["SHUNTER_TOKEN"] = assignment.token
+    return Launch(
+        program,
+        argv,
+        env | told,
+        cwd,
+        work.grace,
+        secrets=secrets,
+        user=user,
+        apart=place,
+        limits=rules.limits or None,
+        umask=rules.umask,
+        closed=user is not None if rules.new_privileges is None else not rules.new_privileges,
+    )
+
+
+def _source(assignment: Assignment, prepared: Prepared) -> str | None:
+    """The folder that the work's paths are meant from."""
     source = source_of(assignment, prepared)
-    if source is not None and not os.path.isdir(source):
+    if source is None:
+        return None
+    if prepared.source is None:
+        source = prepared.rules.folder(source)
+    if not os.path.isdir(source):
         raise LaunchFailed(
             Cause.SOURCE,
             f"the source folder {source} does not exist on the agent's machine",
             "Deploy from a folder that the agent can see, or correct the deployment's source.",
         )
+    return source
+
+
+def _working_folder(work: Work, source: str | None, place: Path, prepared: Prepared) -> str:
     if work.working_dir is None:
-        cwd = str(folder / "work")
-    else:
-        cwd = os.path.abspath(os.path.join(source or "", work.working_dir))
-        if not os.path.isdir(cwd):
-            raise LaunchFailed(
-                Cause.START_FAILED,
-                f"the working folder {cwd} does not exist or is not a folder",
-                "Create it on the agent's machine, or correct the deployment's working_dir.",
-            )
-    env = chosen(assignment, own, devices)
-    if prepared.python is not None:
-        env["PATH"] = f"{os.path.dirname(prepared.python)}{os.pathsep}{env['PATH']}"
-    told = told_variables(assignment, folder, agent, own, devices)
-    if source is not None:
-        told["SHUNTER_SOURCE"] = source
-    if work.command is not None:
-        argv = list(work.command)
-        program = find_program(argv[0], env["PATH"], source, cwd)
-    else:
-        assert work.entrypoint is not None  # the contract wants exactly one of the two
-        check_entrypoint(work.entrypoint, source or cwd)
-        env.setdefault("PYTHONUNBUFFERED", "1")
-        told["SHUNTER_ENTRYPOINT"] = work.entrypoint
-        told["SHUNTER_FAILURE"] = str(folder / "failure.json")
-        python = prepared.python or work.python or sys.executable
-        argv = [python, runner_path()]
-        program = find_program(python, env["PATH"], source, cwd)
-    given = {**prepared.template_secrets, **prepared.secrets}
-    secrets = {name: value for name, value in given.items() if name not in told}
-    if assignment.token is not None:
-        secrets["SHUNTER_TOKEN"] = assignment.token
-    return Launch(program, argv, env | told, cwd, work.grace, secrets=secrets)
+        return str(place / "work")
+    cwd = os.path.abspath(os.path.join(source or "", work.working_dir))
+    if prepared.source is None or not _is_in(cwd, str(prepared.source)):
+        cwd = prepared.rules.folder(cwd)
+    if not os.path.isdir(cwd):
+        raise LaunchFailed(
+            Cause.START_FAILED,
+            f"the working folder {cwd} does not exist or is not a folder",
+            "Create it on the agent's machine, or correct the deployment's working_dir.",
+        )
+    return cwd
+
+
+def _is_in(path: str, folder: str) -> bool:
+    """Whether a path is in a folder, wherever links lead."""
+    real = os.path.realpath(folder)
+    return os.path.commonpath([os.path.realpath(path), real]) == real
 
 
 def source_of(assignment: Assignment, prepared: Prepared = NOTHING) -> str | None:
@@ -139,10 +198,22 @@ def source_of(assignment: Assignment, prepared: Prepared = NOTHING) -> str | Non
 NO_PARAMETERS = str(Path(__file__).with_name("no_parameters.json"))
 
 
-def chosen(assignment: Assignment, own: Mapping[str, str], devices: Devices = NO_DEVICES) -> dict[str, str]:
-    """What a run has of its agent's environment, and what its deployment sets."""
+def chosen(
+    assignment: Assignment,
+    own: Mapping[str, str],
+    devices: Devices = NO_DEVICES,
+    user: User | None = None,
+) -> dict[str, str]:
+    """What a run has of its agent's environment, and what its deployment sets.
+
+    Args:
+        user: whose it is, if not the agent's own.
+    """
     work = assignment.work
     env = {name: own[name] for name in PASSED if name in own}
+    if user is not None:
+        env |= user.variables
+        env.pop("TMPDIR", None)  # it may be the agent's alone
     env |= {name: value for name, value in own.items() if name.startswith(PASSED_PREFIX)}
     env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
     env |= work.plain_env
@@ -247,17 +318,26 @@ def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> 
     """The failure that the keeper met with, told with its reason as far as it can be seen from here.
 
     Args:
-        step: ``launch``, ``output``, ``chdir``, ``limit`` or ``exec``.
+        step: ``launch``, ``output``, ``chdir``, ``limit``, ``limits``, ``user`` or ``exec``.
         code, text: errno and its words.
         launch: content of ``launch.json``; empty if it cannot be read any more.
     """
     program = str(launch.get("program", "the command"))
+    user = (launch.get("user") or {}).get("name")
     if step == "chdir":
+        by = f" by user {user}" if user else ""
         return LaunchFailed(
             Cause.START_FAILED,
-            f"the working folder {launch.get('cwd', '')} could not be entered: {text}",
-            "Correct the deployment's working_dir, or the folder's permissions.",
+            f"the working folder {launch.get('cwd', '')} could not be entered{by}: {text}",
+            "Correct the deployment's working_dir, or the permissions of the folder and those above it.",
         )
+    if step in ("user", "limits"):
+        what = (
+            f"the rights of user {user} could not be taken on"
+            if step == "user"
+            else "its limits could not be set"
+        )
+        return LaunchFailed(Cause.START_FAILED, f"{what}: {text}", "See what the agent's own user may do.")
     if step == "limit":
         return LaunchFailed(
             Cause.START_FAILED,
@@ -286,6 +366,12 @@ def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> 
             f"the interpreter {interpreter} named in the first line of {program} cannot be executed: {text}",
             "Correct the '#!' line (also its line end), or install that interpreter on the agent's machine.",
         )
+    if user and code == errno.EACCES:
+        return LaunchFailed(
+            Cause.START_FAILED,
+            f"the command {program} could not be executed by user {user}: {text}",
+            "Let that user execute it, and enter all folders on the way to it.",
+        )
     return LaunchFailed(Cause.START_FAILED, f"the command {program} could not be executed: {text}")
 
 
@@ -302,8 +388,11 @@ def _interpreter(program: str) -> str | None:
     return repr(words[0].decode(errors="replace")) if words[0] else None
 
 
-def check_entrypoint(entrypoint: str, source: str) -> None:
+def check_entrypoint(entrypoint: str, source: str) -> str | None:
     """Refuse an entrypoint whose file is not there. Modules are left to the run's own interpreter.
+
+    Returns:
+        Path of the file, if it is one.
 
     Raises:
         LaunchFailed: the file does not exist.
@@ -311,9 +400,13 @@ def check_entrypoint(entrypoint: str, source: str) -> None:
     file = entrypoint.rpartition(":")[0] or entrypoint
     if not file.endswith(".py"):
         file = entrypoint
-    if file.endswith(".py") and not os.path.isfile(os.path.join(source, file)):
+    if not file.endswith(".py"):
+        return None
+    path = os.path.join(source, file)
+    if not os.path.isfile(path):
         raise LaunchFailed(
             Cause.SOURCE,
-            f"the file {os.path.join(source, file)} of the entrypoint {entrypoint!r} does not exist",
+            f"the file {path} of the entrypoint {entrypoint!r} does not exist",
             "Correct the entrypoint, or deploy again from the folder that holds it.",
         )
+    return path

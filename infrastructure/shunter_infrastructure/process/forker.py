@@ -20,12 +20,13 @@ import sys
 def serve(fd: int) -> None:
     """Fork a keeper for each message, until the agent is gone."""
     from shunter_infrastructure.process.keeper import Line, answer, keep
-    from shunter_infrastructure.process.lean import Channel, decode_json, quote, signals
+    from shunter_infrastructure.process.lean import Channel, decode_json, keep_capabilities, quote, signals
 
     # Nothing but SIGKILL ends it before the agent goes; what is blocked here is blocked in keepers, which
     # wait for signals instead of being interrupted by them.
     signals.pthread_sigmask(signals.SIG_BLOCK, signals.valid_signals())
     signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # the kernel reaps ended keepers
+    keep_capabilities()
     line = Line(fd)
     gc.collect()
     gc.freeze()  # pages of the image stay shared with the keepers

@@ -34,6 +34,7 @@ from shunter_infrastructure.process.lean import (
     clock,
     decode_json,
     die_with_parent,
+    no_new_privileges,
     quote,
     signals,
     subreaper,
@@ -56,6 +57,8 @@ PASSING_STEPS = frozenset({"lease", "memory", "secrets", "version"})
 #: Of these, those that concern no other attempt: steps, and errors.
 OWN_STEPS, OWN = frozenset({"lease", "version"}), frozenset({errno.ETXTBSY})
 
+#: What of ``launch.json`` needs more than ``posix_spawn`` can do.
+_BINDING = ("lease", "memory", "user", "limits", "umask", "closed")
 _STEPS = {
     "launch": "launch.json could not be read",
     "output": "the file for its output could not be made",
@@ -252,10 +255,14 @@ class _Keeper:
             raise Withdrawn from None
         except OSError as exc:
             raise Unstartable("output", exc.errno or errno.EIO) from exc
+        user = launch.get("user")
         try:
-            os.chdir(launch["cwd"])
+            if user:
+                os.fchown(output, user["uid"], user["gid"])  # /dev/stdout can be opened then
+            else:
+                os.chdir(launch["cwd"])
         except OSError as exc:
-            raise Unstartable("chdir", exc.errno or errno.EIO) from exc
+            raise Unstartable("output" if user else "chdir", exc.errno or errno.EIO) from exc
         if launch.get("lease"):
             self.lease = self._read_lease()
             if self.lease is None or self.lease[0] <= clock():
@@ -263,7 +270,7 @@ class _Keeper:
         if launch.get("secrets"):
             launch["env"].update(self._read_secrets())
         stamp = self._stamp()
-        if launch.get("lease") or launch.get("memory"):
+        if any(launch.get(one) is not None and launch[one] is not False for one in _BINDING):
             self._spawn_bound(launch, output)
         else:
             try:
@@ -285,7 +292,7 @@ class _Keeper:
         self._append(f'{{"is":"started","pid":{self.main},"start":{start},{stamp}}}')
 
     def _spawn_bound(self, launch: dict[str, Any], output: int) -> None:
-        """Start it as ``posix_spawn`` cannot: bound to a limit of memory, or to the life of this keeper.
+        """Start it as ``posix_spawn`` cannot: as another user, within limits, bound to the life of this keeper.
 
         The fork binds itself before it executes the command, so nothing of the command is ever unbound; the keeper
         stays outside, where no lack of the run's memory can hit it.
@@ -559,20 +566,31 @@ def _become(launch: dict[str, Any], output: int, path: str, told: int, keeper: i
     """In the fork of a keeper: be the command, bound as ``launch`` wants it, or tell the keeper why not."""
     step = "memory"
     limit = 0 if path else (launch.get("memory") or {}).get("limit")
+    user = launch.get("user")
     try:
         os.setsid()
         os.dup2(output, 1)
         os.dup2(output, 2)
         for number in _RESET:
             signals.signal(number, signals.SIG_DFL)
-        if launch.get("lease"):
-            die_with_parent()
-            if os.getppid() != keeper:
-                os._exit(127)  # it died before that
         if path:
             cgroup.enter(path)
         elif limit:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        step = "limits"
+        _limit(launch)
+        step = "user"
+        if user:
+            _be_user(user)
+        if launch.get("closed") and not no_new_privileges():
+            raise OSError(errno.EPERM, "")
+        if launch.get("lease"):
+            die_with_parent()  # another user's process, from its first moment as such, would forget it
+            if os.getppid() != keeper:
+                os._exit(127)  # it died before that
+        if user:
+            step = "chdir"  # what the user may not enter is not entered for it
+            os.chdir(launch["cwd"])
         step = "exec"
         signals.pthread_sigmask(signals.SIG_SETMASK, ())
         os.execve(launch["program"], launch["argv"], launch["env"])  # nosec B606 # a list of words, no shell: that is the point
@@ -586,6 +604,25 @@ def _become(launch: dict[str, Any], output: int, path: str, told: int, keeper: i
         step, code = "limit", errno.EFBIG  # not of the moment: the limit stays as it is
     os.write(told, f"{step} {code}".encode())
     os._exit(127)
+
+
+def _limit(launch: dict[str, Any]) -> None:
+    for name, value in (launch.get("limits") or {}).items():
+        number = getattr(resource, f"RLIMIT_{name.upper()}")
+        try:
+            resource.setrlimit(number, (value, value))
+        except ValueError:  # more than the agent has itself, and may not give
+            hard = resource.getrlimit(number)[1]
+            resource.setrlimit(number, (hard, hard))
+    if launch.get("umask") is not None:
+        os.umask(launch["umask"])
+
+
+def _be_user(user: dict[str, Any]) -> None:
+    """Become another user for good. Groups come first: whoever is not the agent any more cannot change them."""
+    os.setgroups(user["groups"])
+    os.setresgid(user["gid"], user["gid"], user["gid"])
+    os.setresuid(user["uid"], user["uid"], user["uid"])
 
 
 def _open_unnoted(path: str) -> int:

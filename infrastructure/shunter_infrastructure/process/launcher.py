@@ -32,7 +32,7 @@ from shunter_infrastructure.launcher import (
     Prepared,
     leased,
 )
-from shunter_infrastructure.process import cgroup, hidden, memory, record, remains
+from shunter_infrastructure.process import apart, cgroup, hidden, memory, record, remains
 from shunter_infrastructure.process.environment import Launch, exec_failure, prepare
 from shunter_infrastructure.process.forker_client import Answer, ForkerClient
 from shunter_infrastructure.process.keeper_watch import KeeperWatch
@@ -57,7 +57,7 @@ _START_TRIES = 20
 
 
 class ProcessLauncher(OwnWork):
-    """Runs attempts as processes of the agent's user, on the agent's machine.
+    """Runs attempts as processes on the agent's machine, of its own user or another.
 
     Args:
         python: interpreter of the forker; default: the agent's own.
@@ -65,7 +65,9 @@ class ProcessLauncher(OwnWork):
     """
 
     name = "process"
-    capabilities = Capabilities(exact_signal=True, shared_handles=False, merged_output=True, keeps_lease=True)
+    capabilities = Capabilities(
+        exact_signal=True, shared_handles=False, merged_output=True, keeps_lease=True, runs_as=True
+    )
 
     def __init__(self, *, python: str | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._forker = ForkerClient(python or sys.executable)
@@ -73,6 +75,7 @@ class ProcessLauncher(OwnWork):
         self._memory: MemoryLimits | None = None
         self._watches: dict[Path, KeeperWatch] = {}
         self._closed = False
+        self._swept: set[Path] = set()
 
     @property
     def forker_pid(self) -> int | None:
@@ -112,6 +115,7 @@ class ProcessLauncher(OwnWork):
             if found is None:
                 continue
             if found.failed is not None:
+                await self.clean(folder)
                 raise self._launch_failed(found, folder)
             return _handle(folder, assignment, found)
         raise LauncherUnavailable(
@@ -130,12 +134,16 @@ class ProcessLauncher(OwnWork):
     ) -> Record | None:
         """Hand the attempt to a keeper; None if the launch was withdrawn meanwhile."""
         launch = dataclasses.replace(
-            prepare(assignment, folder, agent, self._environ, devices, prepared),
+            prepare(assignment, folder, agent, self._environ, devices, prepared, self._own_name),
             lease=lease is not None,
             memory=self._limits().order(assignment.work.memory_limit),
         )
         if lease is not None:
             _write_lease(folder, lease)
+        if launch.apart is not None:
+            assert launch.user is not None
+            await self._sweep(launch.apart.parent.parent)
+            apart.make(launch.apart, folder, launch.user, json.dumps(assignment.parameters).encode())
         try:
             _write_inputs(folder, assignment, launch)
         except OSError as exc:
@@ -187,6 +195,8 @@ class ProcessLauncher(OwnWork):
         while found is not None and not (found.started or found.is_final) and found.keeper_runs():
             await asyncio.sleep(0.002)  # between its first and second line, or taking itself back
             found = record.read(folder)
+        if found is None:
+            await self.clean(folder)
         return None if found is None else _handle(folder, assignment, found)
 
     async def hold(self, handle: Handle, lease: Lease) -> None:
@@ -244,7 +254,28 @@ class ProcessLauncher(OwnWork):
         return handle.folder / OUTPUT
 
     async def cleanup(self, handle: Handle) -> None:
-        """Nothing is left to do: the keeper removed the cgroup, or whoever found it dead did."""
+        """See :meth:`Launcher.cleanup`. (The keeper removed the cgroup, or whoever found it dead did.)"""
+        await self.clean(handle.folder)
+
+    @staticmethod
+    async def clean(folder: Path) -> None:
+        """Remove what a run of another user has apart; quick for those that have nothing there.
+
+        Raises:
+            OSError: it cannot be removed yet.
+        """
+        if apart.of(folder) is not None:
+            await asyncio.to_thread(apart.clean, folder)
+
+    async def _sweep(self, runs: Path) -> None:
+        """Once in this life: remove what former lives left there."""
+        if runs not in self._swept and self.attempts is not None:
+            await asyncio.to_thread(apart.sweep, runs, self._own_name, self.attempts)
+            self._swept.add(runs)
+
+    @property
+    def _own_name(self) -> str:
+        return "agent" if self.identity is None else str(self.identity)
 
     def recycle(self, folder: Path) -> bool:
         """See :meth:`Launcher.recycle`: only a folder in which a run left nothing but its output.
@@ -304,8 +335,9 @@ class ProcessLauncher(OwnWork):
         return exec_failure(found.failed.step, found.failed.errno, found.failed.text, _read_launch(folder))
 
     def _exit(self, folder: Path, ended: Ended) -> Exit:
-        result, complaint = outcome.read_result(folder)
-        failure = outcome.read_failure(folder) if ended.exit_code not in (0, None) else None
+        place, owner = apart.of(folder) or folder, _user_of(_read_launch(folder))
+        result, complaint = outcome.read_result(place, owner)
+        failure = outcome.read_failure(place, owner) if ended.exit_code not in (0, None) else None
         told = [failure.text] if failure is not None else []
         if complaint:
             told.append(complaint)
@@ -417,6 +449,12 @@ def _read_launch(folder: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _user_of(launch: Mapping[str, Any]) -> int | None:
+    """Id of the other user as whom it ran."""
+    user = launch.get("user")
+    return None if user is None else int(user["uid"])
+
+
 def _write_lease(folder: Path, lease: Lease) -> None:
     try:
         _write(f"{folder}/{LEASE}", f"{lease.ask_at:.6f} {lease.kill_at:.6f}\n".encode())
@@ -430,10 +468,10 @@ def _write_lease(folder: Path, lease: Lease) -> None:
 
 
 def _write_inputs(folder: Path, assignment: Assignment, launch: Launch) -> None:
-    if assignment.work.working_dir is None:
+    if assignment.work.working_dir is None and launch.apart is None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(launch.cwd, 0o700)
-    if assignment.parameters:
+    if assignment.parameters and launch.apart is None:
         _write(f"{folder}/parameters.json", json.dumps(assignment.parameters).encode())
     # Last, and whole or not at all: it is what makes a launch valid.
     _write(f"{folder}/{LAUNCH}", json.dumps(launch.to_json()).encode())

@@ -34,6 +34,8 @@ __all__ = [
     "clock",
     "decode_json",
     "die_with_parent",
+    "keep_capabilities",
+    "no_new_privileges",
     "quote",
     "signals",
     "subreaper",
@@ -133,6 +135,8 @@ def _find(name: str) -> Any:
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _TIMER_ABSTIME = 1  # linux/time.h
 _prctl = _find("prctl")
 _timer_create = _find("timer_create")
@@ -172,6 +176,18 @@ def die_with_parent() -> None:
     """Have the kernel kill this process, and what it executes, when its parent dies (where that is possible)."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, int(signals.SIGKILL), 0, 0, 0)
+
+
+def no_new_privileges() -> bool:
+    """Let no program that is executed from now on give this process more rights; False where that is not possible."""
+    return _prctl is not None and _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+
+
+def keep_capabilities() -> None:
+    """Hand no capability of this process on to what it executes: a service manager may have given it some that only
+    the agent is to have (AmbientCapabilities= of systemd)."""
+    if _prctl is not None:
+        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
 def subreaper() -> bool:
