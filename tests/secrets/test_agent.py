@@ -44,10 +44,15 @@ async def shipped(server: FakeServer, key: Key, size: int) -> str:
     return server.leases[key].log.decode()
 
 
-async def test_they_go_to_the_launch_and_nowhere_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_they_go_to_the_launch_and_nowhere_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     server, launcher = FakeServer(), FakeLauncher()
     server.secrets = AttemptSecrets(
-        env={"TOKEN": VALUE}, template_env={"POOL": "of-the-pool"}, source="opens-the-source", masked=["former-one"]
+        env={"TOKEN": VALUE},
+        template_env={"POOL": "of-the-pool"},
+        source="opens-the-source",
+        masked=["former-one"],
     )
     async with life(server, tmp_path, launcher) as one:
         output = f"{VALUE} of-the-pool opens-the-source former-one\n"
@@ -175,7 +180,9 @@ async def test_one_that_the_server_has_no_key_for_is_waited_for(tmp_path: Path) 
     server.secrets = AttemptSecrets(unreadable=["token"])
     async with life(server, tmp_path, launcher):
         key = server.add(**FROM_SERVER)
-        await server.until(lambda: any("no key for token" in one.note for sync in server.syncs for one in sync.holds))
+        await server.until(
+            lambda: any("no key for token" in one.note for sync in server.syncs for one in sync.holds)
+        )
         assert not launcher.prepared
         server.secrets = GIVEN
         await server.ended(key)
@@ -217,7 +224,9 @@ async def test_a_token_of_the_attempt_is_masked_as_well(tmp_path: Path) -> None:
         assert await shipped(server, key, 10) == f"my token is {'*' * 12}\n"
 
 
-async def test_those_of_the_agent_never_pass_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_those_of_the_agent_never_pass_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OF_THE_AGENT", "in-its-environment")
     (tmp_path / "file").write_text("in-a-file\n")
     own = {"one": OwnSecret(env="OF_THE_AGENT"), "two": OwnSecret(file=str(tmp_path / "file"))}
@@ -238,7 +247,10 @@ async def test_those_of_the_agent_never_pass_the_server(tmp_path: Path, monkeypa
     [
         ({}, "this agent has no secret 'one' of its own, which variable A is"),
         ({"one": OwnSecret(env="NOT_SET_ANYWHERE")}, "is its variable NOT_SET_ANYWHERE, which is not set"),
-        ({"one": OwnSecret(file="/nowhere")}, "/nowhere of the agent's secret 'one' cannot be read: No such file"),
+        (
+            {"one": OwnSecret(file="/nowhere")},
+            "/nowhere of the agent's secret 'one' cannot be read: No such file",
+        ),
         ({"one": OwnSecret(file="/dev/null")}, "/dev/null of the agent's secret 'one' is empty"),
     ],
 )
