@@ -178,6 +178,7 @@ def held(granted: Any, stopping: bool = False) -> dict[str, Any]:
 async def served(store: Store, logs: Path, settings: Settings | None = None) -> AsyncIterator[Served]:
     """A server on a free port of the loopback, until the block ends."""
     engine = Engine(store, FileLogStore(logs), settings)
+    engine.identities.admit_local(TOKEN)
     await engine.start()
     # With its protocol named, as only then asyncio turns off Nagle's algorithm, 40 ms for each answer.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -185,7 +186,7 @@ async def served(store: Store, logs: Path, settings: Settings | None = None) -> 
     listening.listen(100)
     port = listening.getsockname()[1]
     config = uvicorn.Config(
-        Boundary(build_app(engine), TOKEN, LOCAL_HOSTS),
+        Boundary(build_app(engine), engine.identities, LOCAL_HOSTS),
         lifespan="off",
         log_level="warning",
         access_log=False,

@@ -12,7 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 
-from shunter_work_pools.api import agents, deployments, limits, pools, runs, schedules
+from shunter_work_pools.api import agents, deployments, identities, limits, pools, runs, schedules, secrets
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import BODY_LIMIT
 from shunter_work_pools.contracts import PROTOCOL
@@ -296,7 +296,7 @@ async def test_the_openapi_document_is_sound_and_lists_every_route(plain: Served
         assert operation["responses"]
     routed = {
         (method, "/api/v1" + route.path)
-        for module in (agents, deployments, limits, pools, runs, schedules)
+        for module in (agents, deployments, identities, limits, pools, runs, schedules, secrets)
         for route in module.router.routes
         if isinstance(route, APIRoute)
         for method in route.methods
@@ -341,6 +341,7 @@ async def test_a_body_that_breaks_off_is_no_failure_of_the_server(
     address = f"/api/v1/agents/a1/{path}"
     scope = {"type": "http", "method": "POST", "path": address, "raw_path": address.encode()}
     scope |= {"query_string": b"", "headers": [(b"content-type", media.encode())], "root_path": ""}
+    scope["admission"] = await plain.engine.identities.admit(TOKEN.encode(), "")
     await build_app(plain.engine)(scope, receive, send)
     assert told[0]["status"] == 400
     assert "a request failed" not in capsys.readouterr().out

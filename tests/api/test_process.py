@@ -167,7 +167,7 @@ async def test_a_second_server_on_one_home_is_told(tmp_path: Path) -> None:
 async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     kind, detail = await refuses(tmp_path / "file" / "home", "0", "")
-    assert kind == "StoreError"
+    assert kind == "InvalidInput"
     assert "cannot be written" in detail
 
 

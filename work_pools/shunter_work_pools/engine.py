@@ -8,6 +8,7 @@ Loops, each a named task; one that dies stops the server loudly:
 * ``heartbeat``: when agents were last heard of, many in one commit;
 * ``retain``: what need not be kept is deleted, in small steps;
 * ``maintain``: partitions of the coming days;
+* ``revocations``: keys that other servers of the database revoked are forgotten;
 * ``pulse``: how late the event loop comes around is measured.
 """
 
@@ -47,6 +48,7 @@ from shunter_work_pools.contracts.states import ATTEMPT_ENDS
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.glances import Glances
 from shunter_work_pools.hub import Hub, Waiting
+from shunter_work_pools.identities import LOOK_EVERY, Identities
 from shunter_work_pools.metrics import Metrics, gauges
 from shunter_work_pools.queue import fire, reap, remove, secrets, timetable
 from shunter_work_pools.queue.apply import Times
@@ -112,6 +114,7 @@ class Engine:
         self.store = store
         self.secret_keys = secret_keys or passing_keys()
         self.sealer = Sealer(self.secret_keys)
+        self.identities = Identities(store, self.secret_keys)
         self.logs = logs
         self.settings = settings or Settings()
         self.hub = Hub()
@@ -167,6 +170,8 @@ class Engine:
             "maintain": self._maintain,
             "pulse": self._pulse,
         }
+        if self.store.kind == "postgres":
+            loops["revocations"] = self._revocations
         for name, body in loops.items():
             task = asyncio.create_task(self._forever(name, body), name=name)
             self._tasks.append(task)
@@ -186,6 +191,8 @@ class Engine:
             )
 
     def _committed(self, changes: Changes) -> None:
+        if changes.revoked:
+            self.identities.forget(changes.revoked)
         self.hub.committed(changes)
         self.metrics.committed(changes)
         run_log.tell(changes.events)
@@ -203,6 +210,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await self._write_heartbeats()
+            await self.identities.write_uses()
         except Refused as exc:
             log.warning("heartbeats were not written", reason=exc.detail)
         await self.store.close()
@@ -679,6 +687,7 @@ class Engine:
     async def _heartbeat(self) -> None:
         await asyncio.sleep(self.settings.heartbeat_every)
         await self._write_heartbeats()
+        await self.identities.write_uses()
 
     async def _write_heartbeats(self) -> None:
         if self._seen:
@@ -712,6 +721,10 @@ class Engine:
         await asyncio.sleep(3600)
         await self.store.write(make_partitions)
         await self.store.write(secrets.forget_replaced)
+
+    async def _revocations(self) -> None:
+        await asyncio.sleep(LOOK_EVERY)
+        await self.identities.look()
 
     async def _pulse(self) -> None:
         loop = asyncio.get_running_loop()

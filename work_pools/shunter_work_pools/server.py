@@ -107,8 +107,8 @@ async def _serve(
     engine = Engine(store, FileLogStore(home.logs), settings_of(values), secret_keys)
     await engine.start()
     try:
-        token = values["token"] or ensure_token(home)
-        boundary = Boundary(build_app(engine), token, frozenset(hosts))
+        engine.identities.admit_local(values["token"] or ensure_token(home))
+        boundary = Boundary(build_app(engine), engine.identities, frozenset(hosts))
         config = uvicorn.Config(
             Arrival(boundary, values["server.trusted_proxies"], values["server.path_prefix"]),
             lifespan="off",

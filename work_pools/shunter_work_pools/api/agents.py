@@ -9,11 +9,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 
 from shunter_work_pools import killpoints
 from shunter_work_pools.api.dependencies import TheEngine, answer
+from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.agents import (
     LOG_MEDIA_TYPE,
     Agent,
@@ -27,14 +27,16 @@ from shunter_work_pools.contracts.agents import (
     SyncRequest,
 )
 from shunter_work_pools.contracts.base import Name
-from shunter_work_pools.contracts.errors import BadRequest
+from shunter_work_pools.contracts.errors import BadRequest, Forbidden
+from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.engine import Engine
+from shunter_work_pools.identities import Admission, Identity
 from shunter_work_pools.queue import pausing, remove, sync, views
 from shunter_work_pools.queue.report import owned_logs
 
-router = APIRouter(prefix="/agents", tags=["agents"])
+router = APIRouter(route_class=GuardedRoute, prefix="/agents", tags=["agents"])
 
 AgentName = Annotated[Name, Path()]
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -83,11 +85,12 @@ async def drain_agent(name: str, engine: TheEngine) -> Agent:
 
 async def sync_agent(name: AgentName, body: SyncRequest, request: Request, engine: TheEngine) -> Response:
     """Held until something should be different on the agent, ``hold_for`` seconds at the most."""
+    _check_pools(request.scope["admission"].identity, body.pools)
     engine.metrics.requests["sync"].inc()
     return answer(await engine.sync(name, body, _hung_up(request)))
 
 
-class SyncRoute(APIRoute):
+class SyncRoute(GuardedRoute):
     """The route of :func:`sync_agent`, which finds out by itself what that wants.
 
     Each of thousands of agents comes every ten seconds, and FastAPI's way takes several times what a sync does.
@@ -112,11 +115,22 @@ class SyncRoute(APIRoute):
 
 
 async def _hung_up(request: Request) -> None:
-    """Done when the other side has closed the connection."""
-    while True:
-        message: Any = await request.receive()
-        if message["type"] == "http.disconnect":
-            return
+    """Done when the other side has closed the connection, or is not let in any more."""
+    admission: Admission = request.scope["admission"]
+    with admission.holding():
+        while True:
+            message: Any = await request.receive()
+            if message["type"] == "http.disconnect":
+                return
+
+
+def _check_pools(identity: Identity, pools: list[str]) -> None:
+    if identity.kind is Kind.AGENT and not identity.pools.issuperset(pools):
+        foreign = sorted(set(pools) - identity.pools)
+        raise Forbidden(
+            f"agent {identity.name!r} may not serve {', '.join(foreign)}",
+            f"Its credential is for {', '.join(sorted(identity.pools))}: invite it for the others, too.",
+        )
 
 
 @router.post("/{name}/reports", response_model=ReportAnswer)
@@ -169,7 +183,7 @@ async def take_logs(name: AgentName, request: Request, engine: TheEngine) -> Res
     runs = {frame.run for frame, _ in frames}
     with engine.retention.receiving(runs) as going:
         keys = {(frame.run, frame.attempt, frame.epoch) for frame, _ in frames if frame.run not in going}
-        owned = await engine.store.read(lambda tx: owned_logs(tx, keys))
+        owned = await engine.store.read(lambda tx: owned_logs(tx, name, keys))
         sizes = await asyncio.to_thread(_append, engine, frames, owned)
     killpoints.reached("after-logs-appended")
     for run_id in runs:

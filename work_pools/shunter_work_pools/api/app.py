@@ -12,8 +12,19 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from shunter_work_pools.api import agents, deployments, limits, metrics, pools, runs, schedules, secrets
+from shunter_work_pools.api import (
+    agents,
+    deployments,
+    identities,
+    limits,
+    metrics,
+    pools,
+    runs,
+    schedules,
+    secrets,
+)
 from shunter_work_pools.api.dependencies import answer
+from shunter_work_pools.api.permissions import GuardedRoute, unguarded
 from shunter_work_pools.contracts.agents import ServerInfo, ServerPatch, SyncAnswer
 from shunter_work_pools.contracts.base import Instant
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, Refused, Unavailable
@@ -28,11 +39,15 @@ log = get_logger()
 
 
 def build_app(engine: Engine) -> FastAPI:
-    """The application around an engine that somebody else starts and stops."""
+    """The application around an engine that somebody else starts and stops.
+
+    Raises:
+        LookupError: a route goes by no rule of ``permissions``.
+    """
     app = FastAPI(
         title="Shunter",
         version=version(),
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # to an address made of what the client says of itself
@@ -40,6 +55,7 @@ def build_app(engine: Engine) -> FastAPI:
             "4XX": {"description": "Refused: an RFC 9457 problem with a stable `type`"},
         },
     )
+    app.router.route_class = GuardedRoute
     app.state.engine = engine
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -55,7 +71,7 @@ def build_app(engine: Engine) -> FastAPI:
         response_model=SyncAnswer,
         route_class_override=agents.SyncRoute,
     )
-    for module in (runs, agents, pools, limits, deployments, schedules, secrets):
+    for module in (identities, runs, agents, pools, limits, deployments, schedules, secrets):
         app.include_router(module.router, prefix="/api/v1")
 
     def _info(tx: Tx) -> ServerInfo:
@@ -79,18 +95,26 @@ def build_app(engine: Engine) -> FastAPI:
         return answer(await engine.store.read(lambda tx: status.status(tx, _info(tx), since, lost_after)))
 
     for prefix in ("", "/api"):
-        app.add_api_route(f"{prefix}/healthz", _healthz, tags=["server"], include_in_schema=not prefix)
+        app.add_api_route(f"{prefix}/healthz", healthz, tags=["server"], include_in_schema=not prefix)
         app.include_router(metrics.router, prefix=prefix, include_in_schema=not prefix)
-        app.add_api_route(f"{prefix}/readyz", _readyz, tags=["server"], include_in_schema=not prefix)
+        app.add_api_route(f"{prefix}/readyz", readyz, tags=["server"], include_in_schema=not prefix)
+
+    @app.get("/api/v1/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    open_to_all = unguarded(app.routes)
+    if open_to_all:
+        raise LookupError(f"routes that go by no rule: {', '.join(open_to_all)}")
     return app
 
 
-async def _healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:
     """Whether the process answers."""
     return {"status": "ok"}
 
 
-async def _readyz(request: Request) -> dict[str, str]:
+async def readyz(request: Request) -> dict[str, str]:
     """Whether it can serve: started, not stopping, and its store answers."""
     engine: Engine = request.app.state.engine
     if not engine.ready:

@@ -1,5 +1,8 @@
 """The outermost layer: every request passes Host, token, media type and size before any route.
 
+Who has the token stands in the request's scope from then on, as its ``admission``; what he may is for
+:mod:`~shunter_work_pools.api.permissions` to say.
+
 Loopback is no boundary: a page in a browser can reach it, too. So Host must be a name this server is
 known by (against DNS rebinding), a token is wanted, and writes are taken only in media types that a
 page of another origin cannot send without asking first.
@@ -8,7 +11,6 @@ page of another origin cannot send without asking first.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import json
 from typing import Any
 
@@ -16,6 +18,7 @@ from shunter_work_pools.api.browsers import refuse_foreign_pages, the_host
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE, LOG_UPLOAD_LIMIT
 from shunter_work_pools.contracts.errors import BadRequest, Forbidden, Refused, TooLarge, Unauthenticated
+from shunter_work_pools.identities import REMEDY, Admission, Identities
 
 Scope = dict[str, Any]
 
@@ -40,13 +43,13 @@ class Boundary:
 
     Args:
         app: what is inside.
-        token: that requests must bear.
+        identities: who has which token.
         hosts: names of this server, lower case, without port; ``*`` for any.
     """
 
-    def __init__(self, app: Any, token: str, hosts: frozenset[str]) -> None:
+    def __init__(self, app: Any, identities: Identities, hosts: frozenset[str]) -> None:
         self.app = app
-        self.token = token.encode()
+        self.identities = identities
         self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -54,21 +57,20 @@ class Boundary:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-
-        async def marked(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_spoken(scope)]
-            await send(message)
-
+        answer = _Answer(scope, send)
         try:
-            limit = self._check(scope)
+            headers: dict[bytes, bytes] = dict(scope["headers"])
+            self._check_host(scope)
+            if scope["path"] not in _OPEN:
+                answer.admission = scope["admission"] = await self._admit(scope, headers)
+            counting = _check_body(scope, headers)
         except Refused as refused:
-            await refuse(refused, marked)
+            await refuse(refused, answer.send)
             return
-        if limit:
-            await self._counting(scope, receive, marked)
+        if counting:
+            await self._counting(scope, receive, answer.send)
         else:
-            await self.app(scope, receive, marked)
+            await self.app(scope, receive, answer.send)
 
     async def _counting(self, scope: Scope, receive: Any, send: Any) -> None:
         """Let the application read what comes in, up to the limit; beyond it, its own answer is not sent."""
@@ -91,9 +93,7 @@ class Boundary:
         if seen > BODY_LIMIT:
             await refuse(too_large(), send)
 
-    def _check(self, scope: Scope) -> bool:
-        """Whether the size of the body must be counted while it comes in."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+    def _check_host(self, scope: Scope) -> None:
         host = the_host(scope["headers"])
         name = host if host.endswith("]") else host.rsplit(":", 1)[0]
         if name not in self.hosts and "*" not in self.hosts:
@@ -102,28 +102,77 @@ class Boundary:
                 "Start it with --allowed-host NAME if that is its name.",
             )
         refuse_foreign_pages(scope["method"], scope["headers"], host, self.hosts - LOCAL_HOSTS)
-        if scope["path"] not in _OPEN:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token):
-                raise Unauthenticated(
-                    "the request has no valid token" if not given else "the token is not this server's",
-                    "The token is in SHUNTER_HOME/token of the server; set SHUNTER_HOME alike, or SHUNTER_TOKEN.",
-                )
-        if scope["method"] not in _WRITES:
-            return False
-        length = headers.get(b"content-length")
-        if length is None and b"transfer-encoding" not in headers:
-            return False  # no body
-        if length == b"0":
-            return False
-        media = headers.get(b"content-type", b"").split(b";")[0].strip().decode("latin-1").lower()
-        if media not in ("application/json", LOG_MEDIA_TYPE):
-            raise BadRequest(f"the body is of type {media or 'none'!r}", "Send JSON as application/json.")
-        if length is None:
-            return True
-        if not length.isdigit() or int(length) > BODY_LIMIT:
-            raise too_large()
+
+    async def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> Admission:
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        token = given.strip()
+        if scheme.lower() != b"bearer" or not token:
+            raise Unauthenticated("the request has no token", REMEDY)
+        return await self.identities.admit(token, address_of(scope))
+
+
+class _Answer:
+    """What goes out: marked with the protocol; and nothing that nobody has permitted, or not any more.
+
+    Attributes:
+        admission: of who asks; None: nobody was asked.
+    """
+
+    def __init__(self, scope: Scope, send: Any) -> None:
+        self.admission: Admission | None = None
+        self._scope = scope
+        self._send = send
+        self._withheld = False
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI."""
+        if message["type"] != "http.response.start":
+            if not self._withheld:
+                await self._send(message)
+            return
+        refused = self._refusal(message["status"])
+        if refused is not None and not self._withheld:
+            self._withheld = True
+            await refuse(refused, _Answer(self._scope, self._send).send)
+            return
+        message["headers"] = [*message.get("headers", ()), *_spoken(self._scope)]
+        await self._send(message)
+
+    def _refusal(self, status: int) -> Refused | None:
+        if self.admission is not None and self.admission.ended is not None:
+            return Unauthenticated(self.admission.ended, REMEDY)
+        if status < 400 and "permitted" not in self._scope:
+            return Forbidden("nobody may do this: the route goes by no rule", "Report this, it is a bug.")
+        return None
+
+
+def _check_body(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Whether the size of the body must be counted while it comes in.
+
+    Raises:
+        BadRequest, TooLarge: it is of a type that is not taken, or too large.
+    """
+    if scope["method"] not in _WRITES:
         return False
+    length = headers.get(b"content-length")
+    if length is None and b"transfer-encoding" not in headers:
+        return False  # no body
+    if length == b"0":
+        return False
+    media = headers.get(b"content-type", b"").split(b";")[0].strip().decode("latin-1").lower()
+    if media not in ("application/json", LOG_MEDIA_TYPE):
+        raise BadRequest(f"the body is of type {media or 'none'!r}", "Send JSON as application/json.")
+    if length is None:
+        return True
+    if not length.isdigit() or int(length) > BODY_LIMIT:
+        raise too_large()
+    return False
+
+
+def address_of(scope: Scope) -> str:
+    """From where a request comes."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def too_large() -> TooLarge:

@@ -8,6 +8,7 @@ from fastapi import Depends, Request, Response
 from pydantic import BaseModel
 
 from shunter_work_pools.engine import Engine
+from shunter_work_pools.identities import Identity
 
 
 async def _engine(request: Request) -> Engine:
@@ -15,6 +16,13 @@ async def _engine(request: Request) -> Engine:
     return engine
 
 
+async def _identity(request: Request) -> Identity:
+    identity: Identity = request.scope["admission"].identity
+    return identity
+
+
+#: Who asks.
+TheIdentity = Annotated[Identity, Depends(_identity)]
 #: The server's inside.
 TheEngine = Annotated[Engine, Depends(_engine)]
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from shunter_work_pools.api.dependencies import TheEngine
+from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.base import Name, Tag
 from shunter_work_pools.contracts.deployments import (
     Applied,
@@ -29,7 +30,7 @@ from shunter_work_pools.queue import apply, pausing, remove, views
 from shunter_work_pools.queue.explain.route import route
 from shunter_work_pools.storage.store import Tx
 
-router = APIRouter(prefix="/deployments", tags=["deployments"])
+router = APIRouter(route_class=GuardedRoute, prefix="/deployments", tags=["deployments"])
 
 
 @router.post("")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from shunter_work_pools.api.dependencies import TheEngine
+from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.limits import Limit, LimitList, LimitPatch, LimitSpec
 from shunter_work_pools.queue import limits
 
-router = APIRouter(prefix="/limits", tags=["limits"])
+router = APIRouter(route_class=GuardedRoute, prefix="/limits", tags=["limits"])
 
 
 @router.post("", status_code=201)

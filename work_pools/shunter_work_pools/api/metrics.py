@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from shunter_work_pools.api.dependencies import TheEngine
+from shunter_work_pools.api.permissions import GuardedRoute
 
-router = APIRouter(tags=["server"])
+router = APIRouter(route_class=GuardedRoute, tags=["server"])
 
 
 @router.get(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from shunter_work_pools.api.dependencies import TheEngine
+from shunter_work_pools.api.dependencies import TheEngine, TheIdentity
+from shunter_work_pools.api.permissions import GuardedRoute
+from shunter_work_pools.contracts.errors import Forbidden
+from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.pools import (
     Pool,
     PoolList,
@@ -16,12 +19,14 @@ from shunter_work_pools.contracts.pools import (
 )
 from shunter_work_pools.queue import catalog, remove, views
 
-router = APIRouter(prefix="/pools", tags=["pools"])
+router = APIRouter(route_class=GuardedRoute, prefix="/pools", tags=["pools"])
 
 
 @router.post("", status_code=201)
-async def create_pool(spec: PoolSpec, engine: TheEngine) -> Pool:
+async def create_pool(spec: PoolSpec, engine: TheEngine, identity: TheIdentity) -> Pool:
     """Make a pool with a queue named default."""
+    if identity.kind is Kind.AGENT and spec.name not in identity.pools:
+        raise Forbidden(f"agent {identity.name!r} may not make the pool {spec.name!r}", "Ask an admin.")
     template = engine.sealer.seal_variables(spec.template, "pool", spec.name)
     sealed = spec.model_copy(update={"template": template})
     await engine.store.write(lambda tx: catalog.create_pool(tx, sealed))
@@ -42,8 +47,10 @@ async def get_pool(name: str, engine: TheEngine) -> Pool:
 
 
 @router.patch("/{name}")
-async def patch_pool(name: str, patch: PoolPatch, engine: TheEngine) -> Pool:
+async def patch_pool(name: str, patch: PoolPatch, engine: TheEngine, identity: TheIdentity) -> Pool:
     """Change a pool; only the fields that are set."""
+    if identity.kind is Kind.AGENT and not patch.model_fields_set <= {"template"}:
+        raise Forbidden(f"agent {identity.name!r} may change the template of a pool only", "Ask an admin.")
     if patch.template is not None:
         template = engine.sealer.seal_variables(patch.template, "pool", name)
         patch = patch.model_copy(update={"template": template})

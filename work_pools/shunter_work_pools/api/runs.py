@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 
 from shunter_work_pools import killpoints
 from shunter_work_pools.api.dependencies import TheEngine, answer
+from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.base import Instant
 from shunter_work_pools.contracts.errors import BadRequest, Gone, NotFound
 from shunter_work_pools.contracts.explanations import Explanation
@@ -36,7 +37,7 @@ from shunter_work_pools.queue.explain import explain
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.storage.log_gaps import Extent
 
-router = APIRouter(prefix="/runs", tags=["runs"])
+router = APIRouter(route_class=GuardedRoute, prefix="/runs", tags=["runs"])
 
 #: Longest time, in seconds, that a look at a run is held.
 HOLD_LIMIT = 10.0

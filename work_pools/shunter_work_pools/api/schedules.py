@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 
 from shunter_work_pools import schedules as slots
 from shunter_work_pools.api.dependencies import TheEngine
+from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.base import Instant, moment
 from shunter_work_pools.contracts.deployments import (
     BackfillAnswer,
@@ -27,7 +28,7 @@ from shunter_work_pools.queue import backfill as past
 from shunter_work_pools.queue import control, pausing, schedule_views
 from shunter_work_pools.storage.store import Tx
 
-router = APIRouter(tags=["schedules"])
+router = APIRouter(route_class=GuardedRoute, tags=["schedules"])
 
 
 @router.get("/schedules")

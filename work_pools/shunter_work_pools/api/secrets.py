@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from shunter_work_pools.api.dependencies import TheEngine
+from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.base import Name
 from shunter_work_pools.contracts.secrets import Secret, SecretList, SecretValue
 from shunter_work_pools.queue import secrets
 
-router = APIRouter(prefix="/secrets", tags=["secrets"])
+router = APIRouter(route_class=GuardedRoute, prefix="/secrets", tags=["secrets"])
 
 
 @router.get("")

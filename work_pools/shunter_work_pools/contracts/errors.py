@@ -4,7 +4,7 @@ ShunterError                 anything Shunter says no to
 ├── Refused                  the server refused a request; subclasses carry a stable ``type``
 │   ├── BadRequest           400 the request itself is wrong (names the field)
 │   ├── Unauthenticated      401 no or wrong token
-│   ├── Forbidden            403 Host or origin not allowed
+│   ├── Forbidden            403 Host or origin not allowed, or not for this one to do
 │   ├── NotFound             404 no such run, deployment, pool, queue, agent
 │   ├── Gone                 410 it was there, and was deleted as it need not be kept
 │   ├── Conflict             409 the thing exists already, or its state does not allow this
@@ -113,7 +113,7 @@ class Unauthenticated(Refused):
 
 
 class Forbidden(Refused):
-    """The Host header is not one this server answers to."""
+    """The Host header is not one this server answers to, or who asks may not do this."""
 
     status = 403
     slug = "forbidden"

@@ -562,18 +562,24 @@ def end_cancelled(tx: Tx, lease: Row[Any], actor: Actor) -> None:
     end_attempt(tx, lease, AttemptState.CANCELLED, actor, cause=cause, message=message)
 
 
-def owned_logs(tx: Tx, keys: set[tuple[UUID, int, int]]) -> dict[tuple[UUID, int, int], int | None]:
-    """Which of (run, attempt, epoch) exist, live or ended, with the size of the output once it is known.
+def owned_logs(
+    tx: Tx, agent: str, keys: set[tuple[UUID, int, int]]
+) -> dict[tuple[UUID, int, int], int | None]:
+    """Which of (run, attempt, epoch) an agent has or had, with the size of the output once it is known.
 
     One whose output was deleted is not among them: it does not come back.
     """
     wanted = {run_id for run_id, _, _ in keys}
     found: dict[tuple[UUID, int, int], int | None] = {}
-    live = select(leases.c.run_id, leases.c.attempt, leases.c.epoch).where(leases.c.run_id.in_(wanted))
+    live = (
+        select(leases.c.run_id, leases.c.attempt, leases.c.epoch)
+        .join(agents, agents.c.id == leases.c.agent_id)
+        .where(leases.c.run_id.in_(wanted), agents.c.name == agent)
+    )
     for row in tx.conn.execute(live):
         found[row.run_id, row.attempt, row.epoch] = None
     ended = select(attempts.c.run_id, attempts.c.number, attempts.c.epoch, attempts.c.log_size).where(
-        attempts.c.run_id.in_(wanted), attempts.c.log_deleted.is_(False)
+        attempts.c.run_id.in_(wanted), attempts.c.agent == agent, attempts.c.log_deleted.is_(False)
     )
     for run_id, number, epoch, log_size in tx.conn.execute(ended):
         found[run_id, number, epoch] = log_size

@@ -58,6 +58,7 @@ class Changes:
         schedules: a schedule was made, changed or resumed.
         events: rows of events that were written.
         ended: runs that ended, by state and cause (empty: none).
+        revoked: rows of keys that hold no more, or say something else.
         claimed_after, running_after: of first attempts that were granted or came to run, the seconds since
             their runs were due.
     """
@@ -71,6 +72,7 @@ class Changes:
     limits: bool = False
     events: list[dict[str, Any]] = field(default_factory=list)
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    revoked: set[int] = field(default_factory=set)
     claimed_after: list[float] = field(default_factory=list)
     running_after: list[float] = field(default_factory=list)
 
@@ -91,6 +93,7 @@ class Changes:
         self.limits |= other.limits
         self.events += other.events
         self.ended.update(other.ended)
+        self.revoked |= other.revoked
         self.claimed_after += other.claimed_after
         self.running_after += other.running_after
 

@@ -1,0 +1,212 @@
+"""Who may do what: one table of all operations, and the route that goes by it.
+
+An operation is the function of a route. One that is not in the table cannot be made a route of the server, and a
+route that does not go by the table answers nobody: see :class:`GuardedRoute` and
+:class:`~shunter_work_pools.api.boundary.Boundary`.
+
+People have roles, each may do what those before it may. Agents are held to their own name here, to their pools and
+their leases where these are known. Tokens of attempts and enrolments do what they are for and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
+
+from shunter_work_pools.contracts.errors import Forbidden
+from shunter_work_pools.contracts.identities import Kind, Role
+from shunter_work_pools.identities import Identity
+
+#: What a route's path says.
+Path = Mapping[str, str]
+
+
+def own_name(agent: Identity, path: Path) -> str | None:
+    """Only as itself."""
+    if path["name"] == agent.name:
+        return None
+    return f"agent {agent.name!r} cannot act as agent {path['name']!r}"
+
+
+def own_pool(agent: Identity, path: Path) -> str | None:
+    """Only of a pool that it serves."""
+    if path["name"] in agent.pools:
+        return None
+    return f"agent {agent.name!r} does not serve the pool {path['name']!r}"
+
+
+def managed_pool(agent: Identity, path: Path) -> str | None:
+    """Only pools that it serves, if it may manage those; what is not in the path the operation sees to."""
+    if not agent.manage_pools:
+        return f"agent {agent.name!r} may not change pools"
+    return own_pool(agent, path) if "name" in path else None
+
+
+def anything(agent: Identity, path: Path) -> str | None:
+    """Any agent."""
+    return None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Who may do an operation.
+
+    Attributes:
+        role: the least that a person must have; None: no person may, whatever its role.
+        agent: why an agent may not, by the path (None: it may); no such function: none may.
+        enrolment, attempt: whether these may.
+        open: nobody is asked who he is.
+        audited: it is written down who did it.
+    """
+
+    role: Role | None
+    agent: Callable[[Identity, Path], str | None] | None = None
+    enrolment: bool = False
+    attempt: bool = False
+    open: bool = False
+    audited: bool = False
+
+    def refusal(self, identity: Identity, path: Path) -> str | None:
+        """Why somebody may not; None: he may."""
+        match identity.kind:
+            case Kind.PERSON:
+                if self.role is None:
+                    return "this is not for people"
+                assert identity.role is not None
+                if identity.role.includes(self.role):
+                    return None
+                return f"it takes the role {self.role.value}, and {identity.name!r} is {identity.role.value}"
+            case Kind.AGENT:
+                return "this is not for agents" if self.agent is None else self.agent(identity, path)
+            case Kind.ENROLMENT:
+                return None if self.enrolment else "an invitation is good for joining only"
+            case Kind.ATTEMPT:
+                return (
+                    None if self.attempt else "the token of an attempt is good for what concerns itself only"
+                )
+
+
+OPEN = Rule(None, open=True)
+READ = Rule(Role.VIEWER)
+OPERATE = Rule(Role.OPERATOR, audited=True)
+DEPLOY = Rule(Role.DEPLOYER, audited=True)
+ADMINISTER = Rule(Role.ADMIN, audited=True)
+#: The protocol of agents. An admin may: that is who has the token of the server's home, as agents beside it do.
+SERVE = Rule(Role.ADMIN, agent=own_name)
+OF_ATTEMPT = Rule(None, attempt=True)
+
+#: Operation -> who may.
+RULES: Mapping[str, Rule] = {
+    # Health says no more than that.
+    "healthz": OPEN,
+    "readyz": OPEN,
+    "openapi": Rule(Role.VIEWER, agent=anything, enrolment=True, attempt=True),
+    "whoami": Rule(Role.VIEWER, agent=anything, enrolment=True, attempt=True),
+    "metrics": READ,
+    "server": Rule(Role.VIEWER, agent=anything),
+    "patch_server": ADMINISTER,
+    "status_": READ,
+    # Runs.
+    "create_run": OPERATE,
+    "create_runs": OPERATE,
+    "list_runs": READ,
+    "export_runs": READ,
+    "get_run": READ,
+    "list_events": READ,
+    "get_manifest": READ,
+    "read_logs": READ,
+    "explain_run": READ,
+    "patch_run": OPERATE,
+    "cancel_run": OPERATE,
+    "skip_run": OPERATE,
+    "retry_run": OPERATE,
+    "delete_run": DEPLOY,
+    # Deployments and schedules.
+    "list_deployments": READ,
+    "get_deployment": READ,
+    "route_deployment": READ,
+    "list_revisions": READ,
+    "list_deployment_events": READ,
+    "apply_deployments": DEPLOY,
+    "apply_deployment": DEPLOY,
+    "rollback_deployment": DEPLOY,
+    "delete_deployment": DEPLOY,
+    "patch_deployment": OPERATE,
+    "list_schedules": READ,
+    "preview": READ,
+    "preview_schedule": READ,
+    "patch_schedule": OPERATE,
+    "backfill": OPERATE,
+    "flush_late": OPERATE,
+    # Pools, queues, limits.
+    "list_pools": READ,
+    "get_pool": replace(READ, agent=own_pool),
+    "create_pool": replace(ADMINISTER, agent=managed_pool),
+    "patch_pool": replace(ADMINISTER, agent=managed_pool),
+    "delete_pool": ADMINISTER,
+    "create_queue": ADMINISTER,
+    "patch_queue": ADMINISTER,
+    "delete_queue": ADMINISTER,
+    "list_limits": READ,
+    "get_limit": READ,
+    "create_limit": ADMINISTER,
+    "patch_limit": ADMINISTER,
+    "delete_limit": ADMINISTER,
+    # Secrets, of which nobody is told more than the names.
+    "list_secrets": Rule(Role.DEPLOYER),
+    "get_secret": Rule(Role.DEPLOYER),
+    "set_secret": DEPLOY,
+    "delete_secret": DEPLOY,
+    # Agents, for people.
+    "list_agents": READ,
+    "get_agent": replace(READ, agent=own_name),
+    "patch_agent": OPERATE,
+    "drain_agent": OPERATE,
+    "remove_agent": ADMINISTER,
+    # Agents, as they are.
+    "sync_agent": SERVE,
+    "take_reports": SERVE,
+    "release_attempts": SERVE,
+    "take_logs": SERVE,
+    "give_secrets": SERVE,
+}
+
+
+class GuardedRoute(APIRoute):
+    """A route that goes by the table.
+
+    Raises:
+        LookupError: its operation is not in there.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
+        super().__init__(path, endpoint, **more)
+        if self.name not in RULES:
+            raise LookupError(f"the operation {self.name!r} ({path}) has no rule in {__name__}.RULES")
+        self.rule = RULES[self.name]
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        """See Starlette: called for what matches the path; a method that there is not is refused in there."""
+        if not self.rule.open and scope["method"] in (self.methods or ()):
+            identity: Identity = scope["admission"].identity
+            refusal = self.rule.refusal(identity, scope["path_params"])
+            if refusal is not None:
+                raise Forbidden(f"{self.name}: {refusal}", "Ask an admin, or use another key.")
+        scope["permitted"] = True
+        await super().handle(scope, receive, send)
+
+
+def unguarded(routes: Iterable[BaseRoute]) -> list[str]:
+    """Routes that do not go by the table, routers that are included looked through."""
+    found = []
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            found += unguarded(inner.routes)
+        elif not isinstance(route, GuardedRoute):
+            found.append(str(getattr(route, "path", route)))
+    return found

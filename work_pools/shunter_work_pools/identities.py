@@ -1,0 +1,301 @@
+"""Who asks: what a bearer token says, kept for as long as it holds.
+
+A token is looked up once, by its hash; from then on it costs a look into a dictionary. What is kept is forgotten in
+the commit that revokes it, and where several servers share a database, each looks twice a second for what the others
+revoked. Requests that are held meanwhile end, see :class:`Admission`.
+
+Tokens of attempts are not kept anywhere: they are reckoned, and hold as long as the attempt's lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from shunter_work_pools.attempt_tokens import AttemptTokens
+from shunter_work_pools.contracts.base import Micros, moment
+from shunter_work_pools.contracts.errors import Unauthenticated
+from shunter_work_pools.contracts.identities import PREFIXES, Kind, Role, WhoAmI
+from shunter_work_pools.queue import keys
+from shunter_work_pools.queue.progress import is_live
+from shunter_work_pools.secret_keys import SecretKeys
+from shunter_work_pools.storage.store import Store, Tx, system_clock
+
+#: The name of who has the token of the server's own home; no key can have it.
+LOCAL = "local"
+#: Seconds after which a server looks again whether others of its database revoked something.
+LOOK_EVERY = 0.4
+#: Seconds for which such a look is good.
+GOOD_FOR = 0.9
+#: Microseconds before the last look from which the next begins: revocations are committed after they are dated.
+_OVERLAP: Micros = 60_000_000
+#: Seconds after which the use of a token is written down again.
+NOTE_EVERY = 60.0
+#: Tokens that are kept; beyond it, it begins anew.
+MOST = 200_000
+REMEDY = (
+    "Set SHUNTER_TOKEN, or `shunter login URL`; on the server's own machine the token is in the file `token` of "
+    "its home, and SHUNTER_HOME says where that is."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks.
+
+    Attributes:
+        name: of the key or agent; of an attempt ``RUN.NUMBER``.
+        role: of a person.
+        pools: of an agent or an enrolment token.
+        manage_pools: an agent may make these pools and change their templates.
+        expires_at: by the wall clock.
+        key_id: of its row, if it has one.
+        run, attempt: of an attempt.
+    """
+
+    kind: Kind
+    name: str
+    role: Role | None = None
+    pools: frozenset[str] = frozenset()
+    manage_pools: bool = False
+    expires_at: Micros | None = None
+    key_id: int | None = None
+    run: UUID | None = None
+    attempt: int | None = None
+
+    def told(self) -> WhoAmI:
+        """As it is told to itself."""
+        return WhoAmI(
+            kind=self.kind,
+            name=self.name,
+            role=self.role,
+            pools=sorted(self.pools),
+            manage_pools=self.manage_pools,
+            expires_at=None if self.expires_at is None else moment(self.expires_at),
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Admission:
+    """Somebody who was let in, until that ends.
+
+    Attributes:
+        ended: why it holds no more; None: it does. What is answered after that is a 401, whatever was asked.
+        noted_at: when its use was last handed on to be written down, by the event loop's clock.
+    """
+
+    identity: Identity
+    ended: str | None = None
+    noted_at: float = -math.inf
+    _held: set[asyncio.Task[object]] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Within this, the task is cancelled when the admission ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._held.add(task)
+        try:
+            yield
+        finally:
+            self._held.discard(task)
+
+    def end(self, why: str) -> None:
+        """From now on it holds no more."""
+        self.ended = why
+        for task in self._held:
+            task.cancel()
+
+
+class Verifier(Protocol):
+    """Who can say whom a token of somebody else's names, e.g. of an OIDC provider."""
+
+    async def identify(self, token: str) -> Identity | None:
+        """Whom it names; None: it is for another verifier.
+
+        Raises:
+            Unauthenticated: it is for this one, and not valid.
+        """
+
+
+class Identities:
+    """The tokens that a server has let in.
+
+    Args:
+        store: where keys are kept.
+        secret_keys: by which tokens of attempts are reckoned.
+        clock: the wall clock.
+
+    Attributes:
+        verifiers: asked in turn for tokens that look like JWTs.
+    """
+
+    def __init__(
+        self, store: Store, secret_keys: SecretKeys, clock: Callable[[], Micros] = system_clock
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._now = asyncio.get_running_loop().time
+        self.attempt_tokens = AttemptTokens(secret_keys)
+        self.verifiers: Sequence[Verifier] = ()
+        self._admitted: dict[bytes, Admission] = {}
+        self._local: dict[bytes, Admission] = {}
+        self._used: dict[int, tuple[Micros, str]] = {}
+        self._forgotten = 0
+        self._looked_at: Micros = 0
+        self._good_until = math.inf if store.kind == "sqlite" else -math.inf
+
+    def admit_local(self, token: str) -> None:
+        """Let in who has a token of this server's own, as admin."""
+        self._local[_hash(token.encode())] = Admission(Identity(Kind.PERSON, LOCAL, Role.ADMIN))
+
+    async def admit(self, token: bytes, address: str) -> Admission:
+        """Who has a token.
+
+        Args:
+            token: as it came.
+            address: from where.
+
+        Raises:
+            Unauthenticated: nobody is known to have it, or not any more.
+            Unavailable: the store cannot be read.
+        """
+        digest = _hash(token)
+        local = self._local.get(digest)
+        if local is not None:
+            return local
+        if self._good_until < self._now():
+            await self.look()
+        admission = self._admitted.get(digest)
+        if admission is None:
+            admission = await self._look_up(token, digest)
+        expires_at = admission.identity.expires_at
+        if expires_at is not None and expires_at <= self._clock():
+            self._admitted.pop(digest, None)
+            raise _expired(expires_at)
+        key_id = admission.identity.key_id
+        if key_id is not None and admission.noted_at < self._now() - NOTE_EVERY:
+            admission.noted_at = self._now()
+            self._used[key_id] = (self._clock(), address)
+        return admission
+
+    async def _look_up(self, token: bytes, digest: bytes) -> Admission:
+        text = token.decode("latin-1")
+        if text.startswith(PREFIXES[Kind.ATTEMPT]):
+            return await self._attempt(text)
+        while True:
+            forgotten = self._forgotten
+            identity = await (self._foreign(text) if _is_jwt(text) else self._own(digest))
+            if forgotten == self._forgotten:  # else it may be this one that was revoked meanwhile
+                break
+        if len(self._admitted) >= MOST:
+            self._admitted.clear()
+        admission = self._admitted[digest] = Admission(identity)
+        return admission
+
+    async def _own(self, digest: bytes) -> Identity:
+        def find(tx: Tx) -> Identity:
+            row = keys.find(tx, digest.hex())
+            if row is None:
+                raise Unauthenticated("the token is not one of this server's", REMEDY)
+            if row.revoked_at is not None:
+                raise Unauthenticated(f"the token of {row.name!r} was revoked", REMEDY)
+            if row.expires_at is not None and row.expires_at <= tx.now:
+                raise _expired(row.expires_at)
+            if row.uses_left == 0:
+                raise Unauthenticated(f"the invitation {row.name!r} is used up", "Ask for another one.")
+            return identity_of(row)
+
+        return await self._store.read(find)
+
+    async def _foreign(self, token: str) -> Identity:
+        for verifier in self.verifiers:
+            identity = await verifier.identify(token)
+            if identity is not None:
+                return identity
+        raise Unauthenticated("the token is of nobody whom this server trusts", REMEDY)
+
+    async def _attempt(self, token: str) -> Admission:
+        named = self.attempt_tokens.read(token)
+        if named is None:
+            raise Unauthenticated(
+                "the token is not one of this server's", "It is given to each attempt anew."
+            )
+        run, number = named
+        if not await self._store.read(lambda tx: is_live(tx, run, number)):
+            raise attempt_over(run, number)
+        return Admission(Identity(Kind.ATTEMPT, f"{run}.{number}", run=run, attempt=number))
+
+    # ---- what ends
+
+    def forget(self, key_ids: set[int]) -> None:
+        """These keys hold no more, or say something else now."""
+        self._forgotten += 1
+        gone = {digest: one for digest, one in self._admitted.items() if one.identity.key_id in key_ids}
+        for digest, admission in gone.items():
+            del self._admitted[digest]
+            admission.end(f"the token of {admission.identity.name!r} was revoked")
+
+    async def look(self) -> None:
+        """Forget what other servers of the database revoked since the last look.
+
+        Raises:
+            Unavailable: the store cannot be read.
+        """
+        began, since = self._now(), self._looked_at - _OVERLAP
+        now, revoked = await self._store.read(lambda tx: (tx.now, keys.revoked_since(tx, since)))
+        if revoked:
+            self.forget(revoked)
+        self._looked_at = now
+        self._good_until = max(self._good_until, began + GOOD_FOR)
+
+    async def write_uses(self) -> None:
+        """Write down which keys were used since this was last done.
+
+        Raises:
+            Unavailable: the store cannot be written.
+        """
+        if self._used:
+            used, self._used = self._used, {}
+            await self._store.write(lambda tx: keys.note_used(tx, used))
+
+
+def identity_of(row: Row[Any]) -> Identity:
+    """Whom a row of ``keys`` names."""
+    return Identity(
+        Kind(row.kind),
+        row.name,
+        None if row.role is None else Role(row.role),
+        frozenset(row.pools),
+        row.manage_pools,
+        row.expires_at,
+        row.id,
+    )
+
+
+def attempt_over(run: UUID, number: int) -> Unauthenticated:
+    """The refusal of a token whose attempt has ended."""
+    return Unauthenticated(
+        f"attempt {number} of run {run} is over, and with it its token", "Nothing more can be told of it."
+    )
+
+
+def _expired(at: Micros) -> Unauthenticated:
+    return Unauthenticated(f"the token has expired at {moment(at):%Y-%m-%d %H:%M:%S} UTC", REMEDY)
+
+
+def _hash(token: bytes) -> bytes:
+    return sha256(token).digest()
+
+
+def _is_jwt(token: str) -> bool:
+    """Whether it looks like one: base64url of ``{"``, and three parts (RFC 7519)."""
+    return token.startswith("eyJ") and token.count(".") == 2
