@@ -264,7 +264,7 @@ def test_an_operation_without_a_rule_is_no_route() -> None:
 
     async def forgotten() -> None: ...
 
-    with pytest.raises(LookupError, match="forgotten.*has no rule"):
+    with pytest.raises(LookupError, match=r"forgotten.*has no rule"):
         router.get("/forgotten")(forgotten)
     app = FastAPI(openapi_url=None)
     plain_router = APIRouter()

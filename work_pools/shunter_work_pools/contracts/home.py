@@ -132,7 +132,7 @@ def ensure_secret(path: Path, what: str) -> str:
 def _stored(path: Path, what: str, remedy: str) -> str | None:
     try:
         return path.read_text("ascii").strip() or None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"the {what} file {path} cannot be read: {exc}", remedy) from exc
