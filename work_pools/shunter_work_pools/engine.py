@@ -50,7 +50,7 @@ from shunter_work_pools.glances import Glances
 from shunter_work_pools.hub import Hub, Waiting
 from shunter_work_pools.identities import LOOK_EVERY, Identities
 from shunter_work_pools.metrics import Metrics, gauges
-from shunter_work_pools.queue import fire, reap, remove, secrets, timetable
+from shunter_work_pools.queue import audit, fire, reap, remove, secrets, timetable
 from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.census import census
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
@@ -115,6 +115,7 @@ class Engine:
         self.secret_keys = secret_keys or passing_keys()
         self.sealer = Sealer(self.secret_keys)
         self.identities = Identities(store, self.secret_keys)
+        self.refusals = self.identities.refusals
         self.logs = logs
         self.settings = settings or Settings()
         self.hub = Hub()
@@ -211,6 +212,7 @@ class Engine:
         try:
             await self._write_heartbeats()
             await self.identities.write_uses()
+            await self.refusals.write()
         except Refused as exc:
             log.warning("heartbeats were not written", reason=exc.detail)
         await self.store.close()
@@ -688,6 +690,7 @@ class Engine:
         await asyncio.sleep(self.settings.heartbeat_every)
         await self._write_heartbeats()
         await self.identities.write_uses()
+        await self.refusals.write()
 
     async def _write_heartbeats(self) -> None:
         if self._seen:
@@ -714,8 +717,15 @@ class Engine:
         self._retain_now.clear()
         try:
             await self.retention.sweep()
+            await self._forget_audit()
         except Unavailable as exc:  # of logs, too: agents are heard all the same
             log.warning("not all that may go could be deleted", reason=exc.detail)
+
+    async def _forget_audit(self) -> None:
+        if self.settings.audit_for is not None:
+            kept = round(self.settings.audit_for * _SECOND)
+            while await self.store.write(lambda tx: audit.forget(tx, tx.now - kept)):
+                pass
 
     async def _maintain(self) -> None:
         await asyncio.sleep(3600)

@@ -26,6 +26,7 @@ from shunter_work_pools.contracts.errors import Unauthenticated
 from shunter_work_pools.contracts.identities import PREFIXES, Kind, Role, WhoAmI
 from shunter_work_pools.queue import keys
 from shunter_work_pools.queue.progress import is_live
+from shunter_work_pools.refusals import Refusals
 from shunter_work_pools.secret_keys import SecretKeys
 from shunter_work_pools.storage.store import Store, Tx, system_clock
 
@@ -136,6 +137,7 @@ class Identities:
 
     Attributes:
         verifiers: asked in turn for tokens that look like JWTs.
+        refusals: who was not let in, or not to what he asked for.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Identities:
         self._now = asyncio.get_running_loop().time
         self.attempt_tokens = AttemptTokens(secret_keys)
         self.verifiers: Sequence[Verifier] = ()
+        self.refusals = Refusals(store)
         self._admitted: dict[bytes, Admission] = {}
         self._local: dict[bytes, Admission] = {}
         self._used: dict[int, tuple[Micros, str]] = {}

@@ -21,6 +21,7 @@ class Settings:
         reap_every: how often late and lost are looked for; with what a look takes, less than a second.
         heartbeat_every: heartbeats of all agents are written together so often.
         retain_every: how often what need not be kept is looked for.
+        audit_for: how long entries of the audit are kept; None: for ever.
         keep: what is kept of runs that have ended, where a deployment does not say; None: everything.
     """
 
@@ -31,17 +32,20 @@ class Settings:
     reap_every: float = 0.9
     heartbeat_every: float = 1.0
     retain_every: float = 60.0
+    audit_for: float | None = None
     keep: Keep = field(default_factory=Keep)
 
 
 def settings_of(values: Mapping[str, Any]) -> Settings:
     """What the configuration says, see ``contracts.settings``."""
-    keep = {name.removeprefix("keep."): value for name, value in values.items() if name.startswith("keep.")}
+    kept = {name.removeprefix("keep."): value for name, value in values.items() if name.startswith("keep.")}
+    audit_for = kept.pop("audit_for")
     return Settings(
         late_after=values["server.late_after"],
         lost_after=values["server.lost_after"],
         lease_for=values["server.lease_for"],
         give_up_after=values["server.give_up_after"],
+        audit_for=audit_for,
         retain_every=values["server.retain_every"],
-        keep=Keep(**keep),
+        keep=Keep(**kept),
     )

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from shunter_work_pools.api import (
     agents,
+    audit,
     deployments,
     identities,
     limits,
@@ -71,7 +72,7 @@ def build_app(engine: Engine) -> FastAPI:
         response_model=SyncAnswer,
         route_class_override=agents.SyncRoute,
     )
-    for module in (identities, runs, agents, pools, limits, deployments, schedules, secrets):
+    for module in (runs, agents, pools, limits, deployments, schedules, secrets, identities, audit):
         app.include_router(module.router, prefix="/api/v1")
 
     def _info(tx: Tx) -> ServerInfo:

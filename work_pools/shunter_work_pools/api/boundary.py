@@ -15,10 +15,12 @@ import json
 from typing import Any
 
 from shunter_work_pools.api.browsers import refuse_foreign_pages, the_host
+from shunter_work_pools.api.permissions import address_of
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE, LOG_UPLOAD_LIMIT
 from shunter_work_pools.contracts.errors import BadRequest, Forbidden, Refused, TooLarge, Unauthenticated
 from shunter_work_pools.identities import REMEDY, Admission, Identities
+from shunter_work_pools.queue.audit import Deed
 
 Scope = dict[str, Any]
 
@@ -65,12 +67,19 @@ class Boundary:
                 answer.admission = scope["admission"] = await self._admit(scope, headers)
             counting = _check_body(scope, headers)
         except Refused as refused:
+            self._note(scope, refused)
             await refuse(refused, answer.send)
             return
         if counting:
             await self._counting(scope, receive, answer.send)
         else:
             await self.app(scope, receive, answer.send)
+
+    def _note(self, scope: Scope, refused: Refused) -> None:
+        if refused.status == 401:
+            deed = Deed("", "", address_of(scope), "authenticate", scope["path"], 401)
+            deed.detail["reason"] = refused.detail
+            self.identities.refusals.note(deed)
 
     async def _counting(self, scope: Scope, receive: Any, send: Any) -> None:
         """Let the application read what comes in, up to the limit; beyond it, its own answer is not sent."""
@@ -167,12 +176,6 @@ def _check_body(scope: Scope, headers: dict[bytes, bytes]) -> bool:
     if not length.isdigit() or int(length) > BODY_LIMIT:
         raise too_large()
     return False
-
-
-def address_of(scope: Scope) -> str:
-    """From where a request comes."""
-    client = scope.get("client")
-    return str(client[0]) if client else ""
 
 
 def too_large() -> TooLarge:

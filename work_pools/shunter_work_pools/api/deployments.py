@@ -26,7 +26,7 @@ from shunter_work_pools.contracts.explanations import Route
 from shunter_work_pools.contracts.runs import EventList
 from shunter_work_pools.contracts.secret_variables import SECRETS
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.queue import apply, pausing, remove, views
+from shunter_work_pools.queue import apply, audit, pausing, remove, views
 from shunter_work_pools.queue.explain.route import route
 from shunter_work_pools.storage.store import Tx
 
@@ -36,6 +36,7 @@ router = APIRouter(route_class=GuardedRoute, prefix="/deployments", tags=["deplo
 @router.post("")
 async def apply_deployments(request: ApplyRequest, engine: TheEngine) -> ApplyAnswer:
     """Make or change several, all or none; with ``dry_run`` only say what would change."""
+    audit.about("deployments", names=[one.name for one in request.deployments][:100])
     sealed = [_sealed(one, engine) for one in request.deployments]
 
     def do(tx: Tx) -> list[Change]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from shunter_work_pools.api.dependencies import TheEngine
 from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.limits import Limit, LimitList, LimitPatch, LimitSpec
-from shunter_work_pools.queue import limits
+from shunter_work_pools.queue import audit, limits
 
 router = APIRouter(route_class=GuardedRoute, prefix="/limits", tags=["limits"])
 
@@ -15,6 +15,7 @@ router = APIRouter(route_class=GuardedRoute, prefix="/limits", tags=["limits"])
 @router.post("", status_code=201)
 async def create_limit(spec: LimitSpec, engine: TheEngine) -> Limit:
     """Make a limit; one of a tag holds at once, also for the runs that wait and run."""
+    audit.about(f"limits/{spec.name}")
     await engine.store.write(lambda tx: limits.create_limit(tx, spec))
     return await _limit(engine, spec.name)
 

@@ -19,7 +19,16 @@ from starlette.routing import BaseRoute
 
 from shunter_work_pools.contracts.errors import Forbidden
 from shunter_work_pools.contracts.identities import Kind, Role
-from shunter_work_pools.identities import Identity
+from shunter_work_pools.identities import LOCAL, Identity
+from shunter_work_pools.queue.audit import Deed
+from shunter_work_pools.storage.store import BEHALF
+
+
+def address_of(scope: Any) -> str:
+    """From where a request comes, as far as that is known."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
 
 #: What a route's path says.
 Path = Mapping[str, str]
@@ -156,6 +165,11 @@ RULES: Mapping[str, Rule] = {
     "create_limit": ADMINISTER,
     "patch_limit": ADMINISTER,
     "delete_limit": ADMINISTER,
+    # Who asks, and who did what.
+    "create_key": ADMINISTER,
+    "list_keys": Rule(Role.ADMIN),
+    "revoke_key": ADMINISTER,
+    "list_audit": Rule(Role.ADMIN),
     # Secrets, of which nobody is told more than the names.
     "list_secrets": Rule(Role.DEPLOYER),
     "get_secret": Rule(Role.DEPLOYER),
@@ -192,12 +206,28 @@ class GuardedRoute(APIRoute):
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         """See Starlette: called for what matches the path; a method that there is not is refused in there."""
         if not self.rule.open and scope["method"] in (self.methods or ()):
-            identity: Identity = scope["admission"].identity
-            refusal = self.rule.refusal(identity, scope["path_params"])
-            if refusal is not None:
-                raise Forbidden(f"{self.name}: {refusal}", "Ask an admin, or use another key.")
+            self._permit(scope)
         scope["permitted"] = True
         await super().handle(scope, receive, send)
+
+    def _permit(self, scope: Any) -> None:
+        identity: Identity = scope["admission"].identity
+        refusal = self.rule.refusal(identity, scope["path_params"])
+        if refusal is not None:
+            deed = self._deed(identity, scope, 403)
+            deed.detail["reason"] = refusal
+            scope["app"].state.engine.refusals.note(deed)
+            raise Forbidden(f"{self.name}: {refusal}", "Ask an admin, or use another key.")
+        if self.rule.audited:
+            BEHALF.set(self._deed(identity, scope, self.status_code or 200))
+
+    def _deed(self, identity: Identity, scope: Any, status: int) -> Deed:
+        # The path up to the last name in it: what follows says what is done.
+        what_is_done = self.path_format.rpartition("}")[2] if "}" in self.path_format else ""
+        target = scope["path"].removeprefix("/api/v1/").removesuffix(what_is_done)
+        name = identity.name if identity.kind is not Kind.PERSON or identity.name != LOCAL else ""
+        address = address_of(scope)
+        return Deed(identity.name, identity.kind.value, address, self.name, target, status, name)
 
 
 def unguarded(routes: Iterable[BaseRoute]) -> list[str]:

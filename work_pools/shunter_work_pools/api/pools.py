@@ -17,7 +17,7 @@ from shunter_work_pools.contracts.pools import (
     QueuePatch,
     QueueSpec,
 )
-from shunter_work_pools.queue import catalog, remove, views
+from shunter_work_pools.queue import audit, catalog, remove, views
 
 router = APIRouter(route_class=GuardedRoute, prefix="/pools", tags=["pools"])
 
@@ -27,6 +27,7 @@ async def create_pool(spec: PoolSpec, engine: TheEngine, identity: TheIdentity) 
     """Make a pool with a queue named default."""
     if identity.kind is Kind.AGENT and spec.name not in identity.pools:
         raise Forbidden(f"agent {identity.name!r} may not make the pool {spec.name!r}", "Ask an admin.")
+    audit.about(f"pools/{spec.name}")
     template = engine.sealer.seal_variables(spec.template, "pool", spec.name)
     sealed = spec.model_copy(update={"template": template})
     await engine.store.write(lambda tx: catalog.create_pool(tx, sealed))

@@ -32,7 +32,7 @@ from shunter_work_pools.contracts.runs import (
 )
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS, RUN_ENDS
 from shunter_work_pools.engine import Engine
-from shunter_work_pools.queue import control, views
+from shunter_work_pools.queue import audit, control, views
 from shunter_work_pools.queue.explain import explain
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.storage.log_gaps import Extent
@@ -53,6 +53,7 @@ Wait = Annotated[float, Query(ge=0, le=HOLD_LIMIT, description="seconds the answ
 @router.post("", status_code=201, response_model=RunCreated)
 async def create_run(request: RunRequest, engine: TheEngine) -> Response:
     """Make one run; 200 instead of 201 if its idempotency key had made it before."""
+    audit.about(f"deployments/{request.deployment}")
     ((run_id, created),) = await engine.store.write(lambda tx: submit(tx, [request]))
     killpoints.reached("after-run-created")
     return answer(RunCreated.model_construct(id=run_id, created=created), 201 if created else 200)
@@ -61,6 +62,7 @@ async def create_run(request: RunRequest, engine: TheEngine) -> Response:
 @router.post("/batch", status_code=201)
 async def create_runs(batch: RunBatch, engine: TheEngine) -> RunsCreated:
     """Make many runs, all or none."""
+    audit.about("runs", count=len(batch.runs))
     made = await engine.store.write(lambda tx: submit(tx, batch.runs))
     return RunsCreated(runs=[RunCreated(id=run_id, created=created) for run_id, created in made])
 
@@ -300,7 +302,9 @@ async def _find(engine: Engine, run: str) -> UUID:
     with contextlib.suppress(ValueError):
         if len(run) == 36:
             return UUID(run)
-    return await engine.store.read(lambda tx: views.find_run(tx, run))
+    found = await engine.store.read(lambda tx: views.find_run(tx, run))
+    audit.about(f"runs/{found}")
+    return found
 
 
 async def _watch(engine: Engine, run_id: UUID, wait: float, enough: Callable[[Run], bool]) -> Run:

@@ -670,6 +670,14 @@ _DECLARED = (
             ),
         )
     ),
+    Setting(
+        "keep.audit_for",
+        _duration(),
+        "How long it is kept who did what (`shunter audit list`).",
+        default=90 * 86_400.0,
+        flag="--keep-audit-for",
+        **_PATIENCE,
+    ),
 )
 
 #: Name -> setting, in the order in which they are shown.

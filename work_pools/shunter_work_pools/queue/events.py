@@ -37,7 +37,11 @@ def event_row(
 
 
 def record(tx: Tx, rows: list[dict[str, Any]]) -> None:
-    """Write events, oldest first."""
+    """Write events, oldest first; what a person did with the name of that person, if it is known."""
     if rows:
+        if tx.behalf is not None and tx.behalf.name:
+            for row in rows:
+                if row["actor"] == Actor.USER.value:
+                    row["data"] = (row["data"] or {}) | {"by": tx.behalf.name}
         tx.conn.execute(_INSERT, rows)
         tx.changes.events += rows

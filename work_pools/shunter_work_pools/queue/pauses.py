@@ -39,7 +39,7 @@ def wanted(patch: PausePatch) -> bool | None:
 def note(tx: Tx, kind: Kind, ref_id: int, patch: PausePatch) -> bool:
     """Keep who pauses something, and why, or forget it as it is resumed; whether that is news.
 
-    What is paused already takes a new reason, with who gives it and when. Without one it stays as it is.
+    A name that is known goes before the one that is claimed. What is paused already takes a new reason, with who gives it and when. Without one it stays as it is.
     """
     if patch.paused is None:
         return False
@@ -48,7 +48,8 @@ def note(tx: Tx, kind: Kind, ref_id: int, patch: PausePatch) -> bool:
         return False
     forget(tx, kind, [ref_id])
     if patch.paused:
-        row = {"kind": kind, "ref_id": ref_id, "by": patch.by, "reason": patch.reason, "at": tx.now}
+        by = tx.behalf.name if tx.behalf is not None and tx.behalf.name else patch.by
+        row = {"kind": kind, "ref_id": ref_id, "by": by, "reason": patch.reason, "at": tx.now}
         tx.conn.execute(insert(pauses).values(row))
     return patch.paused or there is not None
 

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -109,15 +110,17 @@ class Tx:
         learned: what :meth:`remember` gathered; the store takes it over when it is committed.
         changes: told to the store's listener after the commit.
         postgres: whether row locks exist (and are needed).
+        behalf: on whose behalf it writes; None: by the server itself, or by agents.
     """
 
-    __slots__ = ("_cache", "_clock", "_now", "changes", "conn", "learned", "postgres")
+    __slots__ = ("_cache", "_clock", "_now", "behalf", "changes", "conn", "learned", "postgres")
 
     def __init__(self, conn: Connection, clock: Clock | None, cache: dict[Any, Any]) -> None:
         self.conn = conn
         self._cache = cache
         self.learned: dict[Any, Any] = {}
         self.changes = Changes()
+        self.behalf: Behalf | None = None
         self.postgres = conn.dialect.name == "postgresql"
         self._clock = clock
         self._now: Micros | None = None
@@ -144,6 +147,42 @@ class Tx:
 
 
 Work = Callable[[Tx], T]
+
+
+class Behalf(Protocol):
+    """On whose behalf something is written.
+
+    Attributes:
+        name: of a person who is known by it; empty: whoever it may be.
+        target: what it is done to.
+        detail: what else there is to say.
+    """
+
+    name: str
+    target: str
+    detail: dict[str, Any]
+
+    def sign(self, tx: Tx) -> None:
+        """Note in a transaction, after its work, that it was done."""
+
+
+#: Set while a request is served that is to be signed.
+BEHALF: ContextVar[Behalf | None] = ContextVar("BEHALF", default=None)
+
+
+def _signed(work: Work[T]) -> Work[T]:
+    """With the signature of the one on whose behalf it is, in the same transaction."""
+    behalf = BEHALF.get()
+    if behalf is None:
+        return work
+
+    def and_sign(tx: Tx) -> T:
+        tx.behalf = behalf
+        result = work(tx)
+        behalf.sign(tx)
+        return result
+
+    return and_sign
 
 
 #: Values a store keeps; beyond it the cache starts anew. Room for the specs and lanes of 20,000 deployments.
@@ -285,7 +324,7 @@ class SqliteStore:
         if self._writer is None:
             raise Unavailable("the store is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._inbox.put((work, future))
+        self._inbox.put((_signed(work), future))
         return await future
 
     async def read(self, work: Work[T]) -> T:
@@ -538,7 +577,7 @@ class PostgresStore:
     async def write(self, work: Work[T]) -> T:
         """See :class:`Store`."""
         async with self._connect(self._engine, "write") as conn, conn.begin():
-            tx, result = await conn.run_sync(self._run, work)
+            tx, result = await conn.run_sync(self._run, _signed(work))
         _learn(self.cache, tx)
         self.on_commit(tx.changes)
         return result  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.explanations import Code
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.queue.catalog import revision_spec
+from shunter_work_pools.queue.explain.ended import who_asked
 from shunter_work_pools.queue.explain.reason import Reason, at_utc, message, names, short, since, until
 from shunter_work_pools.queue.handover import kind_of, reach_of, takers
 from shunter_work_pools.queue.retries import wanted
@@ -122,7 +123,7 @@ def _stopping(
         )
     return Reason(
         Code.CANCELLING,
-        f"it is being stopped, as somebody asked at {since(asked_at, tx.now)}; {grace}",
+        f"it is being stopped, as {who_asked(tx, run.id)} asked at {since(asked_at, tx.now)}; {grace}",
         wait,
         details,
     )

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row, select
 
 from shunter_work_pools.contracts.explanations import Code
-from shunter_work_pools.contracts.states import Actor, Cause, RunState
+from shunter_work_pools.contracts.states import Actor, AttemptState, Cause, RunState
 from shunter_work_pools.queue.explain.reason import Reason, at_utc, lasting, message, short
 from shunter_work_pools.storage.schema import attempts, events
 from shunter_work_pools.storage.store import Tx
@@ -160,8 +160,23 @@ def ended_reason(tx: Tx, run: Row[Any]) -> Reason:
         "deployment": run.deployment,
         "agent": by_attempt.agent if by_attempt is not None else "its agent",
     }
-    sentence = f"it {_HOW[state]}{_where(attempt)}: {_words(end, attempt, run.message)}"
+    words = _words(end, attempt, run.message)
+    if state is RunState.CANCELLED and end.tells:
+        words = words.replace("somebody", who_asked(tx, run.id), 1)
+    sentence = f"it {_HOW[state]}{_where(attempt)}: {words}"
     return Reason(end.code, sentence, end.step.format(**names), details)
+
+
+def who_asked(tx: Tx, run_id: UUID) -> str:
+    """Who had a run end; ``somebody`` if that is not known."""
+    ending = (RunState.CANCELLED.value, AttemptState.CANCELLING.value)
+    last = (
+        select(events.c.data)
+        .where(events.c.run_id == run_id, events.c.kind.in_(ending), events.c.actor == Actor.USER.value)
+        .order_by(events.c.id.desc())
+        .limit(1)
+    )
+    return str((tx.conn.scalar(last) or {}).get("by") or "somebody")
 
 
 def _while_it_waited(tx: Tx, run: Row[Any], end: _End) -> _End:
