@@ -266,6 +266,47 @@ def _amounts(value: object) -> dict[str, float]:
     return found
 
 
+def _trust(value: object) -> tuple[Any, ...]:
+    """Of tables, or of the JSON of a list of them."""
+    import json
+
+    from shunter_work_pools.contracts.trust import parsed as trust_parsed
+
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as exc:
+            raise ValueError(
+                f"is not JSON: {exc}", 'Write [{"serviceAccount": "NAMESPACE/NAME", "pools": ["POOL"]}].'
+            ) from exc
+    return trust_parsed(value)
+
+
+def _oidc_roles(value: object) -> tuple[str, ...]:
+    """Of a list, or of a text with commas: what a claim has to say for a role."""
+    from shunter_work_pools.contracts.sign_in import role_of
+
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise ValueError(
+            "is not a list of roles",
+            'Write ["groups=admins:admin"] in the file, groups=admins:admin elsewhere.',
+        )
+    rules = tuple(one.strip() for one in given if one.strip())
+    for rule in rules:
+        role_of(rule)
+    return rules
+
+
+def _https_url(value: object) -> str:
+    url = _api_url(value)
+    if not url.startswith("https://") and not re.match(
+        r"http://(127\.0\.0\.1|localhost|\[::1\])[:/]", url + "/"
+    ):
+        raise ValueError("is not https: anybody on the way could answer in its place", "Use https://...")
+    return url
+
+
 def _api_url(value: object) -> str:
     from urllib.parse import urlsplit
 
@@ -320,6 +361,16 @@ def _as_amounts(amounts: Mapping[str, float]) -> str:
     return shown(amounts).replace(" ", ",")
 
 
+def _as_json(rules: tuple[Any, ...]) -> str:
+    if not rules:
+        return ""
+    import json
+
+    from shunter_work_pools.contracts.trust import written as trust_written
+
+    return json.dumps(trust_written(rules))
+
+
 def _as_yes_or_no(value: bool) -> str:
     return "true" if value else "false"
 
@@ -369,6 +420,13 @@ _DECLARED = (
         "The key of `tls_cert`.",
         metavar="FILE",
         otherwise="in the file `tls_cert`",
+    ),
+    Setting(
+        "token_file",
+        _text,
+        "A file that holds the token, for one that changes: it is read anew when it has.",
+        otherwise="none",
+        metavar="FILE",
     ),
     Setting(
         "cli.output",
@@ -602,6 +660,55 @@ _DECLARED = (
         otherwise="none",
         metavar="ADDRESS",
         flag="--trusted-proxy",
+    ),
+    Setting(
+        "server.trust",
+        _trust,
+        "Service accounts of Kubernetes clusters that are agents without any secret, see docs/joining.md; JSON in the variable.",
+        default=(),
+        otherwise="none",
+        metavar="JSON",
+        show=_as_json,
+    ),
+    Setting(
+        "server.credential_for",
+        _duration(60.0, "An agent that cannot reach the server for a while would have to join anew."),
+        "How long the credential of an agent that joined holds. It has a new one in time by itself; one that is away for longer has to join anew.",
+        default=30 * 86_400.0,
+        **_PATIENCE,
+    ),
+    Setting(
+        "server.oidc_issuer",
+        _https_url,
+        "The OpenID Connect provider by which people sign in with `shunter login`.",
+        metavar="URL",
+        otherwise="people have keys only",
+        flag="--oidc-issuer",
+    ),
+    Setting(
+        "server.oidc_client_id",
+        _text,
+        "What that provider knows this server's command line as: a public client that may use the device flow.",
+        metavar="ID",
+        otherwise="none",
+        flag="--oidc-client-id",
+    ),
+    Setting(
+        "server.oidc_scopes",
+        _text,
+        "What the provider is asked for; some want `groups` named to tell them.",
+        default="openid email profile",
+        metavar="SCOPES",
+        flag="--oidc-scopes",
+    ),
+    Setting(
+        "server.oidc_roles",
+        _oidc_roles,
+        "Who may do what: CLAIM=VALUE:ROLE of the ID token; the highest role counts, and who has none is refused.",
+        default=(),
+        otherwise="nobody may sign in so",
+        metavar="CLAIM=VALUE:ROLE",
+        flag="--oidc-role",
         many=True,
         show=_with_commas,
     ),

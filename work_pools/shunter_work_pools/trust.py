@@ -1,0 +1,193 @@
+"""Agents that are known by their service account: Kubernetes says who they are, and nothing secret is handed out.
+
+An agent in a cluster shows a token that the cluster made for it, for this server alone (audience) and for an hour or so.
+It is checked here against the cluster's public keys, without asking the cluster each time.
+https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from shunter_work_pools.contracts.errors import InvalidInput, Unauthenticated, Unavailable
+from shunter_work_pools.contracts.trust import Trust
+from shunter_work_pools.identity_tokens import BadToken, Draft, read
+from shunter_work_pools.issuer_keys import Issuer, Place
+
+#: Where a pod has its own token (see the page above).
+OWN = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+#: Tokens that are remembered, and seconds for which an answer of the API server about one counts.
+REMEMBERED, REVIEW_COUNTS_FOR = 10_000, 30.0
+_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+
+
+@dataclass(frozen=True)
+class ServiceAccount:
+    """Who showed a token.
+
+    Attributes:
+        name: ``NAMESPACE/NAME``, with the issuer before it if it is not the only one.
+        expires_at: of the token, seconds since the epoch.
+    """
+
+    name: str
+    pools: tuple[str, ...]
+    manage_pools: bool
+    expires_at: float
+
+
+class Trusted:
+    """What the setting ``server.trust`` says, at work.
+
+    Args:
+        rules: the setting.
+        environ: says where the API server of the cluster is that this runs in.
+        clock: seconds since the epoch.
+
+    Raises:
+        InvalidInput: a rule means the cluster that this runs in, and it runs in none.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Trust],
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._issuers: dict[Place, Issuer] = {}
+        self._rules: list[tuple[Trust, Issuer]] = []
+        for rule in rules:
+            place = _place(rule, environ)
+            self._rules.append((rule, self._issuers.setdefault(place, Issuer(place))))
+        self._known: dict[bytes, tuple[ServiceAccount, float]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    async def identify(self, token: str) -> ServiceAccount:
+        """Whose token it is.
+
+        Raises:
+            Unauthenticated: it is not believed, or of nobody who is trusted; it says why.
+            Unavailable: it cannot be checked now.
+        """
+        digest, now = hashlib.sha256(token.encode()).digest(), self._clock()
+        known = self._known.get(digest)
+        if known is not None and now < known[1]:
+            return known[0]
+        try:
+            account, until = await self._checked(read(token), now)
+        except BadToken as exc:
+            raise Unauthenticated(
+                f"the service account's token is not taken: {exc}",
+                "docs/joining.md tells how an agent in a cluster gets one, and server.trust who is taken.",
+            ) from exc
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[digest] = (account, until)
+        return account
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for issuer in self._issuers.values():
+            await issuer.close()
+
+    async def _checked(self, draft: Draft, now: float) -> tuple[ServiceAccount, float]:
+        """Whose it is, and until when that counts without another look."""
+        away: Unavailable | None = None
+        fault = BadToken("its issuer is none that is trusted")
+        for issuer in self._issuers.values():
+            try:
+                if await issuer.name() != draft.issuer:
+                    continue
+            except Unavailable as exc:
+                away = exc
+                continue
+            try:
+                return await self._of_issuer(draft, issuer, now)
+            except BadToken as exc:
+                fault = exc
+        if away is not None:
+            raise away
+        raise fault
+
+    async def _of_issuer(self, draft: Draft, issuer: Issuer, now: float) -> tuple[ServiceAccount, float]:
+        rules = [rule for rule, its in self._rules if its is issuer]
+        fault: BadToken | None = None
+        for audience in dict.fromkeys(rule.audience for rule in rules):
+            try:
+                claims = await issuer.verified(draft, audience, now)
+            except BadToken as exc:
+                fault = fault or exc
+                continue
+            rule = next(
+                (one for one in rules if one.audience == audience and one.subject == claims["sub"]), None
+            )
+            if rule is None:
+                fault = BadToken(f"{claims['sub']!r} is nobody who is trusted")
+                continue
+            expires = float(claims["exp"])
+            account = ServiceAccount(self._named(rule, issuer), rule.pools, rule.manage_pools, expires)
+            if not rule.review:
+                return account, expires
+            await _review(issuer, draft, rule)
+            return account, min(expires, now + REVIEW_COUNTS_FOR)
+        assert fault is not None
+        raise fault
+
+    def _named(self, rule: Trust, issuer: Issuer) -> str:
+        if len(self._issuers) == 1:
+            return rule.service_account
+        return f"{issuer.place.issuer or issuer.place.api_server}:{rule.service_account}"
+
+
+def _place(rule: Trust, environ: Mapping[str, str]) -> Place:
+    api_server, ca_file, token_file = rule.api_server, rule.ca_file, rule.token_file
+    if rule.issuer is None and api_server is None:
+        host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT", "443")
+        if not host:
+            raise InvalidInput(
+                f"server.trust names {rule.service_account} without a cluster, and this server runs in none",
+                "Say its issuer, or its apiServer.",
+            )
+        api_server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+        ca_file, token_file = str(OWN / "ca.crt"), str(OWN / "token")
+    return Place(rule.issuer, rule.jwks, api_server.rstrip("/") if api_server else None, ca_file, token_file)
+
+
+async def _review(issuer: Issuer, draft: Draft, rule: Trust) -> None:
+    """Ask the API server.
+
+    Raises:
+        BadToken: it does not take the token.
+        Unavailable: it does not answer.
+    """
+    assert issuer.place.api_server is not None
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": {"token": draft.text, "audiences": [rule.audience]},
+    }
+    try:
+        answer: Any = await issuer.ask("POST", issuer.place.api_server + _REVIEWS, body)
+        status = answer["status"]
+        user, audiences = status.get("user", {}).get("username"), status.get("audiences", [])
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, httpx.HTTPError) as exc:
+        raise Unavailable(
+            "the cluster's API server does not say whether the token holds (TokenReview)",
+            "Ask again. The server needs the right to create tokenreviews.authentication.k8s.io.",
+        ) from exc
+    if status.get("authenticated") is not True or user != rule.subject or rule.audience not in audiences:
+        raise BadToken("the cluster says that it does not hold any more")
+
+
+__all__ = ["ServiceAccount", "Trusted"]
