@@ -71,12 +71,15 @@ async def issuer_server(folder: Path) -> AsyncIterator[IssuerServer]:
     listening.bind(("127.0.0.1", 0))
     one = IssuerServer(listening.getsockname()[1], str(ca))
     config = uvicorn.Config(one, lifespan="off", log_level="error", ssl_certfile=chain, ssl_keyfile=chain)
+    config.load()
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listening])
     try:
-        while not server.started:
-            await asyncio.sleep(0.005)
         yield one
     finally:
-        server.should_exit = True
-        await serving
+        for each in server.servers:
+            each.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        listening.close()

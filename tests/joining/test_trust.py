@@ -14,8 +14,8 @@ import pytest
 from shunter_work_pools import trust
 from shunter_work_pools.contracts.errors import InvalidInput, Unauthenticated, Unavailable
 from shunter_work_pools.contracts.trust import parsed
-from shunter_work_pools.issuer_keys import KEPT_FOR, LOOK_EVERY, Issuer, Place
 from shunter_work_pools.identity_tokens import UnknownKey, read
+from shunter_work_pools.issuer_keys import KEPT_FOR, LOOK_EVERY, Issuer, Place
 from shunter_work_pools.trust import ServiceAccount, Trusted
 from tests.joining.issuer_server import IssuerServer, issuer_server
 from tests.joining.signing import NOW, OTHER_KEY, RSA_KEY, public, token
