@@ -146,27 +146,41 @@ class InvitationRequest(Contract):
     manage_pools: bool = False
 
 
+#: SHA-256 of a token, in hex: all that the server keeps of one.
+TokenHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class JoinRequest(Contract):
     """Makes an agent of who has an enrolment token; sent with that token.
 
+    The agent makes its own token and writes it down before it asks, so that no answer can be lost: the same request
+    again is answered alike, and spends nothing.
+
     Attributes:
         name: of the agent.
+        token_hash: of the agent's own token, which has 256 bits of chance and begins as ``PREFIXES`` says.
         host: for people.
     """
 
     name: Name
+    token_hash: TokenHash
     host: str = Field(default="", max_length=255)
 
 
+class CredentialRequest(Contract):
+    """An agent gives itself a new token; sent with the old one, which holds until the new one was used."""
+
+    token_hash: TokenHash
+
+
 class Credential(Contract):
-    """An agent's own token: kept by it alone, with mode 0600.
+    """What an agent's own token is good for. The agent alone has the token, with mode 0600.
 
     Attributes:
-        renew_after: seconds after which it asks for a new one; the old one holds until the new one was used.
+        renew_after: seconds after which it asks for a new one.
     """
 
     agent: str
     pools: list[str]
-    token: str
     expires_at: Instant
     renew_after: float
