@@ -15,7 +15,7 @@ from shunter_work_pools.contracts.settings import SETTINGS
 def main() -> int:
     """Parse the arguments of ``shunter agent start`` and run."""
     parser = argparse.ArgumentParser(prog="shunter agent start")
-    parser.add_argument("--pool", action="append", required=True, dest="pools")
+    parser.add_argument("--pool", action="append", default=[], dest="pools")
     parser.add_argument("--queue", action="append", default=[], dest="queues")
     parser.add_argument("--tag", action="append", default=[], dest="tags")
     parser.add_argument("--name")
@@ -23,6 +23,8 @@ def main() -> int:
     parser.add_argument("--until-idle", action="store_true")
     parser.add_argument("--max-lifetime", type=lifetime)
     parser.add_argument("--take-over", action="store_true")
+    parser.add_argument("--create-pool")
+    parser.add_argument("--template-file")
     of_agent = [setting for name, setting in SETTINGS.items() if name.startswith("agent.")]
     for setting in of_agent:
         action = argparse.BooleanOptionalAction if setting.switch else "append" if setting.many else "store"
@@ -39,6 +41,8 @@ def main() -> int:
             until_idle=given.until_idle,
             max_lifetime=given.max_lifetime,
             take_over=given.take_over,
+            create_pool=given.create_pool,
+            template_file=given.template_file,
         )
     except ShunterError as error:
         sys.stderr.write(f"Error: {plain(error.detail, lines=True)}\n")

@@ -18,6 +18,7 @@ from shunter_agents import machine
 from shunter_agents.attempt import Attempt, Key
 from shunter_agents.attempt_secrets import Secrets
 from shunter_agents.checkup import Checkup
+from shunter_agents.credential import OwnCredential, chosen, stored_in
 from shunter_agents.health import Health, Kind
 from shunter_agents.heartbeat import Heartbeat
 from shunter_agents.holdings import Holdings
@@ -26,7 +27,8 @@ from shunter_agents.journal import Damaged, Journal, Record
 from shunter_agents.killpoints import reached
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
 from shunter_agents.log_shipper import LogShipper
-from shunter_agents.options import Options, of_settings
+from shunter_agents.options import Options, of_settings, template_of
+from shunter_agents.renewal import renew
 from shunter_agents.reporter import Reporter
 from shunter_agents.spool import Spool
 from shunter_agents.state_folder import StateFolder, check_name, default_name
@@ -44,11 +46,11 @@ from shunter_work_pools.contracts.agents import (
     SyncAnswer,
     SyncRequest,
 )
-from shunter_work_pools.contracts.configuration import load
-from shunter_work_pools.contracts.errors import BadRequest, NotFound, ShunterError
+from shunter_work_pools.contracts.configuration import DEFAULT, load
+from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.plain_text import plain
-from shunter_work_pools.contracts.pools import Pool
+from shunter_work_pools.contracts.pools import Pool, PoolPatch, PoolSpec
 from shunter_work_pools.contracts.states import Cause
 from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.service_manager import PATIENCE, Condition, ServiceManager
@@ -100,6 +102,7 @@ class Agent:
         stand_in: sends a sync while the agent is held up, see ``heartbeat``; None: nobody does.
         manager: is told how it is.
         found_tags: what it found out about its machine.
+        own: its credential, to be renewed; None: it shows a token that is not its own to renew.
 
     Attributes:
         capacity: what it has that runs may need.
@@ -114,8 +117,10 @@ class Agent:
         stand_in: Callable[[SyncRequest], object] | None = None,
         manager: ServiceManager | None = None,
         found_tags: list[str] | None = None,
+        own: OwnCredential | None = None,
     ) -> None:
         name = options.name
+        self._own = own
         self.capacity = machine.capacity() | dict(options.capacity)
         self._server = server
         self._manager = manager or ServiceManager()
@@ -180,6 +185,7 @@ class Agent:
         self._met = False  # the server has answered a sync of this life
         self._drained_at = 0.0
         self._unheard = False  # the last sync had no answer
+        self._denied = ""  # why the server refuses it; empty: it does not
         self._answered_at = time.monotonic()  # when one had; until then, the beginning
         self._maybe_granted = False  # the server may have granted something that this life does not know of
         self._dead: BaseException | None = None
@@ -293,6 +299,7 @@ class Agent:
                 raise
             except Exception as exc:
                 self._unheard = True
+                self._denied = told(exc) if judge(exc) is Trouble.DENIED else ""
                 if not self._met and _is_refusal(exc):
                     raise Fatal(told(exc)) from exc
                 if judge(exc) in (Trouble.BAD, Trouble.UNKNOWN):
@@ -303,7 +310,7 @@ class Agent:
                 continue
             if answer is None:
                 continue
-            self._unheard = False
+            self._unheard, self._denied = False, ""
             self._answered_at = time.monotonic()
             backoff.reset()
             self._link.up()
@@ -328,6 +335,8 @@ class Agent:
             ("service manager", self._manager.keep_told(self._condition)),
             ("checkup", self._checkup.watch_machine()),
         ]
+        if self._own is not None:
+            parts.append(("credential", renew(self._server, self._own, self._link)))
         if self._options.health_check is not None:
             parts.append(("health check", self._checkup.watch_check()))
         if self._options.metrics_port is not None:
@@ -364,6 +373,8 @@ class Agent:
         runs = len(self._holdings.working)
         doing = "draining" if self._draining else f"serving {', '.join(self._pools)}"
         away = "the server is away; " if self._link.away else ""
+        if self._denied:
+            away = f"the server refuses it: {self._denied.splitlines()[0]} "
         return Condition(
             f"{away}{doing}: {runs} of {self._about['limit']} runs",
             ready=self._turns > 1,
@@ -404,7 +415,7 @@ class Agent:
         if self._met or len(self._types) == len(set(self._pools)):
             return True
         for name in self._pools:
-            pool = await self._ask(self._server.get_pool(name), SYNC_LIMIT)
+            pool = await self._ask(self._pool(name), SYNC_LIMIT)
             if pool is None:
                 return False
             self._types[name] = pool.type
@@ -425,6 +436,27 @@ class Agent:
         if not any(self._launcher(kind).capabilities.own_machine for kind in self._types.values()):
             self._forget_machine()
         return True
+
+    async def _pool(self, name: str) -> Pool:
+        """A pool that is served; the first one is made, and given its template, if that was asked for."""
+        kind, wanted = self._options.create_pool, self._options.template
+        if kind is None or name != self._pools[0]:
+            return await self._server.get_pool(name)
+        try:
+            pool = await self._server.get_pool(name)
+        except NotFound:
+            spec: dict[str, Any] = {"name": name, "type": kind, "template": dict(wanted or {})}
+            log.info("making the pool", pool=name, type=kind)
+            try:
+                return await self._server.create_pool(PoolSpec.model_validate(spec))
+            except Conflict:  # another agent was faster
+                pool = await self._server.get_pool(name)
+        if pool.type != kind:
+            raise Fatal(f"pool {name!r} is there, and of type {pool.type}, not {kind}")
+        if wanted is not None and pool.template != dict(wanted):
+            log.info("setting the pool's template", pool=name)
+            pool = await self._server.update_pool(name, PoolPatch(template=dict(wanted)))
+        return pool
 
     def _forget_machine(self) -> None:
         """Nothing runs on this machine: what it has and what can be told of it says nothing about runs."""
@@ -786,17 +818,20 @@ def run_agent(
     until_idle: bool = False,
     max_lifetime: float | None = None,
     take_over: bool = False,
+    create_pool: str | None = None,
+    template_file: str | None = None,
 ) -> int:
     """Run an agent until it is drained; blocks.
 
     Args:
-        pools: names of the pools it serves, in order of preference; at least one.
+        pools: names of the pools it serves, in order of preference; none: those that it joined for.
         settings: name of a setting -> what was given for it; None: not given.
         queues: only these of their queues; empty: all.
         tags: what runs may demand of it.
-        name: default: HOST-POOL.
+        name: default: that of the one agent of this home that joined, or HOST-POOL.
         once, until_idle, max_lifetime: when it drains by itself, see ``Options``.
         take_over: its state folder may be that of another machine, which is gone for good.
+        create_pool, template_file: what becomes of its first pool, see ``Options``.
 
     Returns:
         0 when drained; 1 if a part of it died; 2 if it could not begin (the reason is on stderr).
@@ -805,7 +840,10 @@ def run_agent(
     try:
         values = load(settings)
         configure(values)
-        name = check_name(name or default_name(pools[0]))
+        agents = home_from_env().agents
+        stored = chosen(agents, name and check_name(name), pools)
+        pools = pools or (stored.pools if stored is not None else [])
+        name = check_name(name or (stored.agent if stored is not None else default_name(pools[0])))
         options = Options(
             name=name,
             pools=pools,
@@ -814,15 +852,23 @@ def run_agent(
             once=once,
             until_idle=until_idle,
             max_lifetime=max_lifetime,
+            create_pool=create_pool,
+            template=None if template_file is None else template_of(template_file),
             **of_settings(values),
         )
         machine.check_devices(options.capacity, os.environ)
-        folder = StateFolder(home_from_env().agents, name, take_over=take_over)
+        folder = StateFolder(agents, name, take_over=take_over)
+        stored = stored_in(folder.path)  # again, for nobody else changes it from now on
+        own = None if stored is None else OwnCredential(folder.path, stored)
+        if stored is not None and values.origin("api_url") != DEFAULT and values["api_url"] != stored.url:
+            log.warning(
+                "api_url is not heeded: the credential is for the server it came from", url=stored.url
+            )
     except ShunterError as exc:
         return _complain(told(exc))
     try:
         with _metrics_port(options) as port:
-            return asyncio.run(_live(folder, options, manager, port))
+            return asyncio.run(_live(folder, options, manager, port, own))
     except Fatal as exc:
         return _complain(str(exc))
     except ShunterError as exc:
@@ -859,20 +905,25 @@ async def _found_tags(options: Options) -> list[str]:
 
 
 async def _live(
-    folder: StateFolder, options: Options, manager: ServiceManager, port: MetricsPort | None = None
+    folder: StateFolder,
+    options: Options,
+    manager: ServiceManager,
+    port: MetricsPort | None = None,
+    own: OwnCredential | None = None,
 ) -> int:
     from shunter_infrastructure.registry import launcher_for
     from shunter_work_pools.client import AsyncClient, Client
 
-    async with AsyncClient(answer_timeout=ANSWER_LIMIT) as client:
+    url = None if own is None else own.stored.url
+    async with AsyncClient(url, own, answer_timeout=ANSWER_LIMIT) as client:
         # Made now: when it is needed, the disk with the settings and the token may hang.
-        other = Client(answer_timeout=ANSWER_LIMIT)
+        other = Client(url, own, answer_timeout=ANSWER_LIMIT)
 
         def stand_in(request: SyncRequest) -> None:
             other.sync(options.name, request)
 
         tags = await _found_tags(options)
-        agent = Agent(client, launcher_for, folder, options, stand_in, manager, tags)
+        agent = Agent(client, launcher_for, folder, options, stand_in, manager, tags, own)
         if port is not None:
             port.serve(agent.measured())
         loop = asyncio.get_running_loop()

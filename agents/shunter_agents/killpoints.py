@@ -37,6 +37,12 @@ POINTS = (
 #: While output makes room on the disk; most runs never pass them.
 RELIEF_POINTS = ("before-gap-journaled", "after-gap-journaled", "while-hole-punched", "after-hole-punched")
 
+#: While the agent's credential is renewed.
+RENEWAL_POINTS = ("after-next-token-written", "before-credential-replaced", "after-credential-replaced")
+#: While it joins.
+JOIN_POINTS = ("after-join-drafted", "after-join-answered", "after-join-settled")
+
+_ALL = POINTS + RELIEF_POINTS + RENEWAL_POINTS + JOIN_POINTS
 _AT = os.environ.get("SHUNTER_TEST_KILL_AT")
 
 if _AT is None:
@@ -51,8 +57,8 @@ if _AT is None:
 else:
     _POINT, _, _time = _AT.partition("#")
     _times = itertools.count(1 - int(_time or 1))
-    if _POINT not in POINTS + RELIEF_POINTS:
-        raise ValueError(f"SHUNTER_TEST_KILL_AT={_AT} is not one of {', '.join(POINTS + RELIEF_POINTS)}")
+    if _POINT not in _ALL:
+        raise ValueError(f"SHUNTER_TEST_KILL_AT={_AT} is not one of {', '.join(_ALL)}")
 
     def reached(point: str) -> None:
         """Die if ``point`` is the one to die at, and the time has come."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shunter_agents.own_secrets import OwnSecrets
 from shunter_work_pools.contracts.durations import LONGEST, parsed
+from shunter_work_pools.contracts.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Options:
         until_idle: drain when it holds nothing and there is nothing for it.
         max_lifetime: drain after so many seconds.
         own_secrets: what deployments may name of the agent's own side.
+        create_pool: make its first pool, of this type, if there is none; None: do not.
+        template: which that pool is to have; None: as it is.
     """
 
     name: str
@@ -53,6 +58,8 @@ class Options:
     until_idle: bool = False
     max_lifetime: float | None = None
     own_secrets: OwnSecrets = field(default_factory=dict)
+    create_pool: str | None = None
+    template: Mapping[str, Any] | None = None
 
 
 def of_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,3 +77,18 @@ def lifetime(text: str) -> float:
     if not seconds or seconds > LONGEST:
         raise ValueError(text)
     return seconds
+
+
+def template_of(path: str) -> dict[str, Any]:
+    """The template of ``--template-file``.
+
+    Raises:
+        InvalidInput: it is no file with a JSON object.
+    """
+    try:
+        found = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise InvalidInput(f"the template file {path} cannot be read: {exc}", "Write a JSON object.") from exc
+    if not isinstance(found, dict):
+        raise InvalidInput(f"the template file {path} holds no JSON object")
+    return found

@@ -95,6 +95,41 @@ def _holds_secret(variable: str, given: str) -> bool:
     return variable in BY_VARIABLE and _is_secret(BY_VARIABLE[variable], given)
 
 
+def prepare_home(*, user: bool, run_as: str | None) -> str | None:
+    """Go by the home of the service from now on; the account that its files are to belong to, None: one's own.
+
+    Raises:
+        InvalidInput: a service cannot be made here, or contradicts itself.
+    """
+    if user and run_as is not None:
+        raise InvalidInput("--run-as is for services of the whole machine, and --user is not one")
+    _check_right(user)
+    if not BOOTED.is_dir():
+        raise InvalidInput("systemd does not run here, so nothing can be started", "Leave out --install.")
+    if user:
+        return None
+    account = run_as or ACCOUNT
+    _check_account(account)
+    if not os.environ.get(HOME_VARIABLE):
+        os.environ[HOME_VARIABLE] = str(own_home(account))
+    return account
+
+
+def give(folder: Path, agents: Path, account: str | None) -> None:
+    """Give an agent's state folder, and those above it in the home, to the account of its service.
+
+    Raises:
+        OSError: they cannot be given.
+    """
+    if account is None:
+        return
+    import pwd
+
+    known = pwd.getpwnam(account)
+    for path in (agents.parent, agents, folder, *folder.rglob("*")):
+        os.chown(path, known.pw_uid, known.pw_gid, follow_symlinks=False)
+
+
 def _is_secret(setting: Setting, given: str) -> bool:
     return setting.mask is not None and setting.mask(given) != given
 
@@ -117,8 +152,11 @@ def show(service: Service, text: str) -> None:
     _tell_of_secrets(service)
 
 
-def install(service: Service, text: str, *, now: bool) -> None:
+def install(service: Service, text: str, *, now: bool, joined: bool = False) -> None:
     """Write the unit, and start it if that was asked for.
+
+    Args:
+        joined: it has a credential of its own, and needs no token.
 
     Raises:
         InvalidInput: it may not be written: no right, no such account, a unit of somebody else; or it may not be
@@ -153,7 +191,7 @@ def install(service: Service, text: str, *, now: bool) -> None:
     output.say(
         f"{path}: {'written' if before is None else 'as it was' if before == text else 'written anew'}"
     )
-    _tell_what_it_needs(service)
+    _tell_what_it_needs(service, joined)
     systemctl = _systemctl(user)
     if not now:
         reason = "" if BOOTED.is_dir() else ", where systemd runs (here it does not)"
@@ -178,12 +216,12 @@ def _tell_of_secrets(service: Service) -> None:
         )
 
 
-def _tell_what_it_needs(service: Service) -> None:
+def _tell_what_it_needs(service: Service, joined: bool) -> None:
     _tell_of_secrets(service)
     if service.account is None:
         tell("It ends when you log out, unless you are allowed to linger: loginctl enable-linger")
     home = Home(*[service.home] * 3) if service.home is not None else home_from_env()
-    if service.unit != "shunter-server" and not home.token_file.exists():
+    if service.unit != "shunter-server" and not joined and not home.token_file.exists():
         whose = f"owned by {service.account}" if service.account is not None else "yours"
         tell(
             f"It needs the server's token in {home.token_file}, mode 0600, {whose}; a server with the same home "

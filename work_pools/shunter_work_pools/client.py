@@ -64,6 +64,7 @@ from shunter_work_pools.contracts.agents import (
     SyncRequest,
 )
 from shunter_work_pools.contracts.base import Contract
+from shunter_work_pools.contracts.bearer import Bearer
 from shunter_work_pools.contracts.configuration import connection
 from shunter_work_pools.contracts.deployments import (
     Applied,
@@ -91,9 +92,17 @@ from shunter_work_pools.contracts.errors import (
     Refused,
     ServerUnreachable,
     ShunterError,
+    Unauthenticated,
     from_problem,
 )
 from shunter_work_pools.contracts.explanations import Explanation, Route
+from shunter_work_pools.contracts.identities import (
+    Credential,
+    CredentialRequest,
+    InvitationRequest,
+    JoinRequest,
+    NewKey,
+)
 from shunter_work_pools.contracts.limits import Limit, LimitList, LimitPatch, LimitSpec
 from shunter_work_pools.contracts.pools import (
     Pool,
@@ -124,6 +133,7 @@ from shunter_work_pools.contracts.secrets import (
     SecretsRequest,
     SecretValue,
 )
+from shunter_work_pools.contracts.sign_in import SignInInfo, SignInRequest
 from shunter_work_pools.contracts.status import Status
 from shunter_work_pools.proxies import Proxy, proxy_for
 from shunter_work_pools.unreachable import START_ONE, refused_by, unreachable
@@ -330,6 +340,16 @@ class Endpoints:
     def status(self, *, since: datetime | None = None) -> Call[Status]:
         """What runs, what is late, what failed since a moment (default: a day ago), which agents there are."""
         return _call("GET", "status", to=Status, query={"since": since})
+
+    @endpoint
+    def sign_in_info(self) -> Call[SignInInfo]:
+        """Where people sign in, if they can; needs no token."""
+        return _call("GET", "sign-in", to=SignInInfo)
+
+    @endpoint
+    def sign_in(self, request: SignInRequest) -> Call[NewKey]:
+        """Change the ID token of the server's OpenID Connect provider for a key; needs no token."""
+        return _call("POST", "sign-in", to=NewKey, body=request)
 
     # -- pools and queues
 
@@ -666,6 +686,21 @@ class Endpoints:
         return Call("POST", path, _answer(LogAnswer), body=body, media_type=LOG_MEDIA_TYPE)
 
     @endpoint
+    def invite(self, request: InvitationRequest) -> Call[NewKey]:
+        """Make an enrolment token, by which agents join."""
+        return _call("POST", "invitations", to=NewKey, body=request)
+
+    @endpoint
+    def join(self, request: JoinRequest) -> Call[Credential]:
+        """Become an agent; the client has the enrolment token. The same request again is answered alike."""
+        return _call("POST", "join", to=Credential, body=request)
+
+    @endpoint
+    def renew_credential(self, name: str, request: CredentialRequest) -> Call[Credential]:
+        """Give an agent a new token; the old one holds until the new one was used."""
+        return _call("POST", "agents", name, "credential", to=Credential, body=request)
+
+    @endpoint
     def release(self, name: str, request: ReleaseRequest) -> Call[ReportAnswer]:
         """Attempts that an agent gives back before it started them."""
         return _call("POST", "agents", name, "release", to=ReportAnswer, body=request)
@@ -703,12 +738,12 @@ class _Core(Endpoints):
     def __init__(
         self,
         api_url: str | None = None,
-        token: str | None = None,
+        token: str | Bearer | None = None,
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
-        address, self._token = connection(api_url, token)
+        address, self._bearer = connection(api_url, token)
         self.api_url = _checked_url(address)
         self.proxy = proxy_for(self.api_url)
         self._connect_timeout = connect_timeout
@@ -717,8 +752,6 @@ class _Core(Endpoints):
     def _settings(self) -> dict[str, Any]:
         url = httpx.URL(self.api_url)
         headers = {"User-Agent": "shunter", PROTOCOL_HEADER: str(PROTOCOL)}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
         return {
             "headers": headers,
             "verify": trust(url.scheme),
@@ -727,8 +760,10 @@ class _Core(Endpoints):
             "limits": httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
         }
 
-    def _request(self, call: Call[Any]) -> dict[str, Any]:
+    def _request(self, call: Call[Any], token: str | None) -> dict[str, Any]:
         headers = dict(call.headers)
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         if call.body is not None:
             headers["Content-Type"] = call.media_type
         elif call.method == "POST":
@@ -871,7 +906,8 @@ class Client(_Core):
 
     Args:
         api_url: the server's API root; default: the setting ``api_url``, else the local server.
-        token: default: the setting ``token``, else the token file in this user's Shunter home.
+        token: or what gives it, asked before each request; default: the setting ``token`` or ``token_file``, else the
+            token file in this user's Shunter home.
         connect_timeout, answer_timeout: seconds; what the server holds on purpose is added.
 
     Raises:
@@ -881,7 +917,7 @@ class Client(_Core):
     def __init__(
         self,
         api_url: str | None = None,
-        token: str | None = None,
+        token: str | Bearer | None = None,
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
@@ -891,8 +927,18 @@ class Client(_Core):
 
     def send(self, call: Call[T]) -> T:
         """Send one call and return its result."""
+        token = self._bearer()
         try:
-            response = self._http.request(**self._request(call))
+            return self._sent(call, token)
+        except Unauthenticated:
+            newer = self._bearer()
+            if newer == token:
+                raise
+            return self._sent(call, newer)  # it was replaced while this one was under way
+
+    def _sent(self, call: Call[T], token: str | None) -> T:
+        try:
+            response = self._http.request(**self._request(call, token))
         except httpx.RequestError as exc:  # also an answer that cannot be decompressed
             raise self._unreachable(exc) from exc
         return self._result(call, response)
@@ -943,7 +989,7 @@ class AsyncClient(_Core):
     def __init__(
         self,
         api_url: str | None = None,
-        token: str | None = None,
+        token: str | Bearer | None = None,
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
@@ -953,8 +999,18 @@ class AsyncClient(_Core):
 
     async def send(self, call: Call[T]) -> T:
         """Send one call and return its result."""
+        token = self._bearer()
         try:
-            response = await self._http.request(**self._request(call))
+            return await self._sent(call, token)
+        except Unauthenticated:
+            newer = self._bearer()
+            if newer == token:
+                raise
+            return await self._sent(call, newer)  # it was replaced while this one was under way
+
+    async def _sent(self, call: Call[T], token: str | None) -> T:
+        try:
+            response = await self._http.request(**self._request(call, token))
         except httpx.RequestError as exc:  # also an answer that cannot be decompressed
             raise self._unreachable(exc) from exc
         return self._result(call, response)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shunter_cli import checks, confirm, installing, live, naming, output, pausing
+from shunter_cli import checks, confirm, installing, joining, live, naming, output, pausing
 from shunter_cli.completing import agents
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, local, seconds
@@ -22,7 +22,9 @@ from shunter_cli.pausing import ReasonOption
 from shunter_cli.service_units import agent_unit
 from shunter_cli.setting_flags import OF_AGENT, as_words, taking
 from shunter_work_pools.contracts.configuration import load
-from shunter_work_pools.contracts.errors import Conflict, ServerUnreachable, Unavailable
+from shunter_work_pools.contracts.errors import Conflict, InvalidInput, ServerUnreachable, Unavailable
+from shunter_work_pools.contracts.home import home_from_env
+from shunter_work_pools.contracts.settings import JOIN_VARIABLE
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
@@ -32,7 +34,11 @@ group = typer.Typer(no_args_is_help=True, help="Agents: the daemons that take ru
 
 NameArgument = Annotated[str, typer.Argument(help="The agent's name.", metavar="NAME", autocompletion=agents)]
 ServedPools = Annotated[
-    list[str], typer.Option(help="A pool to serve, in order of preference. Repeatable.", metavar="NAME")
+    list[str] | None,
+    typer.Option(
+        help="A pool to serve, in order of preference. Default: what it joined for. Repeatable.",
+        metavar="NAME",
+    ),
 ]
 ServedQueues = Annotated[
     list[str] | None, typer.Option(help="Serve only this queue of its pools. Repeatable.", metavar="NAME")
@@ -42,7 +48,11 @@ OwnTags = Annotated[
 ]
 OwnName = Annotated[
     str | None,
-    typer.Option(help="Its name, by default HOST-POOL; under it it finds its runs again.", metavar="NAME"),
+    typer.Option(
+        help="Its name, by default that of the one agent that joined here, else HOST-POOL; under it it finds its runs "
+        "again.",
+        metavar="NAME",
+    ),
 ]
 
 
@@ -54,8 +64,8 @@ def attach(app: typer.Typer) -> None:
 @group.command("start")
 @taking(OF_AGENT)
 def start(
-    pool: ServedPools,
     flags: dict[str, Any],
+    pool: ServedPools = None,
     queue: ServedQueues = None,
     tag: OwnTags = None,
     name: OwnName = None,
@@ -75,6 +85,20 @@ def start(
             "as Crashed.",
         ),
     ] = False,
+    create_pool: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the first of its pools if it is not there: process, docker or kubernetes. The agent must be "
+            "allowed to.",
+            metavar="TYPE",
+        ),
+    ] = None,
+    template_file: Annotated[
+        str | None,
+        typer.Option(
+            help="With --create-pool: the template that pool is to have, a JSON object.", metavar="FILE"
+        ),
+    ] = None,
 ) -> None:
     """Serve pools: take runs that are due, launch them, report back.
 
@@ -85,6 +109,7 @@ def start(
     the same name.
     """
     words = _checked(pool, flags, queue, tag, name)
+    words += _of_pool(create_pool, template_file)
     if max_lifetime is not None:
         words += ["--max-lifetime", f"{seconds(max_lifetime, '--max-lifetime', zero=False)!r}"]
     words += ["--once"] * once + ["--until-idle"] * until_idle + ["--take-over"] * take_over
@@ -92,11 +117,33 @@ def start(
     os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])  # nosec B606 # a list of words, no shell: that is the point
 
 
+def _of_pool(create_pool: str | None, template_file: str | None) -> list[str]:
+    if create_pool is None:
+        if template_file is not None:
+            raise InvalidInput("--template-file says nothing without --create-pool")
+        return []
+    from shunter_agents.options import template_of
+    from shunter_cli.commands.pools import PoolType
+
+    if create_pool not in list(PoolType):
+        raise InvalidInput(
+            f"--create-pool {create_pool!r}: there is no such type", f"Use {', '.join(PoolType)}."
+        )
+    if template_file is None:
+        return ["--create-pool", create_pool]
+    template_of(template_file)
+    return ["--create-pool", create_pool, "--template-file", os.path.abspath(template_file)]
+
+
 def _checked(
-    pool: list[str], flags: dict[str, Any], queue: list[str] | None, tag: list[str] | None, name: str | None
+    pool: list[str] | None,
+    flags: dict[str, Any],
+    queue: list[str] | None,
+    tag: list[str] | None,
+    name: str | None,
 ) -> list[str]:
     """The words after ``agent start``; what is wrong in them is told here, in the words of all commands."""
-    checks.names("--pool", pool)
+    checks.names("--pool", pool or [])
     checks.names("--queue", queue or [])
     checks.names("--name", [name] if name is not None else [])
     checks.tags("--tag", tag or [])
@@ -112,8 +159,8 @@ def _checked(
 @group.command("install")
 @taking(OF_AGENT)
 def install(
-    pool: ServedPools,
     flags: dict[str, Any],
+    pool: ServedPools = None,
     queue: ServedQueues = None,
     tag: OwnTags = None,
     name: OwnName = None,
@@ -130,6 +177,10 @@ def install(
     if name is None:
         from shunter_agents.state_folder import default_name
 
+        if not pool:
+            raise InvalidInput(
+                "nothing says which agent it is", "Name it with --name, or its pool with --pool."
+            )
         checks.names("--pool", pool)
         name = default_name(pool[0])
     words = _checked(pool, flags, queue, tag, name)
@@ -141,6 +192,137 @@ def install(
         installing.show(service, text)
     else:
         installing.install(service, text, now=now)
+
+
+@group.command("invite")
+def invite(
+    pool: Annotated[str, typer.Option(help="The pool that the agents will serve.", metavar="NAME")],
+    uses: Annotated[int, typer.Option(help="So many agents may join by it.", min=1, metavar="N")] = 1,
+    expires: Annotated[str, typer.Option(help="How long it holds.", metavar="DURATION")] = "1h",
+    name: Annotated[
+        str | None, typer.Option(help="What the invitation is called in `shunter key list`.", metavar="LABEL")
+    ] = None,
+    manage_pools: Annotated[
+        bool, typer.Option("--manage-pools", help="These agents may change the pool's template.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(help="The address by which the agents reach the server. Default: yours.", metavar="URL"),
+    ] = None,
+    image: Annotated[
+        str, typer.Option(help="The image of the line for Docker; it has shunter in it.", metavar="IMAGE")
+    ] = joining.IMAGE,
+    output_as: OutputOption = Output.TABLE,
+    quiet: QuietOption = False,
+) -> None:
+    """Make an enrolment token, by which agents join; it is shown this once.
+
+    `shunter key list` shows the invitations there are, `shunter key revoke` takes one back.
+    """
+    from shunter_agents.joining import root_of
+    from shunter_work_pools.contracts.identities import InvitationRequest
+
+    checks.names("--pool", [pool])
+    checks.names("--name", [name] if name is not None else [])
+    request = InvitationRequest(
+        pool=pool,
+        name=name,
+        uses=uses,
+        expires_in=seconds(expires, "--expires", zero=False),
+        manage_pools=manage_pools,
+    )
+    with connect() as client:
+        made = client.invite(request)
+        address = root_of(url) if url is not None else client.api_url
+    lines = joining.lines(address, made.token, image)
+    if output_as is not Output.TABLE:
+        output.show_data({**made.model_dump(mode="json"), "lines": dict(lines)}, output_as)
+        return
+    if quiet:
+        output.say(made.token)
+        return
+    assert made.key.expires_at is not None
+    output.say(
+        f"invitation {made.key.name}: {output.counted(uses, 'agent')} of pool {pool} may join until "
+        f"{local(made.key.expires_at)} by this token, which is not shown again:\n\n  {made.token}"
+    )
+    for place_, line in lines.items():
+        output.say(
+            f"\n{'In' if place_ == 'Docker' else 'As' if 'service' in place_ else 'On'} {place_}:\n\n  {line}"
+        )
+    if joining.is_of_this_machine(address):
+        tell(f"\n{address} is reached from this machine alone: name another address with --url")
+
+
+@group.command("join")
+@taking(OF_AGENT)
+def join(
+    url: Annotated[
+        str, typer.Argument(help="The server's address, such as https://shunter.example.com/api.")
+    ],
+    flags: dict[str, Any],
+    name: Annotated[
+        str | None, typer.Option(help="The agent's name. Default: HOST-POOL.", metavar="NAME")
+    ] = None,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A file with the enrolment token, - for stdin. Default: the variable {JOIN_VARIABLE}, else it is "
+            "asked for.",
+            metavar="FILE",
+        ),
+    ] = None,
+    start_: Annotated[
+        bool, typer.Option("--start", help="Start the agent then, with the options given here.")
+    ] = False,
+    install_: Annotated[
+        bool,
+        typer.Option("--install", help="Make a service of it, which systemd starts now and at each boot."),
+    ] = False,
+    user: UserOption = False,
+    run_as: RunAsOption = None,
+    queue: ServedQueues = None,
+    tag: OwnTags = None,
+) -> None:
+    """Become an agent of a server, by the enrolment token that `shunter agent invite` gave.
+
+    The agent gets a credential of its own, kept in its state folder and renewed by itself; `shunter agent start` needs
+    nothing else then. Said again, it goes on where it was broken off, and one that has joined already is left as it is.
+    """
+    from shunter_agents.credential import Stored
+    from shunter_agents.joining import already, root_of
+    from shunter_agents.joining import join as join_server
+
+    if start_ and install_:
+        raise InvalidInput("--start and --install contradict each other", "--install starts it, too.")
+    if not install_ and (user or run_as is not None):
+        raise InvalidInput("--user and --run-as are for --install")
+    words = _checked(None, flags, queue, tag, name)
+    root = root_of(url)
+    account = installing.prepare_home(user=user, run_as=run_as) if install_ else None
+    agents = home_from_env().agents
+    stored: Stored | None = already(agents, root, name, away_too=start_)
+    if stored is not None:
+        tell(f"agent {stored.agent} has joined {root} already")
+    else:
+        token = joining.given_token(token_file)
+        stored = join_server(
+            agents, root, token, name, made=lambda folder: installing.give(folder, agents, account)
+        )
+        tell(f"agent {stored.agent} has joined {root} for {output.words(stored.pools)}")
+    os.environ.pop(JOIN_VARIABLE, None)
+    if name is None:
+        words += ["--name", stored.agent]
+    if start_:
+        os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])
+    if install_:
+        service = installing.planned(
+            _unit(stored.agent), ["agent", "start", *words], flags, user=user, run_as=run_as, of="agent"
+        )
+        text = agent_unit(service, stored.agent, installing.systemd_version())
+        installing.install(service, text, now=True, joined=True)
+    else:
+        tell(f"  Start it: shunter agent start --name {stored.agent}")
 
 
 @group.command("uninstall")

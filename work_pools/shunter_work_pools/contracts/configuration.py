@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from shunter_work_pools.contracts.bearer import Bearer, TokenFile, staying
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.home import home_from_env, stored_token
 from shunter_work_pools.contracts.profiles import DEFAULT_PROFILE, Profiles, near, read_profiles, value_of
@@ -19,6 +21,7 @@ from shunter_work_pools.contracts.settings import (
     BY_VARIABLE,
     DEFAULT_PORT,
     HOME_VARIABLE,
+    JOIN_VARIABLE,
     PREFIX,
     PROFILE_VARIABLE,
     RELATIONS,
@@ -112,18 +115,31 @@ def check_relations(values: Values) -> None:
             )
 
 
-def connection(api_url: str | None = None, token: str | None = None) -> tuple[str, str | None]:
-    """The server's API root and token; what is given is taken as it is.
+def connection(api_url: str | None = None, token: str | Bearer | None = None) -> tuple[str, Bearer]:
+    """The server's API root, and what gives its token; what is given is taken as it is.
 
     Raises:
         InvalidInput: the settings are wrong, or the token file cannot be read.
     """
+    if token is not None and not callable(token):
+        token = staying(token)
     if api_url is not None and token is not None:
         return api_url, token
     values = load()
     if token is None:
-        token = values["token"] or stored_token(home_from_env())
+        token = _bearer(values)
     return api_url if api_url is not None else values["api_url"], token
+
+
+def _bearer(values: Values) -> Bearer:
+    if values["token_file"] is None:
+        return staying(values["token"] or stored_token(home_from_env()))
+    if values["token"] is not None:
+        raise InvalidInput(
+            f"token ({values.origin('token')}) and token_file ({values.origin('token_file')}) are both set",
+            "Unset one of them.",
+        )
+    return TokenFile(Path(values["token_file"]).expanduser())
 
 
 def listening_port(values: Mapping[str, Any]) -> int:
@@ -158,7 +174,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _is_no_setting(variable: str, given: str) -> bool:
     return (
-        variable in (HOME_VARIABLE, PROFILE_VARIABLE)
+        variable in (HOME_VARIABLE, PROFILE_VARIABLE, JOIN_VARIABLE)
         or variable in RUN_VARIABLES
         or variable.startswith(TEST_PREFIX)
         or (variable.endswith("_PORT") and given.startswith(_SERVICE_ADDRESSES))

@@ -22,6 +22,8 @@ DEFAULT_PORT = 4400
 PREFIX = "SHUNTER_"
 #: The folder of everything, and the profile in use: they say where settings are, so they are none themselves.
 HOME_VARIABLE, PROFILE_VARIABLE = "SHUNTER_HOME", "SHUNTER_PROFILE"
+#: The token by which an agent joins: for that one command, so it is no setting either.
+JOIN_VARIABLE = "SHUNTER_JOIN_TOKEN"
 #: Read by tests only.
 TEST_PREFIX = "SHUNTER_TEST_"
 #: What an agent sets inside a run (see docs/environment.md); commands used there must not mind.

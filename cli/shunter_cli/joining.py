@@ -1,0 +1,66 @@
+"""What `agent invite` prints, and where `agent join` has its token from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_work_pools.contracts.settings import JOIN_VARIABLE
+
+#: The image of the Docker line, unless another is named.
+IMAGE = "shunter"
+#: Where a container keeps its agents' state: on a volume, so that it joins once.
+_HOME = "/var/lib/shunter"
+
+
+def lines(url: str, token: str, image: str = IMAGE) -> Mapping[str, str]:
+    """Where the agent is to be -> a line to paste there.
+
+    The token is a variable in each, never an argument: arguments are seen by everybody on a machine. With sudo and
+    Docker the variable is only named.
+    """
+    given, address = f"{JOIN_VARIABLE}={shlex.quote(token)}", shlex.quote(url)
+    join = f"shunter agent join {address}"
+    return {
+        "a machine": f"{given} {join} --start",
+        "a service of systemd": f"{given} sudo --preserve-env={JOIN_VARIABLE} {join} --install",
+        "Docker": f"{given} docker run -d --restart unless-stopped -v shunter-agent:{_HOME} -e SHUNTER_HOME={_HOME} "
+        f"-e {JOIN_VARIABLE} {shlex.quote(image)} {join} --start",
+    }
+
+
+def is_of_this_machine(url: str) -> bool:
+    """Whether no other machine reaches it."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def given_token(file: str | None) -> str:
+    """The enrolment token: of a file (``-``: standard input), of the variable, or typed in unseen.
+
+    Raises:
+        InvalidInput: there is none, or what is there is none.
+    """
+    from shunter_agents.joining import enrolment
+
+    if file == "-":
+        return enrolment(sys.stdin.read(), "standard input")
+    if file is not None:
+        try:
+            return enrolment(Path(file).expanduser().read_text("utf-8"), file)
+        except (OSError, UnicodeDecodeError) as exc:
+            raise InvalidInput(f"the token file {file} cannot be read: {exc}") from exc
+    if given := os.environ.get(JOIN_VARIABLE):
+        return enrolment(given, JOIN_VARIABLE)
+    if not sys.stdin.isatty():
+        raise InvalidInput(
+            "there is no enrolment token",
+            f"Set {JOIN_VARIABLE}, or name a file that holds it with --token-file (- for stdin).",
+        )
+    import typer
+
+    return enrolment(str(typer.prompt("Enrolment token", hide_input=True, err=True)), "what was typed")
