@@ -30,9 +30,9 @@ from shunter_work_pools.contracts.errors import (
     TooLarge,
     Unauthenticated,
 )
-from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.contracts.identities import Credential, CredentialRequest
 from shunter_work_pools.contracts.pools import Pool, PoolPatch, PoolSpec
+from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()

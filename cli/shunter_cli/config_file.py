@@ -44,7 +44,8 @@ def set_value(path: Path, profile: str | None, name: str, text: str) -> str:
     if name == PROFILE_KEY:
         return _choose(path, text)
     value = value_of(known(name, "config set"), text, "config set")
-    written = value if isinstance(value, int) else list(value) if isinstance(value, tuple) else text.strip()
+    plain = isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+    written = value if isinstance(value, int) else list(value) if plain else text.strip()
     return _change(path, profile, name, written)
 
 

@@ -715,7 +715,7 @@ async def test_who_stands_in_for_the_agent_reads_no_disk_then(
     syncs: list[object] = []
 
     class Client:
-        def __init__(self, **_: Any) -> None:
+        def __init__(self, *_: Any, **__: Any) -> None:
             clients.append(self)
 
         def __enter__(self) -> Client:

@@ -20,6 +20,7 @@ from shunter_work_pools.contracts.deployments import Keep
 from shunter_work_pools.contracts.settings import (
     BY_VARIABLE,
     HOME_VARIABLE,
+    JOIN_VARIABLE,
     PROFILE_VARIABLE,
     RELATIONS,
     RUN_VARIABLES,
@@ -65,7 +66,7 @@ def _variables(path: Path) -> set[str]:
 
 
 def test_every_variable_that_the_code_reads_is_a_setting() -> None:
-    known = {*BY_VARIABLE, *RUN_VARIABLES, HOME_VARIABLE, PROFILE_VARIABLE}
+    known = {*BY_VARIABLE, *RUN_VARIABLES, HOME_VARIABLE, PROFILE_VARIABLE, JOIN_VARIABLE}
     rooms = ("flows", "work_pools", "agents", "infrastructure", "cli", "helm", "examples")
     files = [
         path

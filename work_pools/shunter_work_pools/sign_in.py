@@ -30,7 +30,9 @@ class SignIn:
     def __init__(self, values: Mapping[str, Any], clock: Callable[[], float] = time.time) -> None:
         issuer, client_id = values["server.oidc_issuer"], values["server.oidc_client_id"]
         if (issuer is None) != (client_id is None):
-            raise InvalidInput("server.oidc_issuer and server.oidc_client_id go together", "Set both, or none.")
+            raise InvalidInput(
+                "server.oidc_issuer and server.oidc_client_id go together", "Set both, or none."
+            )
         self._clock = clock
         self._rules = values["server.oidc_roles"]
         self._client_id = client_id

@@ -276,7 +276,7 @@ def _trust(value: object) -> tuple[Any, ...]:
 
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value) if value.strip() else []
         except (ValueError, RecursionError) as exc:
             raise ValueError(
                 f"is not JSON: {exc}", 'Write [{"serviceAccount": "NAMESPACE/NAME", "pools": ["POOL"]}].'
@@ -661,6 +661,8 @@ _DECLARED = (
         otherwise="none",
         metavar="ADDRESS",
         flag="--trusted-proxy",
+        many=True,
+        show=_with_commas,
     ),
     Setting(
         "server.trust",

@@ -99,7 +99,9 @@ def renew(tx: Tx, key: int | None, request: CredentialRequest, holds_for: float)
     """
     own = tx.conn.execute(select(keys).where(keys.c.id == key)).one_or_none() if key is not None else None
     if own is None or own.kind != Kind.AGENT or own.hash.startswith(_BOUND):
-        raise Conflict("only the credential of an agent that joined is renewed", "`shunter agent join` makes one.")
+        raise Conflict(
+            "only the credential of an agent that joined is renewed", "`shunter agent join` makes one."
+        )
     hold_name(tx, Kind.AGENT, own.name)
     own = tx.conn.execute(select(keys).where(keys.c.id == own.id)).one()
     if own.revoked_at is not None:
@@ -138,7 +140,9 @@ def bind(
     if row is None:
         _check_free(tx, name, rights["pools"], alive_after)
         values = {"kind": Kind.AGENT.value, "name": name, "hash": mark, "created_at": tx.now, **rights}
-        made = insert(keys).values(**values, created_by=f"service account {account}"[:200]).returning(keys.c.id)
+        made = (
+            insert(keys).values(**values, created_by=f"service account {account}"[:200]).returning(keys.c.id)
+        )
         return int(tx.conn.execute(made).scalar_one())
     if row.revoked_at is not None:
         raise Unauthenticated(
@@ -187,7 +191,9 @@ def _check_free(tx: Tx, name: str, pools: Iterable[str], alive_after: Micros) ->
         raise Conflict(f"an agent named {name!r} served {', '.join(others)}, too", remedy)
 
 
-def _insert(tx: Tx, name: str, token_hash: str, like: Row[Any], invitation: str | None, holds_for: float) -> Row[Any]:
+def _insert(
+    tx: Tx, name: str, token_hash: str, like: Row[Any], invitation: str | None, holds_for: float
+) -> Row[Any]:
     values = {
         "kind": Kind.AGENT.value,
         "name": name,
