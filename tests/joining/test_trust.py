@@ -13,10 +13,12 @@ import pytest
 
 from shunter_work_pools import trust
 from shunter_work_pools.contracts.errors import InvalidInput, Unauthenticated, Unavailable
+from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.trust import parsed
-from shunter_work_pools.identity_tokens import UnknownKey, read
+from shunter_work_pools.identities import Identity
+from shunter_work_pools.identity_tokens import LEEWAY, UnknownKey, read
 from shunter_work_pools.issuer_keys import KEPT_FOR, LOOK_EVERY, Issuer, Place
-from shunter_work_pools.trust import ServiceAccount, Trusted
+from shunter_work_pools.trust import Trusted
 from tests.joining.issuer_server import IssuerServer, issuer_server
 from tests.joining.signing import NOW, OTHER_KEY, RSA_KEY, public, token
 
@@ -60,6 +62,12 @@ def good(issuer: IssuerServer, **more: Any) -> str:
     return token(**{"iss": issuer.url, **more})
 
 
+async def known(by: Trusted, text: str) -> Identity:
+    found = await by.identify(text)
+    assert found is not None
+    return found
+
+
 async def refused(by: Trusted, text: str, reason: str) -> None:
     with pytest.raises(Unauthenticated, match=reason):
         await by.identify(text)
@@ -71,9 +79,17 @@ async def test_who_is_taken(issuer: IssuerServer) -> None:
         rule(issuer, "other/agent", pools=["a", "b"], audience="https://shunter.example"),
     )
     found = await by.identify(good(issuer))
-    assert found == ServiceAccount("runs/agent", ("cluster",), True, NOW + 3600)
+    until = int((NOW + 3600 + LEEWAY) * 1_000_000)
+    assert found == Identity(
+        Kind.AGENT,
+        "runs/agent",
+        pools=frozenset({"cluster"}),
+        manage_pools=True,
+        expires_at=until,
+        account="runs/agent",
+    )
     other = good(issuer, sub="system:serviceaccount:other:agent", aud=["https://shunter.example"])
-    assert (await by.identify(other)).pools == ("a", "b")
+    assert (await known(by, other)).pools == {"a", "b"}
 
     await refused(by, good(issuer, sub="system:serviceaccount:runs:default"), "nobody who is trusted")
     await refused(by, good(issuer, sub="system:serviceaccount:runs2:agent"), "nobody who is trusted")
@@ -96,26 +112,13 @@ async def test_of_two_clusters_each_counts_for_its_own(issuer: IssuerServer, tmp
         second.answers[JWKS] = {"keys": [public(OTHER_KEY)]}
         second.answers[DISCOVERY] = {"issuer": second.url, "jwks_uri": second.url + JWKS}
         by = trusted(rule(issuer), rule(second, pools=["elsewhere"]))
-        assert (await by.identify(good(issuer))).pools == ("cluster",)
-        there = await by.identify(token(OTHER_KEY, iss=second.url))
-        assert there.pools == ("elsewhere",)
-        assert there.name == f"{second.url}:runs/agent", "two that are called alike are told apart"
+        assert (await known(by, good(issuer))).pools == {"cluster"}
+        there = await known(by, token(OTHER_KEY, iss=second.url))
+        assert there.pools == {"elsewhere"}
+        assert there.account == f"{second.url}:runs/agent", "two that are called alike are told apart"
         await refused(by, token(OTHER_KEY, iss=issuer.url), "signature")
         await refused(by, token(RSA_KEY, iss=second.url), "signature")
         await by.close()
-
-
-async def test_a_token_is_checked_once_until_it_expires(issuer: IssuerServer) -> None:
-    clock = Clock()
-    by = trusted(rule(issuer), clock=clock)
-    text = good(issuer, exp=NOW + 600)
-    first = await by.identify(text)
-    issuer.answers.clear()
-    assert await by.identify(text) is first
-    clock.now = NOW + 640
-    await refused(by, text, "expired")
-    assert len(issuer.asked) == 2, issuer.paths()
-    await by.close()
 
 
 async def test_keys_that_the_issuer_changes(issuer: IssuerServer) -> None:
@@ -230,14 +233,14 @@ async def test_inside_a_cluster_its_api_server_is_asked(
 
 async def test_asking_the_api_server_about_each_token(issuer: IssuerServer, tmp_path: Path) -> None:
     (tmp_path / "own").write_text("own-token")
-    clock = Clock()
     settings = {"apiServer": issuer.url, "tokenFile": str(tmp_path / "own"), "review": True}
-    by = trusted(rule(issuer, **settings), clock=clock)
+    by = trusted(rule(issuer, **settings))
     subject = "system:serviceaccount:runs:agent"
     held = {"authenticated": True, "user": {"username": subject}, "audiences": ["shunter"]}
     issuer.answers[REVIEWS] = {"status": held}
     text = good(issuer)
-    assert await by.identify(text)
+    found = await known(by, text)
+    assert found.expires_at == int((NOW + trust.REVIEW_COUNTS_FOR) * 1_000_000)
     method, path, bearer, body = issuer.asked[-1]
     assert (method, path, bearer) == ("POST", REVIEWS, "Bearer own-token")
     assert body["spec"] == {"token": text, "audiences": ["shunter"]}
@@ -247,7 +250,6 @@ async def test_asking_the_api_server_about_each_token(issuer: IssuerServer, tmp_
         held | {"audiences": []},
         held | {"user": {"username": "system:serviceaccount:runs:other"}},
     ):
-        clock.now += trust.REVIEW_COUNTS_FOR
         issuer.answers[REVIEWS] = {"status": status}
         await refused(by, text, "does not hold any more")
     issuer.answers[REVIEWS] = 403

@@ -102,6 +102,7 @@ from shunter_work_pools.contracts.identities import (
     InvitationRequest,
     JoinRequest,
     NewKey,
+    WhoAmI,
 )
 from shunter_work_pools.contracts.limits import Limit, LimitList, LimitPatch, LimitSpec
 from shunter_work_pools.contracts.pools import (
@@ -340,6 +341,11 @@ class Endpoints:
     def status(self, *, since: datetime | None = None) -> Call[Status]:
         """What runs, what is late, what failed since a moment (default: a day ago), which agents there are."""
         return _call("GET", "status", to=Status, query={"since": since})
+
+    @endpoint
+    def whoami(self) -> Call[WhoAmI]:
+        """Whom the server takes this client for."""
+        return _call("GET", "whoami", to=WhoAmI)
 
     @endpoint
     def sign_in_info(self) -> Call[SignInInfo]:

@@ -24,7 +24,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from prometheus_client.core import Metric
@@ -77,6 +77,9 @@ from shunter_work_pools.storage.partitions import make_partitions
 from shunter_work_pools.storage.store import Changes, Store, Tx, Work
 
 T = TypeVar("T")
+if TYPE_CHECKING:  # it is loaded where people sign in
+    from shunter_work_pools.sign_in import SignIn
+
 log = get_logger()
 
 _SECOND: Micros = 1_000_000
@@ -102,6 +105,7 @@ class Engine:
         logs: where output is kept.
         settings: times.
         secret_keys: None: keys that nobody else has, and that end with this engine.
+        sign_in: by which people get keys who have an account elsewhere; None: they do not.
     """
 
     def __init__(
@@ -110,12 +114,15 @@ class Engine:
         logs: LogStore,
         settings: Settings | None = None,
         secret_keys: SecretKeys | None = None,
+        sign_in: SignIn | None = None,
     ) -> None:
         self.store = store
         self.secret_keys = secret_keys or passing_keys()
         self.sealer = Sealer(self.secret_keys)
         self.identities = Identities(store, self.secret_keys)
         self.refusals = self.identities.refusals
+        self.identities.alive_after = self.alive_after
+        self.sign_in = sign_in
         self.logs = logs
         self.settings = settings or Settings()
         self.hub = Hub()

@@ -13,18 +13,19 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Protocol
 from uuid import UUID
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Row
 
 from shunter_work_pools.attempt_tokens import AttemptTokens
-from shunter_work_pools.contracts.base import Micros, moment
+from shunter_work_pools.contracts.base import Micros, Name, moment
 from shunter_work_pools.contracts.errors import Unauthenticated
 from shunter_work_pools.contracts.identities import PREFIXES, Kind, Role, WhoAmI
-from shunter_work_pools.queue import keys
+from shunter_work_pools.queue import joining, keys
 from shunter_work_pools.queue.progress import is_live
 from shunter_work_pools.refusals import Refusals
 from shunter_work_pools.secret_keys import SecretKeys
@@ -59,6 +60,8 @@ class Identity:
         manage_pools: an agent may make these pools and change their templates.
         expires_at: by the wall clock.
         key_id: of its row, if it has one.
+        account: the service account that an agent showed instead of a credential; its name is that of the account until
+            it acts as an agent, see :meth:`Identities.admit`.
         run, attempt: of an attempt.
     """
 
@@ -69,6 +72,7 @@ class Identity:
     manage_pools: bool = False
     expires_at: Micros | None = None
     key_id: int | None = None
+    account: str | None = None
     run: UUID | None = None
     attempt: int | None = None
 
@@ -138,6 +142,7 @@ class Identities:
     Attributes:
         verifiers: asked in turn for tokens that look like JWTs.
         refusals: who was not let in, or not to what he asked for.
+        alive_after: since when an agent must have been heard of to be alive, by the moment of a transaction.
     """
 
     def __init__(
@@ -149,6 +154,7 @@ class Identities:
         self.attempt_tokens = AttemptTokens(secret_keys)
         self.verifiers: Sequence[Verifier] = ()
         self.refusals = Refusals(store)
+        self.alive_after: Callable[[Micros], Micros] = lambda now: now
         self._admitted: dict[bytes, Admission] = {}
         self._local: dict[bytes, Admission] = {}
         self._used: dict[int, tuple[Micros, str]] = {}
@@ -160,15 +166,18 @@ class Identities:
         """Let in who has a token of this server's own, as admin."""
         self._local[_hash(token.encode())] = Admission(Identity(Kind.PERSON, LOCAL, Role.ADMIN))
 
-    async def admit(self, token: bytes, address: str) -> Admission:
+    async def admit(self, token: bytes, address: str, agent: str | None = None) -> Admission:
         """Who has a token.
 
         Args:
             token: as it came.
             address: from where.
+            agent: whom the request is about, if it is about an agent. Who showed a service account is that agent if the
+                name is free, or its own already.
 
         Raises:
             Unauthenticated: nobody is known to have it, or not any more.
+            Conflict: the agent's name belongs to another one.
             Unavailable: the store cannot be read.
         """
         digest = _hash(token)
@@ -178,46 +187,60 @@ class Identities:
         if self._good_until < self._now():
             await self.look()
         admission = self._admitted.get(digest)
-        if admission is None:
-            admission = await self._look_up(token, digest)
-        expires_at = admission.identity.expires_at
-        if expires_at is not None and expires_at <= self._clock():
-            self._admitted.pop(digest, None)
-            raise _expired(expires_at)
+        if admission is None or self._is_over(admission):
+            admission = await self._look_up(token, digest, address)
+        if self._is_over(admission):
+            raise _expired(admission.identity.expires_at or 0)
+        if admission.identity.account is not None and agent is not None:
+            admission = await self._bound(admission.identity, agent, digest)
         key_id = admission.identity.key_id
         if key_id is not None and admission.noted_at < self._now() - NOTE_EVERY:
             admission.noted_at = self._now()
             self._used[key_id] = (self._clock(), address)
         return admission
 
-    async def _look_up(self, token: bytes, digest: bytes) -> Admission:
+    def _is_over(self, admission: Admission) -> bool:
+        expires_at = admission.identity.expires_at
+        return expires_at is not None and expires_at <= self._clock()
+
+    async def _look_up(self, token: bytes, digest: bytes, address: str) -> Admission:
         text = token.decode("latin-1")
         if text.startswith(PREFIXES[Kind.ATTEMPT]):
             return await self._attempt(text)
         while True:
             forgotten = self._forgotten
-            identity = await (self._foreign(text) if _is_jwt(text) else self._own(digest))
+            identity = await (self._foreign(text) if _is_jwt(text) else self._own(digest, address))
             if forgotten == self._forgotten:  # else it may be this one that was revoked meanwhile
                 break
+        return self._keep(digest, identity)
+
+    def _keep(self, digest: bytes, identity: Identity) -> Admission:
         if len(self._admitted) >= MOST:
             self._admitted.clear()
         admission = self._admitted[digest] = Admission(identity)
         return admission
 
-    async def _own(self, digest: bytes) -> Identity:
-        def find(tx: Tx) -> Identity:
+    async def _own(self, digest: bytes, address: str) -> Identity:
+        def find(tx: Tx) -> tuple[Identity, bool]:
             row = keys.find(tx, digest.hex())
             if row is None:
                 raise Unauthenticated("the token is not one of this server's", REMEDY)
+            if row.revoked_at is not None and joining.replaced(tx, row):
+                raise Unauthenticated(
+                    f"the token of agent {row.name!r} was replaced by a newer one",
+                    "If not by that agent itself, somebody else has its credential: revoke it (`shunter key revoke`).",
+                )
             if row.revoked_at is not None:
                 raise Unauthenticated(f"the token of {row.name!r} was revoked", REMEDY)
             if row.expires_at is not None and row.expires_at <= tx.now:
                 raise _expired(row.expires_at)
-            if row.uses_left == 0:
-                raise Unauthenticated(f"the invitation {row.name!r} is used up", "Ask for another one.")
-            return identity_of(row)
+            return identity_of(row), row.kind == Kind.AGENT and row.last_used_at is None
 
-        return await self._store.read(find)
+        identity, new = await self._store.read(find)
+        if new and identity.key_id is not None:
+            key_id = identity.key_id
+            await self._store.write(lambda tx: joining.first_use(tx, key_id, address))
+        return identity
 
     async def _foreign(self, token: str) -> Identity:
         for verifier in self.verifiers:
@@ -225,6 +248,25 @@ class Identities:
             if identity is not None:
                 return identity
         raise Unauthenticated("the token is of nobody whom this server trusts", REMEDY)
+
+    async def _bound(self, identity: Identity, agent: str, digest: bytes) -> Admission:
+        """The agent that a service account acts as: once for each of its tokens, then from what is kept."""
+        account, kept_at = identity.account, _hash(digest + agent.encode("utf-8", "surrogateescape"))
+        known = self._admitted.get(kept_at)
+        if known is not None and not self._is_over(known):
+            return known
+        if account is None or not is_name(agent):
+            return Admission(identity)
+        while True:
+            forgotten = self._forgotten
+            key_id = await self._store.write(
+                lambda tx: joining.bind(
+                    tx, agent, account, identity.pools, identity.manage_pools, self.alive_after(tx.now)
+                )
+            )
+            if forgotten == self._forgotten:
+                break
+        return self._keep(kept_at, replace(identity, name=agent, key_id=key_id))
 
     async def _attempt(self, token: str) -> Admission:
         named = self.attempt_tokens.read(token)
@@ -269,6 +311,17 @@ class Identities:
         if self._used:
             used, self._used = self._used, {}
             await self._store.write(lambda tx: keys.note_used(tx, used))
+
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+def is_name(text: str) -> bool:
+    """Whether something can be called so."""
+    try:
+        return bool(_NAME.validate_python(text))
+    except ValidationError:
+        return False
 
 
 def identity_of(row: Row[Any]) -> Identity:

@@ -18,6 +18,8 @@ POINTS = (
     "after-cancel-committed",
     "after-drain-committed",
     "after-handover-committed",
+    "after-join-committed",
+    "after-renewal-committed",
 )
 
 _AT = os.environ.get("SHUNTER_TEST_KILL_SERVER_AT")

@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -29,6 +29,10 @@ from shunter_work_pools.service_manager import Condition, ServiceManager
 from shunter_work_pools.settings import settings_of
 from shunter_work_pools.storage.logs import FileLogStore
 from shunter_work_pools.storage.store import open_store
+
+if TYPE_CHECKING:
+    from shunter_work_pools.sign_in import SignIn
+    from shunter_work_pools.trust import Trusted
 
 log = get_logger()
 
@@ -104,7 +108,9 @@ async def _serve(
     hosts = LOCAL_HOSTS | {name.lower() for name in [host, *values["server.allowed_hosts"]]}
     store = open_store(values["server.database_url"], home.database_file)
     secret_keys = load_secret_keys(values, home)
-    engine = Engine(store, FileLogStore(home.logs), settings_of(values), secret_keys)
+    sign_in, trusted = _sign_in(values), _trusted(values)
+    engine = Engine(store, FileLogStore(home.logs), settings_of(values), secret_keys, sign_in)
+    engine.identities.verifiers = trusted
     await engine.start()
     try:
         engine.identities.admit_local(values["token"] or ensure_token(home))
@@ -138,6 +144,28 @@ async def _serve(
             one.result()
     finally:
         await engine.stop()
+        for one in (*trusted, *((sign_in,) if sign_in is not None else ())):
+            await one.close()
+
+
+def _sign_in(values: Mapping[str, Any]) -> SignIn | None:
+    """Loaded only where people sign in; so is the other below where accounts are trusted."""
+    issuer, client_id = values["server.oidc_issuer"], values["server.oidc_client_id"]
+    if (issuer is None) != (client_id is None):
+        raise InvalidInput("server.oidc_issuer and server.oidc_client_id go together", "Set both, or none.")
+    if issuer is None:
+        return None
+    from shunter_work_pools.sign_in import SignIn
+
+    return SignIn(issuer, client_id, values["server.oidc_scopes"], values["server.oidc_roles"])
+
+
+def _trusted(values: Mapping[str, Any]) -> tuple[Trusted, ...]:
+    if not values["server.trust"]:
+        return ()
+    from shunter_work_pools.trust import Trusted
+
+    return (Trusted(values["server.trust"]),)
 
 
 class _Server(uvicorn.Server):

@@ -20,6 +20,7 @@ class Settings:
         give_up_after: after so long ``on_lost`` of a run's deployment acts.
         reap_every: how often late and lost are looked for; with what a look takes, less than a second.
         heartbeat_every: heartbeats of all agents are written together so often.
+        credential_for: so long the credential of an agent that joined holds.
         retain_every: how often what need not be kept is looked for.
         audit_for: how long entries of the audit are kept; None: for ever.
         keep: what is kept of runs that have ended, where a deployment does not say; None: everything.
@@ -31,6 +32,7 @@ class Settings:
     give_up_after: float = 300.0
     reap_every: float = 0.9
     heartbeat_every: float = 1.0
+    credential_for: float = 30 * 86_400.0
     retain_every: float = 60.0
     audit_for: float | None = None
     keep: Keep = field(default_factory=Keep)
@@ -46,6 +48,7 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
         lease_for=values["server.lease_for"],
         give_up_after=values["server.give_up_after"],
         audit_for=audit_for,
+        credential_for=values["server.credential_for"],
         retain_every=values["server.retain_every"],
         keep=Keep(**kept),
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from shunter_work_pools.contracts.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
+from shunter_work_pools.contracts.errors import Forbidden, Unauthenticated
 from shunter_work_pools.contracts.identities import Role
 from shunter_work_pools.contracts.sign_in import SignInInfo, called, granted_role
 from shunter_work_pools.identity_tokens import BadToken, read
@@ -20,40 +20,35 @@ class SignIn:
     """What the settings ``server.oidc_*`` say, at work.
 
     Args:
-        values: the settings.
+        issuer, client_id, scopes, roles: the settings.
         clock: seconds since the epoch.
 
-    Raises:
-        InvalidInput: one of them is missing.
+    Attributes:
+        info: as it is told to who wants to sign in.
     """
 
-    def __init__(self, values: Mapping[str, Any], clock: Callable[[], float] = time.time) -> None:
-        issuer, client_id = values["server.oidc_issuer"], values["server.oidc_client_id"]
-        if (issuer is None) != (client_id is None):
-            raise InvalidInput(
-                "server.oidc_issuer and server.oidc_client_id go together", "Set both, or none."
-            )
+    def __init__(
+        self,
+        issuer: str,
+        client_id: str,
+        scopes: str,
+        roles: Sequence[str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.info = SignInInfo(issuer=issuer, client_id=client_id, scopes=scopes)
         self._clock = clock
-        self._rules = values["server.oidc_roles"]
+        self._roles = roles
         self._client_id = client_id
-        self._issuer = Issuer(Place(issuer)) if issuer is not None and client_id is not None else None
-        self.info = (
-            SignInInfo(issuer=issuer, client_id=client_id, scopes=values["server.oidc_scopes"])
-            if self._issuer is not None
-            else SignInInfo()
-        )
+        self._issuer = Issuer(Place(issuer))
 
     async def known(self, id_token: str) -> tuple[str, Role]:
         """What somebody is called, and his role.
 
         Raises:
-            NotFound: nobody signs in here.
             Unauthenticated: the token is not believed.
             Forbidden: nothing that the provider says of him gives a role.
             Unavailable: the provider's keys cannot be had.
         """
-        if self._issuer is None:
-            raise NotFound("this server knows no provider to sign in with", "Ask an admin for a key.")
         now = self._clock()
         try:
             draft = read(id_token)
@@ -61,7 +56,7 @@ class SignIn:
             self._check_meant(claims, now)
         except BadToken as exc:
             raise Unauthenticated(f"the ID token is not taken: {exc}", "Sign in again.") from exc
-        name, role = called(claims), granted_role(self._rules, claims)
+        name, role = called(claims), granted_role(self._roles, claims)
         if role is None:
             raise Forbidden(
                 f"nothing that the provider says of {name} gives a role here",
@@ -85,5 +80,4 @@ class SignIn:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._issuer is not None:
-            await self._issuer.close()
+        await self._issuer.close()

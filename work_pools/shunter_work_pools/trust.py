@@ -7,41 +7,26 @@ https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-accou
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from shunter_work_pools.contracts.errors import InvalidInput, Unauthenticated, Unavailable
+from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.trust import Trust
-from shunter_work_pools.identity_tokens import BadToken, Draft, read
+from shunter_work_pools.identities import Identity
+from shunter_work_pools.identity_tokens import LEEWAY, BadToken, Draft, read
 from shunter_work_pools.issuer_keys import Issuer, Place
 
 #: Where a pod has its own token (see the page above).
 OWN = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-#: Tokens that are remembered, and seconds for which an answer of the API server about one counts.
-REMEMBERED, REVIEW_COUNTS_FOR = 10_000, 30.0
+#: Seconds for which an answer of the API server about a token counts.
+REVIEW_COUNTS_FOR = 30.0
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
-
-
-@dataclass(frozen=True)
-class ServiceAccount:
-    """Who showed a token.
-
-    Attributes:
-        name: ``NAMESPACE/NAME``, with the issuer before it if it is not the only one.
-        expires_at: of the token, seconds since the epoch.
-    """
-
-    name: str
-    pools: tuple[str, ...]
-    manage_pools: bool
-    expires_at: float
 
 
 class Trusted:
@@ -68,41 +53,30 @@ class Trusted:
         for rule in rules:
             place = _place(rule, environ)
             self._rules.append((rule, self._issuers.setdefault(place, Issuer(place))))
-        self._known: dict[bytes, tuple[ServiceAccount, float]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._rules)
-
-    async def identify(self, token: str) -> ServiceAccount:
-        """Whose token it is.
+    async def identify(self, token: str) -> Identity | None:
+        """The service account that a token is of.
 
         Raises:
             Unauthenticated: it is not believed, or of nobody who is trusted; it says why.
             Unavailable: it cannot be checked now.
         """
-        digest, now = hashlib.sha256(token.encode()).digest(), self._clock()
-        known = self._known.get(digest)
-        if known is not None and now < known[1]:
-            return known[0]
+        if not self._rules:
+            return None
         try:
-            account, until = await self._checked(read(token), now)
+            return await self._checked(read(token), self._clock())
         except BadToken as exc:
             raise Unauthenticated(
                 f"the service account's token is not taken: {exc}",
                 "docs/joining.md tells how an agent in a cluster gets one, and server.trust who is taken.",
             ) from exc
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[digest] = (account, until)
-        return account
 
     async def close(self) -> None:
         """Close the connections."""
         for issuer in self._issuers.values():
             await issuer.close()
 
-    async def _checked(self, draft: Draft, now: float) -> tuple[ServiceAccount, float]:
-        """Whose it is, and until when that counts without another look."""
+    async def _checked(self, draft: Draft, now: float) -> Identity:
         away: Unavailable | None = None
         fault = BadToken("its issuer is none that is trusted")
         for issuer in self._issuers.values():
@@ -120,7 +94,7 @@ class Trusted:
             raise away
         raise fault
 
-    async def _of_issuer(self, draft: Draft, issuer: Issuer, now: float) -> tuple[ServiceAccount, float]:
+    async def _of_issuer(self, draft: Draft, issuer: Issuer, now: float) -> Identity:
         rules = [rule for rule, its in self._rules if its is issuer]
         fault: BadToken | None = None
         for audience in dict.fromkeys(rule.audience for rule in rules):
@@ -135,19 +109,26 @@ class Trusted:
             if rule is None:
                 fault = BadToken(f"{claims['sub']!r} is nobody who is trusted")
                 continue
-            expires = float(claims["exp"])
-            account = ServiceAccount(self._named(rule, issuer), rule.pools, rule.manage_pools, expires)
-            if not rule.review:
-                return account, expires
-            await _review(issuer, draft, rule)
-            return account, min(expires, now + REVIEW_COUNTS_FOR)
+            until = float(claims["exp"]) + LEEWAY
+            if rule.review:
+                await _review(issuer, draft, rule)
+                until = min(until, now + REVIEW_COUNTS_FOR)
+            return self._identity(rule, issuer, until)
         assert fault is not None
         raise fault
 
-    def _named(self, rule: Trust, issuer: Issuer) -> str:
-        if len(self._issuers) == 1:
-            return rule.service_account
-        return f"{issuer.place.issuer or issuer.place.api_server}:{rule.service_account}"
+    def _identity(self, rule: Trust, issuer: Issuer, until: float) -> Identity:
+        account = rule.service_account
+        if len(self._issuers) > 1:
+            account = f"{issuer.place.issuer or issuer.place.api_server}:{account}"
+        return Identity(
+            Kind.AGENT,
+            account,
+            pools=frozenset(rule.pools),
+            manage_pools=rule.manage_pools,
+            expires_at=int(until * 1_000_000),
+            account=account,
+        )
 
 
 def _place(rule: Trust, environ: Mapping[str, str]) -> Place:
@@ -188,6 +169,3 @@ async def _review(issuer: Issuer, draft: Draft, rule: Trust) -> None:
         ) from exc
     if status.get("authenticated") is not True or user != rule.subject or rule.audience not in audiences:
         raise BadToken("the cluster says that it does not hold any more")
-
-
-__all__ = ["ServiceAccount", "Trusted"]

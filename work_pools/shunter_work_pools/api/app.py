@@ -17,12 +17,14 @@ from shunter_work_pools.api import (
     audit,
     deployments,
     identities,
+    joining,
     limits,
     metrics,
     pools,
     runs,
     schedules,
     secrets,
+    sign_in,
 )
 from shunter_work_pools.api.dependencies import answer
 from shunter_work_pools.api.permissions import GuardedRoute, unguarded
@@ -72,7 +74,19 @@ def build_app(engine: Engine) -> FastAPI:
         response_model=SyncAnswer,
         route_class_override=agents.SyncRoute,
     )
-    for module in (runs, agents, pools, limits, deployments, schedules, secrets, identities, audit):
+    for module in (
+        identities,
+        runs,
+        agents,
+        pools,
+        limits,
+        deployments,
+        schedules,
+        secrets,
+        joining,
+        sign_in,
+        audit,
+    ):
         app.include_router(module.router, prefix="/api/v1")
 
     def _info(tx: Tx) -> ServerInfo:

@@ -28,7 +28,8 @@ Scope = dict[str, Any]
 BODY_LIMIT = max(16 * 1024 * 1024, LOG_UPLOAD_LIMIT)
 #: Names under which a server on this machine is always known.
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_OPEN = frozenset({"/healthz", "/readyz", "/api/healthz", "/api/readyz"})
+_OPEN = frozenset({"/healthz", "/readyz", "/api/healthz", "/api/readyz", "/api/v1/sign-in"})
+_AGENTS = "/api/v1/agents/"
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _PROTOCOL = PROTOCOL_HEADER.lower().encode()
 _SERVED = frozenset(str(version).encode() for version in SERVED_PROTOCOLS)
@@ -117,7 +118,7 @@ class Boundary:
         token = given.strip()
         if scheme.lower() != b"bearer" or not token:
             raise Unauthenticated("the request has no token", REMEDY)
-        return await self.identities.admit(token, address_of(scope))
+        return await self.identities.admit(token, address_of(scope), _agent_of(scope))
 
 
 class _Answer:
@@ -176,6 +177,12 @@ def _check_body(scope: Scope, headers: dict[bytes, bytes]) -> bool:
     if not length.isdigit() or int(length) > BODY_LIMIT:
         raise too_large()
     return False
+
+
+def _agent_of(scope: Scope) -> str | None:
+    """The agent that a request is about, by its path."""
+    path: str = scope["path"]
+    return path.removeprefix(_AGENTS).partition("/")[0] if path.startswith(_AGENTS) else None
 
 
 def too_large() -> TooLarge:

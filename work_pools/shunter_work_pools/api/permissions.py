@@ -181,6 +181,12 @@ RULES: Mapping[str, Rule] = {
     "patch_agent": OPERATE,
     "drain_agent": OPERATE,
     "remove_agent": ADMINISTER,
+    # Agents that come, and people who sign in.
+    "invite_agents": ADMINISTER,
+    "join": Rule(None, enrolment=True, audited=True),
+    "renew_credential": Rule(None, agent=own_name),
+    "sign_in_info": OPEN,
+    "sign_in": replace(OPEN, audited=True),
     # Agents, as they are.
     "sync_agent": SERVE,
     "take_reports": SERVE,

@@ -115,6 +115,12 @@ def renew(tx: Tx, key: int | None, request: CredentialRequest, holds_for: float)
     return _credential(tx, known, holds_for)
 
 
+def replaced(tx: Tx, row: Row[Any]) -> bool:
+    """Whether the token of a row was replaced by a newer one of its agent, that holds."""
+    newer = select(keys.c.id).where(*holding(tx, Kind.AGENT, row.name), keys.c.id > row.id)
+    return row.kind == Kind.AGENT and tx.conn.execute(newer.limit(1)).first() is not None
+
+
 def first_use(tx: Tx, key: int, address: str) -> None:
     """A credential is used for the first time: those before it end."""
     row = tx.conn.execute(select(keys).where(keys.c.id == key)).one()
@@ -136,7 +142,7 @@ def bind(
     mark = _BOUND + sha256(f"{account}\n{name}".encode()).hexdigest()[: 64 - len(_BOUND)]
     hold_name(tx, Kind.AGENT, name)
     row = tx.conn.execute(select(keys).where(keys.c.hash == mark)).one_or_none()
-    rights = {"pools": sorted(pools), "manage_pools": manage_pools}
+    rights: dict[str, Any] = {"pools": sorted(pools), "manage_pools": manage_pools}
     if row is None:
         _check_free(tx, name, rights["pools"], alive_after)
         values = {"kind": Kind.AGENT.value, "name": name, "hash": mark, "created_at": tx.now, **rights}

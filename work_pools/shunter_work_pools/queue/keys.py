@@ -58,10 +58,8 @@ def create(
     Raises:
         Conflict: one of this kind and name holds already.
     """
-    if tx.postgres:  # two of one name wait for each other
-        lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 2))")
-        tx.conn.execute(lock, {"name": f"{kind}:{name}"})
-    if not beside and tx.conn.execute(select(keys.c.id).where(*_holding(tx, kind, name))).first():
+    hold_name(tx, kind, name)
+    if not beside and tx.conn.execute(select(keys.c.id).where(*holding(tx, kind, name))).first():
         raise Conflict(
             f"there is a key of {_WORD[kind]} {name!r} already", "Revoke it first, or take another name."
         )
@@ -89,7 +87,14 @@ def create(
 _WORD = {Kind.PERSON: "a person named", Kind.AGENT: "agent", Kind.ENROLMENT: "the invitation"}
 
 
-def _holding(tx: Tx, kind: Kind, name: str) -> tuple[Any, ...]:
+def hold_name(tx: Tx, kind: Kind, name: str) -> None:
+    """Two that make something of one kind and name wait for each other, until this transaction ends."""
+    if tx.postgres:
+        lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 2))")
+        tx.conn.execute(lock, {"name": f"{kind}:{name}"})
+
+
+def holding(tx: Tx, kind: Kind, name: str) -> tuple[Any, ...]:
     """Conditions: one of that kind and name that holds."""
     return (
         keys.c.kind == kind.value,
@@ -122,7 +127,7 @@ def revoke(tx: Tx, kind: Kind, name: str) -> list[Key]:
         NotFound: none of them holds.
     """
     rows = tx.conn.execute(
-        update(keys).where(*_holding(tx, kind, name)).values(revoked_at=tx.now).returning(keys)
+        update(keys).where(*holding(tx, kind, name)).values(revoked_at=tx.now).returning(keys)
     ).all()
     if not rows:
         raise NotFound(f"there is no key of {_WORD[kind]} {name!r} that holds", "See `shunter key list`.")

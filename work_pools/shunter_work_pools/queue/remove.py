@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Row, Select, delete, func, select, update
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.errors import BadRequest, Conflict
 from shunter_work_pools.contracts.states import Actor, Cause, RunState
-from shunter_work_pools.queue import pauses
+from shunter_work_pools.queue import joining, pauses
 from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment_row, pool_row, queue_row, revision_spec
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.lanes import hold_limits
@@ -235,7 +235,7 @@ class Silence:
 
 
 def remove_agent(tx: Tx, name: str, silence: Silence, *, give_up: bool) -> None:
-    """Forget an agent that is gone; should it come back, it is registered anew.
+    """Forget an agent that is gone, and revoke its credential; should it come back otherwise, it is registered anew.
 
     Args:
         give_up: end the attempts that it holds at once, as ``on_lost`` says after a long silence; somebody
@@ -280,6 +280,7 @@ def remove_agent(tx: Tx, name: str, silence: Silence, *, give_up: bool) -> None:
         end_lost(tx, lease, spec, f"its agent {name} was removed by hand as gone")
     tx.conn.execute(delete(agents).where(agents.c.id == agent.id))
     pauses.forget(tx, "agent", [agent.id])
+    joining.forget(tx, name)
 
 
 def _attempts(held: Sequence[Row[Any]]) -> str:

@@ -1,0 +1,35 @@
+"""Routes by which people sign in with an account of elsewhere; nobody has a token yet who comes here."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from shunter_work_pools.api.dependencies import TheEngine
+from shunter_work_pools.api.permissions import GuardedRoute
+from shunter_work_pools.contracts.errors import NotFound
+from shunter_work_pools.contracts.identities import Kind, NewKey
+from shunter_work_pools.contracts.sign_in import SIGNED_IN_FOR, SignInInfo, SignInRequest
+from shunter_work_pools.queue import keys
+
+router = APIRouter(route_class=GuardedRoute, tags=["identities"])
+
+
+@router.get("/sign-in")
+async def sign_in_info(engine: TheEngine) -> SignInInfo:
+    """Where people sign in, if they can."""
+    return SignInInfo() if engine.sign_in is None else engine.sign_in.info
+
+
+@router.post("/sign-in", status_code=201)
+async def sign_in(body: SignInRequest, engine: TheEngine) -> NewKey:
+    """Change an ID token of the provider for a key that holds for twelve hours."""
+    if engine.sign_in is None:
+        raise NotFound("this server knows no provider to sign in with", "Ask an admin for a key.")
+    name, role = await engine.sign_in.known(body.id_token)
+    by = f"sign-in at {engine.sign_in.info.issuer}"
+    key, token = await engine.store.write(
+        lambda tx: keys.create(
+            tx, Kind.PERSON, name, by[:200], role=role, expires_in=SIGNED_IN_FOR, beside=True
+        )
+    )
+    return NewKey(key=key, token=token)
