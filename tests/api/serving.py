@@ -25,6 +25,7 @@ from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.engine import Engine
+from shunter_work_pools.secret_keys import SecretKeys
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
 from shunter_work_pools.storage.store import Store
@@ -175,9 +176,11 @@ def held(granted: Any, stopping: bool = False) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def served(store: Store, logs: Path, settings: Settings | None = None) -> AsyncIterator[Served]:
+async def served(
+    store: Store, logs: Path, settings: Settings | None = None, secret_keys: SecretKeys | None = None
+) -> AsyncIterator[Served]:
     """A server on a free port of the loopback, until the block ends."""
-    engine = Engine(store, FileLogStore(logs), settings)
+    engine = Engine(store, FileLogStore(logs), settings, secret_keys)
     engine.identities.admit_local(TOKEN)
     await engine.start()
     # With its protocol named, as only then asyncio turns off Nagle's algorithm, 40 ms for each answer.
