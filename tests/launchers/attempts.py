@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from shunter_infrastructure.fake import FakeLauncher
-from shunter_infrastructure.launcher import Exit, Handle, Launcher, Lease
+from shunter_infrastructure.launcher import NOTHING, Exit, Handle, Launcher, Lease, Prepared
 from shunter_infrastructure.process import procfs, record
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_infrastructure.stamp import Stamp
@@ -66,8 +66,10 @@ class Attempt:
         self.folder = root / f"{work.run}-{work.attempt}"
         self.folder.mkdir(mode=0o700)
 
-    async def start(self, launcher: Launcher, lease: Lease | None = None) -> Handle:
-        return await launcher.start(self.assignment, self.folder, AGENT, lease)
+    async def start(
+        self, launcher: Launcher, lease: Lease | None = None, prepared: Prepared = NOTHING
+    ) -> Handle:
+        return await launcher.start(self.assignment, self.folder, AGENT, lease, prepared=prepared)
 
     async def recover(self, launcher: Launcher) -> Handle | None:
         return await launcher.recover(self.assignment, self.folder)

@@ -15,11 +15,17 @@ import pytest
 from shunter_infrastructure.kubernetes import manifest
 from shunter_infrastructure.kubernetes.launcher import KubernetesLauncher
 from shunter_infrastructure.kubernetes.rights import NEEDED
+from shunter_infrastructure.launcher import Prepared
 from shunter_work_pools.contracts.agents import Assignment
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
 from tests.launchers.attempts import assignment, shell
 from tests.launchers.test_kubernetes_manifest import ALL
+
+
+def _prepared(work: Assignment) -> Prepared:
+    """As if the server had given the values of secret_env, which the template itself has here."""
+    return Prepared(template_secrets=work.template.get("secret_env", {}))
 
 
 class Place:
@@ -56,7 +62,7 @@ class Place:
         job = self.create(manifest.job(work, template, "a1", own))
         if work.work.entrypoint is not None:
             self.cluster.apply(manifest.runner(self.name))
-        secret = manifest.secret(work, template, own, job["metadata"]["uid"])
+        secret = manifest.secret(work, template, own, job["metadata"]["uid"], _prepared(work))
         if secret is not None:
             self.create(secret)
         name = job["metadata"]["name"]
@@ -298,7 +304,7 @@ def test_the_rights_on_the_page_are_those_that_an_agent_needs(restricted: Place,
             "create", "-o", "json", "-f", "-", text=json.dumps(manifest.job(work, template, "a1", {}))
         )
     )
-    secret = manifest.secret(work, template, {}, job["metadata"]["uid"])
+    secret = manifest.secret(work, template, {}, job["metadata"]["uid"], _prepared(work))
     agent.kubectl("create", "-f", "-", text=json.dumps(secret))
     runner = manifest.runner(restricted.name)
     runner["metadata"]["name"] += "-of-agent"

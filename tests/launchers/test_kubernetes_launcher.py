@@ -14,8 +14,16 @@ import pytest_asyncio
 
 from shunter_infrastructure.kubernetes import causes
 from shunter_infrastructure.kubernetes.launcher import KubernetesLauncher
-from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed, LaunchRefused
+from shunter_infrastructure.launcher import (
+    Exit,
+    Handle,
+    LauncherUnavailable,
+    LaunchFailed,
+    LaunchRefused,
+    Prepared,
+)
 from shunter_work_pools.contracts.agents import Output
+from shunter_work_pools.contracts.secrets import FromSecret
 from shunter_work_pools.contracts.states import Cause
 from tests.cluster import images
 from tests.cluster.cluster import Cluster, OwnCluster
@@ -351,7 +359,9 @@ async def test_parameters_of_half_a_megabyte(world: World) -> None:
 
 async def test_a_secret_that_could_not_be_made_before_the_agent_died(world: World) -> None:
     """The Job is there, its Secret is not: the next life makes it."""
-    attempt = world.attempt(shell("echo $PASSWORD"), {"secret_env": {"PASSWORD": "hidden"}})
+    env = {"TOKEN": FromSecret(secret="token")}
+    attempt = world.attempt(shell("echo $PASSWORD $TOKEN"), {"secret_env": {"PASSWORD": None}}, env=env)
+    prepared = Prepared(template_secrets={"PASSWORD": "hidden"}, secrets={"TOKEN": "covered"})
     first = world.launcher()
 
     async def die(launch: Any, job: Any) -> None:
@@ -359,13 +369,16 @@ async def test_a_secret_that_could_not_be_made_before_the_agent_died(world: Worl
 
     first._go_with = die  # type: ignore[method-assign]
     with pytest.raises(asyncio.CancelledError):
-        await attempt.start(first)
+        await attempt.start(first, prepared=prepared)
     await first.close()
     second = world.launcher()
-    handle = await attempt.start(second)
+    handle = await attempt.start(second, prepared=prepared)
     assert (await ended(second, handle)).exit_code == 0
-    assert await output(second, handle) == b"hidden\n"
+    assert await output(second, handle) == b"hidden covered\n"
     assert "hidden" not in json.dumps(second.manifest(attempt.folder))
+    made = await world.get("jobs,pods", "-l", f"shunter.dev/run={attempt.assignment.run}")
+    assert len(made["items"]) == 2
+    assert not [word for word in ("hidden", "covered") if word in json.dumps(made)]
     await second.cleanup(handle)
     await until(lambda: _no_secret(world, str(handle.data["name"])), "the Secret goes with its Job")
 

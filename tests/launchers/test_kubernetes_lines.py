@@ -11,8 +11,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from shunter_infrastructure.kubernetes import manifest
+from shunter_infrastructure.launcher import Prepared
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import SyncRequest
+from shunter_work_pools.contracts.secrets import SecretsRequest
 from tests.agents.real_server import Site, site
 from tests.cluster.cluster import Cluster
 from tests.launchers.test_docker_lines import refused, said, shunter
@@ -253,7 +255,10 @@ def test_preview_is_what_an_agent_sends_but_for_the_ids(there: Site) -> None:
         assert own in made
         made = made.replace(own, shown)
     assert made == preview.rstrip("\n")
-    secret = manifest.secret(granted, template, {}, "uid")
+    assert "hush" not in granted.model_dump_json()
+    asked = SecretsRequest(session=request.session, run=granted.run, attempt=1, epoch=granted.epoch)
+    prepared = Prepared(template_secrets=there.client.attempt_secrets("a1", asked).template_env)
+    secret = manifest.secret(granted, template, {}, "uid", prepared)
     assert secret is not None
     assert secret["stringData"] == {"KEY": "hush"}
     for words in (

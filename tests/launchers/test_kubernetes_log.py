@@ -206,6 +206,36 @@ def test_a_copy_that_is_taken_over_goes_on_in_a_log_without_a_beginning(tmp_path
         assert output(folder)[: len(known)].strip(b"\0") == b""
 
 
+SECRET = b"of-the-warehouse"
+
+
+def with_secrets(begin: int, end: int) -> list[tuple[int, bytes]]:
+    return [(n, b"%d %s\n" % (n, SECRET if n % 2 else b"*")) for n in range(begin, end)]
+
+
+@pytest.mark.parametrize("kept", [0, 40], ids=["from the beginning", "without a beginning"])
+def test_a_copy_whose_secrets_are_masked_is_taken_over_at_every_byte(tmp_path: Path, kept: int) -> None:
+    """The server has asterisks where the log has secrets; what was cut within one, too."""
+    whole = texts(with_secrets(0, 60))
+    known = whole.replace(SECRET, b"*" * len(SECRET))
+    first = len(texts(with_secrets(0, kept))) + 256 if kept else 1
+    for cut in range(first, len(whole) + 1):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        piece = random.Random(cut).randint(1, 300)
+        copy(folder, timed(with_secrets(kept, 60)), piece, handed_over(known[:cut]))
+        assert output(folder)[cut:] == whole[cut:]
+        assert GAP not in output(folder)
+
+
+def test_a_copy_whose_end_is_nothing_but_a_secret_is_marked(tmp_path: Path) -> None:
+    """It would fit everywhere."""
+    known = b"x\n" + b"*" * 300
+    lines = [(n, b"y" * 299 + b"\n") for n in range(5)]
+    copy(tmp_path, timed(lines), 100, handed_over(known))
+    assert output(tmp_path) == b"\0" * len(known) + GAP + texts(lines)
+
+
 @pytest.mark.parametrize("begin", [600, 0], ids=["gone", "several times"])
 def test_a_copy_that_is_taken_over_and_not_found_is_marked(tmp_path: Path, begin: int) -> None:
     known = texts(numbered(0, 500)) if begin else b"tick\n" * 500

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter_infrastructure.kubernetes import manifest
-from shunter_infrastructure.launcher import LaunchFailed
+from shunter_infrastructure.launcher import NOTHING, LaunchFailed, Prepared
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
+from shunter_work_pools.contracts.secrets import FromAgent, FromSecret
 from shunter_work_pools.contracts.states import Cause
 from tests.launchers.attempts import assignment
 
@@ -37,8 +38,10 @@ def job_of(one: Assignment, own: dict[str, str] | None = None, agent: str = "a1"
     return manifest.job(one, manifest.read_template(one), agent, own or {})
 
 
-def secret_of(one: Assignment, own: dict[str, str] | None = None) -> dict[str, Any] | None:
-    return manifest.secret(one, manifest.read_template(one), own or {}, "the-uid")
+def secret_of(
+    one: Assignment, own: dict[str, str] | None = None, prepared: Prepared = NOTHING
+) -> dict[str, Any] | None:
+    return manifest.secret(one, manifest.read_template(one), own or {}, "the-uid", prepared)
 
 
 def pod_of(job: dict[str, Any]) -> dict[str, Any]:
@@ -369,14 +372,18 @@ def test_a_python_entrypoint_has_the_runner_and_one_file_for_what_it_leaves() ->
 
 def test_what_is_secret_goes_by_a_secret_that_the_job_owns() -> None:
     one = attempt(
-        template={"secret_env": {"S": "hush", "OVER": "hidden"}},
-        env={"OVER": "open"},
-        pass_env=["PASSED", "SHUNTER_TOKEN", "NOT_THERE"],
+        template={"secret_env": {"S": None, "OVER": None, "PASSED": None}},
+        env={"OVER": "open", "OWN": FromSecret(secret="a"), "MINE": FromAgent(agent_secret="b")},
+        pass_env=["PASSED", "SHUNTER_TOKEN", "NOT_THERE", "OWN"],
     )
-    own = {"PASSED": "p4ss", "SHUNTER_TOKEN": "t0ken", "ELSE": "e1se"}
+    own = {"PASSED": "p4ss", "SHUNTER_TOKEN": "t0ken", "ELSE": "e1se", "OWN": "not-this"}
+    prepared = Prepared(
+        secrets={"OWN": "0wn", "MINE": "m1ne"},
+        template_secrets={"S": "hush", "OVER": "hidden", "PASSED": "under"},
+    )
     text = json.dumps(job_of(one, own))
-    assert not [word for word in ("hush", "hidden", "p4ss", "t0ken", "e1se") if word in text]
-    assert secret_of(one, own) == {
+    assert not [word for word in ("p4ss", "t0ken", "e1se", "not-this") if word in text]
+    assert secret_of(one, own, prepared) == {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
@@ -395,10 +402,11 @@ def test_what_is_secret_goes_by_a_secret_that_the_job_owns() -> None:
         },
         "immutable": True,
         "type": "Opaque",
-        "stringData": {"S": "hush", "PASSED": "p4ss"},
+        "stringData": {"S": "hush", "PASSED": "p4ss", "OWN": "0wn", "MINE": "m1ne"},
     }
     env = env_of(job_of(one, own))
     assert env["OVER"] == "open"
+    assert env["OWN"] == {"secretKeyRef": {"name": NAME, "key": "OWN"}}
     assert "NOT_THERE" not in env
     with pytest.raises(LaunchFailed, match=r"secret_env.S of pool 'cluster' has no value") as failed:
         secret_of(attempt(template={"secret_env": {"S": None}}))

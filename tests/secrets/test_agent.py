@@ -18,6 +18,7 @@ from shunter_work_pools.contracts.secrets import AttemptSecrets, FromAgent, From
 from shunter_work_pools.contracts.states import Cause
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import life
+from tests.api.serving import until
 
 VALUE = "wq8-Zx.71/kd"
 STARS = "*" * len(VALUE)
@@ -142,22 +143,13 @@ async def test_a_server_that_is_away_delays_no_adoption(tmp_path: Path) -> None:
     server.away = ServerUnreachable("gone")
     async with life(server, tmp_path, launcher):
         (folder,) = launcher.prepared
-        await server.until(lambda: True)
-        await _until_stopped(launcher, folder)
+        await until(lambda: ("stop", folder) in launcher.calls)
         server.back()
         await server.ended(key)
         end = server.leases[key].end
         assert end is not None
         assert end.cause is Cause.TIMEOUT
         assert await shipped(server, key, len(VALUE) + 1) == f"{STARS}\n"
-
-
-async def _until_stopped(launcher: FakeLauncher, folder: str) -> None:
-    import asyncio
-
-    async with asyncio.timeout(10):
-        while ("stop", folder) not in launcher.calls:
-            await asyncio.sleep(0.02)
 
 
 async def test_one_that_was_deleted_ends_the_run_with_the_remedy(tmp_path: Path) -> None:

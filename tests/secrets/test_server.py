@@ -46,9 +46,18 @@ async def test_a_value_goes_in_and_never_comes_out(server: Served) -> None:
     await server.pool()
     await server.deploy(work=FROM_SECRET)
     listed = await server.get("/secrets")
-    assert [(one["name"], one["used_by"]) for one in listed["secrets"]] == [("other", []), ("warehouse", ["job"])]
+    assert [(one["name"], one["used_by"]) for one in listed["secrets"]] == [
+        ("other", []),
+        ("warehouse", ["job"]),
+    ]
     assert (await server.get("/secrets/warehouse"))["version"] == 2
-    for path in ("/secrets", "/secrets/warehouse", "/deployments", "/deployments/job", "/deployments/job/revisions"):
+    for path in (
+        "/secrets",
+        "/secrets/warehouse",
+        "/deployments",
+        "/deployments/job",
+        "/deployments/job/revisions",
+    ):
         assert VALUE not in (await server.http.get(path)).text
     stored = await server.engine.store.read(lambda tx: list(tx.conn.scalars(select(secret_values.c.value))))
     assert len(stored) == 3
@@ -59,7 +68,9 @@ async def test_it_is_in_no_file_of_the_server(plain: Served, tmp_path: Path) -> 
     await put(plain, "warehouse", VALUE)
     env = {"secret_env": {"PASSWORD": "of-the-template-93"}}
     await plain.pool("cluster", type="kubernetes", template={"image": "x"} | env)
-    await plain.deploy(work=FROM_SECRET, pool="cluster", variables={"secret_env": {"PASSWORD": "of-the-job-93"}})
+    await plain.deploy(
+        work=FROM_SECRET, pool="cluster", variables={"secret_env": {"PASSWORD": "of-the-job-93"}}
+    )
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert any(b"warehouse" in data for path, data in files.items() if path.name.startswith("shunter.db"))
     for value in (VALUE, "of-the-template-93", "of-the-job-93"):
@@ -200,7 +211,9 @@ async def test_secret_env_is_sealed_and_comes_with_the_others(server: Served) ->
     one = await attempt()
     assert one["template"]["secret_env"] == {"PASSWORD": None, "ALSO": None}
     assert (await fetch(server, one))["template_env"] == ENV["secret_env"]
-    await server.ask("PATCH", "/pools/cluster", json={"template": {"image": "y", "secret_env": {"PASSWORD": None}}})
+    await server.ask(
+        "PATCH", "/pools/cluster", json={"template": {"image": "y", "secret_env": {"PASSWORD": None}}}
+    )
     assert (await fetch(server, one))["template_env"] == {"PASSWORD": "of-the-template"}
     two = await attempt(one, secret_env={"PASSWORD": "of-the-job"})
     assert (await fetch(server, two))["template_env"] == {"PASSWORD": "of-the-job"}

@@ -32,6 +32,7 @@ from prometheus_client.core import Metric
 from shunter_work_pools import killpoints, run_log
 from shunter_work_pools.contracts import PROTOCOL, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import (
+    MASKED_TAIL,
     OUTPUT_TAIL,
     Assignment,
     Held,
@@ -333,7 +334,7 @@ class Engine:
         for one in assignments:
             if one.handed_over is not None:
                 try:
-                    size, tail = await asyncio.to_thread(self.logs.tail, one.run, one.attempt, OUTPUT_TAIL)
+                    size, tail = await asyncio.to_thread(_telling_tail, self.logs, one)
                 except OSError as exc:
                     log.error("the output of a run cannot be read", run=str(one.run), reason=str(exc))
                     continue
@@ -748,6 +749,14 @@ class Engine:
         due = loop.time() + _PULSE
         await asyncio.sleep(_PULSE)
         self.metrics.loop_delay.observe(max(0.0, loop.time() - due))
+
+
+def _telling_tail(logs: LogStore, one: Assignment) -> tuple[int, bytes]:
+    """How much of its output is known, and its end: more of it where that may be mostly masked secrets."""
+    size, tail = logs.tail(one.run, one.attempt, OUTPUT_TAIL)
+    if tail.count(b"*") > OUTPUT_TAIL // 2:
+        size, tail = logs.tail(one.run, one.attempt, MASKED_TAIL)
+    return size, tail
 
 
 def _tell_grants(waiting: Sequence[Waiting], offers: Sequence[Offer]) -> None:

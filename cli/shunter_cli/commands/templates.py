@@ -176,7 +176,11 @@ def _container(assignment: Assignment) -> dict[str, Any]:
     own = _OfTheAgent(assignment.work.pass_env)
     name = container.name_of(assignment.run, 1)
     folder = Path(_FOLDER, f"{assignment.run}.1")
-    return {"name": name, **container.configuration(assignment, template, folder, _AGENT, own)}
+    secrets = dict.fromkeys(assignment.work.env.keys() - assignment.work.plain_env.keys(), "(secret)")
+    return {
+        "name": name,
+        **container.configuration(assignment, template, folder, _AGENT, own, secrets=secrets),
+    }
 
 
 def _job(assignment: Assignment) -> dict[str, Any]:

@@ -28,6 +28,7 @@ RUNNER = f"{FILES}/runner.py"
 #: Labels by which a container is found again, by people too.
 RUN, ATTEMPT, FOLDER, ROOT = "shunter.run", "shunter.attempt", "shunter.folder", "shunter.root"
 
+NONE: Mapping[str, str] = {}
 #: Instead of a secret.
 HIDDEN = "***"
 _SECRET = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
@@ -61,6 +62,7 @@ def configuration(
     own: Mapping[str, str],
     devices: Devices = NO_DEVICES,
     *,
+    secrets: Mapping[str, str] = NONE,
     log_driver: str = "local",
 ) -> dict[str, Any]:
     """The body of ``POST /containers/create`` (https://docs.docker.com/reference/api/engine/).
@@ -70,6 +72,7 @@ def configuration(
         agent: name of the agent.
         own: the agent's environment, for ``pass_env``.
         devices: those that it may use, see :meth:`Launcher.start`.
+        secrets: variables whose values are secret.
         log_driver: whose log can be read back: ``local``, where the engine has it.
     """
     work = assignment.work
@@ -79,7 +82,10 @@ def configuration(
         "Image": template.image,
         "Entrypoint": None if template.image_entrypoint else command,
         "Cmd": command if template.image_entrypoint else [],
-        "Env": [f"{name}={value}" for name, value in _env(assignment, template, agent, own, devices).items()],
+        "Env": [
+            f"{name}={value}"
+            for name, value in _env(assignment, template, agent, own, devices, secrets).items()
+        ],
         "Labels": template.labels
         | {
             RUN: str(assignment.run),
@@ -98,12 +104,18 @@ def configuration(
 
 
 def _env(
-    assignment: Assignment, template: DockerTemplate, agent: str, own: Mapping[str, str], devices: Devices
+    assignment: Assignment,
+    template: DockerTemplate,
+    agent: str,
+    own: Mapping[str, str],
+    devices: Devices,
+    secrets: Mapping[str, str],
 ) -> dict[str, str]:
     work = assignment.work
     env = dict(template.env)
     env |= {name: own[name] for name in work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)}
     env |= work.plain_env
+    env |= secrets
     if work.entrypoint is not None:
         env.setdefault("PYTHONUNBUFFERED", "1")
     env |= described(assignment, agent, devices, PARAMETERS, RESULT)
@@ -180,9 +192,10 @@ def _gpus(template: DockerTemplate, devices: Devices) -> list[dict[str, Any]]:
 
 
 def redacted(made: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
-    """A configuration that may be shown: without what only the agent's environment knows (``pass_env``), and without
-    values of variables that are secrets by their names."""
-    own = {name for name in assignment.work.pass_env if name not in assignment.work.env}
+    """A configuration that may be shown: without secrets, without what only the agent's environment knows
+    (``pass_env``), and without values of variables that are secrets by their names."""
+    own = {name for name in assignment.work.pass_env if name not in assignment.work.plain_env}
+    own |= assignment.work.env.keys() - assignment.work.plain_env.keys()
 
     def shown(entry: str) -> str:
         name, _, value = entry.partition("=")

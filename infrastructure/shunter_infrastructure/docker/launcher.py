@@ -111,7 +111,7 @@ class DockerLauncher(OwnWork):
         template = container.read_template(assignment)
         note = ""
         try:
-            return await self._start(assignment, template, folder, agent, devices)
+            return await self._start(assignment, template, folder, agent, devices, prepared)
         except LauncherUnavailable as exc:
             note = exc.detail
             raise
@@ -128,14 +128,20 @@ class DockerLauncher(OwnWork):
             self._notes.pop(key, None)
 
     async def _start(
-        self, assignment: Assignment, template: DockerTemplate, folder: Path, agent: str, devices: Devices
+        self,
+        assignment: Assignment,
+        template: DockerTemplate,
+        folder: Path,
+        agent: str,
+        devices: Devices,
+        prepared: Prepared,
     ) -> Handle:
         fresh = not (folder / STARTED).exists()
         for _ in range(_START_TRIES):
             if not fresh and (found := await self.recover(assignment, folder)) is not None:
                 return found
             try:
-                return await self._launch(assignment, template, folder, agent, devices)
+                return await self._launch(assignment, template, folder, agent, devices, prepared)
             except _Withdrawn:
                 fresh = False
                 await asyncio.sleep(random.uniform(0, 0.5))  # nosec B311 # spreads load over time, hides nothing
@@ -146,11 +152,17 @@ class DockerLauncher(OwnWork):
         )
 
     async def _launch(
-        self, assignment: Assignment, template: DockerTemplate, folder: Path, agent: str, devices: Devices
+        self,
+        assignment: Assignment,
+        template: DockerTemplate,
+        folder: Path,
+        agent: str,
+        devices: Devices,
+        prepared: Prepared,
     ) -> Handle:
         """Make a container and start it, in three calls that each find out if another life was there."""
         before = Stamp.now()
-        made = await self._create(assignment, template, folder, agent, devices)
+        made = await self._create(assignment, template, folder, agent, devices, prepared)
         where, archive = container.files(assignment, template)
         networks = template.networks[1:]
 
@@ -176,7 +188,13 @@ class DockerLauncher(OwnWork):
         return self._noted(assignment, folder, found, before)
 
     async def _create(
-        self, assignment: Assignment, template: DockerTemplate, folder: Path, agent: str, devices: Devices
+        self,
+        assignment: Assignment,
+        template: DockerTemplate,
+        folder: Path,
+        agent: str,
+        devices: Devices,
+        prepared: Prepared,
     ) -> str:
         """Id of a new container.
 
@@ -196,6 +214,7 @@ class DockerLauncher(OwnWork):
                 agent,
                 self._environ,
                 devices,
+                secrets=prepared.secrets,
                 log_driver="k8s-file" if self._engine.is_podman else "local",
             )
             _keep(folder, MANIFEST, {"name": name} | container.redacted(wanted, assignment))

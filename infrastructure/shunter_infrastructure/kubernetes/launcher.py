@@ -141,7 +141,7 @@ class KubernetesLauncher:
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
         template = manifest.read_template(assignment)
-        launch = _Launch(assignment, template, folder, agent, self._watching(template.namespace))
+        launch = _Launch(assignment, template, folder, agent, self._watching(template.namespace), prepared)
         await self._ready(launch)
         watch = launch.watch
         self._look_after(watch, agent)
@@ -226,7 +226,7 @@ class KubernetesLauncher:
     async def _go_with(self, launch: _Launch, job: Document) -> None:
         """Make what a Job needs beside it, unless it is there; then it is written down that all of it was made."""
         uid, namespace = job["metadata"]["uid"], launch.template.namespace
-        secret = manifest.secret(launch.assignment, launch.template, self._environ, uid)
+        secret = manifest.secret(launch.assignment, launch.template, self._environ, uid, launch.prepared)
         if secret is not None:
             try:
                 await self.client.call("POST", f"/api/v1/namespaces/{namespace}/secrets", body=secret)
@@ -628,13 +628,20 @@ class _Launch:
     """An attempt that is being started."""
 
     def __init__(
-        self, assignment: Assignment, template: KubernetesTemplate, folder: Path, agent: str, watch: Watch
+        self,
+        assignment: Assignment,
+        template: KubernetesTemplate,
+        folder: Path,
+        agent: str,
+        watch: Watch,
+        prepared: Prepared = NOTHING,
     ) -> None:
         self.assignment = assignment
         self.template = template
         self.folder = folder
         self.agent = agent
         self.watch = watch
+        self.prepared = prepared
         self.name = manifest.name_of(assignment.run, assignment.attempt)
         self.jobs = f"/apis/batch/v1/namespaces/{template.namespace}/jobs"
 

@@ -33,6 +33,8 @@ TURNED = (
 #: https://pkg.go.dev/k8s.io/cri-client/pkg/logs: RFC3339NanoFixed
 TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d) ")
 LONGEST_TIME = 36
+#: Of the end of the server's copy: what no mask covers, and what one may; and how many bytes of the first are enough.
+_PLAIN, _MASKED, _ENOUGH = re.compile(rb"[^*]+"), re.compile(rb"\\\*"), 16
 #: Seconds between two notes of how far the copy came.
 _NOTE = 1.0
 
@@ -330,7 +332,8 @@ class Search:
 
 
 class _Tail:
-    """Looks for the end of the server's copy in a log.
+    """Looks for the end of the server's copy in a log. Asterisks of the copy may be masked secrets: they fit whatever
+    is within a line.
 
     Attributes:
         size: how much the server has.
@@ -340,7 +343,13 @@ class _Tail:
 
     def __init__(self, handed_over: Output) -> None:
         self.size = handed_over.size
-        self._tail = base64.b64decode(handed_over.tail)
+        tail = base64.b64decode(handed_over.tail)
+        self._length = len(tail)
+        self._tells = b"*" not in tail or len(tail) >= self.size or len(tail.replace(b"*", b"")) >= _ENOUGH
+        plain = max(_PLAIN.finditer(tail), key=lambda run: len(run[0]), default=None)
+        # What is looked for first, and where in the tail it is.
+        self._sure, self._at = (b"", 0) if plain is None else (plain[0], plain.start())
+        self._fits = re.compile(_MASKED.sub(rb"[^\n]", re.escape(tail)), re.DOTALL)
         self.in_place = False
         self.found: int | None = None
         self._several = False
@@ -351,16 +360,25 @@ class _Tail:
         begin = self._passed - len(self._window)
         window = self._window + data
         self._passed += len(data)
-        due = self.size - len(self._tail) - begin
-        if 0 <= due <= len(window) - len(self._tail) and window.startswith(self._tail, due):
+        due = self.size - self._length - begin
+        if self._tells and 0 <= due <= len(window) - self._length and self._fits.match(window, due):
             self.in_place = True
-        at = -1 if self._several else window.find(self._tail)
+        at = -1 if self._several else self._next(window, 0)
         while at >= 0 and not self._several:
-            end = begin + at + len(self._tail)
+            end = begin + at + self._length
             self._several = self.found is not None and self.found != end
             self.found = None if self._several else end
-            at = window.find(self._tail, at + 1)
-        self._window = window[-len(self._tail) + 1 :] if len(self._tail) > 1 else b""
+            at = self._next(window, at + 1)
+        self._window = window[-self._length + 1 :] if self._length > 1 else b""
+
+    def _next(self, window: bytes, start: int) -> int:
+        """Where the tail begins, from ``start`` on; -1: nowhere."""
+        if not (self._tells and self._sure):
+            return -1
+        at = window.find(self._sure, start + self._at) - self._at
+        while at >= start and not self._fits.match(window, at):
+            at = window.find(self._sure, at + self._at + 1) - self._at
+        return at if at >= start else -1
 
 
 def seal(folder: Path, *, cut: bool) -> None:

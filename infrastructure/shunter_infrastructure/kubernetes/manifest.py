@@ -19,7 +19,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from shunter_infrastructure.kubernetes import spot
-from shunter_infrastructure.launcher import NO_DEVICES, LaunchFailed
+from shunter_infrastructure.launcher import NO_DEVICES, NOTHING, LaunchFailed, Prepared
 from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, RESULT_LIMIT, described, runner_path
 from shunter_infrastructure.wrong_template import wrong_template
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
@@ -437,30 +437,37 @@ def _mounted(number: int, mount: Mount) -> Document:
 
 def _secret_names(assignment: Assignment, template: KubernetesTemplate, own: Mapping[str, str]) -> list[str]:
     """Variables that go by the run's Secret: what is in an agent's environment is a credential more often than not."""
-    passed = [
-        name for name in assignment.work.pass_env if name in own and not name.startswith(RESERVED_PREFIX)
-    ]
-    return [
-        name for name in dict.fromkeys([*template.secret_env, *passed]) if name not in assignment.work.env
-    ]
+    work = assignment.work
+    below = [name for name in {**template.secret_env, **_passed(assignment, own)} if name not in work.env]
+    return [*below, *(name for name in work.env if name not in work.plain_env)]
+
+
+def _passed(assignment: Assignment, own: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the agent's environment."""
+    wanted = assignment.work.pass_env
+    return {name: own[name] for name in wanted if name in own and not name.startswith(RESERVED_PREFIX)}
 
 
 def secret(
-    assignment: Assignment, template: KubernetesTemplate, own: Mapping[str, str], uid: str
+    assignment: Assignment,
+    template: KubernetesTemplate,
+    own: Mapping[str, str],
+    uid: str,
+    prepared: Prepared = NOTHING,
 ) -> Document | None:
     """The Secret of an attempt, which the cluster removes with its Job; None if it needs none.
 
     Args:
         uid: of the Job. It is there before: nothing would remove a Secret whose Job was never made.
+        prepared: has the values of secrets.
 
     Raises:
         LaunchFailed: a secret variable has no value.
     """
+    known = {**prepared.template_secrets, **_passed(assignment, own), **prepared.secrets}
     values: dict[str, str] = {}
     for name in _secret_names(assignment, template, own):
-        value = (
-            own[name] if name in assignment.work.pass_env and name in own else template.secret_env.get(name)
-        )
+        value = known.get(name)
         if value is None:
             raise LaunchFailed(
                 Cause.REJECTED,

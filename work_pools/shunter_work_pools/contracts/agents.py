@@ -35,8 +35,9 @@ REPORT_LIMIT = 1000
 LOG_UPLOAD_LIMIT = 8 * 1024 * 1024
 #: Media type of a log upload: frames of one JSON line (``LogFrame``), then ``length`` raw bytes.
 LOG_MEDIA_TYPE = "application/vnd.shunter.log-frames"
-#: Bytes of output by which an agent that takes over finds its place in an engine's log, at the most.
-OUTPUT_TAIL = 256
+#: Bytes of output by which an agent that takes over finds its place in an engine's log, at the most: usually, and where
+#: the last of them are mostly masked.
+OUTPUT_TAIL, MASKED_TAIL = 256, 8 * 1024
 
 #: Why an agent is unhealthy, for people.
 Trouble = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
@@ -118,7 +119,8 @@ class Output(Contract):
 
     Attributes:
         size: offset in the output up to which it knows it.
-        tail: its last bytes before ``size``, at most 256, in base64: by them it is found in the engine's log.
+        tail: its last bytes before ``size``, at most ``MASKED_TAIL``, in base64: by them it is found in the engine's
+            log. Secrets in them are masked.
         started: the server knows that the attempt has begun: if nothing of it is found, somebody deleted it,
             and it is not begun again.
     """
