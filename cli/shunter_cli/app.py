@@ -32,6 +32,7 @@ _MODULES = {
     "pool": "commands.pools",
     "queue": "commands.queues",
     "limit": "commands.limits",
+    "secret": "commands.secrets",
     "init": "commands.init",
     "deploy": "commands.deploy",
     "deployment": "commands.deployments",

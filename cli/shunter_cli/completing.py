@@ -44,6 +44,11 @@ def limits(incomplete: str) -> list[str]:
     return _names(incomplete, lambda client: [limit.name for limit in client.list_limits().limits])
 
 
+def secrets(incomplete: str) -> list[str]:
+    """Names of secrets."""
+    return _names(incomplete, lambda client: [secret.name for secret in client.list_secrets().secrets])
+
+
 def agents(incomplete: str) -> list[str]:
     """Names of agents."""
     return _names(incomplete, lambda client: [agent.name for agent in client.list_agents().agents])

@@ -129,6 +129,10 @@ def _limit_names(client: Client) -> list[str]:
     return [limit.name for limit in client.list_limits().limits]
 
 
+def _secret_names(client: Client) -> list[str]:
+    return [secret.name for secret in client.list_secrets().secrets]
+
+
 def _agent_names(client: Client) -> list[str]:
     return [agent.name for agent in client.list_agents().agents]
 
@@ -141,6 +145,7 @@ DEPLOYMENT = Kind(
 )
 POOL = _of("pool", pool_names, "`shunter pool list` shows the pools there are.")
 LIMIT = _of("limit", _limit_names, "`shunter limit list` shows the limits there are.")
+SECRET = _of("secret", _secret_names, "`shunter secret list` shows the secrets there are.")
 AGENT = _of("agent", _agent_names, "`shunter agent list` shows the agents there are.")
 
 

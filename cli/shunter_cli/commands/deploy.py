@@ -32,6 +32,7 @@ from shunter_work_pools.contracts.errors import InvalidInput
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
     from shunter_work_pools.contracts.deployments import Applied, DeploymentSpec, MoreMemory
+    from shunter_work_pools.contracts.secrets import EnvValue
 
 #: Options that go with a deployment file.
 _OF_FILES = frozenset({"file", "only", "dry_run", "no_check", "output_as"})
@@ -208,6 +209,20 @@ def deploy(
         list[str] | None,
         typer.Option(help="A variable of the run. Repeatable.", metavar="NAME=VALUE"),
     ] = None,
+    secret_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A variable whose value is a secret of `shunter secret set`. Repeatable.",
+            metavar="NAME=SECRET",
+        ),
+    ] = None,
+    agent_secret_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A variable whose value is a secret that its agent has itself. Repeatable.",
+            metavar="NAME=SECRET",
+        ),
+    ] = None,
     pass_env: Annotated[
         list[str] | None,
         typer.Option(help="A variable taken over from the agent. Repeatable.", metavar="NAME"),
@@ -274,7 +289,7 @@ def deploy(
         entrypoint=target.entrypoint,
         source=str(target.source),
         working_dir=checks.folder("--working-dir", working_dir, check=not no_check) if working_dir else None,
-        env=_variables(env or []),
+        env=_variables(env or [], secret_env or [], agent_secret_env or []),
         pass_env=pass_env or [],
         python=target.python,
         timeout=durations.seconds(timeout, "--timeout", zero=False) if timeout is not None else None,
@@ -401,14 +416,29 @@ def _target(
     )
 
 
-def _variables(words: Sequence[str]) -> dict[str, str]:
+def _variables(
+    plain: Sequence[str], secret: Sequence[str], agent_secret: Sequence[str]
+) -> dict[str, EnvValue]:
+    from shunter_work_pools.contracts.secrets import FromAgent, FromSecret
+
+    pairs: dict[str, EnvValue] = dict(
+        _pairs("--env", plain, "--pass-env NAME takes over the agent's variable.")
+    )
+    for flag, words in (("--secret-env", secret), ("--agent-secret-env", agent_secret)):
+        for key, name in _pairs(flag, words, f"As in {flag} PASSWORD=warehouse.").items():
+            checks.names(flag, [name])
+            if key in pairs:
+                raise InvalidInput(f"{flag} {key}: the variable {key} is given twice", "Give it once.")
+            pairs[key] = FromSecret(secret=name) if flag == "--secret-env" else FromAgent(agent_secret=name)
+    return pairs
+
+
+def _pairs(flag: str, words: Sequence[str], remedy: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise InvalidInput(
-                f"--env {word!r} is not NAME=VALUE", "--pass-env NAME takes over the agent's variable."
-            )
+            raise InvalidInput(f"{flag} {word!r} is not NAME=VALUE", remedy)
         pairs[key] = text
     return pairs
 

@@ -15,6 +15,7 @@ from shunter_cli.durations import ago, exactly, local
 from shunter_cli.filters import PoolOption, QueueOption, TagsOption, place
 from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption, YesOption
 from shunter_cli.pausing import ReasonOption
+from shunter_cli.secret_words import origin
 from shunter_work_pools.contracts.sizes import size
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         Revision,
         ScheduleView,
     )
+    from shunter_work_pools.contracts.secrets import EnvValue
 
 group = typer.Typer(no_args_is_help=True, help="Deployments: named, runnable things.")
 
@@ -138,7 +140,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("memory limit", size(work.memory_limit) if work.memory_limit is not None else ""),
         ("if its agent is lost", spec.on_lost),
         ("exclusive", "two attempts never work at once" if spec.exclusive else ""),
-        ("environment", ", ".join([*work.env, *work.pass_env])),
+        ("environment", ", ".join([*map(_variable, work.env.items()), *work.pass_env])),
     ]
     for schedule in found.schedules:
         state = f"next {local(schedule.next_at)} ({ago(schedule.next_at)})"
@@ -146,6 +148,12 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
             state = f"paused by {pausing.brief(schedule.pause)}" if schedule.pause else "paused"
         pairs.append((f"schedule {schedule.name}", f"{timing(schedule)}; {state}"))
     output.facts([(key, value) for key, value in pairs if value])
+
+
+def _variable(one: tuple[str, EnvValue]) -> str:
+    """``NAME``; ``NAME (secret warehouse)``. Values are not shown: many are passwords all the same."""
+    name, value = one
+    return name if isinstance(value, str) else f"{name} ({origin(value.model_dump())})"
 
 
 def _at_once(spec: DeploymentSpec) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shunter_cli import durations, output
+from shunter_cli.secret_words import origin
 from shunter_work_pools.contracts.capacity import amount_shown
 from shunter_work_pools.contracts.deployments import Change, DeploymentSpec, Named
 from shunter_work_pools.contracts.plain_text import plain
@@ -37,7 +38,7 @@ _USUAL: dict[str, Any] = {
 _NEVER = object()
 _INDENT = "    "
 #: Mappings that are one field for each value.
-_SPREAD = ("need", "retries", "env", "keep", "parameters", "parameter_schema", "variables")
+_SPREAD = ("need", "retries", "keep", "parameters", "parameter_schema", "variables")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,10 @@ def _flat(spec: DeploymentSpec) -> dict[str, Any]:
     found = spec.model_dump(mode="json")
     top = found.pop("work") | found
     schedules = top.pop("schedules")
-    rows = {name: value for name, value in top.items() if name not in _SPREAD}
+    rows = {name: value for name, value in top.items() if name not in (*_SPREAD, "env")}
+    rows |= {
+        f"env.{name}": value for name, value in top.pop("env").items()
+    }  # where one comes from is one value
     for name in _SPREAD:
         rows |= dict(_spread(name, top[name]))
     for one in schedules:
@@ -179,6 +183,8 @@ def _value(name: str, value: Any) -> str:
     if value is None:
         return "(none)"
     if name.startswith("env."):
+        if isinstance(value, dict):
+            return origin(value)
         return "(hidden)"  # what people print goes into logs, and variables hold passwords
     last = name.rpartition(".")[2]
     spoken = not name.startswith("parameters.") and ".parameters." not in name

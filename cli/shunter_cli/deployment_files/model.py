@@ -12,8 +12,18 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from shunter_cli import causes, durations, limit_words, sizes
 from shunter_cli.deployment_files.places import Written
@@ -29,6 +39,7 @@ from shunter_work_pools.contracts.deployments import (
 )
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.limits import PLACES, Strategy
+from shunter_work_pools.contracts.secrets import EnvValue, FromAgent, FromSecret
 from shunter_work_pools.contracts.states import Cause
 
 #: Deployments that one file may have, schedules that one deployment may have.
@@ -203,6 +214,43 @@ Command = Annotated[
 ]
 
 
+def _env_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        if len(value) != 1 or not value.keys() <= {"secret", "agent_secret"}:
+            raise wrong("must be a text or name a secret", "Write it like {secret: warehouse}.")
+        (kind,) = value
+        return _named(kind, value[kind])
+    if not isinstance(value, str):
+        raise PydanticKnownError("string_type")
+    return str(value)
+
+
+def _named(kind: str, name: Any) -> EnvValue:
+    try:
+        name = _NAME.validate_python(name)
+    except ValidationError as exc:
+        raise wrong(f"names no {kind}: {name!r}", "Letters, digits and any of . _ - make a name.") from exc
+    return FromSecret(secret=str(name)) if kind == "secret" else FromAgent(agent_secret=str(name))
+
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_LIKE_A_VARIABLE = {
+    "anyOf": [
+        {"type": "string"},
+        *(
+            {
+                "type": "object",
+                "properties": {kind: _NAME.json_schema()},
+                "required": [kind],
+                "additionalProperties": False,
+            }
+            for kind in ("secret", "agent_secret")
+        ),
+    ]
+}
+EnvEntry = Annotated[EnvValue, PlainValidator(_env_value), WithJsonSchema(_LIKE_A_VARIABLE)]
+
+
 class Part(BaseModel):
     """Base: strict, and nothing that is not known."""
 
@@ -338,8 +386,8 @@ class Defaults(Part):
     """Time between SIGTERM and SIGKILL."""
     memory_limit: Memory | None = None
     """Memory that all processes of an attempt may use together: 512MiB, 1.5GiB or a number of bytes."""
-    env: dict[EnvName, str] = {}
-    """Variables of the run."""
+    env: dict[EnvName, EnvEntry] = {}
+    """Variables of the run: texts, or {secret: NAME} for a secret of the server, {agent_secret: NAME} for an agent's."""
     pass_env: list[EnvName] = []
     """Names of variables that are taken over from the agent."""
     working_dir: Text | None = None

@@ -124,7 +124,7 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
             entrypoint=entry.entrypoint,
             source=known.source,
             working_dir=known.working_dir,
-            env={key: str(text) for key, text in entry.env.items()},
+            env=entry.env,
             pass_env=entry.pass_env,
             python=known.python,
             timeout=entry.timeout,
