@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from shunter_agents import patterns
 from shunter_agents.policy import Policy, read
-from shunter_infrastructure.launcher import LaunchFailed, Prepared, Rules
+from shunter_infrastructure.launcher import LaunchFailed, Rules
 from shunter_infrastructure.process import users
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.capacity import CPU
@@ -25,9 +24,6 @@ from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.sizes import size
 from shunter_work_pools.contracts.states import Cause
-
-if TYPE_CHECKING:
-    from shunter_agents.attempt import Attempt
 
 #: Variables by which a process is made to load or run something else than what it was allowed to be. Where programs
 #: or entrypoints are restricted and [environment] says nothing, they may not be set.
@@ -73,6 +69,7 @@ class PolicyFile:
 
     Attributes:
         policy: in force.
+        secrets: of its section [secrets].
         trouble: why the file as it is now is not in force; None: it is.
     """
 
@@ -81,6 +78,7 @@ class PolicyFile:
         self.trouble: str | None = None
         self._seen = _identity(path)
         self.policy = read(path, must=must)
+        self.secrets = dict(self.policy.secrets)
 
     def refresh(self) -> bool:
         """Read it again if it has changed; whether it had."""
@@ -91,6 +89,8 @@ class PolicyFile:
             # One that was there has to stay: its rules do not end because somebody moved it away.
             self.policy = read(self.path)
             self.trouble = None
+            self.secrets.clear()
+            self.secrets.update(self.policy.secrets)
         except InvalidInput as exc:
             self.trouble = f"its policy has changed and is not in force, the one before is: {exc.detail}"
         self._seen = seen
@@ -376,9 +376,12 @@ def _parsed(kind: Any, assignment: Assignment) -> Any:
         return None
 
 
-async def prepare(file: PolicyFile, attempt: Attempt, prepared: Prepared) -> Prepared:
-    """The first step of preparing an attempt, see ``Supervisor.preparing``."""
-    file.refresh()
+def admitted(file: PolicyFile, assignment: Assignment, launcher: str) -> Rules:
+    """What its launcher is to keep of an attempt that is allowed by the policy in force.
+
+    Raises:
+        LaunchFailed: it is not allowed.
+    """
     admission = Admission(file.policy, file.path)
-    admission.admit(attempt.assignment, attempt.launcher.name)
-    return replace(prepared, rules=admission.rules())
+    admission.admit(assignment, launcher)
+    return admission.rules()

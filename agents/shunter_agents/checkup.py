@@ -57,7 +57,10 @@ class Checkup:
             self._soon.clear()
             self._look_at_memory()
             await self._look_at_disk()
-            wrong = self._health.has(Kind.DISK) or self._health.has(Kind.MEMORY)
+            if self._options.policy is not None:
+                await asyncio.wait({_apart(self._options.policy.refresh)})
+                self.judge_policy()
+            wrong = any(map(self._health.has, (Kind.DISK, Kind.MEMORY, Kind.POLICY)))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(
                     min(AGAIN, self._options.health_every) if wrong else self._options.health_every
@@ -74,6 +77,14 @@ class Checkup:
             else:
                 self._health.trouble(Kind.CHECK, f"its health check fails: {wrong}")
             await asyncio.sleep(self._options.health_every)
+
+    def judge_policy(self) -> None:
+        """Whether the file of the policy, as it was read last, is in force."""
+        policy = self._options.policy
+        if policy is not None and policy.trouble is not None:
+            self._health.trouble(Kind.POLICY, policy.trouble)
+        else:
+            self._health.well(Kind.POLICY)
 
     async def _look_at_disk(self) -> None:
         look = _apart(self._try_disk)

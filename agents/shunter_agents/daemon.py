@@ -11,10 +11,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shunter_agents import machine
+from shunter_agents.admission import PolicyFile, admitted
 from shunter_agents.attempt import Attempt, Key
 from shunter_agents.attempt_secrets import Secrets
 from shunter_agents.checkup import Checkup
@@ -28,6 +31,7 @@ from shunter_agents.killpoints import reached
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
 from shunter_agents.log_shipper import LogShipper
 from shunter_agents.options import Options, of_settings, template_of
+from shunter_agents.policy import FILE
 from shunter_agents.renewal import renew
 from shunter_agents.reporter import Reporter
 from shunter_agents.spool import Spool
@@ -35,7 +39,7 @@ from shunter_agents.state_folder import StateFolder, check_name, default_name
 from shunter_agents.supervisor import Supervisor
 from shunter_agents.tally import Tally
 from shunter_agents.verdict import Stop
-from shunter_infrastructure.launcher import Launcher, LauncherUnavailable
+from shunter_infrastructure.launcher import Launcher, LauncherUnavailable, Prepared
 from shunter_infrastructure.stamp import Stamp, boot_id
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import (
@@ -171,6 +175,7 @@ class Agent:
             self._tally,
             Secrets(server, name, folder.session, options.own_secrets),
         )
+        self._supervisor.preparing = (self._admit, *self._supervisor.preparing)
         self._supervisor.on_lease_wanted = self._speak_up
         self._supervisor.on_noted = self._tell_notes
         self._notes_at = 0.0  # when notes were told last, or will be (loop time)
@@ -226,6 +231,15 @@ class Agent:
             await self._supervisor.close()
             for launcher in self._launchers.values():
                 await launcher.close()
+
+    async def _admit(self, attempt: Attempt, prepared: Prepared) -> Prepared:
+        """Whether the agent's own policy allows it; asked anew before each try, and before anything is fetched."""
+        file = self._options.policy
+        if file is None:
+            return prepared
+        file.refresh()
+        self._checkup.judge_policy()
+        return replace(prepared, rules=admitted(file, attempt.assignment, attempt.launcher.name))
 
     def drain(self) -> None:
         """Take nothing new, end when nothing is owed."""
@@ -844,6 +858,8 @@ def run_agent(
         stored = chosen(agents, name and check_name(name), pools)
         pools = pools or (stored.pools if stored is not None else [])
         name = check_name(name or (stored.agent if stored is not None else default_name(pools[0])))
+        named = values["agent.policy"]
+        policy = PolicyFile(Path(named) if named else agents / name / FILE, must=named is not None)
         options = Options(
             name=name,
             pools=pools,
@@ -854,7 +870,8 @@ def run_agent(
             max_lifetime=max_lifetime,
             create_pool=create_pool,
             template=None if template_file is None else template_of(template_file),
-            **of_settings(values),
+            own_secrets=policy.secrets,
+            **of_settings(values) | {"policy": policy},
         )
         machine.check_devices(options.capacity, os.environ)
         folder = StateFolder(agents, name, take_over=take_over)

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     LAUNCHES = "launches"
     ENGINE = "engine"
     SPOOL = "spool"
+    POLICY = "policy"
 
 
 class Health:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shunter_agents.admission import PolicyFile
 from shunter_agents.own_secrets import OwnSecrets
 from shunter_work_pools.contracts.durations import LONGEST, parsed
 from shunter_work_pools.contracts.errors import InvalidInput
@@ -33,6 +34,7 @@ class Options:
         once: take one run, then drain.
         until_idle: drain when it holds nothing and there is nothing for it.
         max_lifetime: drain after so many seconds.
+        policy: what it runs, whatever its server says; None: anything.
         own_secrets: what deployments may name of the agent's own side.
         create_pool: make its first pool, of this type, if there is none; None: do not.
         template: which that pool is to have; None: as it is.
@@ -57,6 +59,7 @@ class Options:
     once: bool = False
     until_idle: bool = False
     max_lifetime: float | None = None
+    policy: PolicyFile | None = None
     own_secrets: OwnSecrets = field(default_factory=dict)
     create_pool: str | None = None
     template: Mapping[str, Any] | None = None

@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 
+from shunter_agents.own_secrets import OwnSecret
 from shunter_work_pools.contracts.capacity import MEMORY, ResourceName
 from shunter_work_pools.contracts.deployments import UserName
 from shunter_work_pools.contracts.durations import LOOKS as DURATION_LOOKS
@@ -68,8 +69,8 @@ def _duration(value: Any) -> Any:
     return found
 
 
-def _umask(text: str) -> int:
-    if not re.fullmatch(r"0?[0-7]{3}", text):
+def _umask(text: Any) -> int:
+    if not isinstance(text, str) or not re.fullmatch(r"0?[0-7]{3}", text):
         raise ValueError('write it as three octal digits in quotes, as in "027"')
     return int(text, 8)
 
@@ -227,8 +228,8 @@ class Policy(_Section):
     docker: Docker = Docker()
     kubernetes: Kubernetes = Kubernetes()
     limits: Limits = Limits()
-    secrets: dict[str, Any] = {}
-    """``[secrets]``: the agent's own, see ``own_secrets``."""
+    secrets: dict[str, OwnSecret] = {}
+    """``[secrets]``: the agent's own, that deployments may name."""
 
     def rules(self) -> list[tuple[str, str, Any]]:
         """Section, key and value of all that is restricted."""

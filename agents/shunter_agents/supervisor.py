@@ -333,6 +333,13 @@ class Supervisor:
                 f"the {attempt.launcher.name} launcher cannot end exclusive runs in time",
                 "Deploy it without exclusive, or to another pool.",
             )
+        if attempt.assignment.work.run_as is not None and not attempt.launcher.capabilities.runs_as:
+            raise LaunchFailed(
+                Cause.REJECTED,
+                f"the {attempt.launcher.name} launcher cannot run anything as user {attempt.assignment.work.run_as} of "
+                "the agent's machine",
+                "Deploy it without run_as (a template may name a user of the image), or to a pool of type process.",
+            )
         backoff = Backoff(ENGINE_LIMIT)
         awaited = False
         while True:

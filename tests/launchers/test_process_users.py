@@ -371,8 +371,7 @@ async def test_the_agent_s_own_user_needs_no_rights(attempts: Attempts, processe
     assert (await output(processes, handle)).decode() == f"{attempt.folder}/work\n"
 
 
-async def test_an_agent_without_the_rights_says_so(attempts: Attempts, processes: ProcessLauncher) -> None:
-    attempt = attempts(["/bin/true"], run_as=ONE)
+def test_an_agent_without_the_rights_says_so() -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -392,7 +391,6 @@ async def test_an_agent_without_the_rights_says_so(attempts: Attempts, processes
     assert said.startswith(f"rejected it is to run as {ONE}, and this agent, of user ")
     assert "may not start anything as another user: it has no CAP_CHOWN" in said
     assert "CAP_SETGID, CAP_SETUID" in said
-    assert not (attempt.folder / "launch.json").exists()
 
 
 AGENT_WITH_CAPABILITIES = """

@@ -121,7 +121,7 @@ def prepare(
         assert work.entrypoint is not None  # the contract wants exactly one of the two
         file = check_entrypoint(work.entrypoint, source or cwd)
         if file is not None and not _is_in(file, source or cwd):
-            rules.folder(os.path.dirname(file))
+            rules.folder(os.path.dirname(os.path.realpath(file)))
         env.setdefault("PYTHONUNBUFFERED", "1")
         told["SHUNTER_ENTRYPOINT"] = work.entrypoint
         told["SHUNTER_FAILURE"] = str((place or folder) / "failure.json")

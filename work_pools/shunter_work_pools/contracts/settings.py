@@ -558,6 +558,14 @@ _DECLARED = (
         show=size,
     ),
     Setting(
+        "agent.policy",
+        _file,
+        "The file of the agent's own policy: what it runs, whatever its server says.",
+        metavar="FILE",
+        otherwise="agent.toml in its state folder, if there is one",
+        flag="--policy",
+    ),
+    Setting(
         "server.host",
         _text,
         "The address that the server listens on.",
