@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shunter_cli import checks, confirm, installing, joining, live, naming, output, pausing
+from shunter_cli import agent_policy, checks, confirm, installing, joining, live, naming, output, pausing
 from shunter_cli.completing import agents
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, local, seconds
@@ -446,6 +446,27 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
             ("last seen", f"{local(agent.last_seen_at)} ({ago(agent.last_seen_at)})"),
         ]
     )
+
+
+@group.command("policy")
+def policy(
+    policy: Annotated[
+        str | None, typer.Option(help="This file, whatever the setting agent.policy says.", metavar="FILE")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="The file agent.toml in the state folder of this agent, if there is one.", metavar="NAME"
+        ),
+    ] = None,
+    output_as: OutputOption = Output.TABLE,
+) -> None:
+    """Check the policy of an agent of this machine, and show its rules: what it runs, whatever its server says.
+
+    The file is read as `agent start` does, which would end with the same error. No server is asked.
+    """
+    checks.names("--name", [name] if name is not None else [])
+    agent_policy.show(policy, name, output_as)
 
 
 @group.command("pause")
