@@ -97,7 +97,7 @@ docs: $(INSTALLED) ## write anew the pages of docs/ that are made from the code
 .PHONY: lock
 lock: $(TOOL) ## write requirements.lock anew from pyproject.toml
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --quiet --universal \
-		--python-version 3.11 --extra server --extra postgres --extra docker --extra kubernetes --group dev --group demo \
+		--python-version 3.11 --extra server --extra postgres --extra docker --extra kubernetes --extra code --group dev --group demo \
 		--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 		$(LOCK_FLAGS) --output-file requirements.lock
 

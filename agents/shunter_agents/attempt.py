@@ -42,6 +42,7 @@ class Attempt:
         let_go: another agent's now, and so is its work.
         note, note_cause: what its launch waits for, and the cause it ends by if that lasts too long.
         successor: granted anew while what is dropped still runs.
+        commit: that its source is fetched at, once known.
         launching: the supervisor may be interrupted: nothing of it is known to run.
         in_start: a launch is under way at this moment.
         ended: its end is written down, nothing of it runs.
@@ -58,6 +59,7 @@ class Attempt:
     __slots__ = (
         "adopted",
         "assignment",
+        "commit",
         "devices",
         "dropped",
         "end_acked",
@@ -117,6 +119,7 @@ class Attempt:
         self.note = ""
         self.note_cause: Cause | None = None
         self.successor: Assignment | None = None
+        self.commit = record.assignment.commit
         self.launching = False
         self.in_start = False
         self.ended = False
@@ -218,6 +221,8 @@ class Attempt:
                     self.stopped, self.stopped_at = Stop(line["stop"]), Stamp.from_json(line["at"])
                 elif "acked" in line and line["epoch"] == self.assignment.epoch:
                     acked = int(line["acked"])
+                elif "commit" in line:
+                    self.commit = str(line["commit"])
                 elif "gap" in line:
                     self.log_gone = max(self.log_gone, int(line["gap"][1]))
             except (ValueError, LookupError, TypeError) as exc:

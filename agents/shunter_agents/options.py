@@ -31,6 +31,8 @@ class Options:
         health_check: a shell command that must succeed.
         health_every: seconds between two looks at its health.
         spool_limit: bytes of output that may wait for the server.
+        cache_keep: seconds that code and environments are kept after their last use.
+        cache_limit: bytes that each of both may take.
         once: take one run, then drain.
         until_idle: drain when it holds nothing and there is nothing for it.
         max_lifetime: drain after so many seconds.
@@ -56,6 +58,8 @@ class Options:
     health_check: str | None = None
     health_every: float = 15.0
     spool_limit: int = 10 * 2**30
+    cache_keep: float = 14 * 86_400.0
+    cache_limit: int = 20 * 2**30
     once: bool = False
     until_idle: bool = False
     max_lifetime: float | None = None

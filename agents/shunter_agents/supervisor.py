@@ -449,7 +449,7 @@ class Supervisor:
             if attempt.state is AttemptState.CLAIMED:  # another agent began it
                 self._report(attempt, AttemptState.STARTING, attempt.started, {})
             self._tally.started(None if attempt.adopted else attempt.started.ticks - attempt.received.ticks)
-            facts = {"pid": handle.pid} | self._manifest(attempt)
+            facts = {"pid": handle.pid} | self._told_once(attempt)
             attempt.note, attempt.note_cause = "", None
             self._report(attempt, AttemptState.RUNNING, attempt.started, facts)
             reached("after-running-journaled")
@@ -530,7 +530,7 @@ class Supervisor:
             }
             fields = {name: value for name, value in facts.items() if value is not None}
             if attempt.state in (AttemptState.CLAIMED, AttemptState.STARTING):
-                fields = self._manifest(attempt) | fields  # it was not told with Running
+                fields = self._told_once(attempt) | fields  # it was not told with Running
             attempt.ended = True
             self._tally.ended(state, cause)
             self._judge_launch(attempt, judged)
@@ -538,6 +538,17 @@ class Supervisor:
             reached("after-end-journaled")
             log.info("a run has ended", state=state.value, cause=cause and cause.value, **attempt.names)
         self._over(attempt)
+
+    def fetched(self, attempt: Attempt, commit: str) -> None:
+        """Its code is of that commit, in whatever life of the agent it is launched."""
+        if attempt.commit != commit:
+            attempt.commit = commit
+            self._write(attempt, {"commit": commit})
+
+    def _told_once(self, attempt: Attempt) -> dict[str, Any]:
+        """What a report tells of its launch."""
+        commit = {} if attempt.commit is None else {"commit": attempt.commit}
+        return commit | self._manifest(attempt)
 
     def _manifest(self, attempt: Attempt) -> dict[str, Any]:
         """What its engine was asked for, as a report tells it: once."""

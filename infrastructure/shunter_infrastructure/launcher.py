@@ -134,6 +134,7 @@ class Capabilities:
         limits_memory: how ``Work.memory_limit`` is kept, known after :meth:`Launcher.check`:
             ``cgroup`` (all processes of the run together, and an OOM kill is told), ``address_space``
             (each process for itself: what it asks for beyond is refused), ``""`` (not at all).
+        environments: what it starts may run in an environment that the agent has built.
     """
 
     exact_signal: bool
@@ -143,6 +144,7 @@ class Capabilities:
     runs_as: bool = False
     keeps_lease: bool = False
     limits_memory: str = ""
+    environments: bool = False
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,12 @@ class ProcessLauncher(OwnWork):
 
     name = "process"
     capabilities = Capabilities(
-        exact_signal=True, shared_handles=False, merged_output=True, keeps_lease=True, runs_as=True
+        exact_signal=True,
+        shared_handles=False,
+        merged_output=True,
+        keeps_lease=True,
+        runs_as=True,
+        environments=True,
     )
 
     def __init__(self, *, python: str | None = None, environ: Mapping[str, str] | None = None) -> None:

@@ -3,7 +3,7 @@
 With ``SHUNTER_HOME`` set, everything is below it. Without, the XDG base directories are used
 (https://specifications.freedesktop.org/basedir-spec/latest/): configuration (the token, config.toml) in
 ``$XDG_CONFIG_HOME/shunter``, data (database, logs) in ``$XDG_DATA_HOME/shunter``, agents' state in
-``$XDG_STATE_HOME/shunter``.
+``$XDG_STATE_HOME/shunter``, and what agents fetch and build for runs in ``$XDG_CACHE_HOME/shunter``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Home:
     config: Path
     data: Path
     state: Path
+    cache: Path
 
     @property
     def config_file(self) -> Path:
@@ -59,7 +60,7 @@ def home_from_env() -> Home:
     root = os.environ.get("SHUNTER_HOME")
     if root:
         base = Path(root).expanduser().absolute()
-        return Home(base, base, base)
+        return Home(base, base, base, base / "cache")
 
     def xdg(variable: str, default: str) -> Path:
         return Path(os.environ.get(variable) or Path.home() / default) / "shunter"
@@ -68,6 +69,7 @@ def home_from_env() -> Home:
         config=xdg("XDG_CONFIG_HOME", ".config"),
         data=xdg("XDG_DATA_HOME", ".local/share"),
         state=xdg("XDG_STATE_HOME", ".local/state"),
+        cache=xdg("XDG_CACHE_HOME", ".cache"),
     )
 
 

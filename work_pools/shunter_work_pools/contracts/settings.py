@@ -566,6 +566,26 @@ _DECLARED = (
         flag="--policy",
     ),
     Setting(
+        "agent.cache_keep",
+        _duration(),
+        "Code that was fetched for runs, and environments that were built for them, are removed so long after their "
+        "last use.",
+        default=14 * 86_400.0,
+        metavar="DURATION",
+        flag="--cache-keep",
+        show=exactly,
+    ),
+    Setting(
+        "agent.cache_limit",
+        _bytes,
+        "Code that was fetched may take so much of the agent's disk, and environments again so much; over that, what "
+        "was used longest ago and is not in use is removed.",
+        default=20 * 2**30,
+        metavar="SIZE",
+        flag="--cache-limit",
+        show=size,
+    ),
+    Setting(
         "server.host",
         _text,
         "The address that the server listens on.",

@@ -1,0 +1,313 @@
+"""Environments of runs: built by uv once for all that want the same, and then only looked up.
+
+What an environment is made of is hashed: the interpreter, the platform, what is required, the files that say so, and
+the settings of the index. Who wants the same gets the same folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from shunter_agents.sources.programs import Done, TooLong, run
+from shunter_agents.sources.shared import Shared, Told
+from shunter_agents.sources.shelf import Shelf
+from shunter_agents.sources.surroundings import masked, surroundings
+from shunter_infrastructure.launcher import LaunchFailed, NotReady
+from shunter_work_pools.contracts.code_sources import Environment
+from shunter_work_pools.contracts.states import Cause
+
+#: Seconds that building one may take.
+BUILD_LIMIT = 3600.0
+#: Characters of uv's own words that are told.
+_WORDS = 2000
+#: A file of an environment may be as large.
+_FILE_LIMIT = 10 * 2**20
+
+_AWAY = re.compile(
+    r"error sending request|failed to fetch|dns error|connection (refused|reset|closed)|operation timed out"
+    r"|tcp connect error|temporary failure|status code \(?5\d\d|\b(502|503|504)\b",
+    re.IGNORECASE,
+)
+#: A line of a requirements file that names another one, or code that lies beside it.
+_OTHER = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)")
+_BESIDE = re.compile(r"\s*(?:-e|--editable|\.|/|file:|[\w.-]+(\[[\w, -]*\])?\s*@\s*(?:file:|\.|/))")
+_PROGRESS = re.compile(
+    r"^(Resolved|Prepared|Installed|Downloading|Downloaded|Building|Built|Updating|Compiled)\b.*"
+)
+_BOX = re.compile(r"[\s\u2500-\u257f\u00d7]+")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be built.
+
+    Attributes:
+        python: version or path, for uv.
+        words: what uv is told to install.
+        export: of the files, the one that is a uv.lock.
+        folder: where uv is started: relative paths of requirements are meant from there; None: anywhere.
+        trusted: building may run code of packages. (It runs as the agent's user, whoever the run is run as.)
+    """
+
+    key: str
+    python: str
+    requirements: tuple[str, ...]
+    words: tuple[str, ...]
+    export: bool
+    folder: Path | None
+    trusted: bool
+
+
+class Environments:
+    """Environments on a shelf.
+
+    Args:
+        shelf: for them.
+        downloads: uv's own cache, where the agent's environment names none.
+        environ: of the agent.
+    """
+
+    def __init__(self, shelf: Shelf, downloads: Path, environ: Mapping[str, str]) -> None:
+        self._shelf = shelf
+        self._downloads = downloads
+        self._environ = environ
+        self._building: Shared[Path] = Shared()
+
+    async def build(
+        self, wanted: Environment, source: Path | None, user: Path, told: Told, *, trusted: bool = True
+    ) -> str:
+        """The interpreter of an environment, which is built if it is not there.
+
+        Args:
+            source: folder of the code, from which files are meant.
+            user: folder of the attempt that uses it.
+            told: is called with progress.
+            trusted: building may run code of packages.
+
+        Raises:
+            LaunchFailed: it cannot be built.
+            NotReady: the index is away.
+        """
+        order = plan(wanted, source, self._environ, trusted=trusted)
+        if self._shelf.has(order.key) and not os.path.exists(self._python(order.key)):
+            await self._shelf.discard(order.key)  # the interpreter that it was made from is gone
+
+        async def take(say: Told) -> Path:
+            async def make(draft: Path) -> None:
+                await _Build(order, draft, self._shelf.log_of(order.key), self._tools(), say).run()
+
+            return await self._shelf.take(order.key, user, make)
+
+        if not self._shelf.has(order.key):
+            await self._building.get(order.key, take, told)
+        await take(told)
+        return self._python(order.key)
+
+    def _python(self, key: str) -> str:
+        return str(self._shelf.folder / key / "bin" / "python")
+
+    def _tools(self) -> dict[str, str]:
+        env = surroundings(self._environ)
+        env |= {name: value for name, value in self._environ.items() if name.startswith("UV_")}
+        env.setdefault("UV_CACHE_DIR", str(self._downloads))
+        # What is shared by runs must not share its files with uv's cache, which would be changed with them.
+        return env | {"UV_LINK_MODE": "copy", "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
+
+
+class _Build:
+    def __init__(self, order: Order, draft: Path, log: Path, env: Mapping[str, str], say: Told) -> None:
+        self._order = order
+        self._draft = draft
+        self._log = log
+        self._env = dict(env)
+        self._say = say
+        if not order.trusted:
+            self._env["UV_NO_BUILD"] = "1"
+
+    async def run(self) -> None:
+        order, draft = self._order, self._draft
+        self._log.unlink(missing_ok=True)
+        await self._uv(
+            "venv", "--quiet", "--relocatable", "--no-project", "--python", order.python, "--", str(draft)
+        )
+        words = list(order.words)
+        if order.export:
+            exported = draft / "requirements.txt"
+            await self._uv(
+                *("export", "--frozen", "--no-dev", "--no-emit-project", "--quiet", "--no-header"),
+                *("--output-file", str(exported)),
+            )
+            words = ["--require-hashes", "-r", str(exported)]
+        elif order.requirements:
+            listed = draft / "requirements.txt"
+            listed.write_text("\n".join(order.requirements) + "\n", "utf-8")
+            words += ["-r", str(listed)]
+        if words:
+            compiled = ["--compile-bytecode"] if order.trusted else []
+            await self._uv("pip", "install", "--python", str(draft / "bin" / "python"), *compiled, *words)
+
+    async def _uv(self, *argv: str) -> None:
+        def on_line(line: str) -> None:
+            line = masked(line)
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(line + "\n")
+            if _PROGRESS.match(line.strip()):
+                said = line.strip()
+                self._say(f"its environment is being built: {said[:1].lower()}{said[1:]}")
+
+        try:
+            done = await run(
+                [_program(self._env), *argv],
+                env=self._env,
+                limit=BUILD_LIMIT,
+                cwd=self._order.folder or self._draft.parent,
+                on_line=on_line,
+            )
+        except TooLong as exc:
+            raise self._failed(str(exc)) from exc
+        if done.code != 0:
+            said = _words(done)
+            if _AWAY.search(said):
+                raise NotReady(f"its environment cannot be built: {said}", cause=Cause.SOURCE)
+            raise self._failed(said)
+
+    def _failed(self, said: str) -> LaunchFailed:
+        return LaunchFailed(
+            Cause.SOURCE,
+            f"its environment cannot be built: {said}",
+            f"All that uv said is in {self._log} on the agent's machine.",
+        )
+
+
+def plan(wanted: Environment, source: Path | None, environ: Mapping[str, str], *, trusted: bool) -> Order:
+    """What is to be built for an environment, and the key of all that it depends on. Quick: it is done at each start.
+
+    Raises:
+        LaunchFailed: a file that it names is not there.
+    """
+    python = wanted.python or sys.executable
+    parts: list[str] = [_machine(), python, str(trusted), *_index_settings(environ), "", *wanted.requirements]
+    words: list[str] = []
+    export = beside = False
+    folder = None
+    for what, name in (("requirements_file", wanted.requirements_file), ("lock", wanted.lock)):
+        if name is None:
+            continue
+        path = _file(source, name, what)
+        folder = path.parent
+        export = path.name == "uv.lock"
+        for text in _contents(path):
+            parts += ["", text]
+            beside |= not export and any(_BESIDE.match(line) for line in text.splitlines())
+        if not export:
+            hashed = what == "lock" and not path.name.startswith("pylock")
+            words += [*(["--require-hashes"] if hashed else []), "-r", str(path)]
+    if folder is not None:
+        # uv reads its own settings there, and code that is beside the file is installed as it is now.
+        parts += [_text(folder / name) for name in ("pyproject.toml", "uv.toml")]
+        parts += [str(folder)] if beside else []
+    key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    return Order(key, python, tuple(wanted.requirements), tuple(words), export, folder, trusted)
+
+
+def _file(source: Path | None, name: str, what: str) -> Path:
+    if source is None:
+        raise LaunchFailed(
+            Cause.SOURCE,
+            f"its environment names the {what} {name}, and there is no source that it could be in",
+            "Name a source, or write the requirements down themselves.",
+        )
+    path = source / name
+    if not path.resolve().is_relative_to(source.resolve()):
+        raise LaunchFailed(Cause.SOURCE, f"the {what} {name} of its environment leads out of the source")
+    if not path.is_file():
+        raise LaunchFailed(
+            Cause.SOURCE,
+            f"the {what} {name} of its environment is not in the source ({path})",
+            "Correct the path; it is meant from the source's folder.",
+        )
+    return path
+
+
+def _contents(path: Path) -> Iterator[str]:
+    """The text of a file and of those that it includes."""
+    waiting: list[Path] = [path]
+    seen: set[Path] = set()
+    while waiting:
+        one = waiting.pop()
+        if one in seen or len(seen) > 100:
+            continue
+        seen.add(one)
+        text = _text(one)
+        yield text
+        waiting += [
+            one.parent / found.group(1) for line in text.splitlines() if (found := _OTHER.match(line))
+        ]
+
+
+def _text(path: Path) -> str:
+    """The content of a file; empty where there is none."""
+    try:
+        if path.stat().st_size > _FILE_LIMIT:
+            raise LaunchFailed(Cause.SOURCE, f"{path} is larger than {_FILE_LIMIT // 2**20} MiB")
+        return path.read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+
+
+@cache
+def _machine() -> str:
+    return " ".join((sys.version, sys.base_prefix, sysconfig.get_platform(), *platform.libc_ver()))
+
+
+def _index_settings(environ: Mapping[str, str]) -> list[str]:
+    """Whatever tells uv where packages are and which of them it takes."""
+    ours = [
+        f"{name}={environ[name]}"
+        for name in sorted(environ)
+        if name.startswith("UV_") and name not in _NO_MATTER
+    ]
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config")
+    return [*ours, _text(home / "uv" / "uv.toml"), _text(Path("/etc/uv/uv.toml"))]
+
+
+_NO_MATTER = {
+    "UV_CACHE_DIR",
+    "UV_LINK_MODE",
+    "UV_CONCURRENT_DOWNLOADS",
+    "UV_CONCURRENT_BUILDS",
+    "UV_HTTP_TIMEOUT",
+}
+
+
+def _program(env: Mapping[str, str]) -> str:
+    try:
+        from uv import find_uv_bin
+
+        return str(find_uv_bin())
+    except (ImportError, FileNotFoundError):
+        pass
+    found = shutil.which("uv", path=env["PATH"])
+    if found is None:
+        raise LaunchFailed(
+            Cause.SOURCE,
+            "the agent has no uv to build the environment with",
+            "Install shunter[code] where the agent is, or put uv into its PATH.",
+        )
+    return found
+
+
+def _words(done: Done) -> str:
+    lines: Sequence[str] = [line for line in done.err.splitlines() if not _PROGRESS.match(line.strip())]
+    said = _BOX.sub(" ", masked("\n".join(lines))).strip() or f"uv ended with code {done.code}"
+    return said if len(said) <= _WORDS else said[:_WORDS] + " [...]"
