@@ -34,6 +34,7 @@ from shunter_agents.options import Options, of_settings, template_of
 from shunter_agents.policy import FILE
 from shunter_agents.renewal import renew
 from shunter_agents.reporter import Reporter
+from shunter_agents.sources.code import Code
 from shunter_agents.spool import Spool
 from shunter_agents.state_folder import StateFolder, check_name, default_name
 from shunter_agents.supervisor import Supervisor
@@ -175,7 +176,13 @@ class Agent:
             self._tally,
             Secrets(server, name, folder.session, options.own_secrets),
         )
-        self._supervisor.preparing = (self._admit, *self._supervisor.preparing)
+        self._code = self._make_code()
+        self._supervisor.preparing = (
+            self._admit,
+            *self._supervisor.preparing,
+            self._code.fetch,
+            self._code.build,
+        )
         self._supervisor.on_lease_wanted = self._speak_up
         self._supervisor.on_noted = self._tell_notes
         self._notes_at = 0.0  # when notes were told last, or will be (loop time)
@@ -195,6 +202,15 @@ class Agent:
         self._maybe_granted = False  # the server may have granted something that this life does not know of
         self._dead: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _make_code(self) -> Code:
+        options = self._options
+        cache = options.cache or self._folder.path.parent.parent / "cache"
+        code = Code(cache, os.environ, options.cache_keep, options.cache_limit)
+        code.on_commit = self._supervisor.fetched
+        code.on_note = lambda attempt, note: self._supervisor.noted(*attempt.key, note)
+        code.untimed = self._supervisor.untimed
+        return code
 
     def measured(self) -> Sources:
         """What its metrics tell of."""
@@ -348,6 +364,7 @@ class Agent:
             ("janitor", self._janitor.run()),
             ("service manager", self._manager.keep_told(self._condition)),
             ("checkup", self._checkup.watch_machine()),
+            ("code collector", self._code.collect()),
         ]
         if self._own is not None:
             parts.append(("credential", renew(self._server, self._own, self._link)))
@@ -871,6 +888,7 @@ def run_agent(
             create_pool=create_pool,
             template=None if template_file is None else template_of(template_file),
             own_secrets=policy.secrets,
+            cache=home_from_env().cache,
             **of_settings(values) | {"policy": policy},
         )
         machine.check_devices(options.capacity, os.environ)

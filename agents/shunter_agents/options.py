@@ -31,6 +31,7 @@ class Options:
         health_check: a shell command that must succeed.
         health_every: seconds between two looks at its health.
         spool_limit: bytes of output that may wait for the server.
+        cache: folder of the code and environments of runs; None: beside the folder of all agents.
         cache_keep: seconds that code and environments are kept after their last use.
         cache_limit: bytes that each of both may take.
         once: take one run, then drain.
@@ -58,6 +59,7 @@ class Options:
     health_check: str | None = None
     health_every: float = 15.0
     spool_limit: int = 10 * 2**30
+    cache: Path | None = None
     cache_keep: float = 14 * 86_400.0
     cache_limit: int = 20 * 2**30
     once: bool = False

@@ -131,8 +131,6 @@ class _Build:
         self._log = log
         self._env = dict(env)
         self._say = say
-        if not order.trusted:
-            self._env["UV_NO_BUILD"] = "1"
 
     async def run(self) -> None:
         order, draft = self._order, self._draft
@@ -147,14 +145,15 @@ class _Build:
                 *("export", "--frozen", "--no-dev", "--no-emit-project", "--quiet", "--no-header"),
                 *("--output-file", str(exported)),
             )
-            words = ["--require-hashes", "-r", str(exported)]
+            words = ["-r", str(exported)]  # hashes that it has are checked
         elif order.requirements:
             listed = draft / "requirements.txt"
             listed.write_text("\n".join(order.requirements) + "\n", "utf-8")
             words += ["-r", str(listed)]
         if words:
-            compiled = ["--compile-bytecode"] if order.trusted else []
-            await self._uv("pip", "install", "--python", str(draft / "bin" / "python"), *compiled, *words)
+            # To compile starts the environment's python, and with it what packages want done at its start.
+            safety = ["--compile-bytecode"] if order.trusted else ["--no-build"]
+            await self._uv("pip", "install", "--python", str(draft / "bin" / "python"), *safety, *words)
 
     async def _uv(self, *argv: str) -> None:
         def on_line(line: str) -> None:

@@ -22,8 +22,8 @@ from shunter_agents.sources.programs import Done, TooLong, run
 from shunter_agents.sources.shared import Shared, Told
 from shunter_agents.sources.shelf import Shelf
 from shunter_agents.sources.surroundings import masked, surroundings
-from shunter_agents.state_folder import remove
 from shunter_infrastructure.launcher import LaunchFailed, NotReady
+from shunter_infrastructure.removing import remove
 from shunter_work_pools.contracts.code_sources import COMMIT, GIT_SCHEMES, GitSource
 from shunter_work_pools.contracts.states import Cause
 
@@ -141,7 +141,8 @@ class _Git:
         self, folder: Path, source: GitSource, secret: str | None, environ: Mapping[str, str]
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        name = _digest(source.git)
+        # By its secret, too: who has no right to it must not have it from here.
+        name = _digest(source.git, secret or "")
         self.source = source
         self.secret = secret
         self.mirror = folder / f"{name}.git"
@@ -170,9 +171,21 @@ class _Git:
     async def have(self, commit: str, say: Told) -> None:
         """Make sure that a commit is in the mirror."""
         os.utime(self.lock)
-        if self.mirror.exists() and (await self._local("cat-file", "-e", f"{commit}^{{commit}}")).code == 0:
+        if await self._has(commit):
             return
         await self._fetch([f"+{commit}:refs/shunter/{_digest(commit)}"], say)
+        if not await self._has(commit):
+            raise LaunchFailed(
+                Cause.SOURCE,
+                f"{self.source.git} has no commit {commit[:12]} (any more)",
+                "Correct the deployment's commit; a run that was begun with a commit goes on with it, a new one has a "
+                "newer one.",
+            )
+
+    async def _has(self, commit: str) -> bool:
+        if not self.mirror.exists():
+            return False
+        return (await self._git(["cat-file", "-e", f"{commit}^{{commit}}"])).code == 0
 
     async def check_out(self, commit: str, target: Path) -> None:
         """Write the files of a commit into a folder, which is made."""
@@ -189,7 +202,7 @@ class _Git:
                     raise self._failed(done, f"the files of commit {commit[:12]} cannot be written")
 
     async def _commit_of(self, name: str) -> str:
-        done = await self._local("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        done = await self._git(["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"])
         commit = done.out.strip()
         if done.code != 0 or not re.match(COMMIT, commit):
             raise LaunchFailed(
@@ -252,9 +265,6 @@ class _Git:
                 return done
             remove(self.mirror)
         raise AssertionError("unreachable")
-
-    async def _local(self, *argv: str) -> Done:
-        return await self._git(argv)
 
     async def _git(
         self,

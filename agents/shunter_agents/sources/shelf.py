@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shunter_agents.sources.locks import ALONE, SHARED, locked, try_lock
-from shunter_agents.state_folder import remove
+from shunter_infrastructure.removing import remove
 
 _USERS = "users"
 
@@ -119,6 +119,7 @@ class Shelf:
         Returns:
             the keys of what was removed.
         """
+        self._collect_drafts()
         kept = self.kept()
         total, removed = sum(one.size for one in kept), []
         for one in kept:
@@ -131,6 +132,16 @@ class Shelf:
         return removed
 
     # -- details
+
+    def _collect_drafts(self) -> None:
+        """What makers have left that died, once the programs that they had started have ended, too."""
+        for draft in self.folder.glob("*.draft-*"):
+            lock = try_lock(self._lock(draft.name.partition(".draft-")[0]), ALONE)
+            if lock is not None:
+                try:
+                    remove(draft)
+                finally:
+                    os.close(lock)
 
     def _collect_one(self, one: Kept) -> bool:
         lock = try_lock(self._lock(one.key), ALONE)
