@@ -14,6 +14,7 @@ import typer.core
 from shunter_cli import (
     causes,
     checks,
+    code_options,
     completing,
     durations,
     faults,
@@ -231,7 +232,49 @@ def deploy(
         str | None, typer.Option(help="Where it starts, by default a folder of its own.", metavar="DIR")
     ] = None,
     python: Annotated[
-        str | None, typer.Option(help="Interpreter of an entrypoint, by default the agent's.", metavar="PATH")
+        str | None,
+        typer.Option(
+            help="Interpreter of an entrypoint, by default the agent's; of an environment, its version.",
+            metavar="PATH|VERSION",
+        ),
+    ] = None,
+    git: Annotated[
+        str | None,
+        typer.Option(help="The code is in this repository: https, ssh, or user@host:path.", metavar="URL"),
+    ] = None,
+    branch: Annotated[str | None, typer.Option(help="Of --git; by default its own.", metavar="NAME")] = None,
+    git_tag: Annotated[str | None, typer.Option(help="Of --git.", metavar="NAME")] = None,
+    commit: Annotated[str | None, typer.Option(help="Of --git.", metavar="SHA")] = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(help="The code is in this zip, tar or whl: https://, s3:// and others.", metavar="URL"),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="That --archive must have.", metavar="HEX")] = None,
+    source_folder: Annotated[
+        str | None, typer.Option(help="Of --git or --archive, where the code is.", metavar="DIR")
+    ] = None,
+    source_secret: Annotated[
+        str | None, typer.Option(help="The secret that opens --git or --archive.", metavar="NAME")
+    ] = None,
+    source_user: Annotated[
+        str | None, typer.Option(help="Of --git over https, beside the secret.", metavar="NAME")
+    ] = None,
+    no_source: Annotated[
+        bool, typer.Option("--no-source", help="Nothing of this folder is needed: the code is installed.")
+    ] = False,
+    package: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Its agent builds an environment with this, as in 'pandas>=2'. Repeatable.",
+            metavar="REQUIREMENT",
+        ),
+    ] = None,
+    requirements: Annotated[
+        str | None, typer.Option(help="Likewise, with this file of the source.", metavar="FILE")
+    ] = None,
+    lock: Annotated[
+        str | None,
+        typer.Option(help="Likewise, by uv.lock, pylock.toml or requirements with hashes.", metavar="FILE"),
     ] = None,
     var: Annotated[
         list[str] | None,
@@ -283,12 +326,33 @@ def deploy(
         raise InvalidInput(
             f"--when-full {when_full} needs a --max-active of at least 1", "As in: --max-active 1."
         )
-    target = _target(entrypoint, command, python, check=not no_check)
+    said = code_options.Said(
+        git=git,
+        branch=branch,
+        tag=git_tag,
+        commit=commit,
+        archive=archive,
+        sha256=sha256,
+        folder=source_folder,
+        secret=source_secret,
+        user=source_user,
+        no_source=no_source,
+        requirements=package or [],
+        requirements_file=requirements,
+        lock=lock,
+    )
+    fetched = code_options.source(said)
+    remote = fetched is not None or no_source
+    environment = code_options.environment(said, python, None if remote or no_check else Path.cwd())
+    # What is fetched or installed is not at hand: it is looked at where it runs.
+    at_hand = not no_check and not remote and environment is None
+    target = _target(entrypoint, command, None if environment else python, check=at_hand)
     work = Work(
         command=target.command,
         entrypoint=target.entrypoint,
-        source=str(target.source),
-        working_dir=checks.folder("--working-dir", working_dir, check=not no_check) if working_dir else None,
+        source=fetched if remote else str(target.source),
+        environment=environment,
+        working_dir=_working_dir(working_dir, remote, check=not no_check),
         env=_variables(env or [], secret_env or [], agent_secret_env or []),
         pass_env=pass_env or [],
         python=target.python,
@@ -414,6 +478,13 @@ def _target(
         schema=found.get("parameter_schema"),
         description=str(found.get("description") or "")[:10_000],
     )
+
+
+def _working_dir(text: str | None, remote: bool, *, check: bool) -> str | None:
+    """A folder of this machine; of a source that the agent fetches, as it is written: from there."""
+    if not text or remote:
+        return text or None
+    return checks.folder("--working-dir", text, check=check)
 
 
 def _variables(

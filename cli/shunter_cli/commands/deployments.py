@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import confirm, faults, live, naming, output, pausing
+from shunter_cli import code_words, confirm, faults, live, naming, output, pausing
 from shunter_cli.completing import deployments
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, exactly, local
@@ -123,7 +123,8 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("state", pausing.state(found)),
         *pausing.facts(found),
         ("command" if work.command else "entrypoint", shlex.join(work.command or [work.entrypoint or ""])),
-        ("source", work.local_source or ""),
+        ("source", code_words.source(work.source)),
+        ("builds", code_words.environment(work.environment) if work.environment else ""),
         ("working dir", work.working_dir or ""),
         ("python", work.python or ""),
         ("parameters", output.compact(spec.parameters) if spec.parameters else ""),

@@ -38,7 +38,16 @@ _USUAL: dict[str, Any] = {
 _NEVER = object()
 _INDENT = "    "
 #: Mappings that are one field for each value.
-_SPREAD = ("need", "retries", "keep", "parameters", "parameter_schema", "variables")
+_SPREAD = (
+    "source",
+    "environment",
+    "need",
+    "retries",
+    "keep",
+    "parameters",
+    "parameter_schema",
+    "variables",
+)
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,11 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from shunter_cli import causes, durations, limit_words, sizes
 from shunter_cli.deployment_files.places import Written
+from shunter_cli.deployment_files.wording import words
 from shunter_cli.deployment_files.yaml_tree import scalar
 from shunter_work_pools.contracts.base import Json, Name, Tag
 from shunter_work_pools.contracts.capacity import MOST_NAMES
+from shunter_work_pools.contracts.code_sources import ArchiveSource, Environment, GitSource
 from shunter_work_pools.contracts.deployments import (
     RETRIED_CAUSES,
     UNCOUNTED_CAUSES,
@@ -346,6 +348,87 @@ class KeepEntry(Part):
     """Events so long after the run's end."""
 
 
+class GitEntry(Part):
+    """Code of a git repository, fetched by the agent."""
+
+    git: Text
+    """URL of the repository: https, ssh, or user@host:path."""
+    branch: Text | None = None
+    """Branch; by default the repository's own."""
+    tag: Text | None = None
+    """Tag, instead of a branch."""
+    commit: Text | None = None
+    """Commit, instead of a branch."""
+    folder: str = ""
+    """Folder of the repository that paths are meant from."""
+    secret: Name | None = None
+    """Secret that opens it: a token for https, a private key for ssh."""
+    user: Text | None = None
+    """Of https, beside the secret."""
+
+
+class ArchiveEntry(Part):
+    """Code in a zip, tar or whl file, fetched by the agent."""
+
+    archive: Text
+    """URL of the archive: https://, s3:// and others."""
+    sha256: Text | None = None
+    """Of the archive, in hex; what differs is not run."""
+    folder: str = ""
+    """Folder of the archive that paths are meant from."""
+    secret: Name | None = None
+    """Secret with options of the file system, a JSON object."""
+
+
+class EnvironmentEntry(Part):
+    """A Python environment that the agent builds once."""
+
+    python: Text | None = None
+    """Version, 3.12, or path of its interpreter; by default the agent's."""
+    requirements: Annotated[list[Text], Field(max_length=1000)] = []
+    """Packages, as one writes them for pip."""
+    requirements_file: Text | None = None
+    """File of the source that lists packages."""
+    lock: Text | None = None
+    """File of the source: uv.lock, pylock.toml, or requirements with hashes."""
+
+
+def _source(value: Any) -> Any:
+    if isinstance(value, str | GitEntry | ArchiveEntry):
+        return value
+    if not isinstance(value, dict) or ("git" in value) == ("archive" in value):
+        raise wrong(
+            "must be a folder, or a mapping with git or archive",
+            "Write it like {git: https://host/code.git}.",
+        )
+    return _read(value, GitEntry, GitSource) if "git" in value else _read(value, ArchiveEntry, ArchiveSource)
+
+
+def _environment(value: Any) -> Any:
+    return _read(value, EnvironmentEntry, Environment) if isinstance(value, dict) else value
+
+
+def _read(value: Any, entry: type[BaseModel], contract: type[BaseModel]) -> BaseModel:
+    """An entry that is one, and that the contract takes: what is wrong with it is said in its own words."""
+    try:
+        found = entry.model_validate(value)
+        contract.model_validate(found.model_dump())
+    except ValidationError as exc:
+        first: dict[str, Any] = dict(exc.errors(include_url=False)[0])
+        detail, remedy = words(first, entry.model_fields)
+        where = ".".join(str(step) for step in first["loc"])
+        raise wrong(f"{where}: {detail}" if where else detail, remedy) from exc
+    return found
+
+
+_SOURCE_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        GitEntry.model_json_schema(),
+        ArchiveEntry.model_json_schema(),
+    ]
+}
+
 _RETRIES_SCHEMA = {
     "anyOf": [{"type": "integer", "minimum": 0, "maximum": 1000}, RetriesEntry.model_json_schema()]
 }
@@ -394,8 +477,18 @@ class Defaults(Part):
     """Where it starts, from this file's folder; by default a folder of its own."""
     python: Text | None = None
     """Interpreter of an entrypoint; by default the agent's."""
-    source: Text = "."
-    """Folder that entrypoint and command are found from; by default this file's."""
+    source: Annotated[
+        Text | GitEntry | ArchiveEntry, BeforeValidator(_source), WithJsonSchema(_SOURCE_SCHEMA)
+    ] = "."
+    """Where entrypoint and command are found: a folder, by default this file's, or what the agent fetches."""
+    no_source: Switch = False
+    """Nothing of a folder is needed: the code is installed."""
+    environment: Annotated[
+        EnvironmentEntry | None,
+        BeforeValidator(_environment),
+        WithJsonSchema(EnvironmentEntry.model_json_schema()),
+    ] = None
+    """Python environment that the agent builds for it and what wants the same."""
     on_lost: OnLost = "crash"
     """What to do with a run whose agent stays silent."""
     exclusive: Switch = False

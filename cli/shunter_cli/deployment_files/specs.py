@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from shunter_cli import checks, parameters
-from shunter_cli.deployment_files.model import DeploymentEntry
+from shunter_cli.deployment_files.model import ArchiveEntry, DeploymentEntry, GitEntry
 from shunter_cli.deployment_files.places import Fault, Node, Written, fault_at, plain
 from shunter_cli.deployment_files.schedule_entries import to_schedule
 from shunter_cli.deployment_files.wording import words
+from shunter_work_pools.contracts.code_sources import ArchiveSource, Environment, GitSource, Source
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Keep, Named, RetryPolicy, Work
 from shunter_work_pools.contracts.errors import InvalidInput
 
@@ -60,7 +61,7 @@ def deployment(node: Node, folder: Path, *, check: bool, fits: bool) -> tuple[Na
 class _Known:
     """What is known of a deployment's surroundings."""
 
-    source: str = ""
+    source: Source | None = None
     working_dir: str | None = None
     python: str | None = None
     parameter_schema: dict[str, Any] | None = None
@@ -77,12 +78,22 @@ class _Here:
     check: bool
 
     def look(self, entry: DeploymentEntry) -> _Known:
-        known = _Known(source=self._path("source", entry.source))
+        known = _Known()
+        if isinstance(entry.source, str) and not entry.no_source:
+            known.source = self._path("source", entry.source)
+        at_hand = isinstance(known.source, str)
         if entry.working_dir is not None:
-            known.working_dir = self._path("working_dir", entry.working_dir)
+            # From what is fetched, as it is written.
+            known.working_dir = self._path("working_dir", entry.working_dir) if at_hand else entry.working_dir
         if entry.python is not None:
             known.python = self._python(entry.python)
-        if not self.check or self.faults:
+        # What is fetched, or needs packages that are to be installed, is looked at where it runs.
+        if (
+            not self.check
+            or self.faults
+            or not isinstance(known.source, str)
+            or entry.environment is not None
+        ):
             return known
         try:
             if entry.command is not None:
@@ -122,7 +133,8 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
         work=Work(
             command=entry.command,
             entrypoint=entry.entrypoint,
-            source=known.source,
+            source=_fetched(entry.source) or known.source,
+            environment=None if entry.environment is None else Environment(**entry.environment.model_dump()),
             working_dir=known.working_dir,
             env=entry.env,
             pass_env=entry.pass_env,
@@ -154,6 +166,12 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
         variables=entry.variables,
         description=entry.description or known.description,
     )
+
+
+def _fetched(entry: str | GitEntry | ArchiveEntry) -> GitSource | ArchiveSource | None:
+    if isinstance(entry, str):
+        return None
+    return (GitSource if isinstance(entry, GitEntry) else ArchiveSource).model_validate(entry.model_dump())
 
 
 def _typed(given: dict[str, Any], schema: dict[str, Any] | None) -> dict[str, Any]:
