@@ -220,7 +220,11 @@ def _tell_what_it_needs(service: Service, joined: bool) -> None:
     _tell_of_secrets(service)
     if service.account is None:
         tell("It ends when you log out, unless you are allowed to linger: loginctl enable-linger")
-    home = Home(*[service.home] * 3, service.home / "cache") if service.home is not None else home_from_env()
+    home = (
+        Home(service.home, service.home, service.home, service.home / "cache")
+        if service.home is not None
+        else home_from_env()
+    )
     if service.unit != "shunter-server" and not joined and not home.token_file.exists():
         whose = f"owned by {service.account}" if service.account is not None else "yours"
         tell(
