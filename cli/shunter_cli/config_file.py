@@ -7,7 +7,7 @@ changes at the same time none is lost.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,18 @@ def set_value(path: Path, profile: str | None, name: str, text: str) -> str:
     """
     if name == PROFILE_KEY:
         return _choose(path, text)
+    return set_values(path, profile, {name: text})
+
+
+def set_values(path: Path, profile: str | None, texts: Mapping[str, str]) -> str:
+    """Write several settings at once, all or none; as :func:`set_value`."""
+    return _change(path, profile, {name: _written(name, text) for name, text in texts.items()})
+
+
+def _written(name: str, text: str) -> Any:
     value = value_of(known(name, "config set"), text, "config set")
     plain = isinstance(value, tuple) and all(isinstance(one, str) for one in value)
-    written = value if isinstance(value, int) else list(value) if plain else text.strip()
-    return _change(path, profile, name, written)
+    return value if isinstance(value, int) else list(value) if plain else text.strip()
 
 
 def unset_value(path: Path, profile: str | None, name: str) -> str:
@@ -55,7 +63,7 @@ def unset_value(path: Path, profile: str | None, name: str) -> str:
     Raises:
         InvalidInput: it is not there, or the rest does not fit without it.
     """
-    return _choose(path, None) if name == PROFILE_KEY else _change(path, profile, name, None)
+    return _choose(path, None) if name == PROFILE_KEY else _change(path, profile, {name: None})
 
 
 def _choose(path: Path, profile: str | None) -> str:
@@ -78,7 +86,7 @@ def _choose(path: Path, profile: str | None) -> str:
     return profile or DEFAULT_PROFILE
 
 
-def _change(path: Path, profile: str | None, name: str, value: Any) -> str:
+def _change(path: Path, profile: str | None, changes: Mapping[str, Any]) -> str:
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -87,25 +95,26 @@ def _change(path: Path, profile: str | None, name: str, value: Any) -> str:
         tree = parse(path, text)
         chosen = str(profile or tree.get(PROFILE_KEY) or DEFAULT_PROFILE)
         tables = _flat_tables(path, text)
-        before = tables.get(chosen, {})
-        if value is None and name not in before:
-            raise InvalidInput(
-                f"{name} is not set in profile {chosen!r} of {path}",
-                "`shunter config show` tells where it is.",
-            )
-        after = (
-            {**before, name: value} if value is not None else {k: v for k, v in before.items() if k != name}
-        )
+        after = dict(tables.get(chosen, {}))
+        for name, value in changes.items():
+            if value is not None:
+                after[name] = value
+            elif after.pop(name, None) is None:
+                raise InvalidInput(
+                    f"{name} is not set in profile {chosen!r} of {path}",
+                    "`shunter config show` tells where it is.",
+                )
         _check_fit(path, chosen, after)
         try:
             document = tomlkit.parse(text)
-            _edit(document, chosen, name, value)
+            for name, value in changes.items():
+                _edit(document, chosen, name, value)
             changed = tomlkit.dumps(document)
             as_meant = _flat_tables(path, changed) == {**tables, chosen: after}
         except (TOMLKitError, InvalidInput, KeyError, TypeError, AttributeError) as exc:
-            raise _by_hand(path, name) from exc
+            raise _by_hand(path, changes) from exc
         if not as_meant:
-            raise _by_hand(path, name)
+            raise _by_hand(path, changes)
         _replace(path, changed)
     return chosen
 
@@ -149,8 +158,10 @@ def _check_fit(path: Path, profile: str, table: Mapping[str, Any]) -> None:
     check_relations(Values(found, profile, Profiles(path)))
 
 
-def _by_hand(path: Path, name: str) -> InvalidInput:
-    return InvalidInput(f"{name} cannot be changed in {path} as it is written", "Change it in an editor.")
+def _by_hand(path: Path, names: Iterable[str]) -> InvalidInput:
+    return InvalidInput(
+        f"{' and '.join(names)} cannot be changed in {path} as it is written", "Change it in an editor."
+    )
 
 
 @contextmanager

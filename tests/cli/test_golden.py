@@ -84,10 +84,10 @@ PROGRAMS = [
 ]
 GROUPS = (
     *("", "server", "agent", "pool", "queue", "limit"),
-    *("deployment", "schedule", "run", "route", "config"),
+    *("deployment", "schedule", "run", "route", "config", "key", "audit"),
 )
 #: Commands that are no groups.
-SINGLE = ("up", "init", "deploy", "status", "completion")
+SINGLE = ("up", "init", "deploy", "status", "login", "whoami", "completion")
 
 
 @pytest.fixture(scope="module")

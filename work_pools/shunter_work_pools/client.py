@@ -63,6 +63,7 @@ from shunter_work_pools.contracts.agents import (
     SyncAnswer,
     SyncRequest,
 )
+from shunter_work_pools.contracts.audit import AuditPage
 from shunter_work_pools.contracts.base import Contract
 from shunter_work_pools.contracts.bearer import Bearer
 from shunter_work_pools.contracts.configuration import connection
@@ -101,6 +102,8 @@ from shunter_work_pools.contracts.identities import (
     CredentialRequest,
     InvitationRequest,
     JoinRequest,
+    KeyList,
+    KeyRequest,
     NewKey,
     WhoAmI,
 )
@@ -342,6 +345,8 @@ class Endpoints:
         """What runs, what is late, what failed since a moment (default: a day ago), which agents there are."""
         return _call("GET", "status", to=Status, query={"since": since})
 
+    # -- who asks
+
     @endpoint
     def whoami(self) -> Call[WhoAmI]:
         """Whom the server takes this client for."""
@@ -356,6 +361,43 @@ class Endpoints:
     def sign_in(self, request: SignInRequest) -> Call[NewKey]:
         """Change the ID token of the server's OpenID Connect provider for a key; needs no token."""
         return _call("POST", "sign-in", to=NewKey, body=request)
+
+    @endpoint
+    def create_key(self, request: KeyRequest) -> Call[NewKey]:
+        """Make a person's key; it is told this once."""
+        return _call("POST", "keys", to=NewKey, body=request)
+
+    @endpoint
+    def list_keys(self, *, ended: bool = False) -> Call[KeyList]:
+        """Keys, credentials of agents and invitations; those that hold no more with ``ended``."""
+        return _call("GET", "keys", to=KeyList, query={"ended": ended})
+
+    @endpoint
+    def revoke_key(self, kind: str, name: str) -> Call[None]:
+        """Revoke all keys of a kind (person, agent, enrolment) and name, with effect at once."""
+        return Call("DELETE", _path("keys", kind, name), _nothing)
+
+    @endpoint
+    def list_audit(
+        self,
+        *,
+        who: str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Call[AuditPage]:
+        """One page of who did what, newest first."""
+        query = {
+            "who": who,
+            "action": action,
+            "since": since,
+            "until": until,
+            "cursor": cursor,
+            "limit": limit,
+        }
+        return _call("GET", "audit", to=AuditPage, query=query)
 
     # -- pools and queues
 

@@ -6,26 +6,15 @@ one that turns up where it should not be can be told and found.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
 from shunter_work_pools.contracts.base import Contract, Instant, Name
 from shunter_work_pools.contracts.deployments import PositiveSeconds
+from shunter_work_pools.contracts.key_kinds import Kind, Role
 
-
-class Kind(StrEnum):
-    """What somebody who asks is.
-
-    A ``person`` has a role; an ``agent`` serves pools; an ``enrolment`` token makes an agent out of who has it; an
-    ``attempt`` is what an agent runs.
-    """
-
-    PERSON = "person"
-    AGENT = "agent"
-    ENROLMENT = "enrolment"
-    ATTEMPT = "attempt"
+__all__ = ["Kind", "Role"]
 
 
 #: What a token of each kind begins with.
@@ -35,25 +24,6 @@ PREFIXES = {
     Kind.ENROLMENT: "she_",
     Kind.ATTEMPT: "shr_",
 }
-
-
-class Role(StrEnum):
-    """What a person may do; each may do what those before it may.
-
-    A ``viewer`` reads (no secrets, no keys, no audit). An ``operator`` starts, cancels and retries runs, pauses and
-    drains. A ``deployer`` changes deployments, schedules and secrets. An ``admin`` changes pools, queues and
-    limits, invites agents, gives and revokes keys, and reads the audit.
-    """
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-    DEPLOYER = "deployer"
-    ADMIN = "admin"
-
-    def includes(self, other: Role) -> bool:
-        """Whether this role may do what ``other`` may."""
-        ladder = list(Role)
-        return ladder.index(self) >= ladder.index(other)
 
 
 #: A token, visible ASCII.
