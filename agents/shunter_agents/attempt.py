@@ -129,7 +129,7 @@ class Attempt:
         self.log_gone = 0
         self.log_final: int | None = None
         self.log_done = False
-        self.mask: Mask | None = None if self.assignment.wants_secrets else _mask_of_token(self.assignment)
+        self.mask: Mask | None = None if self.assignment.wants_secrets else NO_MASK
         self.recalled: asyncio.Event | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -249,10 +249,6 @@ class Attempt:
             elif step.state in ATTEMPT_ENDS:
                 self.ended = True
                 self.log_final = step.fields.get("log_size") or 0
-
-
-def _mask_of_token(assignment: Assignment) -> Mask:
-    return NO_MASK if assignment.token is None else Mask([assignment.token])
 
 
 def _read_step(line: dict[str, Any]) -> Step:

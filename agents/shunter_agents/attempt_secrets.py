@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 class SecretServer(Protocol):
-    """What is needed of the client."""
+    """What is needed of the client.
+
+    Attributes:
+        api_url: by which runs reach the server, too.
+    """
+
+    api_url: str
 
     async def attempt_secrets(self, name: str, request: SecretsRequest) -> AttemptSecrets: ...
 
@@ -65,10 +71,16 @@ class Secrets:
         attempt.mask = _mask(attempt, got, own)
         return replace(
             prepared,
-            secrets={**prepared.secrets, **own, **got.env},
+            secrets={**prepared.secrets, **own, **got.env, **self._token(got)},
             template_secrets={**prepared.template_secrets, **got.template_env},
             source_secret=got.source,
         )
+
+    def _token(self, got: AttemptSecrets) -> dict[str, str]:
+        """What the run needs to tell the server of itself."""
+        if got.token is None:
+            return {}
+        return {"SHUNTER_RUN_TOKEN": got.token, "SHUNTER_API_URL": self._server.api_url}
 
     async def recall(self, attempt: Attempt) -> None:
         """Learn what is to be masked of an attempt that was found running, or ended.
@@ -106,5 +118,4 @@ def _unreadable(got: AttemptSecrets) -> NotReady:
 
 
 def _mask(attempt: Attempt, got: AttemptSecrets, own: dict[str, str]) -> Mask:
-    token = attempt.assignment.token
-    return Mask([*got.values, *own.values(), *([] if token is None else [token])], attempt.mask)
+    return Mask([*got.values, *own.values()], attempt.mask)

@@ -51,7 +51,13 @@ DENIED_DELAY = 10.0
 
 
 class Server(Protocol):
-    """What the daemon needs of the client."""
+    """What the daemon needs of the client.
+
+    Attributes:
+        api_url: root of the API.
+    """
+
+    api_url: str
 
     async def get_pool(self, name: str) -> Pool: ...
     async def create_pool(self, spec: PoolSpec) -> Pool: ...

@@ -71,6 +71,7 @@ class FakeServer:
             it took effect.
         uploads: after each upload, what there was of the attempts in it.
         refuse: a report for which it answers True makes its whole batch a bad request.
+        api_url: said to runs.
         secrets: what it answers to who holds an attempt and asks for its secrets; an exception is raised.
         asked: attempts whose secrets were asked for.
     """
@@ -82,6 +83,7 @@ class FakeServer:
         self.logs_away: Exception | None = None
         self.lose: list[str] = []
         self.refuse: Callable[[Report], bool] = lambda report: False
+        self.api_url = "http://fake/api"
         self.secrets: AttemptSecrets | Exception = AttemptSecrets()
         self.asked: list[Key] = []
         self.syncs: list[SyncRequest] = []

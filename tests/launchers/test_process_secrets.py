@@ -52,11 +52,10 @@ async def test_secrets_are_in_the_environment_of_the_run_alone(
     attempts: Attempts, processes: ProcessLauncher, tmp_path: Path
 ) -> None:
     attempt = attempts(
-        shell('echo "$A $B $PLAIN $SHUNTER_TOKEN"; echo "$SHUNTER_ATTEMPT"; exec sleep 1000'),
+        shell('echo "$A $B $PLAIN $SHUNTER_RUN_TOKEN"; echo "$SHUNTER_ATTEMPT"; exec sleep 1000'),
         env={"B": "plain", "PLAIN": "seen"},
     )
-    attempt.assignment = attempt.assignment.model_copy(update={"token": f"{PLANTED}-token"})
-    secrets = {"A": f"{PLANTED}-a\n\"ü'", "SHUNTER_ATTEMPT": "99"}
+    secrets = {"A": f"{PLANTED}-a\n\"ü'", "SHUNTER_ATTEMPT": "99", "SHUNTER_RUN_TOKEN": f"{PLANTED}-token"}
     template = {"A": "under it", "B": f"{PLANTED}-b"}
     handle = await _start(processes, attempt, Prepared(secrets=secrets, template_secrets=template))
     said = await written(processes, handle, b"\n1\n")

@@ -211,7 +211,7 @@ async def test_a_token_of_the_attempt_is_masked_as_well(tmp_path: Path) -> None:
     server = FakeServer()
     async with life(server, tmp_path):
         key = server.add("output=my token is shr_12345678\n", token=True)
-        server.waiting[-1].token = "shr_12345678"
+        server.secrets = AttemptSecrets(token="shr_12345678")
         await server.ended(key)
         assert await shipped(server, key, 10) == f"my token is {'*' * 12}\n"
 

@@ -63,6 +63,7 @@ from shunter_work_pools.contracts.agents import (
     SyncAnswer,
     SyncRequest,
 )
+from shunter_work_pools.contracts.attempts import AttemptResult, OwnAttempt, Progress
 from shunter_work_pools.contracts.audit import AuditPage
 from shunter_work_pools.contracts.base import Contract
 from shunter_work_pools.contracts.bearer import Bearer
@@ -398,6 +399,23 @@ class Endpoints:
             "limit": limit,
         }
         return _call("GET", "audit", to=AuditPage, query=query)
+
+    # -- a run, of itself, with the token of its attempt
+
+    @endpoint
+    def own_attempt(self) -> Call[OwnAttempt]:
+        """What this attempt is, and whether it is to stop."""
+        return _call("GET", "attempt", to=OwnAttempt)
+
+    @endpoint
+    def tell_progress(self, progress: Progress) -> Call[None]:
+        """Say how far this attempt is."""
+        return Call("POST", _path("attempt", "progress"), _nothing, body=progress.model_dump_json().encode())
+
+    @endpoint
+    def put_result(self, result: AttemptResult) -> Call[None]:
+        """Give the result of this attempt before its end."""
+        return Call("PUT", _path("attempt", "result"), _nothing, body=result.model_dump_json().encode())
 
     # -- pools and queues
 

@@ -524,7 +524,9 @@ class Engine:
             return self.logs.tail(request.run, request.attempt, 0)[0]
 
         return await self.store.read(
-            lambda tx: secrets.attempt_secrets(tx, self.sealer, agent_id, name, request, output_known)
+            lambda tx: secrets.attempt_secrets(
+                tx, self.sealer, agent_id, name, request, output_known, self.identities.attempt_tokens
+            )
         )
 
     async def report(self, name: str, batch: ReportBatch) -> list[ReportAck]:

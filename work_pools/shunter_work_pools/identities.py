@@ -76,6 +76,13 @@ class Identity:
     run: UUID | None = None
     attempt: int | None = None
 
+    @property
+    def of_attempt(self) -> tuple[UUID, int]:
+        """Run and number of an attempt."""
+        assert self.run is not None
+        assert self.attempt is not None
+        return self.run, self.attempt
+
     def told(self) -> WhoAmI:
         """As it is told to itself."""
         return WhoAmI(

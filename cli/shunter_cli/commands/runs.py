@@ -522,6 +522,7 @@ def _attempt(one: Attempt, now: datetime) -> list[tuple[str, str]]:
         (f"attempt {one.number}", one.state + cause + (" lost" if one.lost else "")),
         ("  message", one.message or ""),
         ("  waits for", one.note or ""),
+        ("  progress", _progress(one, now)),
         ("  agent", f"{one.agent}, pid {one.pid}" if one.pid else one.agent),
         ("  commit", one.commit or ""),
         ("  ended by", how if ended else ""),
@@ -533,6 +534,13 @@ def _attempt(one: Attempt, now: datetime) -> list[tuple[str, str]]:
         ("  output", output.size(one.log_size) if one.log_size is not None else ""),
         ("  missing", f"{one.log_missing:,} bytes of its output" if one.log_missing else ""),
     ]
+
+
+def _progress(one: Attempt, now: datetime) -> str:
+    if one.progress is None:
+        return ""
+    percent = "" if one.progress.percent is None else f"{one.progress.percent:g} %"
+    return f"{': '.join(filter(None, (percent, one.progress.note))) or '-'} ({ago(one.progress.at, now)})"
 
 
 def _moment(when: datetime | None, now: datetime) -> str:

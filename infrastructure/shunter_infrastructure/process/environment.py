@@ -131,8 +131,6 @@ def prepare(
         program = rules.interpreter(found) if own_python else rules.program(found)
     given = {**prepared.template_secrets, **prepared.secrets}
     secrets = {name: value for name, value in given.items() if name not in told}
-    if assignment.token is not None:
-        secrets["SHUNTER_TOKEN"] = assignment.token
     return Launch(
         program,
         argv,

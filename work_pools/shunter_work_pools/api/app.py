@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from shunter_work_pools.api import (
     agents,
+    attempts,
     audit,
     deployments,
     identities,
@@ -86,6 +87,7 @@ def build_app(engine: Engine) -> FastAPI:
         joining,
         sign_in,
         audit,
+        attempts,
     ):
         app.include_router(module.router, prefix="/api/v1")
 

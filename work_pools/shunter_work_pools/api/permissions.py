@@ -165,6 +165,10 @@ RULES: Mapping[str, Rule] = {
     "create_limit": ADMINISTER,
     "patch_limit": ADMINISTER,
     "delete_limit": ADMINISTER,
+    # A run, of itself.
+    "get_attempt": OF_ATTEMPT,
+    "tell_progress": OF_ATTEMPT,
+    "put_result": OF_ATTEMPT,
     # Who asks, and who did what.
     "create_key": ADMINISTER,
     "list_keys": Rule(Role.ADMIN),

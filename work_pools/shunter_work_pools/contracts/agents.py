@@ -143,7 +143,6 @@ class Assignment(Contract):
             secret values, which the agent fetches when it launches the attempt.
         commit: of its source's repository: attempts before ran it, so this one does; None: the agent finds out which
             one it is, and reports it.
-        token: of the attempt's own, for the run, if its work asks for one; it dies with the attempt.
         handed_over: another agent had it and fell silent (or this one, whose folder is gone): it may run, or
             have ended. The work is found, not begun anew, if there is any; and it is not given back. None: nobody
             had it.
@@ -166,7 +165,6 @@ class Assignment(Contract):
     template: dict[str, Json] = {}
     handed_over: Output | None = None
     commit: Annotated[str, StringConstraints(pattern=COMMIT)] | None = None
-    token: str | None = Field(default=None, repr=False)
 
     @property
     def wants_server_secrets(self) -> bool:
@@ -176,6 +174,7 @@ class Assignment(Contract):
             any(isinstance(value, FromSecret) for value in self.work.env.values())
             or (source is not None and not isinstance(source, str) and source.secret is not None)
             or bool(self.template.get(SECRETS))
+            or self.work.token
         )
 
     @property

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
+from shunter_work_pools.contracts.attempts import ToldProgress
 from shunter_work_pools.contracts.base import Contract, Instant, Json, Name, Tag
 from shunter_work_pools.contracts.states import Cause
 
@@ -67,6 +68,7 @@ class Attempt(Contract):
         message: what a person should know, e.g. why it could not start.
         memory: bytes that it got, or gets, instead of what its deployment says: one before it ran out.
         note: what its launch waits for, in the engine's words.
+        progress: how far the run itself says that it is, or was.
         commit: that its source was fetched at, or is to be: that of the attempts before.
     """
 
@@ -90,6 +92,7 @@ class Attempt(Contract):
     lost: bool = False
     memory: int | None = None
     note: str | None = None
+    progress: ToldProgress | None = None
     commit: str | None = None
 
 

@@ -84,6 +84,7 @@ class AttemptSecrets(Contract):
         source: value of the secret that opens its source; None: it needs none.
         masked: values that are not to be seen in its output beside those above: what the same secrets were before,
             as it may have been given those.
+        token: of the attempt's own, if its work asks for one; it dies with the attempt.
         missing: names of secrets that it wants and that are not there (any more).
         unreadable: names of those (of variables of ``secret_env``) that the server has no key for: they cannot even
             be masked.
@@ -93,6 +94,7 @@ class AttemptSecrets(Contract):
     template_env: dict[str, str] = Field(default={}, repr=False)
     source: str | None = Field(default=None, repr=False)
     masked: list[str] = Field(default=[], repr=False)
+    token: str | None = Field(default=None, repr=False)
     missing: list[str] = []
     unreadable: list[str] = []
 
@@ -100,4 +102,4 @@ class AttemptSecrets(Contract):
     def values(self) -> list[str]:
         """All that is not to be seen."""
         own = [*self.env.values(), *self.template_env.values(), *self.masked]
-        return own if self.source is None else [*own, self.source]
+        return own + [one for one in (self.source, self.token) if one is not None]

@@ -31,7 +31,7 @@ RUN_VARIABLES = frozenset(
     PREFIX + name
     for name in (
         *("RUN_ID", "ATTEMPT", "DEPLOYMENT", "REVISION", "POOL", "QUEUE", "AGENT", "SCHEDULED_AT", "TAGS"),
-        *("PARAMETERS", "RESULT", "RESULT_LIMIT", "SOURCE", "DEVICES", "ENTRYPOINT", "FAILURE"),
+        *("PARAMETERS", "RESULT", "RESULT_LIMIT", "SOURCE", "DEVICES", "ENTRYPOINT", "FAILURE", "RUN_TOKEN"),
     )
 )
 

@@ -151,6 +151,7 @@ class _End:
             "cpu_seconds": cpu_seconds,
             "log_size": log_size,
             "memory": lease.memory,
+            "progress": lease.progress,
             "commit": commit or lease.commit,
         }
 
@@ -250,6 +251,8 @@ def _apply(tx: Tx, steps: Steps, lease: Row[Any], batch: list[Report]) -> Report
         commit = item.commit or commit
         if item.state in ATTEMPT_ENDS:
             result, remark = _result(item)
+            if result is None:
+                result = lease.result
             cause, doubt = _cause(item, lease.superseded_by)
             said = _text(item.message) or message
             steps.ends.append(

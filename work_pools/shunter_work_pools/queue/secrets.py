@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row, Text, and_, cast, delete, func, insert, or_, select, update
 
+from shunter_work_pools.attempt_tokens import AttemptTokens
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.errors import Conflict, NotFound, StaleEpoch
@@ -197,12 +198,14 @@ def attempt_secrets(
     agent: str,
     request: SecretsRequest,
     output_known: Callable[[], int],
+    tokens: AttemptTokens,
 ) -> AttemptSecrets:
     """What an attempt may have, for the agent that holds it under this epoch. One that has ended is held until all of
     its output is here: by a later life of the agent it cannot be masked without them.
 
     Args:
         output_known: how much of its output is here.
+        tokens: make one for an attempt whose work asks for it.
 
     Raises:
         StaleEpoch: this agent does not hold it, or not under this epoch.
@@ -227,6 +230,8 @@ def attempt_secrets(
     if source is not None and not isinstance(source, str) and source.secret is not None:
         found.source = values.get(source.secret)
     _template_values(tx, sealer, held, spec, found)
+    if spec.work.token:
+        found.token = tokens.make(request.run, request.attempt)
     return found
 
 

@@ -21,6 +21,7 @@ from shunter_work_pools.queue import pauses, schedule_views, timetable
 from shunter_work_pools.queue.catalog import deployment_row, pool_row, queue_row, revision_spec
 from shunter_work_pools.queue.drain import has_stopped
 from shunter_work_pools.queue.ids import lowest_id, reverse
+from shunter_work_pools.queue.progress import told_progress
 from shunter_work_pools.queue.sync import agent_row
 from shunter_work_pools.storage.schema import (
     agents,
@@ -215,6 +216,7 @@ def _ended_attempt(row: Row[Any]) -> Attempt:
         memory=row.memory,
         note=None,
         commit=row.commit,
+        progress=told_progress(row.progress),
     )
 
 
@@ -232,6 +234,7 @@ def _live_attempt(row: Row[Any]) -> Attempt:
         memory=row.memory,
         note=row.note,
         commit=row.commit,
+        progress=told_progress(row.progress),
     )
 
 

@@ -349,6 +349,8 @@ leases = Table(
     Column("memory", BigInteger),  # bytes that this attempt gets instead of what its deployment says
     Column("handed_over", Boolean(), nullable=False, server_default=false()),  # another agent had it before
     Column("commit", String(64)),  # that its source was fetched at
+    Column("progress", Document),  # what the run itself says
+    Column("result", Document),  # that the run itself gave, before its end
 )
 
 # What the engine was asked for, without secrets; only of attempts that an engine runs.
@@ -382,6 +384,7 @@ attempts = Table(
     Column("log_deleted", Boolean(), nullable=False, server_default=false()),
     Column("memory", BigInteger),  # as in leases
     Column("commit", String(64)),
+    Column("progress", Document),
 )
 
 #: Partitioned by day of ``at`` on Postgres (the migration says how).

@@ -15,6 +15,9 @@ def upgrade() -> None:
     # Columns without a value are left out by a server of the version before, on the same Postgres.
     op.add_column("leases", sa.Column("commit", sa.String(64)))
     op.add_column("attempts", sa.Column("commit", sa.String(64)))
+    op.add_column("leases", sa.Column("progress", sa.JSON()))
+    op.add_column("leases", sa.Column("result", sa.JSON()))
+    op.add_column("attempts", sa.Column("progress", sa.JSON()))
     op.create_table(
         "keys",
         sa.Column("id", SERIAL, nullable=False),
