@@ -54,6 +54,14 @@ async def uses_left(server: Served) -> list[int]:
     return await server.engine.store.read(lambda tx: list(tx.conn.scalars(found)))
 
 
+async def silence(server: Served) -> None:
+    """No agent has been heard of for an hour, and the server has listened all the while."""
+    await server.engine._write_heartbeats()
+    silent = update(schema.agents).values(last_seen_at=schema.agents.c.last_seen_at - 3_600_000_000)
+    await server.engine.store.write(lambda tx: tx.conn.execute(silent))
+    server.engine._hearing_since -= 3600
+
+
 def detail(answer: httpx.Response, status: int) -> str:
     assert answer.status_code == status, answer.text
     problem = answer.json()
@@ -144,8 +152,8 @@ async def test_names_that_are_not_free(site: Served) -> None:
     await site.pool("secret")
     await site.sync("wide", pools=["main", "secret"])
     await site.sync("narrow", pools=["main"])
-    silent = update(schema.agents).values(last_seen_at=schema.agents.c.last_seen_at - 3_600_000_000)
-    await site.engine.store.write(lambda tx: tx.conn.execute(silent))
+    assert "'narrow' is alive" in detail(await join(site, invitation, "narrow"), 409)
+    await silence(site)
     assert "'wide' served secret, too" in detail(await join(site, invitation, "wide"), 409)
     assert (await join(site, invitation, "narrow")).status_code == 200
     assert (await join(site, invitation, "no name!")).status_code == 400
@@ -242,9 +250,7 @@ async def test_removing_an_agent_revokes_its_credential_and_frees_its_name(site:
     token = await joined(site)
     async with bearing(site, token) as http:
         assert (await http.post("/agents/a1/sync", json=site.sync_body())).status_code == 200
-        silent = update(schema.agents).values(last_seen_at=1)
-        await site.engine._write_heartbeats()
-        await site.engine.store.write(lambda tx: tx.conn.execute(silent))
+        await silence(site)
         assert (await site.http.delete("/agents/a1")).status_code == 204
         assert "was revoked" in detail(await http.post("/agents/a1/sync", json=site.sync_body()), 401)
     await joined(site)

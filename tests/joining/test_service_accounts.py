@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
 from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.trust import parsed
 from shunter_work_pools.queue import keys
-from shunter_work_pools.storage import schema
 from shunter_work_pools.trust import Trusted
 from tests.api.serving import Served
 from tests.api.test_identities import bearing
 from tests.joining.signing import ISSUER, RSA_KEY, public, token
-from tests.joining.test_join import detail, invited, join, joined, whoami
+from tests.joining.test_join import detail, invited, join, joined, silence, whoami
 
 
 def shown(account: str = "runs:agent", **more: Any) -> str:
@@ -95,9 +93,7 @@ async def test_one_agent_of_an_account_is_revoked_at_once(site: Served) -> None:
     assert "was revoked" in await sync(site, shown(jti="a fresh one"), status=401)
     await sync(site, text, "k2")
 
-    await site.engine._write_heartbeats()
-    silent = update(schema.agents).values(last_seen_at=1)
-    await site.engine.store.write(lambda tx: tx.conn.execute(silent))
+    await silence(site)
     assert (await site.http.delete("/agents/k1")).status_code == 204
     await sync(site, text)  # removed, its name is free
 

@@ -122,7 +122,7 @@ class Engine:
         self.sealer = Sealer(self.secret_keys)
         self.identities = Identities(store, self.secret_keys)
         self.refusals = self.identities.refusals
-        self.identities.alive_after = self.alive_after
+        self.identities.alive_after = lambda now: self.silence(now).alive_after
         self.sign_in = sign_in
         self.logs = logs
         self.settings = settings or Settings()

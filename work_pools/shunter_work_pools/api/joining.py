@@ -34,7 +34,7 @@ async def join(body: JoinRequest, engine: TheEngine, identity: TheIdentity) -> C
     assert identity.key_id is not None
     key_id, holds_for = identity.key_id, engine.settings.credential_for
     made = await engine.store.write(
-        lambda tx: joining.join(tx, key_id, body, engine.alive_after(tx.now), holds_for)
+        lambda tx: joining.join(tx, key_id, body, engine.silence(tx.now).alive_after, holds_for)
     )
     killpoints.reached("after-join-committed")
     return made

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.errors import Conflict, NameInUse, Unauthenticated
@@ -190,7 +190,9 @@ def _check_free(tx: Tx, name: str, pools: Iterable[str], alive_after: Micros) ->
     ).one_or_none()
     if row is None:
         return
-    if row.last_seen_at > alive_after:
+    revoked = select(func.max(keys.c.revoked_at)).where(keys.c.kind == Kind.AGENT.value, keys.c.name == name)
+    # What was revoked may still run, but is not heard of any more.
+    if row.last_seen_at > max(alive_after, tx.conn.scalar(revoked) or 0):
         raise NameInUse(f"an agent named {name!r} is alive", remedy)
     others = sorted(set(row.pools) - set(pools))
     if others:  # what it holds of them would be told by somebody who may not serve them
