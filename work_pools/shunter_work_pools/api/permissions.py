@@ -190,7 +190,7 @@ RULES: Mapping[str, Rule] = {
     "join": Rule(None, enrolment=True, audited=True),
     "renew_credential": Rule(None, agent=own_name),
     "sign_in_info": OPEN,
-    "sign_in": replace(OPEN, audited=True),
+    "sign_in": OPEN,  # it says itself who that was, once it knows
     # Agents, as they are.
     "sync_agent": SERVE,
     "take_reports": SERVE,
