@@ -39,12 +39,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield one
 
 
-@pytest.fixture(scope="module")
-def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands keep their compiled modules."""
-    return tmp_path_factory.mktemp("modules")
-
-
 @pytest.fixture
 def far(tmp_path: Path, module_cache: Path) -> Iterator[Console]:
     """A terminal on what stands for another machine: an empty home, no token, no address."""

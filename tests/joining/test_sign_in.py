@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import stat
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from shunter_work_pools.contracts.sign_in import called, granted_role
 from shunter_work_pools.sign_in import SignIn
 from tests.api.serving import Served
 from tests.api.test_identities import bearing
-from tests.cli.console import free_port
+from tests.cli.console import console, free_port
 from tests.joining.provider import CLIENT_ID, Provider, provider
 from tests.joining.signing import ISSUER, NOW, RSA_KEY, public, token
 
@@ -35,7 +37,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
 @pytest.fixture
 async def site(plain: Served, there: Provider) -> AsyncIterator[Served]:
     """A server whose people sign in there."""
-    plain.engine.sign_in = SignIn(there.url, CLIENT_ID, "openid groups", ROLES)
+    plain.engine.sign_in = SignIn(there.url, CLIENT_ID, "openid groups slow", ROLES)
     yield plain
     await plain.engine.sign_in.close()
 
@@ -83,6 +85,34 @@ async def test_a_person_signs_in_and_has_the_role_that_the_claims_give(
     entries = (await site.get("/audit"))["entries"]
     who = [(entry["who"], entry["status"]) for entry in entries if entry["action"] == "sign_in"]
     assert who == [("oidc:bob@example.com", 201), *[("oidc:ada@example.com", 201)] * 2]
+
+
+async def test_the_command_signs_in_and_keeps_the_key(
+    site: Served, there: Provider, tmp_path: Path, module_cache: Path
+) -> None:
+    assert site.engine.sign_in is not None
+    site.engine.sign_in.info = site.engine.sign_in.info.model_copy(update={"scopes": "openid"})
+    ann = console(tmp_path / "home", tmp_path / "folder", 1, module_cache).having(SHUNTER_API_URL="")
+
+    def log_in() -> str:
+        words = ("login", f"http://127.0.0.1:{site.port}", "--sign-in")
+        command = ann.spawn(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert command.stderr is not None
+        told = ""
+        while not (code := re.search(r"^  (\w{4}-\w{4})$", told, re.MULTILINE)):
+            told += command.stderr.readline().decode()
+        there.answer(code[1], "ada")
+        out, err = command.communicate(timeout=30)
+        assert command.returncode == 0, err.decode()
+        return out.decode()
+
+    assert "as oidc:ada@example.com (admin)" in await asyncio.to_thread(log_in)
+    me = await asyncio.to_thread(ann.ok, "whoami", "-o", "json")
+    assert me.json["name"] == "oidc:ada@example.com"
+    assert stat.S_IMODE((tmp_path / "home" / "config.toml").stat().st_mode) == 0o600
+    revoked = await site.http.delete("/keys/person/oidc:ada@example.com")
+    assert revoked.status_code == 204
+    assert (await asyncio.to_thread(ann, "run", "list")).code == 1
 
 
 async def test_who_has_no_role_or_does_not_want_to_is_refused(

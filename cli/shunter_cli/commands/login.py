@@ -31,6 +31,13 @@ def login(
         str | None,
         typer.Option(help="A file with the key, - for stdin. Default: it is asked for.", metavar="FILE"),
     ] = None,
+    sign_in: Annotated[
+        bool | None,
+        typer.Option(
+            "--sign-in/--no-sign-in",
+            help="Sign in with the server's OpenID Connect provider. Default: on a terminal, if it has one.",
+        ),
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option(help="The profile that keeps it, by default the one in use.", metavar="NAME"),
@@ -38,12 +45,15 @@ def login(
 ) -> None:
     """Keep a server's address and a key for it in the configuration file.
 
-    The key is tried first; the file is for you alone to read.
+    The key is tried first; the file is for you alone to read. Where the server has a provider to sign in with, a browser
+    takes the key's place, and you get one that holds for twelve hours.
     """
     from shunter_work_pools.client import Client
 
+    if sign_in and token_file is not None:
+        raise InvalidInput("--sign-in and --token-file contradict each other")
     address = _address(url)
-    token = _token(address, token_file)
+    token = _signed_in(address, sign_in, token_file) or _token(address, token_file)
     with Client(address, token) as client:
         me = client.whoami()
     path = home_from_env().config_file
@@ -63,6 +73,20 @@ def _address(url: str) -> str:
 
     address = str(value_of(SETTINGS["api_url"], url, "URL"))
     return address if urlsplit(address).path else f"{address}/api"
+
+
+def _signed_in(address: str, asked: bool | None, token_file: str | None) -> str | None:
+    """A key that the server gives to who signs in with its provider; None: one that he has already is wanted."""
+    from shunter_cli.signing_in import sign_in
+
+    if asked is False or token_file is not None or (asked is None and not sys.stdin.isatty()):
+        return None
+    made = sign_in(address)
+    if made is None and asked:
+        raise InvalidInput(
+            "this server has no provider to sign in with", "Ask an admin for a key: `shunter key create`."
+        )
+    return None if made is None else made.token
 
 
 def _token(address: str, token_file: str | None) -> str:

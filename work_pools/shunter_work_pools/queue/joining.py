@@ -182,9 +182,12 @@ def _same(tx: Tx, name: str, token_hash: str) -> Row[Any] | None:
 
 
 def _check_free(tx: Tx, name: str, pools: Iterable[str], alive_after: Micros) -> None:
-    remedy = f"Take another name with --name. If that agent is gone for good: `shunter agent remove {name}`."
     if tx.conn.execute(select(keys.c.id).where(*holding(tx, Kind.AGENT, name))).first() is not None:
-        raise NameInUse(f"an agent named {name!r} has joined already", remedy)
+        raise NameInUse(
+            f"an agent named {name!r} has joined already",
+            f"Take another name with --name. If that agent is gone for good: `shunter key revoke {name}`.",
+        )
+    remedy = f"Take another name with --name. If that agent is gone for good: `shunter agent remove {name}`."
     row = tx.conn.execute(
         select(agents.c.pools, agents.c.last_seen_at).where(agents.c.name == name)
     ).one_or_none()
