@@ -23,14 +23,16 @@ class Machine:
 
     Attributes:
         log: the file of what it says.
+        since: bytes that others had written there before.
     """
 
     process: subprocess.Popen[bytes]
     log: Path
+    since: int = 0
 
     def said(self) -> str:
-        """All of it."""
-        return self.log.read_text()
+        """All that it said."""
+        return self.log.read_bytes()[self.since :].decode("utf-8", "replace")
 
     def waits_for(self, text: str, count: int = 1, seconds: float = 30.0) -> str:
         """Until it has said this so often; all that it said."""
@@ -63,8 +65,9 @@ def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, 
 def start(words: Sequence[str], env: Mapping[str, str], log: Path) -> Machine:
     """A process that says what it says into a file."""
     with log.open("ab") as file:
+        since = file.tell()
         process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-    return Machine(process, log)
+    return Machine(process, log, since)
 
 
 @contextlib.contextmanager

@@ -20,16 +20,6 @@ from tests.networks.certificates import Authority, Pair
 ANSWER = b"HTTP/1.1 200 OK\r\nshunter-protocol: 3\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"), "ours")
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("stranger"), "strange")
-
-
 @contextlib.contextmanager
 def listening(
     pair: Pair | None, clients: Authority | None = None, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3

@@ -21,16 +21,6 @@ from tests.networks.certificates import Authority, Pair
 from tests.networks.machines import TOKEN, Machine, server
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"), "ours")
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("stranger"), "strange")
-
-
 def settings(pair: Pair | None = None, **more: object) -> Mapping[str, Any]:
     named = {"cert": pair.cert, "key": pair.key} if pair is not None else {}
     flags = {f"server.tls_{name}": str(value) for name, value in {**named, **more}.items()}

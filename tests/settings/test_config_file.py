@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import tomllib
@@ -68,6 +69,10 @@ def test_every_setting_can_be_set_shown_and_unset(shunter: Console, name: str, h
         "agent.health_check": "/usr/bin/true --well",
         "agent.capacity": "gpu=2,memory=8GiB",
         "agent.metrics_port": "9100",
+        "server.path_prefix": "/shunter",
+    }
+    values |= {
+        name: "/etc/shunter/file.pem" for name in SETTINGS if re.search(r"tls_(ca|cert|key|client_ca)$", name)
     }
     given = values.get(name) or ("7" if name.startswith("keep.") else setting.written(setting.default))
     shunter.ok("config", "set", name, given)

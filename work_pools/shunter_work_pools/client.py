@@ -25,6 +25,7 @@ Errors: every method raises
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -906,7 +907,7 @@ class _Core(Endpoints):
             "Client and server may be of different versions: compare `shunter --version` on both.",
         )
 
-    def _unreachable(self, exc: httpx.RequestError) -> ServerUnreachable:
+    def _unreachable(self, exc: httpx.RequestError | ssl.SSLError) -> ServerUnreachable:
         waited = {"connect_timeout": self._connect_timeout, "answer_timeout": self._answer_timeout}
         return unreachable(exc, self.api_url, self.proxy, **waited)
 
@@ -1005,7 +1006,10 @@ class Client(_Core):
     def _sent(self, call: Call[T], token: str | None) -> T:
         try:
             response = self._http.request(**self._request(call, token))
-        except httpx.RequestError as exc:  # also an answer that cannot be decompressed
+        except (
+            httpx.RequestError,
+            ssl.SSLError,
+        ) as exc:  # also an answer that cannot be decompressed; an alert of TLS
             raise self._unreachable(exc) from exc
         return self._result(call, response)
 
@@ -1077,7 +1081,10 @@ class AsyncClient(_Core):
     async def _sent(self, call: Call[T], token: str | None) -> T:
         try:
             response = await self._http.request(**self._request(call, token))
-        except httpx.RequestError as exc:  # also an answer that cannot be decompressed
+        except (
+            httpx.RequestError,
+            ssl.SSLError,
+        ) as exc:  # also an answer that cannot be decompressed; an alert of TLS
             raise self._unreachable(exc) from exc
         return self._result(call, response)
 

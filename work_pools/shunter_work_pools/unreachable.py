@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 
 from shunter_work_pools.client_tls import IF_IT_WANTS_ONE, handshake
@@ -15,7 +16,7 @@ START_ONE = "Start one with `shunter server start`, or set SHUNTER_API_URL."
 
 
 def unreachable(
-    exc: httpx.RequestError,
+    exc: httpx.RequestError | ssl.SSLError,
     api_url: str,
     proxy: Proxy | None,
     *,

@@ -13,6 +13,7 @@ from shunter_work_pools.contracts.configuration import DEFAULT, Values, load
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.profiles import known
 from shunter_work_pools.contracts.settings import PROFILE_VARIABLE, SETTINGS, Setting
+from shunter_work_pools.proxies import proxy_for
 
 group = typer.Typer(no_args_is_help=True, help="Settings, and where each comes from.")
 
@@ -74,6 +75,8 @@ def show(
             output.say(
                 f"\nprofile {values.profile or '-'} of {path}{'' if path.exists() else ' (not there)'}"
             )
+            if (proxy := proxy_for(values["api_url"])) is not None:
+                output.say(f"the server is reached by the proxy {proxy}")
 
 
 @group.command("set")
