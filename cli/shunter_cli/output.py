@@ -117,7 +117,7 @@ def show_objects(messages: Iterable[BaseModel], form: Output = Output.JSON) -> N
 def show_data(value: Any, form: Output = Output.JSON) -> None:
     """A value of JSON, as JSON or YAML, in UTF-8 whatever the locale; what is not printable is written as escapes."""
     text = _yaml(value) if form is Output.YAML else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    text = escaped(text)
+    text = escaped(text, form)
     if _kept is not None:
         _kept.write(text)
         return
@@ -126,19 +126,23 @@ def show_data(value: Any, form: Output = Output.JSON) -> None:
     sys.stdout.buffer.flush()
 
 
-def escaped(text: str) -> str:
+def escaped(text: str, form: Output) -> str:
     """A document of JSON, or of YAML whose strings are bare ASCII or in double quotes, that steers no terminal.
 
-    What is not printable stands in strings only, where both have ``\\u`` for it: the value is the same.
+    What is not printable stands in strings only, where both have escapes for it: the value is the same.
     """
     if text.isascii() and "\x7f" not in text:
         return text
-    return "".join(char if char == "\n" or char.isprintable() else _as_escape(char) for char in text)
+    escape = _of_yaml if form is Output.YAML else _of_json
+    return "".join(char if char == "\n" or char.isprintable() else escape(char) for char in text)
 
 
-def _as_escape(char: str) -> str:
-    units = char.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+def _of_json(char: str) -> str:
+    return json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
+
+
+def _of_yaml(char: str) -> str:
+    return f"\\U{ord(char):08x}"
 
 
 def _yaml(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, Self
 
 from shunter_work_pools.contracts.plain_text import plain
 
-_COLOUR = re.compile(r"(\x1b\[[0-9;:]*m)")
+_COLOUR = re.compile(r"(\x1b\[[0-9;:]{0,64}m)")
 #: What may be the beginning of a colour, or of a line end, and is looked at again with what follows.
 _BEGUN = re.compile(r"(\x1b(\[[0-9;:]{0,64})?|\r)\Z")
 _RESET = "\x1b[0m"

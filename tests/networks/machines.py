@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.networks.own_networks import child_of
+
 TOKEN = "a-token-of-the-tests"
 _SERVE = "import json, sys; from shunter_work_pools.server import serve; serve(json.loads(sys.argv[1]))"
 
@@ -24,11 +26,13 @@ class Machine:
     Attributes:
         log: the file of what it says.
         since: bytes that others had written there before.
+        elsewhere: it was started by a program that went to another namespace for it.
     """
 
     process: subprocess.Popen[bytes]
     log: Path
     since: int = 0
+    elsewhere: bool = False
 
     def said(self) -> str:
         """All that it said."""
@@ -46,7 +50,7 @@ class Machine:
     def stop(self, seconds: float = 20.0) -> int:
         """Ask it to end; its exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            os.kill(child_of(self.process.pid) if self.elsewhere else self.process.pid, signal.SIGTERM)
         try:
             return self.process.wait(seconds)
         finally:
@@ -62,12 +66,14 @@ def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, 
     return env | {"SHUNTER_HOME": str(home), "SHUNTER_TOKEN": TOKEN} | dict(more or {})
 
 
-def start(words: Sequence[str], env: Mapping[str, str], log: Path) -> Machine:
+def start(prefix: Sequence[str], words: Sequence[str], env: Mapping[str, str], log: Path) -> Machine:
     """A process that says what it says into a file."""
     with log.open("ab") as file:
         since = file.tell()
-        process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-    return Machine(process, log, since)
+        process = subprocess.Popen(
+            [*prefix, *words], env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+    return Machine(process, log, since, elsewhere=bool(prefix))
 
 
 @contextlib.contextmanager
@@ -86,7 +92,8 @@ def server(
     """
     given = json.dumps({"server.port": "0", **flags})
     one = start(
-        [*prefix, sys.executable, "-c", _SERVE, given],
+        prefix,
+        [sys.executable, "-c", _SERVE, given],
         environment(home, env),
         home.parent / f"{home.name}.log",
     )
@@ -103,8 +110,8 @@ def agent(
     home: Path, pool: str, name: str, *, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None
 ) -> Iterator[Machine]:
     """An agent, drained at the end."""
-    words = [*prefix, sys.executable, "-m", "shunter_agents", "--pool", pool, "--name", name]
-    one = start(words, environment(home, env), home / f"{name}.log")
+    words = [sys.executable, "-m", "shunter_agents", "--pool", pool, "--name", name]
+    one = start(prefix, words, environment(home, env), home / f"{name}.log")
     try:
         yield one
     finally:

@@ -67,7 +67,7 @@ def refused_by(proxy: Proxy | None, answer: str, api_url: str, **extra: float) -
         extra: ``retry_after``, if it said so.
     """
     variable = proxy.variable if proxy is not None else "the proxy's variable"
-    if answer.startswith("407"):
+    if answer.startswith(("401", "407")):  # some say 401 of a password that is wrong
         remedy = f"Write user and password into {variable}: http://USER:PASSWORD@HOST:PORT."
     elif answer.startswith("403"):
         remedy = "It must allow this address (CONNECT to its port, where it begins with https://); or use NO_PROXY."
