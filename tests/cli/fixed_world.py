@@ -35,6 +35,7 @@ from shunter_work_pools.contracts.limits import LimitSpec, Rate
 from shunter_work_pools.contracts.log_frames import encode_frames
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec, QueueSpec
 from shunter_work_pools.contracts.runs import RunRequest
+from shunter_work_pools.contracts.secrets import FromAgent, FromSecret, SecretValue
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from tests.cli.console import Console, Done, console, free_port, stop, until
 
@@ -225,10 +226,20 @@ def _fill(world: World) -> None:
         description="Loads what was published over night; 毎日.",
     )
     client.create_limit(LimitSpec(name="warehouse", max=3))
+    client.set_secret("models", SecretValue(value="nobody-sees-this"))
+    client.set_secret("warehouse", SecretValue(value="nor-this"))
     rate = Rate(count=10, seconds=60)
     client.create_limit(LimitSpec(name="mail", tag="mail", max=1, rate=rate, strategy="cancel_new"))
     train = DeploymentSpec(
-        work=Work(command=["./train"], source="/srv/jobs"),
+        work=Work(
+            command=["./train"],
+            source="/srv/jobs",
+            env={
+                "MODE": "fast",
+                "TOKEN": FromSecret(secret="models"),
+                "KEY": FromAgent(agent_secret="gpu-key"),
+            },
+        ),
         tags=["gpu"],
         need={"gpu": 1, "memory": 8 * 2**30},
         limits=["warehouse"],
@@ -240,6 +251,7 @@ def _fill(world: World) -> None:
         client.deploy(name, spec)
 
     world.at(days=5)
+    client.set_secret("warehouse", SecretValue(value="nor-that"))
     world.sync("box2")
     client.deploy("nightly-report", nightly.model_copy(update={"queue": "default", "tags": ["report"]}))
 

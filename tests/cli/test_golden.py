@@ -64,6 +64,7 @@ LINES = {
     "route": ["route explain hello", "route explain train", "route explain hello --tag gpu"],
     "queue": ["queue list", "queue list default", "queue list -q", "queue inspect default fast"],
     "limit": ["limit list", "limit list -q", "limit inspect warehouse", "limit inspect mail"],
+    "secret": ["secret list", "secret list -q"],
     "agent": ["agent list", "agent list -q", "agent inspect a1", "agent inspect full3"],
     "status": ["status", "status --since 1h"],
 }
@@ -80,10 +81,11 @@ PROGRAMS = [
     "pool inspect gpu",
     "queue list gpu",
     "limit inspect warehouse",
+    "secret list",
     "agent list",
 ]
 GROUPS = (
-    *("", "server", "agent", "pool", "queue", "limit"),
+    *("", "server", "agent", "pool", "queue", "limit", "secret"),
     *("deployment", "schedule", "run", "route", "config", "key", "audit"),
 )
 #: Commands that are no groups.

@@ -37,10 +37,10 @@ def attach(app: typer.Typer) -> None:
     app.add_typer(group, name="secret")
 
 
-@group.command("set")
+@group.command("set", context_settings={"allow_extra_args": True})
 def set_(
+    ctx: typer.Context,
     name: NameArgument,
-    value: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     from_file: Annotated[str | None, typer.Option(help="Take the value from a file.", metavar="FILE")] = None,
     output_as: OutputOption = Output.TABLE,
     quiet: QuietOption = False,
@@ -59,7 +59,7 @@ def set_(
     from shunter_work_pools.contracts.secrets import SecretValue
 
     checks.names("the secret's name", [name])
-    if value:
+    if ctx.args:
         raise InvalidInput(
             "a value was given as an argument, where everybody on this machine can read it",
             "Leave it out: it is asked for. What was typed is in the shell's history: use another value.",
