@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -93,17 +94,19 @@ async def test_a_run_without_any_costs_no_request(tmp_path: Path) -> None:
 async def test_what_may_become_a_value_waits_for_what_comes_after_it(tmp_path: Path) -> None:
     """Its lines come one by one; no look at the output sees the whole value first."""
     server = FakeServer()
-    server.secrets = AttemptSecrets(env={"TOKEN": "ne 3\nline 4\nline 5\nli"})
+    # The beginning of the second is within the first, and it never comes to its end.
+    values = {"TOKEN": "ne 3\nline 4\nline 5\nli", "OTHER": "5\nline 6\nnever"}
+    server.secrets = AttemptSecrets(env=values)
     async with life(server, tmp_path):
-        key = server.add("lines=6", "sleep=2.4", **FROM_SERVER)
+        key = server.add("lines=7", "sleep=2.8", **FROM_SERVER)
         seen = set()
         await server.ended(key)
-        whole = "line 1\nline 2\nli****\n******\n******\n**ne 6\n"
+        whole = "line 1\nline 2\nli****\n******\n******\n**ne 6\nline 7\n"
         await shipped(server, key, len(whole))
         seen = {upload[key] for upload in server.uploads if key in upload}
     assert server.leases[key].log.decode() == whole
     assert len(seen) > 2, "it came in parts"
-    assert not any(whole.index("li*") + 2 < size < whole.index("ne 6") for size in seen)
+    assert not any(whole.index("li*") + 2 < size < whole.index("\n******\n**") for size in seen)
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -130,6 +133,27 @@ async def test_a_later_life_fetches_them_again(tmp_path: Path, ended: bool) -> N
         assert end is not None
         assert VALUE not in str(end)
     assert server.asked == [key]
+
+
+async def test_an_end_that_a_later_life_finds_waits_for_what_is_to_be_masked_of_it(tmp_path: Path) -> None:
+    words = [f"output={VALUE}\n", f"message={VALUE}", f"result={json.dumps(VALUE)}", "sleep=0.5"]
+    server, launcher = FakeServer(), FakeLauncher(scripts={"fake": words})
+    server.secrets = GIVEN
+    async with life(server, tmp_path, launcher) as first:
+        key = scripted(server, **FROM_SERVER)
+        await server.until(lambda: key in server.leases and "Running" in server.leases[key].states)
+        await first.die()
+    server.secrets = ServerUnreachable("its proxy is slow")
+    server.asked.clear()
+    async with life(server, tmp_path, launcher):
+        await server.until(lambda: len(server.asked) > 3)
+        await asyncio.sleep(0.5)  # it has ended by now
+        assert server.leases[key].end is None
+        server.secrets = GIVEN
+        await server.ended(key)
+    end = server.leases[key].end
+    assert end is not None
+    assert (end.message, end.result) == (STARS, STARS)
 
 
 async def test_a_server_that_is_away_delays_no_adoption(tmp_path: Path) -> None:
