@@ -1,5 +1,6 @@
-"""A server on each store, over real HTTP."""
+"""A server on each store, over real HTTP; and a namespace of a cluster."""
 
 from tests.api.conftest import kind, migrated_postgres, migrated_sqlite, plain, server
+from tests.launchers.conftest import jobs_of_tests
 
-__all__ = ["kind", "migrated_postgres", "migrated_sqlite", "plain", "server"]
+__all__ = ["jobs_of_tests", "kind", "migrated_postgres", "migrated_sqlite", "plain", "server"]
