@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Sequence
 
 from shunter_infrastructure.launcher import Devices, LaunchFailed
 from shunter_work_pools.contracts.agents import Assignment
@@ -44,6 +45,21 @@ def described(
     if devices:
         env["SHUNTER_DEVICES"] = json.dumps({name: list(numbers) for name, numbers in devices.items()})
     return env
+
+
+def command_from(command: Sequence[str], source: str | None) -> list[str]:
+    """A command as a container is given it: a relative program is meant from the source, if there is one."""
+    program, *rest = command
+    if source is not None and "/" in program and not program.startswith("/"):
+        program = f"{source}/{program.removeprefix('./')}"
+    return [program, *rest]
+
+
+def folder_from(wanted: str | None, source: str | None, base: str | None) -> str | None:
+    """The working folder of a container: a relative one is meant from the source, else from the template's."""
+    if wanted is None or wanted.startswith("/"):
+        return wanted or base
+    return f"{(source or base or '').rstrip('/')}/{wanted}"
 
 
 def runner_path() -> str:

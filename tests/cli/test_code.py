@@ -34,8 +34,6 @@ def test_by_flags(shunter: Console, base: str) -> None:
         *(
             "--source-folder",
             "jobs",
-            "--source-secret",
-            "github",
             "--package",
             "pandas>=2",
             "--python",
@@ -62,7 +60,7 @@ def test_by_flags(shunter: Console, base: str) -> None:
     }
     assert (found["python"], found["working_dir"]) == (None, "data")
     shown = shunter("deployment", "inspect", f"{base}-git").text
-    assert f"{REPOSITORY}, branch main, folder jobs, opened by the secret github" in shown
+    assert f"{REPOSITORY}, branch main, folder jobs" in shown
     assert "an environment with python 3.12, pandas>=2" in shown
     done = shunter(
         "deploy", "tool.jobs:nightly", "--name", f"{base}-pkg", "--package", "tool==1", "--no-source"

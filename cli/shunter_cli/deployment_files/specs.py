@@ -79,8 +79,8 @@ class _Here:
 
     def look(self, entry: DeploymentEntry) -> _Known:
         known = _Known()
-        if isinstance(entry.source, str) and not entry.no_source:
-            known.source = self._path("source", entry.source)
+        if not entry.no_source:
+            known.source = _fetched(entry.source) or self._path("source", str(entry.source))
         at_hand = isinstance(known.source, str)
         if entry.working_dir is not None:
             # From what is fetched, as it is written.
@@ -133,7 +133,7 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
         work=Work(
             command=entry.command,
             entrypoint=entry.entrypoint,
-            source=_fetched(entry.source) or known.source,
+            source=known.source,
             environment=None if entry.environment is None else Environment(**entry.environment.model_dump()),
             working_dir=known.working_dir,
             env=entry.env,

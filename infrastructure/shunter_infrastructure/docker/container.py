@@ -14,7 +14,14 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from shunter_infrastructure.launcher import NO_DEVICES, Devices
-from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
+from shunter_infrastructure.run_environment import (
+    GPU,
+    RESERVED_PREFIX,
+    command_from,
+    described,
+    folder_from,
+    runner_path,
+)
 from shunter_infrastructure.wrong_template import wrong_template
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.docker_template import RUN_FOLDER, DockerTemplate, Mount, bytes_of
@@ -24,6 +31,8 @@ PARAMETERS = f"{FILES}/parameters.json"
 RESULT = f"{FILES}/result.json"
 FAILURE = f"{FILES}/failure.json"
 RUNNER = f"{FILES}/runner.py"
+#: Code that the agent has fetched.
+SOURCE = f"{RUN_FOLDER}/source"
 
 #: Labels by which a container is found again, by people too.
 RUN, ATTEMPT, FOLDER, ROOT = "shunter.run", "shunter.attempt", "shunter.folder", "shunter.root"
@@ -63,6 +72,7 @@ def configuration(
     devices: Devices = NO_DEVICES,
     *,
     secrets: Mapping[str, str] = NONE,
+    source: Path | None = None,
     log_driver: str = "local",
 ) -> dict[str, Any]:
     """The body of ``POST /containers/create`` (https://docs.docker.com/reference/api/engine/).
@@ -73,10 +83,16 @@ def configuration(
         own: the agent's environment, for ``pass_env``.
         devices: those that it may use, see :meth:`Launcher.start`.
         secrets: variables whose values are secret.
+        source: folder of the code that was fetched.
         log_driver: whose log can be read back: ``local``, where the engine has it.
     """
     work = assignment.work
-    command = list(work.command) if work.command is not None else [work.python or template.python, RUNNER]
+    code = None if source is None else SOURCE
+    command = (
+        command_from(work.command, code)
+        if work.command is not None
+        else [work.python or template.python, RUNNER]
+    )
     command = template.command_prefix + command
     made: dict[str, Any] = {
         "Image": template.image,
@@ -84,7 +100,10 @@ def configuration(
         "Cmd": command if template.image_entrypoint else [],
         "Env": [
             f"{name}={value}"
-            for name, value in _env(assignment, template, agent, own, devices, secrets).items()
+            for name, value in {
+                **_env(assignment, template, agent, own, devices, secrets),
+                **({} if code is None else {"SHUNTER_SOURCE": code}),
+            }.items()
         ],
         "Labels": template.labels
         | {
@@ -96,9 +115,9 @@ def configuration(
             ROOT: str(folder.parent),
             FOLDER: str(folder),
         },
-        "WorkingDir": _workdir(work.working_dir, template.workdir),
+        "WorkingDir": folder_from(work.working_dir, code, template.workdir),
         "User": template.user or "",
-        "HostConfig": _host_config(assignment, template, devices, log_driver),
+        "HostConfig": _host_config(assignment, template, devices, log_driver, source),
     }
     return {key: value for key, value in made.items() if value not in (None, "")}
 
@@ -124,18 +143,17 @@ def _env(
     return env
 
 
-def _workdir(wanted: str | None, base: str | None) -> str | None:
-    """A relative one is meant from the template's."""
-    if wanted is None or wanted.startswith("/"):
-        return wanted or base
-    return f"{(base or '').rstrip('/')}/{wanted}"
-
-
 def _host_config(
-    assignment: Assignment, template: DockerTemplate, devices: Devices, log_driver: str
+    assignment: Assignment,
+    template: DockerTemplate,
+    devices: Devices,
+    log_driver: str,
+    source: Path | None,
 ) -> dict[str, Any]:
     memory = assignment.work.memory_limit or (bytes_of(template.memory) if template.memory else None)
     mounts = [_mount(mount) for mount in template.mounts]
+    if source is not None:
+        mounts.append({"Type": "bind", "Source": str(source), "Target": SOURCE, "ReadOnly": True})
     if template.read_only:  # files can be put only where it can be written
         mounts.append({"Type": "volume", "Target": RUN_FOLDER})
     log: dict[str, Any] = {"Type": log_driver}

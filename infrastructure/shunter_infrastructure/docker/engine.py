@@ -95,6 +95,11 @@ class Engine:
         """Where it is."""
         return self._environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its files are those of this machine, as far as its address tells."""
+        return self.address.startswith(("unix:", "/"))
+
     @contextlib.asynccontextmanager
     async def stream(
         self,

@@ -161,6 +161,12 @@ class DockerLauncher(OwnWork):
         prepared: Prepared,
     ) -> Handle:
         """Make a container and start it, in three calls that each find out if another life was there."""
+        if prepared.source is not None and not self._engine.is_here:
+            raise LaunchFailed(
+                Cause.SOURCE,
+                f"its code was fetched to the agent's machine, and the engine at {self._engine.address} is on another",
+                "Start the agent on the engine's machine, or put the code into the image.",
+            )
         before = Stamp.now()
         made = await self._create(assignment, template, folder, agent, devices, prepared)
         where, archive = container.files(assignment, template)
@@ -215,6 +221,7 @@ class DockerLauncher(OwnWork):
                 self._environ,
                 devices,
                 secrets=prepared.secrets,
+                source=prepared.source,
                 log_driver="k8s-file" if self._engine.is_podman else "local",
             )
             _keep(folder, MANIFEST, {"name": name} | container.redacted(wanted, assignment))

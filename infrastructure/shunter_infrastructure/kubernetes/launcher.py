@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from shunter_infrastructure.copied_output import OUTPUT
-from shunter_infrastructure.kubernetes import causes, ending, manifest
+from shunter_infrastructure.kubernetes import causes, ending, manifest, source_files
 from shunter_infrastructure.kubernetes.client import CALLS, Client, Refused
 from shunter_infrastructure.kubernetes.leftovers import GRACE, Leftovers
 from shunter_infrastructure.kubernetes.output import Outputs, Pod
@@ -208,7 +208,7 @@ class KubernetesLauncher:
         template, assignment = launch.template, launch.assignment
         if assignment.work.entrypoint is not None:
             await self._provide_runner(template.namespace)
-        document = manifest.job(assignment, template, launch.agent, self._environ)
+        document = manifest.job(assignment, template, launch.agent, self._environ, launch.source)
         holder = manifest.held_by(launch.agent, assignment.epoch, self.identity)
         document["metadata"]["annotations"] |= holder["annotations"]
         _write(launch.folder / MANIFEST, document)
@@ -226,7 +226,9 @@ class KubernetesLauncher:
     async def _go_with(self, launch: _Launch, job: Document) -> None:
         """Make what a Job needs beside it, unless it is there; then it is written down that all of it was made."""
         uid, namespace = job["metadata"]["uid"], launch.template.namespace
-        secret = manifest.secret(launch.assignment, launch.template, self._environ, uid, launch.prepared)
+        secret = manifest.secret(
+            launch.assignment, launch.template, self._environ, uid, launch.prepared, launch.source
+        )
         if secret is not None:
             try:
                 await self.client.call("POST", f"/api/v1/namespaces/{namespace}/secrets", body=secret)
@@ -642,6 +644,7 @@ class _Launch:
         self.agent = agent
         self.watch = watch
         self.prepared = prepared
+        self.source = source_files.read(prepared.source)
         self.name = manifest.name_of(assignment.run, assignment.attempt)
         self.jobs = f"/apis/batch/v1/namespaces/{template.namespace}/jobs"
 

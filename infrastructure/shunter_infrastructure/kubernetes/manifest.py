@@ -6,12 +6,13 @@ entrypoints are files of one projected volume; its result is the container's ter
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,8 +20,17 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from shunter_infrastructure.kubernetes import spot
+from shunter_infrastructure.kubernetes.source_files import SourceFile
 from shunter_infrastructure.launcher import NO_DEVICES, NOTHING, LaunchFailed, Prepared
-from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, RESULT_LIMIT, described, runner_path
+from shunter_infrastructure.run_environment import (
+    GPU,
+    RESERVED_PREFIX,
+    RESULT_LIMIT,
+    command_from,
+    described,
+    folder_from,
+    runner_path,
+)
 from shunter_infrastructure.wrong_template import wrong_template
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
@@ -41,6 +51,8 @@ from shunter_work_pools.contracts.states import Cause
 
 PARAMETERS = f"{FILES}/parameters.json"
 RUNNER = f"{FILES}/runner.py"
+#: Code that the agent has fetched.
+SOURCE = f"{FILES}/source"
 
 #: Labels of Jobs; pods have the first three. Values that a label refuses are made fit, the annotation is whole.
 RUN, ATTEMPT, POOL = f"{LABELS}run", f"{LABELS}attempt", f"{LABELS}pool"
@@ -129,17 +141,24 @@ def _limit_with(containers: int) -> int:
     return min(_MESSAGE, _MESSAGES // max(1, containers)) - 1
 
 
-def job(assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]) -> Document:
+def job(
+    assignment: Assignment,
+    template: KubernetesTemplate,
+    agent: str,
+    own: Mapping[str, str],
+    source: Sequence[SourceFile] = (),
+) -> Document:
     """The body of the request that creates the Job of an attempt.
 
     Args:
         agent: name of the agent.
         own: the agent's environment, for ``pass_env``; only names count here.
+        source: the code that was fetched, if any was.
 
     Raises:
         LaunchFailed: the template's patch would break it.
     """
-    made = _unpatched(assignment, template, agent, own)
+    made = _unpatched(assignment, template, agent, own, source)
     if template.patch:
         made = _patched(made, template.patch, assignment.pool)
     pod = made["spec"]["template"]["spec"]
@@ -161,7 +180,11 @@ def _patched(made: Document, patch: Document, pool: str) -> Document:
 
 
 def _unpatched(
-    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]
+    assignment: Assignment,
+    template: KubernetesTemplate,
+    agent: str,
+    own: Mapping[str, str],
+    source: Sequence[SourceFile],
 ) -> Document:
     work = assignment.work
     holder = held_by(agent, assignment.epoch)
@@ -195,7 +218,7 @@ def _unpatched(
                 "annotations": template.annotations
                 | ({} if len(given) > SMALL_PARAMETERS else {GIVEN: given.decode()}),
             },
-            "spec": _pod(assignment, template, agent, own),
+            "spec": _pod(assignment, template, agent, own, source),
         },
     }
     if work.timeout is not None:
@@ -225,7 +248,11 @@ def _encoded_parameters(assignment: Assignment) -> bytes:
 
 
 def _pod(
-    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]
+    assignment: Assignment,
+    template: KubernetesTemplate,
+    agent: str,
+    own: Mapping[str, str],
+    source: Sequence[SourceFile],
 ) -> Document:
     user = None if template.user == "image" else template.user
     sidecars = [{**one, "restartPolicy": "Always"} for one in template.sidecars]
@@ -253,8 +280,8 @@ def _pod(
             }
         ),
         "initContainers": [_confined(one) for one in template.init_containers + sidecars],
-        "containers": [_container(assignment, template, agent, own)],
-        "volumes": [_run_volume(assignment)]
+        "containers": [_container(assignment, template, agent, own, SOURCE if source else None)],
+        "volumes": [_run_volume(assignment, source)]
         + [_volume(number, mount) for number, mount in enumerate(template.mounts)],
     }
     return _filled(made)
@@ -278,10 +305,18 @@ def _confined(container: Document) -> Document:
 
 
 def _container(
-    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]
+    assignment: Assignment,
+    template: KubernetesTemplate,
+    agent: str,
+    own: Mapping[str, str],
+    source: str | None,
 ) -> Document:
     work = assignment.work
-    command = list(work.command) if work.command is not None else [work.python or template.python, RUNNER]
+    command = (
+        command_from(work.command, source)
+        if work.command is not None
+        else [work.python or template.python, RUNNER]
+    )
     command = [_literal(word) for word in template.command_prefix + command]
     capabilities: Document = {"drop": ["ALL"]}
     if template.cap_add:
@@ -291,9 +326,10 @@ def _container(
         "image": template.image,
         "imagePullPolicy": _POLICIES[template.pull_policy],
         "args" if template.image_entrypoint else "command": command,
-        "workingDir": _workdir(work.working_dir, template.workdir),
+        "workingDir": folder_from(work.working_dir, source, template.workdir),
         "envFrom": [_all_of(one, one.prefix) for one in template.env_from],
-        "env": _env(assignment, template, agent, own),
+        "env": _env(assignment, template, agent, own)
+        + ([{"name": "SHUNTER_SOURCE", "value": source}] if source else []),
         "resources": _resources(assignment, template),
         "volumeMounts": [{"name": RUN_VOLUME, "mountPath": FILES, "readOnly": True}]
         + [_mounted(number, mount) for number, mount in enumerate(template.mounts)],
@@ -316,13 +352,6 @@ def _literal(text: str) -> str:
     https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/
     """
     return re.sub(r"\$(?=[$(])", "$$", text)
-
-
-def _workdir(wanted: str | None, base: str | None) -> str | None:
-    """A relative one is meant from the template's."""
-    if wanted is None or wanted.startswith("/"):
-        return wanted or base
-    return f"{(base or '').rstrip('/')}/{wanted}"
 
 
 def _env(
@@ -396,7 +425,7 @@ def _quantity(amount: float) -> str:
     return str(int(amount)) if amount == int(amount) else f"{max(1, round(amount * 1000))}m"
 
 
-def _run_volume(assignment: Assignment) -> Document:
+def _run_volume(assignment: Assignment, source: Sequence[SourceFile]) -> Document:
     sources: list[Document] = []
     if len(_encoded_parameters(assignment)) > SMALL_PARAMETERS:
         items = [{"key": _PARAMETERS_KEY, "path": _PARAMETERS_KEY}]
@@ -407,7 +436,14 @@ def _run_volume(assignment: Assignment) -> Document:
     if assignment.work.entrypoint is not None:
         items = [{"key": _RUNNER_KEY, "path": _RUNNER_KEY}]
         sources.append({"configMap": {"name": runner_name(), "items": items}})
+    if source:
+        items = [_laid_out(file) for file in source]
+        sources.append({"secret": {"name": name_of(assignment.run, assignment.attempt), "items": items}})
     return {"name": RUN_VOLUME, "projected": {"defaultMode": 0o444, "sources": sources}}
+
+
+def _laid_out(file: SourceFile) -> Document:
+    return {"key": file.key, "path": f"source/{file.path}"} | ({"mode": 0o555} if file.executable else {})
 
 
 def _volume(number: int, mount: Mount) -> Document:
@@ -454,12 +490,14 @@ def secret(
     own: Mapping[str, str],
     uid: str,
     prepared: Prepared = NOTHING,
+    source: Sequence[SourceFile] = (),
 ) -> Document | None:
     """The Secret of an attempt, which the cluster removes with its Job; None if it needs none.
 
     Args:
         uid: of the Job. It is there before: nothing would remove a Secret whose Job was never made.
         prepared: has the values of secrets.
+        source: the code that was fetched, if any was.
 
     Raises:
         LaunchFailed: a secret variable has no value.
@@ -478,7 +516,7 @@ def secret(
     given = _encoded_parameters(assignment)
     if len(given) > SMALL_PARAMETERS:
         values[_PARAMETERS_KEY] = given.decode()
-    if not values:
+    if not values and not source:
         return None
     name = name_of(assignment.run, assignment.attempt)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid, "blockOwnerDeletion": False}
@@ -494,7 +532,7 @@ def secret(
         "immutable": True,
         "type": "Opaque",
         "stringData": values,
-    }
+    } | ({"data": {file.key: base64.b64encode(file.data).decode() for file in source}} if source else {})
 
 
 def runner_name() -> str:
