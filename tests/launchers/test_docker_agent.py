@@ -21,7 +21,7 @@ import pytest
 from shunter_infrastructure.docker import ending
 from shunter_infrastructure.docker.launcher import DockerLauncher
 from shunter_infrastructure.docker.output import CUT
-from shunter_infrastructure.launcher import Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.launcher import Handle, LauncherUnavailable, LaunchFailed, Prepared
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec
@@ -32,6 +32,7 @@ from tests.engines.docker import BARE_IMAGE, IMAGE, Daemon, make_image
 from tests.engines.registry import Registry, SlowWay
 from tests.launchers import killed_agent
 from tests.launchers.attempts import Attempt, assignment, output, until
+from tests.launchers.fetched_code import shows_fetched_code
 
 pytestmark = pytest.mark.timeout(180)
 TEMPLATE: dict[str, Any] = {"image": IMAGE, "networks": ["none"]}
@@ -113,6 +114,18 @@ def test_a_python_function_of_the_image(boxes: Site) -> None:
         lost = boxes.ended(missing)
         assert (lost.state, lost.cause) == ("Crashed", "source")
         assert "no_such" in (lost.message or "")
+
+
+def test_code_that_the_agent_fetches(boxes: Site, tmp_path: Path) -> None:
+    shows_fetched_code(boxes, "boxes", tmp_path)
+
+
+def test_code_for_an_engine_on_another_machine_is_refused(tmp_path: Path) -> None:
+    attempt = Attempt(assignment(["true"], template=TEMPLATE), tmp_path)
+    launcher = DockerLauncher(environ={"DOCKER_HOST": "tcp://127.0.0.1:1"})
+    with pytest.raises(LaunchFailed, match=r"the engine at tcp://127\.0\.0\.1:1 is on another") as caught:
+        asyncio.run(attempt.start(launcher, prepared=Prepared(source=tmp_path)))
+    assert caught.value.cause is Cause.SOURCE
 
 
 def test_parameters_result_and_environment(boxes: Site) -> None:

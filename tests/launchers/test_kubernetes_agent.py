@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.agents.real_server import Site, site
 from tests.cluster.cluster import Cluster, OwnCluster
 from tests.engines.docker import IMAGE
 from tests.launchers import killed_at_request
+from tests.launchers.fetched_code import shows_fetched_code
 
 pytestmark = pytest.mark.timeout(240)
 _ENDS = 60.0
@@ -89,6 +91,10 @@ def test_the_same_deployment_goes_to_another_pool(jobs: Site, jobs_of_tests: tup
         if pool == "cluster":
             gone(jobs_of_tests, made)
         assert jobs.attempts(f"of-{pool}") == []
+
+
+def test_code_that_the_agent_fetches(jobs: Site, jobs_of_tests: tuple[Cluster, str], tmp_path: Path) -> None:
+    shows_fetched_code(jobs, "cluster", tmp_path, _ENDS)
 
 
 @pytest.mark.parametrize("request_", killed_at_request.REQUESTS)

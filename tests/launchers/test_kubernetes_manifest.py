@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter_infrastructure.kubernetes import manifest
+from shunter_infrastructure.kubernetes import manifest, source_files
 from shunter_infrastructure.launcher import NOTHING, LaunchFailed, Prepared
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
@@ -567,3 +568,51 @@ def test_a_patch_is_judged_on_the_real_job_too() -> None:
     with pytest.raises(LaunchFailed, match=r"env\.SHUNTER_QUEUE\.\w+ cannot be changed") as failed:
         job_of(attempt(template={"patch": patch}))
     assert failed.value.cause is Cause.REJECTED
+
+
+def test_fetched_code_is_laid_out_by_the_secret_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "a.py").write_text("1")
+    (tmp_path / "run").write_text("#!/bin/sh\n")
+    (tmp_path / "run").chmod(0o755)
+    (tmp_path / "same.py").symlink_to("lib/a.py")
+    files = source_files.read(tmp_path)
+    one = assignment(["./run"], template={"image": "i"}, working_dir="lib")
+    made = manifest.job(one, manifest.read_template(one), "a1", {}, files)
+    pod = made["spec"]["template"]["spec"]
+    (run,) = pod["containers"]
+    assert run["command"] == ["/shunter/run/source/run"]
+    assert run["workingDir"] == "/shunter/run/source/lib"
+    assert {"name": "SHUNTER_SOURCE", "value": "/shunter/run/source"} in run["env"]
+    name = manifest.name_of(one.run, one.attempt)
+    assert pod["volumes"][0]["projected"]["sources"][-1] == {
+        "secret": {
+            "name": name,
+            "items": [
+                {"key": "source-0", "path": "source/run", "mode": 0o555},
+                {"key": "source-1", "path": "source/same.py"},
+                {"key": "source-2", "path": "source/lib/a.py"},
+            ],
+        }
+    }
+    secret = manifest.secret(one, manifest.read_template(one), {}, "uid", source=files)
+    assert secret is not None
+    assert secret["data"] == {"source-0": "IyEvYmluL3NoCg==", "source-1": "MQ==", "source-2": "MQ=="}
+
+
+@pytest.mark.parametrize("kind", ["large", "many", "out", "folder"])
+def test_code_that_cannot_be_carried_into_a_pod_is_told(tmp_path: Path, kind: str) -> None:
+    if kind == "large":
+        (tmp_path / "a").write_bytes(b"x" * (700 * 1024 + 1))
+    elif kind == "many":
+        for number in range(1001):
+            (tmp_path / str(number)).touch()
+    elif kind == "out":
+        (tmp_path / "a").symlink_to("/etc/passwd")
+    else:
+        (tmp_path / "b").mkdir()
+        (tmp_path / "a").symlink_to("b")
+    with pytest.raises(LaunchFailed) as caught:
+        source_files.read(tmp_path)
+    assert caught.value.cause is Cause.SOURCE
+    assert "Put the code into the image" in caught.value.told
