@@ -32,7 +32,7 @@ _MODULES = {
     "pool": "commands.pools",
     "queue": "commands.queues",
     "limit": "commands.limits",
-    "secret": "commands.secrets",
+    "secret": "commands.secrets",  # nosec B105 # a module
     "init": "commands.init",
     "deploy": "commands.deploy",
     "deployment": "commands.deployments",

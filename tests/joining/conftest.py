@@ -8,6 +8,7 @@ import pytest
 
 from tests.api.conftest import kind, migrated_postgres, migrated_sqlite, plain, server
 
+
 @pytest.fixture(scope="session")
 def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands of this test run keep their compiled modules."""

@@ -314,7 +314,7 @@ def join(
     if name is None:
         words += ["--name", stored.agent]
     if start_:
-        os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])
+        os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])  # nosec B606 # a list of words, no shell: that is the point
     if install_:
         service = installing.planned(
             _unit(stored.agent), ["agent", "start", *words], flags, user=user, run_as=run_as, of="agent"

@@ -91,14 +91,14 @@ def _signed_in(address: str, asked: bool | None, token_file: str | None) -> str 
 
 def _token(address: str, token_file: str | None) -> str:
     """The key that one has, from where it is."""
-    if token_file is not None and token_file != "-":
+    if token_file is not None and token_file != "-":  # nosec B105 # stdin
         try:
             text = Path(token_file).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise InvalidInput(
                 f"the file {token_file} cannot be read: {exc}", "Name another, or - for stdin."
             ) from exc
-    elif token_file == "-" or not sys.stdin.isatty():
+    elif token_file == "-" or not sys.stdin.isatty():  # nosec B105 # stdin
         text = sys.stdin.readline()
     else:
         from getpass import getpass

@@ -26,7 +26,7 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, ...] | None = None
-        self._token = ""
+        self._token = ""  # nosec B105 # none yet
 
     def __call__(self) -> str:
         """The token that is in it now.
