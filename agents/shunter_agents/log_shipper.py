@@ -190,6 +190,12 @@ class LogShipper:
                 else:
                     self._ready.append(attempt)  # it was granted anew meanwhile
                 continue
+            if size is not None and size.full:
+                log.warning(
+                    "the log of this run has reached its limit; no more of it is kept", **attempt.names
+                )
+                self._done(attempt)
+                continue
             before = attempt.log_sent
             new = frame.length + frame.gap
             if size is None or (new and size.size == before):

@@ -104,7 +104,7 @@ async def test_a_key_expires_while_it_is_known(migrated_sqlite: Path, tmp_path: 
     now = system_clock()
     store = SqliteStore(tmp_path / "x.db", lambda: now)
     await store.open()
-    identities = Identities(store, passing_keys(), lambda: now)
+    identities = Identities(store, passing_keys(), clock=lambda: now)
     _, token = await store.write(
         lambda tx: keys.create(tx, Kind.PERSON, "ann", "test", role=Role.VIEWER, expires_in=60)
     )

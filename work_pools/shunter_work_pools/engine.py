@@ -120,12 +120,12 @@ class Engine:
         self.store = store
         self.secret_keys = secret_keys or passing_keys()
         self.sealer = Sealer(self.secret_keys)
-        self.identities = Identities(store, self.secret_keys)
-        self.refusals = self.identities.refusals
-        self.identities.alive_after = lambda now: self.silence(now).alive_after
         self.sign_in = sign_in
         self.logs = logs
         self.settings = settings or Settings()
+        self.identities = Identities(store, self.secret_keys, self.settings.rate_limit)
+        self.identities.alive_after = lambda now: self.silence(now).alive_after
+        self.refusals = self.identities.refusals
         self.hub = Hub()
         self.metrics = Metrics()
         self._glances = Glances(store)

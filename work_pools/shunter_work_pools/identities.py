@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from ipaddress import ip_address, ip_network
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -23,13 +24,14 @@ from sqlalchemy import Row
 
 from shunter_work_pools.attempt_tokens import AttemptTokens
 from shunter_work_pools.contracts.base import Micros, Name, moment
-from shunter_work_pools.contracts.errors import Unauthenticated
+from shunter_work_pools.contracts.errors import TooManyRequests, Unauthenticated
 from shunter_work_pools.contracts.identities import PREFIXES, Kind, Role, WhoAmI
 from shunter_work_pools.queue import joining, keys
 from shunter_work_pools.queue.progress import is_live
 from shunter_work_pools.refusals import Refusals
 from shunter_work_pools.secret_keys import SecretKeys
 from shunter_work_pools.storage.store import Store, Tx, system_clock
+from shunter_work_pools.throttle import Allowance, Throttle
 
 #: The name of who has the token of the server's own home; no key can have it.
 LOCAL = "local"
@@ -41,6 +43,10 @@ GOOD_FOR = 0.9
 _OVERLAP: Micros = 60_000_000
 #: Seconds after which the use of a token is written down again.
 NOTE_EVERY = 60.0
+#: Requests of an attempt: a part of those of others. Of all, what comes at once: of so many seconds.
+ATTEMPTS_PART, BURST = 10, 2.0
+#: Tokens that nobody has, from one address: so many at once, and so many a second after that.
+WRONG, WRONG_EVERY = 20.0, 1.0
 #: Tokens that are kept; beyond it, it begins anew.
 MOST = 200_000
 REMEDY = (
@@ -101,11 +107,13 @@ class Admission:
 
     Attributes:
         ended: why it holds no more; None: it does. What is answered after that is a 401, whatever was asked.
+        allowance: of requests.
         noted_at: when its use was last handed on to be written down, by the event loop's clock.
     """
 
     identity: Identity
     ended: str | None = None
+    allowance: Allowance = field(default_factory=lambda: Allowance(math.inf, 0.0))
     noted_at: float = -math.inf
     _held: set[asyncio.Task[object]] = field(default_factory=set)
 
@@ -144,6 +152,7 @@ class Identities:
     Args:
         store: where keys are kept.
         secret_keys: by which tokens of attempts are reckoned.
+        rate: requests a second that a key may send; None: as many as it likes.
         clock: the wall clock.
 
     Attributes:
@@ -153,8 +162,14 @@ class Identities:
     """
 
     def __init__(
-        self, store: Store, secret_keys: SecretKeys, clock: Callable[[], Micros] = system_clock
+        self,
+        store: Store,
+        secret_keys: SecretKeys,
+        rate: float | None = None,
+        clock: Callable[[], Micros] = system_clock,
     ) -> None:
+        self._rate = rate
+        self._wrong = Throttle(WRONG_EVERY, WRONG)
         self._store = store
         self._clock = clock
         self._now = asyncio.get_running_loop().time
@@ -185,6 +200,7 @@ class Identities:
         Raises:
             Unauthenticated: nobody is known to have it, or not any more.
             Conflict: the agent's name belongs to another one.
+            TooManyRequests: this one, or who tries tokens from this address, sends too many.
             Unavailable: the store cannot be read.
         """
         digest = _hash(token)
@@ -195,11 +211,15 @@ class Identities:
             await self.look()
         admission = self._admitted.get(digest)
         if admission is None or self._is_over(admission):
-            admission = await self._look_up(token, digest, address)
+            admission = await self._try(token, digest, address)
+        elif admission.identity.kind is Kind.ATTEMPT:
+            await self._check_live(admission, digest)
         if self._is_over(admission):
             raise _expired(admission.identity.expires_at or 0)
         if admission.identity.account is not None and agent is not None:
             admission = await self._bound(admission.identity, agent, digest)
+        if self._rate is not None:
+            self._count(admission, self._rate)
         key_id = admission.identity.key_id
         if key_id is not None and admission.noted_at < self._now() - NOTE_EVERY:
             admission.noted_at = self._now()
@@ -210,16 +230,43 @@ class Identities:
         expires_at = admission.identity.expires_at
         return expires_at is not None and expires_at <= self._clock()
 
-    async def _look_up(self, token: bytes, digest: bytes, address: str) -> Admission:
-        text = token.decode("latin-1")
-        if text.startswith(PREFIXES[Kind.ATTEMPT]):
-            return await self._attempt(text)
+    async def _try(self, token: bytes, digest: bytes, address: str) -> Admission:
+        network = _network(address)
+        wait = self._wrong.wait(network, self._now())
+        if wait:
+            raise TooManyRequests(
+                f"too many tokens from {address} were wrong",
+                f"Ask again in {math.ceil(wait)} s.",
+                retry_after=math.ceil(wait),
+            )
+        try:
+            admission = self._keep(digest, await self._look_up(token.decode("latin-1"), digest, address))
+        except Unauthenticated:
+            self._wrong.take(network, self._now())
+            raise
+        if admission.identity.kind is Kind.ATTEMPT:  # one that has ended is no try
+            await self._check_live(admission, digest)
+        return admission
+
+    def _count(self, admission: Admission, rate: float) -> None:
+        if admission.identity.kind is Kind.ATTEMPT:
+            rate /= ATTEMPTS_PART
+        wait = admission.allowance.take(self._now(), rate, max(1.0, rate * BURST))
+        if wait:
+            raise TooManyRequests(
+                f"{admission.identity.name!r} sends more than {rate:g} requests a second",
+                "Send fewer, many things in one; or set server.rate_limit higher.",
+                retry_after=math.ceil(wait),
+            )
+
+    async def _look_up(self, token: str, digest: bytes, address: str) -> Identity:
+        if token.startswith(PREFIXES[Kind.ATTEMPT]):
+            return self._attempt(token)
         while True:
             forgotten = self._forgotten
-            identity = await (self._foreign(text) if _is_jwt(text) else self._own(digest, address))
+            identity = await (self._foreign(token) if _is_jwt(token) else self._own(digest, address))
             if forgotten == self._forgotten:  # else it may be this one that was revoked meanwhile
-                break
-        return self._keep(digest, identity)
+                return identity
 
     def _keep(self, digest: bytes, identity: Identity) -> Admission:
         if len(self._admitted) >= MOST:
@@ -275,16 +322,20 @@ class Identities:
                 break
         return self._keep(kept_at, replace(identity, name=agent, key_id=key_id))
 
-    async def _attempt(self, token: str) -> Admission:
+    def _attempt(self, token: str) -> Identity:
         named = self.attempt_tokens.read(token)
         if named is None:
             raise Unauthenticated(
                 "the token is not one of this server's", "It is given to each attempt anew."
             )
         run, number = named
+        return Identity(Kind.ATTEMPT, f"{run}.{number}", run=run, attempt=number)
+
+    async def _check_live(self, admission: Admission, digest: bytes) -> None:
+        run, number = admission.identity.of_attempt
         if not await self._store.read(lambda tx: is_live(tx, run, number)):
+            self._admitted.pop(digest, None)
             raise attempt_over(run, number)
-        return Admission(Identity(Kind.ATTEMPT, f"{run}.{number}", run=run, attempt=number))
 
     # ---- what ends
 
@@ -357,6 +408,15 @@ def _expired(at: Micros) -> Unauthenticated:
 
 def _hash(token: bytes) -> bytes:
     return sha256(token).digest()
+
+
+def _network(address: str) -> str:
+    """The address; of IPv6 its network of 64 bits, all of which one machine may have."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return address if parsed.version == 4 else str(ip_network((parsed, 64), strict=False))
 
 
 def _is_jwt(token: str) -> bool:

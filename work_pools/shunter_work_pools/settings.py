@@ -22,6 +22,8 @@ class Settings:
         heartbeat_every: heartbeats of all agents are written together so often.
         credential_for: so long the credential of an agent that joined holds.
         retain_every: how often what need not be kept is looked for.
+        rate_limit: requests a second that a key may send.
+        log_limit: bytes of an attempt's output that are kept.
         audit_for: how long entries of the audit are kept; None: for ever.
         keep: what is kept of runs that have ended, where a deployment does not say; None: everything.
     """
@@ -35,6 +37,8 @@ class Settings:
     credential_for: float = 30 * 86_400.0
     retain_every: float = 60.0
     audit_for: float | None = None
+    rate_limit: float | None = None
+    log_limit: int | None = None
     keep: Keep = field(default_factory=Keep)
 
 
@@ -49,6 +53,8 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
         give_up_after=values["server.give_up_after"],
         audit_for=audit_for,
         credential_for=values["server.credential_for"],
+        rate_limit=values["server.rate_limit"],
+        log_limit=values["server.log_limit"],
         retain_every=values["server.retain_every"],
         keep=Keep(**kept),
     )

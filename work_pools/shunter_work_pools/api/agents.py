@@ -20,6 +20,7 @@ from shunter_work_pools.contracts.agents import (
     AgentList,
     AgentPatch,
     LogAnswer,
+    LogFrame,
     LogSize,
     ReleaseRequest,
     ReportAnswer,
@@ -200,13 +201,24 @@ def _append(
         if (frame.run, frame.attempt, frame.epoch) not in owned:
             sizes[key] = LogSize(run=frame.run, attempt=frame.attempt, size=0, stale=True)
             continue
-        if frame.gap:
-            size = engine.logs.skip(frame.run, frame.attempt, frame.offset, frame.gap)
-        else:
-            size = engine.logs.append(frame.run, frame.attempt, frame.offset, data)
+        size, full = _kept(engine, frame, data)
         total = owned[frame.run, frame.attempt, frame.epoch]
         if total is not None and size >= total:
             # The agent forgets the output once this is answered.
             engine.logs.sync(frame.run, frame.attempt)
-        sizes[key] = LogSize(run=frame.run, attempt=frame.attempt, size=size)
+        sizes[key] = LogSize(run=frame.run, attempt=frame.attempt, size=size, full=full)
     return list(sizes.values())
+
+
+def _kept(engine: Engine, frame: LogFrame, data: memoryview) -> tuple[int, bool]:
+    """Keep a frame as far as may be: up to where the output is known now, and whether that is all that is kept."""
+    limit = engine.settings.log_limit
+    if frame.gap:
+        return engine.logs.skip(frame.run, frame.attempt, frame.offset, frame.gap), False
+    room = len(data) if limit is None else max(0, limit - frame.offset)
+    size = engine.logs.append(frame.run, frame.attempt, frame.offset, data[:room])
+    if limit is None or len(data) <= room or size < min(limit, frame.offset + len(data)):
+        return size, False
+    engine.logs.cut(frame.run, frame.attempt, limit)
+    # An agent of the version before goes on sending: it is to get on.
+    return frame.offset + len(data), True

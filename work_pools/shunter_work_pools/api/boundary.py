@@ -77,8 +77,8 @@ class Boundary:
             await self.app(scope, receive, answer.send)
 
     def _note(self, scope: Scope, refused: Refused) -> None:
-        if refused.status == 401:
-            deed = Deed("", "", address_of(scope), "authenticate", scope["path"], 401)
+        if refused.status in (401, 429):
+            deed = Deed("", "", address_of(scope), "authenticate", scope["path"], refused.status)
             deed.detail["reason"] = refused.detail
             self.identities.refusals.note(deed)
 
@@ -197,6 +197,8 @@ async def refuse(refused: Refused, send: Any) -> None:
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
     ]
+    if "retry_after" in refused.extra:
+        headers.append((b"retry-after", str(refused.extra["retry_after"]).encode()))
     if isinstance(refused, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})

@@ -294,7 +294,7 @@ def _attempt(run: Run, number: int | None) -> Attempt | None:
 
 def _complete(attempt: Attempt, extent: Extent) -> bool:
     """All bytes are here, or known to be lost: the attempt has ended and its agent's count is reached."""
-    return attempt.state in _ATTEMPT_ENDED and extent.size >= (attempt.log_size or 0)
+    return attempt.state in _ATTEMPT_ENDED and (extent.cut or extent.size >= (attempt.log_size or 0))
 
 
 async def _find(engine: Engine, run: str) -> UUID:

@@ -305,12 +305,14 @@ class LogSize(Contract):
     Attributes:
         size: offset in the output up to which it knows it, as bytes or as a gap.
         stale: the attempt is not this agent's (any more), or unknown: send no more.
+        full: more of its output is not kept: send no more.
     """
 
     run: UUID
     attempt: int
     size: int
     stale: bool = False
+    full: bool = False
 
 
 class LogAnswer(Contract):

@@ -11,6 +11,7 @@ ShunterError                 anything Shunter says no to
 │   │   ├── StaleEpoch       409 a write under a lease that is no longer held
 │   │   └── NameInUse        409 another live agent has this name
 │   ├── TooLarge             413 parameters, result or body over the limit
+│   ├── TooManyRequests      429 too many in too short a time; ``retry_after`` says when to come again
 │   ├── ProtocolMismatch     426 client and server speak other versions
 │   └── Unavailable          503 the server is stopping or its store is away
 ├── ServerUnreachable        no answer from the server at all
@@ -164,6 +165,14 @@ class TooLarge(Refused):
     status = 413
     slug = "too-large"
     title = "Too large"
+
+
+class TooManyRequests(Refused):
+    """More requests than may be; ``extra`` has ``retry_after``, seconds."""
+
+    status = 429
+    slug = "too-many-requests"
+    title = "Too many requests"
 
 
 class ProtocolMismatch(Refused):

@@ -744,6 +744,23 @@ _DECLARED = (
         show=_with_commas,
     ),
     Setting(
+        "server.rate_limit",
+        _count(1, 1_000_000),
+        "Requests a second that a key, or an agent, may send; twice as many at once; an attempt a tenth of that.",
+        default=500,
+        metavar="N",
+        flag="--rate-limit",
+    ),
+    Setting(
+        "server.log_limit",
+        _bytes,
+        "So much of the output of an attempt is kept; the log ends with a line that says so.",
+        default=10 * 2**30,
+        metavar="SIZE",
+        flag="--log-limit",
+        show=size,
+    ),
+    Setting(
         "server.late_after",
         _duration(),
         "A run that still waits so long after it was due is late.",

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from shunter_work_pools.contracts.sizes import size as in_words
+
+_CUT = "[shunter: the log is cut here: {} of output are kept of an attempt (server.log_limit)]\n"
 _MARK = "[shunter: {:,} bytes of output are missing here: the agent could not keep them until the server had them]\n"
 
 
@@ -22,7 +25,7 @@ class Gap(NamedTuple):
     Attributes:
         at: where its mark lies in the stored log.
         mark: the mark, as stored.
-        length: how many bytes are missing.
+        length: how many bytes are missing; 0: all that comes after it, which may still grow.
     """
 
     at: int
@@ -42,11 +45,13 @@ class Extent(NamedTuple):
         size: offset in the attempt's output up to which it is known, as text or as missing.
         stored: bytes that can be read, marks among them.
         missing: bytes of the output that marks stand for.
+        cut: there is no more to come, whatever the attempt writes.
     """
 
     size: int
     stored: int
     missing: int
+    cut: bool = False
 
 
 def make(at: int, length: int, *, line_begins: bool) -> Gap:
@@ -55,13 +60,21 @@ def make(at: int, length: int, *, line_begins: bool) -> Gap:
     Args:
         line_begins: what lies before the mark is a whole line, or nothing.
     """
-    text = _MARK.format(length)
+    return _gap(at, length, _MARK.format(length), line_begins)
+
+
+def make_cut(at: int, limit: int, *, line_begins: bool) -> Gap:
+    """The end of a log that has reached its limit, in bytes."""
+    return _gap(at, 0, _CUT.format(in_words(limit)), line_begins)
+
+
+def _gap(at: int, length: int, text: str, line_begins: bool) -> Gap:
     return Gap(at, (text if line_begins else "\n" + text).encode(), length)
 
 
 def extent(stored: int, gaps: Sequence[Gap]) -> Extent:
     """How far a log of ``stored`` bytes has come. A gap whose mark is not whole has not happened yet."""
-    size, missing = stored, 0
+    size, missing, cut = stored, 0, False
     for gap in gaps:
         if gap.at >= stored:
             break
@@ -69,7 +82,8 @@ def extent(stored: int, gaps: Sequence[Gap]) -> Extent:
         if gap.end <= stored:
             size += gap.length
             missing += gap.length
-    return Extent(size, stored, missing)
+            cut = gap.length == 0
+    return Extent(size, stored, missing, cut)
 
 
 def path_of(log: Path) -> Path:

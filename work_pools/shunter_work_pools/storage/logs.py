@@ -51,6 +51,13 @@ class LogStore(Protocol):
             Unavailable: it cannot be written now.
         """
 
+    def cut(self, run: UUID, attempt: int, limit: int) -> None:
+        """It has reached its limit, in bytes: a mark says so, durably, and nothing more is taken.
+
+        Raises:
+            Unavailable: it cannot be written now.
+        """
+
     def extent(self, run: UUID, attempt: int) -> Extent:
         """How far it has come; nothing of an attempt that wrote nothing."""
 
@@ -88,8 +95,8 @@ class FileLogStore:
     def append(self, run: UUID, attempt: int, offset: int, data: bytes | memoryview) -> int:
         """See :class:`LogStore`."""
         with self._writing(run, attempt) as log:
-            size = log.extent.size
-            if offset > size:
+            size, _, _, cut = log.extent
+            if offset > size or cut:
                 return size
             rest = memoryview(data)[size - offset :]
             log.add(rest)
@@ -98,11 +105,17 @@ class FileLogStore:
     def skip(self, run: UUID, attempt: int, offset: int, length: int) -> int:
         """See :class:`LogStore`."""
         with self._writing(run, attempt) as log:
-            size = log.extent.size
-            if offset > size or offset + length <= size:
+            size, _, _, cut = log.extent
+            if offset > size or offset + length <= size or cut:
                 return size
             log.mark(offset + length - size)
             return offset + length
+
+    def cut(self, run: UUID, attempt: int, limit: int) -> None:
+        """See :class:`LogStore`."""
+        with self._writing(run, attempt) as log:
+            if not log.extent.cut:
+                log.mark_cut(limit)
 
     @contextlib.contextmanager
     def _writing(self, run: UUID, attempt: int) -> Iterator[_Log]:
@@ -208,8 +221,19 @@ class _Log:
 
     def mark(self, length: int) -> None:
         """Say that the next ``length`` bytes of output are missing."""
+        self._put(log_gaps.make(self._stored, length, line_begins=self._line_begins))
+
+    def mark_cut(self, limit: int) -> None:
+        """Say that it ends here, having reached its limit."""
+        self._put(log_gaps.make_cut(self._stored, limit, line_begins=self._line_begins))
+        os.fsync(self._handle)
+
+    @property
+    def _line_begins(self) -> bool:
         before = os.pread(self._handle, 1, self._stored - 1) if self._stored else b"\n"
-        gap = log_gaps.make(self._stored, length, line_begins=before == b"\n")
+        return before == b"\n"
+
+    def _put(self, gap: log_gaps.Gap) -> None:
         log_gaps.write(self._path, kept=len(self._gaps), more=[gap])
         self._gaps.append(gap)
         self.add(memoryview(gap.mark))
