@@ -17,7 +17,7 @@ RUN, INVITED = "attempt", "enrolment"
 EVERYBODY = VIEWERS | {OWN, OTHER, MANAGER, RUN, INVITED}
 
 #: These are open to who has no token at all.
-OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
+OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/api/v1/sign-in"), ("POST", "/api/v1/sign-in")}
 
 #: In paths, ``a1`` is the agent ``OWN``, ``main`` its pool and that of ``MANAGER``.
 TABLE: dict[tuple[str, str], frozenset[str]] = {
@@ -26,6 +26,8 @@ TABLE: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/api/v1/keys"): ADMINS,
     ("DELETE", "/api/v1/keys/{kind}/{name}"): ADMINS,
     ("GET", "/api/v1/audit"): ADMINS,
+    ("POST", "/api/v1/invitations"): ADMINS,
+    ("POST", "/api/v1/join"): frozenset({INVITED}),
     ("GET", "/api/v1/attempt"): frozenset({RUN}),
     ("POST", "/api/v1/attempt/progress"): frozenset({RUN}),
     ("PUT", "/api/v1/attempt/result"): frozenset({RUN}),
@@ -90,4 +92,5 @@ TABLE: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/api/v1/agents/{name}/release"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/logs"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/secrets"): ADMINS | {OWN},
+    ("POST", "/api/v1/agents/{name}/credential"): frozenset({OWN}),
 }

@@ -111,11 +111,14 @@ async def test_everybody_may_do_what_the_table_says_and_nothing_else(
     assert count > 800
 
 
-async def test_health_says_no_more_than_that(plain: Served) -> None:
-    for _, path in OPEN:
-        answer = await answered(plain, None, "GET", path, None)
-        assert answer.status_code == 200
-        assert set(answer.json()) == {"status"}
+async def test_what_is_open_tells_nothing_of_what_is_in_there(plain: Served) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert set((await answered(plain, None, "GET", path, None)).json()) == {"status"}
+    told = (await answered(plain, None, "GET", "/api/v1/sign-in", None)).json()
+    assert set(told) == {"issuer", "client_id", "scopes"}
+    assert (
+        await answered(plain, None, "POST", "/api/v1/sign-in", {"id_token": "eyJ.x.y"})
+    ).status_code >= 400
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR, Role.DEPLOYER])
