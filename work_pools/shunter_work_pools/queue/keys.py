@@ -84,7 +84,12 @@ def create(
     return view(row), token
 
 
-_WORD = {Kind.PERSON: "a person named", Kind.AGENT: "agent", Kind.ENROLMENT: "the invitation"}
+_WORD = {
+    Kind.PERSON: "a person named",
+    Kind.AGENT: "agent",
+    Kind.ENROLMENT: "the invitation",
+    Kind.ATTEMPT: "attempt",  # none is kept of those
+}
 
 
 def hold_name(tx: Tx, kind: Kind, name: str) -> None:
