@@ -156,7 +156,7 @@ class Issuer:
             raise ValueError(f"{url} is not https: anybody on the way could put keys of his own there")
         if self._http is None:
             self._http = await asyncio.to_thread(self._client)
-        place, headers = self.place, {"Accept": "application/json"}
+        place, headers = self.place, {"Accept": "application/json, application/jwk-set+json"}
         if place.token_file is not None and place.api_server and url.startswith(f"{place.api_server}/"):
             # Read each time: it is renewed.
             token = await asyncio.to_thread(Path(place.token_file).read_text, "ascii")
