@@ -24,6 +24,7 @@ BUDGETS = {
     "contracts": 20,
     "demo": 150,
     "engines": 20,
+    "joining": 150,  # a real cluster, a provider, agents that are killed at each step
     "launchers": 1800,  # four real engines; a cluster that is away for two minutes, nodes that are lost
     "pains": 90,
     "queue": 360,  # a thousand tests, most of them on both stores
