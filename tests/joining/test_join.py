@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import select, update
 
 from shunter_agents.credential import hash_of, new_token
+from shunter_work_pools.client import AsyncClient
+from shunter_work_pools.contracts.agents import SyncRequest
 from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.queue import keys
 from shunter_work_pools.storage import schema
@@ -212,6 +214,20 @@ async def test_a_sync_that_is_held_by_the_old_token_ends_with_it(site: Served) -
         await whoami(site, new)
         assert (await held).status_code == 401
         assert time.monotonic() - began < 1
+
+
+async def test_a_client_says_again_what_was_under_way_with_the_old_token(site: Served) -> None:
+    old, new = await joined(site), new_token()
+    shown = [old]
+    async with AsyncClient(f"http://127.0.0.1:{site.port}/api", lambda: shown[0]) as client:
+        request = SyncRequest.model_validate(site.sync_body(hold_for=10))
+        held = asyncio.create_task(client.sync("a1", request))
+        await site.waits()
+        await renew(site, old, new)
+        shown[0] = new
+        assert (await client.whoami()).name == "a1"  # which ends the old one, and the sync that it holds
+        site.engine.release_waiters()
+        assert (await held).assignments == []
 
 
 async def test_what_a_renewal_left_behind_is_nobodys(site: Served) -> None:
