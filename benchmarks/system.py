@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,15 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True)
+class Tls:
+    """A certificate for 127.0.0.1, its key, and the authority that is to be believed; files."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
 @dataclass
 class System:
     """What a benchmark measures: its processes, and a plain HTTP way in that costs next to nothing."""
@@ -53,6 +63,7 @@ class System:
     env: dict[str, str]
     server: subprocess.Popen[bytes]
     agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    tls: Tls | None = None
 
     def cli(self, *arguments: str) -> str:
         """Run the command line; its standard output."""
@@ -70,7 +81,7 @@ class System:
 
     def connect(self) -> Connection:
         """A keep-alive connection."""
-        return Connection(self.port, self.token)
+        return Connection(self.port, self.token, self.tls)
 
     def start_agent(self, name: str, limit: int, pool: str = "default") -> psutil.Process:
         """Start an agent of a pool and wait until the server knows it."""
@@ -94,8 +105,8 @@ class System:
 class Connection:
     """Requests over one keep-alive connection by the standard library alone."""
 
-    def __init__(self, port: int, token: str) -> None:
-        self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    def __init__(self, port: int, token: str, tls: Tls | None = None) -> None:
+        self._http = _http(port, tls, 60)
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def request(self, method: str, path: str, body: Any = None) -> bytes:
@@ -117,34 +128,52 @@ class Connection:
         return json.loads(self.request("POST", path, body))
 
 
+def _http(port: int, tls: Tls | None, timeout: float) -> http.client.HTTPConnection:
+    if tls is None:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    trust = ssl.create_default_context(cafile=str(tls.ca))
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=trust)
+
+
 @contextmanager
 def running(
-    *, database_url: str | None = None, home: Path | None = None, settings: Mapping[str, str] | None = None
+    *,
+    database_url: str | None = None,
+    home: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    tls: Tls | None = None,
 ) -> Iterator[System]:
     """A server on a free port, stopped at the end with every agent that was started.
 
     Args:
         settings: flags of the server -> values.
+        tls: the server speaks it.
     """
     folder = home or new_home()
     port = free_port()
     # Modules are compiled once, as in any installation.
     left_out = ("SHUNTER_", "PYTHONDONTWRITEBYTECODE")
     env = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
-    env |= {"SHUNTER_HOME": str(folder), "SHUNTER_API_URL": f"http://127.0.0.1:{port}/api"}
+    env |= {
+        "SHUNTER_HOME": str(folder),
+        "SHUNTER_API_URL": f"{'https' if tls else 'http'}://127.0.0.1:{port}/api",
+    }
     command = [*SHUNTER, "server", "start", "--port", str(port)]
+    if tls is not None:
+        env["SHUNTER_TLS_CA"] = str(tls.ca)
+        command += ["--tls-cert", str(tls.cert), "--tls-key", str(tls.key)]
     for flag, value in (settings or {}).items():
         command += [flag, value]
     if database_url:
         command += ["--database-url", database_url]
     with open(folder / "server.log", "ab") as log:
         server = subprocess.Popen(command, env=env, stderr=log, cwd=folder)
-    system = System(folder, port, env, server)
+    system = System(folder, port, env, server, tls=tls)
     try:
         deadline = time.monotonic() + 30
         while True:
             with suppress(OSError):
-                probe = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                probe = _http(port, tls, 5)
                 probe.request("GET", "/readyz")
                 if probe.getresponse().status == 200:
                     break

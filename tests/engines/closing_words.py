@@ -26,6 +26,7 @@ BUDGETS = {
     "engines": 20,
     "joining": 150,  # a real cluster, a provider, agents that are killed at each step
     "launchers": 1800,  # four real engines; a cluster that is away for two minutes, nodes that are lost
+    "networks": 180,  # a minute without a network, on machines of the tests' own
     "pains": 90,
     "queue": 360,  # a thousand tests, most of them on both stores
     "schedules": 45,

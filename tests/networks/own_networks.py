@@ -92,8 +92,9 @@ class Networks:
 
     def move(self, name: str, network: str, old: str, new: str) -> None:
         """Change a host's address."""
-        self._do("ip", "-n", name, "addr", "add", f"{new}/24", "dev", network)
+        # Not the other way round: a second address of the same network goes with the first.
         self._do("ip", "-n", name, "addr", "del", f"{old}/24", "dev", network)
+        self._do("ip", "-n", name, "addr", "add", f"{new}/24", "dev", network)
 
     def on(self, name: str) -> list[str]:
         """Words before a command that is to run on a host."""
