@@ -32,7 +32,7 @@ _MODULES = {
     "pool": "commands.pools",
     "queue": "commands.queues",
     "limit": "commands.limits",
-    "secret": "commands.secrets",  # nosec B105 # a module
+    "secret": "commands.secrets",  # nosec B105 # the name of a module
     "init": "commands.init",
     "deploy": "commands.deploy",
     "deployment": "commands.deployments",
@@ -40,10 +40,6 @@ _MODULES = {
     "run": "commands.runs",
     "route": "commands.routes",
     "status": "commands.status",
-    "login": "commands.login",
-    "whoami": "commands.login",
-    "key": "commands.keys",
-    "audit": "commands.audit",
     "config": "commands.config",
     "completion": "commands.completion",
 }

@@ -25,7 +25,7 @@ _FLAGS = {
     "archive": "--archive",
     "sha256": "--sha256",
     "folder": "--source-folder",
-    "secret": "--source-secret",  # nosec B105 # a flag
+    "secret": "--source-secret",  # nosec B105 # the name of an option
     "user": "--source-user",
     "requirements": "--package",
     "requirements_file": "--requirements",

@@ -30,7 +30,7 @@ from shunter_work_pools.contracts.states import Cause
 #: Seconds that one fetch may take, and that it may receive nothing.
 FETCH_LIMIT, STALL_LIMIT = 1800.0, 30
 #: User of https when the deployment names none: what hosts want beside a token that is enough by itself.
-TOKEN_USER = "x-access-token"  # nosec B105 # a name
+TOKEN_USER = "x-access-token"  # nosec B105 # the name of a user
 #: Characters of git's own words that are told.
 _WORDS = 600
 

@@ -228,7 +228,7 @@ def _finish(draft: Path) -> int:
             if not stat.S_ISLNK(found.st_mode):
                 executable = 0o111 if found.st_mode & 0o100 else 0
                 os.chmod(path, 0o444 | executable)
-    os.chmod(draft, 0o555)  # nosec B103 # below a folder that is the agent's alone; a run of another user reads it
+    os.chmod(draft, 0o555)  # nosec B103 # runs of other users read it, and nobody writes
     _sync(draft)
     return total
 

@@ -73,7 +73,7 @@ def _make_closed(above: Path) -> None:
     """A folder that others can pass through, if they know what is below, and do nothing else with."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(above, 0o711)
-        os.chmod(above, 0o711)  # nosec B103 # passed through, not listed; whatever the umask is
+        os.chmod(above, 0o711)  # whatever the umask is  # nosec B103 # the users of runs pass through it, and cannot list it
     found = os.lstat(above)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
         raise _not_alone(above)
