@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from shunter_cli import faults, output
 from shunter_cli.output import Output, _yaml, escaped
 from shunter_cli.run_output import Harmless
 from shunter_work_pools.contracts.plain_text import plain
@@ -192,3 +193,14 @@ def test_a_watched_run_at_a_terminal(live: Live, run: str) -> None:
     assert b"\x1b]" not in seen.seen
     assert b"\x07" not in seen.seen
     assert "\\u202e" in seen.seen.decode()
+
+
+def test_what_is_told_beside_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """Errors and remarks, which may be the server's or a proxy's words."""
+    faults.tell(ALL)
+    faults.show(ALL, f"{ALL}\n{ALL}")
+    output.say(ALL)
+    said = capsys.readouterr()
+    assert not steers(said.err)
+    assert not steers(said.out)
+    assert said.err.count("\\u202e") == 4

@@ -104,9 +104,9 @@ class Story:
             events = self.ask(self._client.list_events, run).events
             steps = [event.kind for event in events if event.kind not in ("late", "lost", "found")]
             assert steps == ["Scheduled", "Claimed", "Starting", "Running", found.state]
-            part = self.ask(self._client.read_log, run, wait=20.0)
+            part = self.ask(self._client.read_log, run, wait=8.0)
             while not part.complete:
-                part = self.ask(self._client.read_log, run, wait=20.0)
+                part = self.ask(self._client.read_log, run, wait=8.0)
             count = int(re.findall(rb"end (\d+)", part.data)[-1])
             lines = [f"line {number}\n" for number in range(1, count + 1)]
             assert part.data.decode() == "".join([*lines, f"end {count}\n"])
