@@ -158,6 +158,25 @@ async def test_what_it_was_before_is_masked_where_it_may_have_been_given(server:
     assert got["masked"] == ["first", "second"]
 
 
+async def test_what_a_run_tells_of_itself_is_masked(server: Served) -> None:
+    await put(server, "warehouse", VALUE)
+    await server.pool()
+    one = await granted(server, work=FROM_SECRET | {"token": True})
+    token = (await fetch(server, one))["token"]
+    headers = {"authorization": f"Bearer {token}"}
+    await server.report(one, "Starting", "Running")
+    told = {"percent": 1, "note": f"with {VALUE}"}
+    assert (await server.http.post("/attempt/progress", json=told, headers=headers)).status_code == 204
+    result = {"value": {"password": VALUE}}
+    assert (await server.http.put("/attempt/result", json=result, headers=headers)).status_code == 204
+    shown = (await server.http.get(f"/runs/{one['run']}")).text
+    assert f"with {'*' * len(VALUE)}" in shown
+    await server.report(one, "Completed", log_size=0)
+    shown = (await server.http.get(f"/runs/{one['run']}")).text
+    assert f'{{"password":"{"*" * len(VALUE)}"}}' in shown
+    assert VALUE not in shown
+
+
 async def test_a_replaced_value_is_forgotten_once_nothing_can_have_it(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.attempts import AttemptResult, OwnAttempt, Progress
 from shunter_work_pools.identities import attempt_over
 from shunter_work_pools.queue import progress as of_runs
+from shunter_work_pools.queue import secrets
 
 router = APIRouter(route_class=GuardedRoute, prefix="/attempt", tags=["attempts"])
 
@@ -27,7 +28,9 @@ async def get_attempt(engine: TheEngine, identity: TheIdentity) -> OwnAttempt:
 async def tell_progress(progress: Progress, engine: TheEngine, identity: TheIdentity) -> None:
     """Say how far you are; `run inspect` shows it."""
     run, number = identity.of_attempt
-    if not await engine.store.write(lambda tx: of_runs.set_progress(tx, run, number, progress)):
+    mask = await engine.store.read(lambda tx: secrets.mask_of(tx, engine.sealer, run, number))
+    shown = progress.model_copy(update={"note": mask.text(progress.note)})
+    if not await engine.store.write(lambda tx: of_runs.set_progress(tx, run, number, shown)):
         raise attempt_over(run, number)
 
 
@@ -35,5 +38,7 @@ async def tell_progress(progress: Progress, engine: TheEngine, identity: TheIden
 async def put_result(result: AttemptResult, engine: TheEngine, identity: TheIdentity) -> None:
     """Give your result; what your process leaves at its end goes before it."""
     run, number = identity.of_attempt
-    if not await engine.store.write(lambda tx: of_runs.set_result(tx, run, number, result.value)):
+    mask = await engine.store.read(lambda tx: secrets.mask_of(tx, engine.sealer, run, number))
+    value = mask.document(result.value)
+    if not await engine.store.write(lambda tx: of_runs.set_result(tx, run, number, value)):
         raise attempt_over(run, number)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, Text, and_, cast, delete, func, insert, or_, select, update
 
@@ -16,6 +17,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.errors import Conflict, NotFound, StaleEpoch
 from shunter_work_pools.contracts.secret_variables import SECRETS
 from shunter_work_pools.contracts.secrets import AttemptSecrets, FromSecret, Secret, SecretsRequest
+from shunter_work_pools.masking import NO_MASK, Mask
 from shunter_work_pools.queue.catalog import nearest, revision_spec
 from shunter_work_pools.sealing import Sealer, Unreadable, sealed_bytes
 from shunter_work_pools.storage.schema import (
@@ -217,6 +219,34 @@ def attempt_secrets(
             f"{request.epoch}",
             "Sync.",
         )
+    found = _gathered(tx, sealer, held)
+    if revision_spec(tx, held.deployment_id, held.revision).work.token:
+        found.token = tokens.make(request.run, request.attempt)
+    return found
+
+
+def mask_of(tx: Tx, sealer: Sealer, run: UUID, attempt: int) -> Mask:
+    """What is not to be seen of what a live attempt tells of itself, as far as the server knows it: not what its agent
+    alone has.
+
+    Raises:
+        Conflict: there is no key for what it may have been given.
+    """
+    lease = tx.conn.execute(
+        select(leases.c.deployment_id, leases.c.revision, leases.c.pool_id, leases.c.granted_at).where(
+            leases.c.run_id == run, leases.c.attempt == attempt
+        )
+    ).one_or_none()
+    found = AttemptSecrets() if lease is None else _gathered(tx, sealer, _Held(*lease))
+    if found.unreadable:
+        raise Conflict(
+            "the server has no key for its secrets, so that what it tells cannot be masked",
+            "Give the server its secret key back.",
+        )
+    return Mask(found.values) if found.values else NO_MASK
+
+
+def _gathered(tx: Tx, sealer: Sealer, held: _Held) -> AttemptSecrets:
     spec = revision_spec(tx, held.deployment_id, held.revision)
     found = AttemptSecrets()
     named = [name for _, name in named_by(spec.work)]
@@ -230,8 +260,6 @@ def attempt_secrets(
     if source is not None and not isinstance(source, str) and source.secret is not None:
         found.source = values.get(source.secret)
     _template_values(tx, sealer, held, spec, found)
-    if spec.work.token:
-        found.token = tokens.make(request.run, request.attempt)
     return found
 
 
