@@ -30,6 +30,7 @@ BUDGETS = {
     "pains": 90,
     "queue": 360,  # a thousand tests, most of them on both stores
     "schedules": 45,
+    "secrets": 120,  # a server, an agent and an engine for each launcher
     "services": 150,
     "settings": 90,
     "states": 20,

@@ -22,7 +22,7 @@ import pytest
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
-from shunter_work_pools.contracts.secrets import FromSecret, SecretValue
+from shunter_work_pools.contracts.secrets import EnvValue, FromAgent, FromSecret, SecretValue
 from tests.agents.real_server import Site, site
 from tests.cluster.cluster import Cluster
 from tests.engines.docker import IMAGE
@@ -33,7 +33,7 @@ _SOON = 60.0
 #: Prints the values in several forms, leaves them as its result and waits until it is asked to end.
 SCRIPT = """
 trap 'exit 3' TERM
-for one in "$TOKEN" "$KEY" "$OF_POOL" "$OF_JOB"; do
+for one in "$TOKEN" "$KEY" "$OF_POOL" "$OF_JOB" "$MINE"; do
   printf '%s\\n' "$one"
   printf '%s' "$one" | base64
 done
@@ -134,14 +134,14 @@ def search(where: Site, planted: Planted, run: str) -> list[str]:
     return found + lines
 
 
-def deploy(where: Site, planted: Planted, pool: PoolSpec, variables: dict[str, Any]) -> str:
+def deploy(where: Site, planted: Planted, pool: PoolSpec, variables: dict[str, Any], **env: EnvValue) -> str:
     """A run that has all that is planted, once it has said all of it."""
     where.client.set_secret("token", SecretValue(value=planted.value("token")))
     where.client.set_secret("key", SecretValue(value=planted.value("key", lines=3)))
     where.client.create_pool(pool)
     work = Work(
         command=["sh", "-c", SCRIPT],
-        env={"TOKEN": FromSecret(secret="token"), "KEY": FromSecret(secret="key"), "OPEN": "said"},
+        env={"TOKEN": FromSecret(secret="token"), "KEY": FromSecret(secret="key"), "OPEN": "said", **env},
     )
     where.client.deploy("job", DeploymentSpec(work=work, pool="planted", variables=variables))
     run = str(where.client.create_run(RunRequest(deployment="job")).id)
@@ -170,16 +170,22 @@ def end(where: Site, planted: Planted, run: str) -> None:
 
 def test_process(tmp_path: Path) -> None:
     planted = Planted()
-    with site(tmp_path) as where, where.agent("a1", pool="planted"):
-        run = deploy(where, planted, PoolSpec(name="planted"), {})
+    home = tmp_path / "home"
+    (tmp_path / "mine").write_text(planted.value("of the agent"))
+    (tmp_path / "agent.toml").write_text(f'[secrets]\nmine = {{file = "{tmp_path}/mine"}}\n')
+    (tmp_path / "agent.toml").chmod(0o600)
+    policy = {"SHUNTER_AGENT_POLICY": str(tmp_path / "agent.toml")}
+    with site(home) as where, where.agent("a1", pool="planted", env=policy):
+        run = deploy(where, planted, PoolSpec(name="planted"), {}, MINE=FromAgent(agent_secret="mine"))
         assert search(where, planted, run) == []
         _, owners = processes(planted, run)
         assert owners == {True}, "its own processes have them in their environment, and nobody else's"
         # What a run itself writes is there as it wrote it, for the agent alone, until the server has it.
         own = {"agents/a1/attempts/ATTEMPT/output", "agents/a1/attempts/ATTEMPT/result.json"}
-        assert files(tmp_path, planted).keys() == own
+        assert files(home, planted).keys() == own
+        assert "of the agent" in files(home, planted)["agents/a1/attempts/ATTEMPT/output"]
         end(where, planted, run)
-    assert files(tmp_path, planted) == {}
+    assert files(home, planted) == {}
 
 
 def test_docker(tmp_path: Path, docker_url: str) -> None:
