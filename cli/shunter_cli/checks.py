@@ -56,6 +56,18 @@ def tags(option: str, values: Iterable[str]) -> None:
     _each(Tag, option, values, f"cannot be a tag: it {TAG_RULE}")
 
 
+def user(option: str, text: str) -> str:
+    """The user, if it can be one.
+
+    Raises:
+        InvalidInput: it cannot.
+    """
+    from shunter_work_pools.contracts.deployments import UserName
+
+    _each(UserName, option, [text], "cannot be a user: give a name or a number")
+    return text
+
+
 def _each(rule: Any, option: str, values: Iterable[str], otherwise: str) -> None:
     from pydantic import TypeAdapter, ValidationError
 

@@ -294,6 +294,8 @@ def test_folders_are_compared_where_links_lead(tmp_path: Path) -> None:
         ("git@git.example.com:team/a.git", False),  # ssh is another scheme
         ("https://git.example.com/team/../other/a", False),
         ("https://git.example.com/team/%2e%2e/other", False),
+        ("https://git.example.com/other/../team/a", False),
+        ("https://git.example.com/other/%2e%2e/team/a", False),
         ("https://git.example.com/team/a/b", False),
         ("https://git.example.com.evil.org/team/a", False),
         ("https://git.example.com@evil.org/team/a", False),
@@ -537,6 +539,7 @@ async def test_the_path_that_was_allowed_is_the_one_that_is_used(
         (None, {"entrypoint": "evil.py", "source": str(source)}),
         (None, {"entrypoint": "../outside/flow.py", "source": str(source)}),
         (None, {"entrypoint": "flow.py", "source": str(source), "python": "/usr/bin/env"}),
+        (None, {"entrypoint": "flow.py", "source": str(source), "python": "env"}),
     ):
         with pytest.raises(LaunchFailed) as caught:
             await launched(rules, command, **work)

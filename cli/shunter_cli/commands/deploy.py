@@ -231,6 +231,13 @@ def deploy(
     working_dir: Annotated[
         str | None, typer.Option(help="Where it starts, by default a folder of its own.", metavar="DIR")
     ] = None,
+    run_as: Annotated[
+        str | None,
+        typer.Option(
+            help="The user of the agent's machine as whom it runs, by default the agent's own.",
+            metavar="USER",
+        ),
+    ] = None,
     python: Annotated[
         str | None,
         typer.Option(
@@ -360,6 +367,7 @@ def deploy(
         start_timeout=durations.seconds(start_timeout, "--start-timeout", zero=False),
         grace=durations.seconds(grace, "--grace"),
         memory_limit=sizes.memory(memory_limit, "--memory-limit") if memory_limit is not None else None,
+        run_as=checks.user("--run-as", run_as) if run_as is not None else None,
     )
     spec = DeploymentSpec(
         work=work,

@@ -38,6 +38,7 @@ from shunter_work_pools.contracts.deployments import (
     CatchUp,
     EnvName,
     OnLost,
+    UserName,
 )
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.limits import PLACES, Strategy
@@ -475,6 +476,8 @@ class Defaults(Part):
     """Names of variables that are taken over from the agent."""
     working_dir: Text | None = None
     """Where it starts, from this file's folder; by default a folder of its own."""
+    run_as: UserName | None = None
+    """The user of the agent's machine as whom it runs, by name or number; by default the agent's own."""
     python: Text | None = None
     """Interpreter of an entrypoint; by default the agent's."""
     source: Annotated[

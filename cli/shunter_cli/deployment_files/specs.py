@@ -143,6 +143,7 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
             start_timeout=entry.start_timeout,
             grace=entry.grace,
             memory_limit=entry.memory_limit,
+            run_as=entry.run_as,
         ),
         parameters=_typed(entry.parameters, schema),
         parameter_schema=schema,
