@@ -88,17 +88,13 @@ def test_every_variable_that_the_code_reads_is_a_setting() -> None:
 def test_what_an_agent_sets_inside_a_run_is_known() -> None:
     files = (run_environment, environment)
     found = {name for module in files for name in _variables(Path(module.__file__))}
-    # A run that has a token of its own finds it where every client looks for one: by a setting's variable.
-    assert found - {"SHUNTER_", "SHUNTER_TOKEN"} == RUN_VARIABLES
+    assert found - {"SHUNTER_"} == RUN_VARIABLES
 
 
 def test_the_docs_list_what_a_run_is_given() -> None:
     inside = (ROOT / "docs/environment.md").read_text().partition("## Inside a run")[2]
     told = set(re.findall(r"SHUNTER_[A-Z_]+", inside))
-    assert told == (RUN_VARIABLES | {"SHUNTER_TOKEN"}) - {
-        "SHUNTER_ENTRYPOINT",
-        "SHUNTER_FAILURE",
-    }  # between launcher and runner
+    assert told == RUN_VARIABLES - {"SHUNTER_ENTRYPOINT", "SHUNTER_FAILURE"}  # between launcher and runner
 
 
 def test_the_settings_of_server_and_retention_are_all_there() -> None:
