@@ -320,6 +320,10 @@ async def test_what_cannot_be_started_leaves_nothing(
     attempt = attempts(["/bin/true"], run_as=ONE, working_dir=str(private))
     with pytest.raises(LaunchFailed, match=f"could not be entered by user {ONE}: Permission denied"):
         await _start(processes, attempt, Rules(runs=runs))
+    attempt = attempts(["/bin/true"], run_as=ONE, source=str(private))
+    with pytest.raises(LaunchFailed, match=f"user {ONE} cannot read .*private, where its code is") as caught:
+        await _start(processes, attempt, Rules(runs=runs))
+    assert caught.value.cause is Cause.SOURCE
     # Withdrawn before it began.
     attempt = attempts(["/bin/true"], run_as=ONE)
     apart.make(apart.path(runs, "agent", attempt.folder), attempt.folder, users.find(ONE), b"{}")

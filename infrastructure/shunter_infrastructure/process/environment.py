@@ -43,6 +43,7 @@ class Launch:
         memory: how its memory is limited (``MemoryLimits.order``); None: not at all.
         secrets: the rest of the environment, over the other; in no file.
         user: as whom it runs; None: as the agent's own.
+        source: folder of its code, which another user must be able to read.
         apart: the folder of a run of another user, for its own files; None: the attempt's folder is.
         limits, umask: see ``Rules``.
         closed: no program gives it more rights than it has.
@@ -57,6 +58,7 @@ class Launch:
     memory: dict[str, Any] | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     user: User | None = None
+    source: str | None = None
     apart: Path | None = None
     limits: Mapping[str, int] | None = None
     umask: int | None = None
@@ -75,6 +77,7 @@ class Launch:
             "memory": self.memory,
             "secrets": bool(self.secrets),
             "user": self.user and self.user.to_json(),
+            "source": self.user and self.source,
             "limits": self.limits and dict(self.limits),
             "umask": self.umask,
             "closed": self.closed,
@@ -139,6 +142,7 @@ def prepare(
         work.grace,
         secrets=secrets,
         user=user,
+        source=source,
         apart=place,
         limits=rules.limits or None,
         umask=rules.umask,
@@ -316,7 +320,7 @@ def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> 
     """The failure that the keeper met with, told with its reason as far as it can be seen from here.
 
     Args:
-        step: ``launch``, ``output``, ``chdir``, ``limit``, ``limits``, ``user`` or ``exec``.
+        step: ``launch``, ``output``, ``chdir``, ``limit``, ``limits``, ``user``, ``source`` or ``exec``.
         code, text: errno and its words.
         launch: content of ``launch.json``; empty if it cannot be read any more.
     """
@@ -328,6 +332,13 @@ def exec_failure(step: str, code: int, text: str, launch: Mapping[str, Any]) -> 
             Cause.START_FAILED,
             f"the working folder {launch.get('cwd', '')} could not be entered{by}: {text}",
             "Correct the deployment's working_dir, or the permissions of the folder and those above it.",
+        )
+    if step == "source":
+        return LaunchFailed(
+            Cause.SOURCE,
+            f"user {user} cannot read {launch.get('source', '')}, where its code is: {text}",
+            "Let that user read it, and enter all folders on the way to it. (What an agent fetches is in its cache, "
+            "below SHUNTER_HOME.)",
         )
     if step in ("user", "limits"):
         what = (

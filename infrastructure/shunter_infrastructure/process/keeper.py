@@ -589,6 +589,9 @@ def _become(launch: dict[str, Any], output: int, path: str, told: int, keeper: i
             if os.getppid() != keeper:
                 os._exit(127)  # it died before that
         if user:
+            step = "source"
+            if launch.get("source"):
+                os.close(os.open(launch["source"], os.O_RDONLY))
             step = "chdir"  # what the user may not enter is not entered for it
             os.chdir(launch["cwd"])
         step = "exec"
