@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks import (
+    code,
     command_line,
     containers,
     explain,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "containers": ("Containers", containers.containers),
     "kubernetes": ("Kubernetes Jobs", kubernetes.kubernetes),
     "kwok": ("Five thousand Jobs", kubernetes.kwok),
+    "code": ("Code and environments that are there", code.prepared),
     "cancel": ("Cancel", stops.cancel),
     "idle": ("Idle", starts.idle),
     "cli": ("Command line", command_line.command_line),

@@ -33,6 +33,7 @@ BUDGETS = {
     "secrets": 120,  # a server, an agent and an engine for each launcher
     "services": 150,
     "settings": 90,
+    "sources": 120,  # real git, real uv; a server, an agent and runs
     "states": 20,
     "storage": 120,
 }

@@ -61,7 +61,8 @@ class GitServer:
         tokens: what it was given to authorize them.
         answer: status that it gives to everything; None: it serves.
         redirect: where it sends everybody instead.
-        asked: somebody has asked for something.
+        hold: until this is set, who knows already which commits there are is given none.
+        held: somebody waits for that.
     """
 
     url: str
@@ -71,7 +72,8 @@ class GitServer:
     tokens: list[str] = field(default_factory=list)
     answer: int | None = None
     redirect: str | None = None
-    asked: threading.Event = field(default_factory=threading.Event)
+    hold: threading.Event | None = None
+    held: threading.Event = field(default_factory=threading.Event)
 
     def fetches(self) -> int:
         """How often something was fetched."""
@@ -102,7 +104,9 @@ def git_server(root: Path) -> Iterator[GitServer]:
 
         def _answer(self, body: bytes) -> None:
             served.requests.append(self.requestline)
-            served.asked.set()
+            if served.hold is not None and b"command=fetch" in body:
+                served.held.set()
+                served.hold.wait(20)
             if served.redirect is not None:
                 self.send_response(302)
                 self.send_header("Location", served.redirect + self.path)

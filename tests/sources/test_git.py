@@ -132,7 +132,8 @@ async def test_twenty_at_once_on_a_cold_cache_fetch_once_or_twice(place: Place) 
 
 
 async def test_who_asks_after_a_push_has_it_though_a_fetch_was_under_way(place: Place) -> None:
-    place.repository.commit({"a.txt": "1"})
+    first = place.repository.commit({"a.txt": "1"})
+    place.server.hold = threading.Event()
     repositories, source = place.repositories(), GitSource(git=place.url, branch="main")
 
     def get(name: str) -> asyncio.Task[tuple[Path, str]]:
@@ -141,10 +142,12 @@ async def test_who_asks_after_a_push_has_it_though_a_fetch_was_under_way(place: 
         )
 
     one = get("run.1")
-    await asyncio.to_thread(place.server.asked.wait, 10)
+    assert await asyncio.to_thread(place.server.held.wait, 10)
     second = await asyncio.to_thread(place.repository.commit, {"a.txt": "2"})
-    assert (await get("run.2"))[1] == second
-    await one
+    other = get("run.2")
+    await asyncio.sleep(0)  # it has asked by now
+    place.server.hold.set()
+    assert [commit for _, commit in await asyncio.gather(one, other)] == [first, second]
 
 
 async def test_two_agents_share_one_cache(place: Place) -> None:

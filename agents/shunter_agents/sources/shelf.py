@@ -45,13 +45,11 @@ class Kept:
     Attributes:
         used: when it was used last, seconds since the epoch.
         size: bytes.
-        in_use: an attempt works with it.
     """
 
     key: str
     used: float
     size: int
-    in_use: bool
 
 
 class Shelf:
@@ -106,7 +104,7 @@ class Shelf:
         for path in sorted(self.folder.glob("*.lock")):
             key = path.name.removesuffix(".lock")
             with contextlib.suppress(OSError):
-                found.append(Kept(key, path.stat().st_mtime, self._size(key), bool(self._users_of(key))))
+                found.append(Kept(key, path.stat().st_mtime, self._size(key)))
         return sorted(found, key=lambda one: one.used)
 
     def collect(self, keep: float, limit: int | None) -> list[str]:
@@ -124,7 +122,7 @@ class Shelf:
         total, removed = sum(one.size for one in kept), []
         for one in kept:
             old = time.time() - one.used > keep
-            if one.in_use or not (old or (limit is not None and total > limit)):
+            if not (old or (limit is not None and total > limit)):
                 continue
             if self._collect_one(one):
                 total -= one.size

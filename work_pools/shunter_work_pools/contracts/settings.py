@@ -566,6 +566,15 @@ _DECLARED = (
         flag="--policy",
     ),
     Setting(
+        "agent.cache",
+        _text,
+        "The folder of code that an agent fetches for runs and of environments that it builds for them; agents may "
+        "share it. Runs as other users (`run_as`) need one that these may enter.",
+        otherwise="the folder cache of SHUNTER_HOME, or shunter in $XDG_CACHE_HOME",
+        metavar="DIR",
+        flag="--cache",
+    ),
+    Setting(
         "agent.cache_keep",
         _duration(),
         "Code that was fetched for runs, and environments that were built for them, are removed so long after their "
