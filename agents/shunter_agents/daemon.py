@@ -888,8 +888,7 @@ def run_agent(
             create_pool=create_pool,
             template=None if template_file is None else template_of(template_file),
             own_secrets=policy.secrets,
-            cache=home_from_env().cache,
-            **of_settings(values) | {"policy": policy},
+            **of_settings(values) | {"policy": policy, "cache": _cache(values)},
         )
         machine.check_devices(options.capacity, os.environ)
         folder = StateFolder(agents, name, take_over=take_over)
@@ -910,6 +909,12 @@ def run_agent(
         return _complain(told(exc))
     finally:
         folder.close()
+
+
+def _cache(values: Mapping[str, Any]) -> Path:
+    """The folder of what is fetched and built for runs."""
+    given = values["agent.cache"]
+    return home_from_env().cache if given is None else Path(given).expanduser().absolute()
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ class Code:
     """
 
     def __init__(self, cache: Path, environ: Mapping[str, str], keep: float, limit: int | None) -> None:
+        self._cache = cache
         self._keep, self._limit = keep, limit
         self._code, self._built = Shelf(cache / "code"), Shelf(cache / "environments")
         self._repositories = Repositories(cache / "repositories", self._code, environ)
@@ -59,6 +60,7 @@ class Code:
         source = attempt.assignment.work.source
         if source is None or isinstance(source, str):
             return prepared
+        self._demand_open(attempt.assignment.work)
         with self._progress(attempt) as told, _disk():
             user, secret = attempt.journal.folder, prepared.source_secret
             if isinstance(source, GitSource):
@@ -79,6 +81,7 @@ class Code:
                 f"the {attempt.launcher.name} launcher builds no environments: there the image is the environment",
                 "Put what is required into the image, and deploy it without an environment.",
             )
+        self._demand_open(work)
         with self._progress(attempt) as told, _disk():
             python = await self._environments.build(
                 work.environment,
@@ -89,6 +92,19 @@ class Code:
                 trusted=work.run_as is None,
             )
         return dataclasses.replace(prepared, python=python)
+
+    def _demand_open(self, work: Work) -> None:
+        """Another user must be able to enter the folders that lead to what is kept."""
+        if work.run_as is None:
+            return
+        self._cache.mkdir(parents=True, exist_ok=True)
+        for folder in (self._cache, *self._cache.parents):
+            if not folder.stat().st_mode & 0o001:
+                raise LaunchFailed(
+                    Cause.SOURCE,
+                    f"the user {work.run_as} cannot reach what is kept in {self._cache}: {folder} is closed to others",
+                    "Let agent.cache name a folder that all may enter, such as /var/cache/shunter.",
+                )
 
     async def collect(self) -> None:
         """Remove for ever what nobody wants any more."""
