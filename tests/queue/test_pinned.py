@@ -6,8 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from shunter_work_pools.contracts.code_sources import ArchiveSource, Environment, GitSource
+from shunter_work_pools.contracts.deployments import DeploymentSpec, Named
+from shunter_work_pools.queue import apply
 from tests.queue.test_report import granted_one
-from tests.queue.world import S, World
+from tests.queue.world import LEASE_FOR, LOST_AFTER, S, World
 
 ONE, OTHER = "1" * 40, "2" * 40
 WORK = {"command": ["true"], "source": {"git": "https://git.example/code.git", "branch": "main"}}
@@ -39,6 +41,22 @@ async def test_told_with_the_end_it_counts_as_well_and_other_runs_do_not_share_i
     await world.submit()
     (new,) = await agent.claim()
     assert new.commit is None
+
+
+async def test_a_deploy_to_a_pool_of_images_warns_that_no_environment_is_built_there(world: World) -> None:
+    await world.pool()
+    await world.pool("boxes", type="docker", template={"image": "x"})
+    work = WORK | {"environment": {"requirements": ["a"]}}
+
+    async def warnings(pool: str) -> str:
+        spec = DeploymentSpec.model_validate({"work": work, "pool": pool})
+        times = apply.Times(1, world.clock.now, lost_after=LOST_AFTER, lease_for=LEASE_FOR)
+        named = [Named(name=f"of-{pool}", spec=spec)]
+        (change,) = await world.store.write(lambda tx: apply.apply(tx, named, times))
+        return " ".join(change.warnings)
+
+    assert "builds no environment" in await warnings("boxes")
+    assert "environment" not in await warnings("main")
 
 
 @pytest.mark.parametrize(

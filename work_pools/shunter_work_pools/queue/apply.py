@@ -246,6 +246,11 @@ def _warn(tx: Tx, specs: dict[str, DeploymentSpec], done: dict[str, Change], tim
                 found = standings(tx, kind, kind.pool, times.lost_after)
                 known[kind] = unfit_reason(tx, kind, nearest_to_it(found))
             why = known[kind]
+            if spec.work.environment is not None and (of := by_id[at[0]]).type != "process":
+                done[name].warnings.append(
+                    f"pool {of.name!r} runs images, and builds no environment: its runs will be refused there. Put "
+                    "what is required into the image, and deploy it without an environment."
+                )
         if why is not None:
             done[name].warnings.append(f"{why.sentence}; its runs will wait. {why.next_step}")
 
