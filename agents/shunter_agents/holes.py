@@ -36,7 +36,7 @@ def possible(file: os.PathLike[str]) -> bool:
     Raises:
         OSError: it cannot be opened for writing, or this try says nothing of the file system.
     """
-    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    fd = os.open(file, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         punch(fd, _BEYOND, 4096)
     except OSError as exc:

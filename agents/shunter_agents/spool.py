@@ -220,7 +220,7 @@ def _whole(offset: int) -> int:
 
 def _punch(path: Path, to: int) -> None:
     # Open for writing: as long as it is, nobody makes this file another attempt's (``Launcher.recycle``).
-    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for start in range(0, to, SLICE):
             holes.punch(fd, start, min(SLICE, to - start))

@@ -14,13 +14,22 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shunter_infrastructure.launcher import Exit, Handle, LaunchFailed, Lease, Prepared, Rules
+from shunter_infrastructure.launcher import (
+    Exit,
+    Handle,
+    LauncherUnavailable,
+    LaunchFailed,
+    Lease,
+    Prepared,
+    Rules,
+)
 from shunter_infrastructure.process import apart, procfs, users
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from shunter_work_pools.contracts.states import Cause
@@ -505,3 +514,31 @@ async def test_many_users_at_once_start_and_end(
     ]
     ends = await asyncio.gather(*(_run(processes, one, runs) for one in many))
     assert [said for _, said in ends] == [f"{62000 + n}\n" for n in range(20)]
+
+
+LEASED = """
+import fcntl, signal, time
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fcntl.fcntl(1, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open("leased", "w").close()
+time.sleep(60)
+"""
+
+
+@needs_root
+@pytest.mark.skipif(sys.platform != "linux", reason="leases on files are Linux's")
+async def test_a_lease_on_its_output_does_not_stop_the_agent(
+    attempts: Attempts, processes: ProcessLauncher, runs: Path
+) -> None:
+    attempt = attempts(command=["/usr/bin/python3", "-c", LEASED], run_as=ONE)
+    handle = await _start(processes, attempt, Rules(runs=runs))
+    place = apart.of(attempt.folder)
+    assert place is not None
+    await until((place / apart.WORK / "leased").exists, "the lease")
+    began = time.monotonic()
+    with pytest.raises(LauncherUnavailable, match="lease"):
+        await processes.read_output(handle, 0, 1000)
+    assert time.monotonic() - began < 1, "it waited for who has the lease, and the whole agent with it"
+    await processes.stop(handle, 0)
+    await ended(processes, handle)
+    assert await processes.read_output(handle, 0, 1000) == b""

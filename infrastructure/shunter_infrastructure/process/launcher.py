@@ -246,9 +246,15 @@ class ProcessLauncher(OwnWork):
     async def read_output(self, handle: Handle, offset: int, limit: int) -> bytes:
         """See :meth:`Launcher.read_output`."""
         try:
-            fd = os.open(handle.folder / OUTPUT, os.O_RDONLY | os.O_CLOEXEC)
+            # Not blocking: who owns the file, another user perhaps, may hold a lease on it (F_SETLEASE in fcntl(2)),
+            # which would stop the whole agent for lease-break-time.
+            fd = os.open(handle.folder / OUTPUT, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return b""
+        except BlockingIOError as exc:
+            raise LauncherUnavailable(
+                f"the output in {handle.folder} cannot be read now: a process has a lease on it"
+            ) from exc
         try:
             return os.pread(fd, limit, offset)
         finally:
@@ -540,7 +546,10 @@ def _has_writer(path: str) -> bool:
     """
     if sys.platform != "linux":
         return True
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except BlockingIOError:
+        return True  # somebody has a lease of its own
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # until it is closed
     except OSError:
