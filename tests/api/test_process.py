@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.api.serving import SOON, server_process, until
+from tests.api.serving import SOON, ServerProcess, server_process, until
 from tests.storage.stores import KINDS
 
 BODY = {
@@ -192,3 +192,21 @@ async def test_a_server_waits_for_postgres_that_went_away(tmp_path: Path, postgr
             await until(back)
             assert (await http.post("/pools", json={"name": "side"})).status_code == 201
         assert await server.stop() == 0
+
+
+async def test_a_key_that_login_kept_is_not_the_servers_own_token(tmp_path: Path) -> None:
+    """`shunter login` keeps a viewer's key in the profile that the server of this home reads, too."""
+    first = ServerProcess(tmp_path)
+    async with first.client() as http:
+        key = (await http.post("/keys", json={"name": "ann", "role": "viewer"})).json()["token"]
+    await first.stop()
+    again = ServerProcess(tmp_path, env={"SHUNTER_TOKEN": key})
+    try:
+        async with again.client() as http:
+            own = (await http.get("/whoami")).json()
+            ann = (await http.get("/whoami", headers={"authorization": f"Bearer {key}"})).json()
+    finally:
+        await again.stop()
+    assert (own["name"], own["role"]) == ("local", "admin")
+    assert (ann["name"], ann["role"]) == ("ann", "viewer")
+    assert "not taken for the server's own" in again.output

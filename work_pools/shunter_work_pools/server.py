@@ -20,7 +20,8 @@ from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
 from shunter_work_pools.contracts.configuration import listening_port, load
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.exposure import check_exposure
-from shunter_work_pools.contracts.home import ensure_token, home_from_env
+from shunter_work_pools.contracts.home import Home, ensure_token, home_from_env
+from shunter_work_pools.contracts.identities import PREFIXES
 from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.secret_keys import load_secret_keys
@@ -113,7 +114,7 @@ async def _serve(
     engine.identities.verifiers = trusted
     await engine.start()
     try:
-        engine.identities.admit_local(values["token"] or ensure_token(home))
+        engine.identities.admit_local(_own_token(values["token"], home))
         boundary = Boundary(build_app(engine), engine.identities, frozenset(hosts))
         config = uvicorn.Config(
             Arrival(boundary, values["server.trusted_proxies"], values["server.path_prefix"]),
@@ -146,6 +147,20 @@ async def _serve(
         await engine.stop()
         for one in (*trusted, *((sign_in,) if sign_in is not None else ())):
             await one.close()
+
+
+def _own_token(given: str | None, home: Home) -> str:
+    """By which an admin is let in: what is set, unless `shunter login` set it. That is somebody's key, of the role that it
+    has, and as the server's own it would be an admin's that nobody can revoke."""
+    if given is None:
+        return ensure_token(home)
+    if given.startswith(tuple(PREFIXES.values())):
+        log.warning(
+            "the token that is set is a key of somebody, and not taken for the server's own",
+            own=str(home.token_file),
+        )
+        return ensure_token(home)
+    return given
 
 
 def _sign_in(values: Mapping[str, Any]) -> SignIn | None:
