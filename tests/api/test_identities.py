@@ -16,7 +16,7 @@ from shunter_work_pools.api.permissions import GuardedRoute, unguarded
 from shunter_work_pools.contracts.base import moment
 from shunter_work_pools.contracts.errors import Unauthenticated
 from shunter_work_pools.contracts.identities import Kind, Role
-from shunter_work_pools.identities import Identities, Identity
+from shunter_work_pools.identities import Admission, Identities, Identity
 from shunter_work_pools.queue import keys
 from shunter_work_pools.secret_keys import passing_keys
 from shunter_work_pools.storage.store import PostgresStore, SqliteStore, system_clock
@@ -284,3 +284,15 @@ async def test_a_route_that_goes_by_no_rule_answers_nobody(plain: Served) -> Non
     answer = await plain.http.get("/forgotten")
     assert answer.status_code == 403
     assert "told" not in answer.text
+
+
+async def test_what_would_be_held_ends_where_the_key_was_revoked_just_before(server: Served) -> None:
+    admission = Admission(Identity(Kind.AGENT, "a1", key_id=1))
+    admission.end("the token of 'a1' was revoked")
+
+    async def hold() -> None:
+        with admission.holding():
+            await asyncio.sleep(SOON)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.create_task(hold()), 1)

@@ -124,6 +124,8 @@ class Admission:
         assert task is not None
         self._held.add(task)
         try:
+            if self.ended is not None:  # before anything was held
+                task.cancel()
             yield
         finally:
             self._held.discard(task)
