@@ -13,8 +13,9 @@ import pytest
 from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.trust import parsed
 from shunter_work_pools.queue import keys
+from shunter_work_pools.storage.store import PostgresStore
 from shunter_work_pools.trust import Trusted
-from tests.api.serving import Served
+from tests.api.serving import Served, served, until
 from tests.api.test_identities import bearing
 from tests.joining.signing import ISSUER, RSA_KEY, public, token
 from tests.joining.test_join import detail, invited, join, joined, silence, whoami
@@ -143,3 +144,30 @@ async def test_where_nobody_is_trusted(site: Served) -> None:
     site.engine.identities.verifiers = ()
     assert "nobody whom this server trusts" in await sync(site, shown(), status=401)
     assert "not one of this server" in await sync(site, "x" * 60_000, status=401)
+
+
+async def test_other_servers_hear_that_an_agent_of_an_account_was_removed(
+    migrated_postgres: str, tmp_path: Path
+) -> None:
+    file, name, account = tmp_path / "keys.json", f"k{time.time_ns()}", f"acc{time.time_ns()}"
+    file.write_text(json.dumps({"keys": [public(RSA_KEY)]}))
+    rule = {"issuer": ISSUER, "jwks": str(file), "serviceAccount": f"runs/{account}", "pools": ["main"]}
+    async with (
+        served(PostgresStore(migrated_postgres), tmp_path / "1") as one,
+        served(PostgresStore(migrated_postgres), tmp_path / "2") as other,
+    ):
+        trusted = Trusted(parsed([rule]), {})
+        for server in (one, other):
+            server.engine.identities.verifiers = (trusted,)
+        if (await one.http.get("/pools/main")).status_code == 404:
+            await one.pool()
+        text = shown(f"runs:{account}")
+        await sync(other, text, name)
+        (admission,) = [
+            one for one in other.engine.identities._admitted.values() if one.identity.name == name
+        ]
+        await silence(one)
+        assert (await one.http.delete(f"/agents/{name}")).status_code == 204
+        await until(lambda: admission.ended is not None, 1.0)
+        await sync(one, text, name)  # its name is free
+        await trusted.close()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Row, String, cast, func, insert, literal, select, update
 
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.errors import Conflict, NameInUse, Unauthenticated
@@ -33,6 +33,8 @@ from shunter_work_pools.storage.store import Tx
 RENEWED_AT = 1 / 3
 #: How the hash of a service account's row begins, which no token has.
 _BOUND = "sa:"
+#: The same of one that is nobody's any more.
+_GONE = "gone:"
 
 
 def invite(tx: Tx, request: InvitationRequest, by: str) -> NewKey:
@@ -163,7 +165,9 @@ def bind(
 def forget(tx: Tx, name: str) -> None:
     """An agent is removed: what it had to show holds no more, and its name is free."""
     _end(tx, holding(tx, Kind.AGENT, name))
-    tx.conn.execute(delete(keys).where(keys.c.name == name, keys.c.hash.startswith(_BOUND)))
+    # Not deleted: other servers of the database look for what was revoked.
+    bound = (keys.c.kind == Kind.AGENT.value, keys.c.name == name, keys.c.hash.startswith(_BOUND))
+    tx.conn.execute(update(keys).where(*bound).values(hash=literal(_GONE).concat(cast(keys.c.id, String))))
 
 
 def _same(tx: Tx, name: str, token_hash: str) -> Row[Any] | None:
