@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,27 @@ async def test_revisions_of_before_are_sealed_at_the_start(migrated_sqlite: Path
         spec = await server.engine.store.read(lambda tx: tx.conn.scalar(select(revisions.c.spec)))
         assert all(value.startswith("sealed:") for value in spec["variables"]["secret_env"].values())
         assert (await server.deploy(pool="cluster", variables=ENV))["changed"] is False
+
+
+@pytest.mark.parametrize("body", [{"value": f"{VALUE}\0"}, {"value": "x", "more": VALUE}, VALUE])
+async def test_a_value_that_is_refused_is_not_repeated(plain: Served, body: Any) -> None:
+    answer = await plain.http.put("/secrets/warehouse", json=body)
+    assert answer.status_code == 400
+    assert VALUE not in answer.text
+
+
+async def test_a_variable_that_is_no_text_is_refused(plain: Served) -> None:
+    await plain.pool()
+    for method, path, spec in (
+        ("POST", "/pools", {"name": "k", "template": {"secret_env": {"A": "\ud800"}}}),
+        ("PATCH", "/pools/main", {"template": {"secret_env": {"A": "\ud800"}}}),
+        (
+            "PUT",
+            "/deployments/job",
+            {"work": {"command": ["x"]}, "variables": {"secret_env": {"A": "\ud800"}}},
+        ),
+    ):
+        answer = await plain.http.request(
+            method, path, content=json.dumps(spec), headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 400, answer.text

@@ -98,7 +98,13 @@ class Sealer:
     def _sealed(self, value: Any, *place: str) -> Any:
         if not isinstance(value, str) or "\0" in value:
             return value
-        if len(value.encode("utf-8", "replace")) > SECRET_LIMIT:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError as exc:
+            raise BadRequest(
+                f"variable {SECRETS}.{place[-1]} is no text in UTF-8", "Send another value."
+            ) from exc
+        if size > SECRET_LIMIT:
             raise BadRequest(
                 f"variable {SECRETS}.{place[-1]} has more than {SECRET_LIMIT} bytes", "Mount a Secret."
             )

@@ -41,6 +41,9 @@ from shunter_work_pools.version import version
 
 log = get_logger()
 
+#: Operations of whose bodies nothing is repeated: what is told of a fault comes to be in terminals and logs of others.
+_SECRET_BODIES = frozenset({"set_secret", "sign_in"})
+
 
 def build_app(engine: Engine) -> FastAPI:
     """The application around an engine that somebody else starts and stops.
@@ -147,18 +150,21 @@ def problem(refused: Refused) -> JSONResponse:
 
 async def _refused(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, Refused)
+    if exc.status in (401, 403):
+        request.scope["operation"].note(request.scope, exc)
     return problem(exc)
 
 
 async def _invalid(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
     faults = []
+    secret = request.scope["operation"].name in _SECRET_BODIES
     for error in exc.errors()[:10]:
         place = ".".join(str(step) for step in error["loc"] if step not in ("body", "query", "path"))
         value = error.get("input")
         shown = (
             f" (got {value!r})"
-            if isinstance(value, str | int | float | bool) and len(repr(value)) < 80
+            if isinstance(value, str | int | float | bool) and len(repr(value)) < 80 and not secret
             else ""
         )
         faults.append(f"{place}: {error['msg']}{shown}" if place else f"{error['msg']}{shown}")

@@ -17,7 +17,7 @@ from typing import Any
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
-from shunter_work_pools.contracts.errors import Forbidden
+from shunter_work_pools.contracts.errors import Forbidden, Refused
 from shunter_work_pools.contracts.identities import Kind, Role
 from shunter_work_pools.identities import LOCAL, Identity
 from shunter_work_pools.queue.audit import Deed
@@ -215,6 +215,7 @@ class GuardedRoute(APIRoute):
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         """See Starlette: called for what matches the path; a method that there is not is refused in there."""
+        scope["operation"] = self
         if not self.rule.open and scope["method"] in (self.methods or ()):
             self._permit(scope)
         scope["permitted"] = True
@@ -224,12 +225,16 @@ class GuardedRoute(APIRoute):
         identity: Identity = scope["admission"].identity
         refusal = self.rule.refusal(identity, scope["path_params"])
         if refusal is not None:
-            deed = self._deed(identity, scope, 403)
-            deed.detail["reason"] = refusal
-            scope["app"].state.engine.refusals.note(deed)
             raise Forbidden(f"{self.name}: {refusal}", "Ask an admin, or use another key.")
         if self.rule.audited:
             BEHALF.set(self._deed(identity, scope, self.status_code or 200))
+
+    def note(self, scope: Any, refused: Refused) -> None:
+        """Somebody who is known was refused what nobody but others may do, by the table or by what the operation knows."""
+        if not self.rule.open:
+            deed = self._deed(scope["admission"].identity, scope, refused.status)
+            deed.detail["reason"] = refused.detail
+            scope["app"].state.engine.refusals.note(deed)
 
     def _deed(self, identity: Identity, scope: Any, status: int) -> Deed:
         # The path up to the last name in it: what follows says what is done.
