@@ -163,3 +163,51 @@ async def test_old_entries_go(server: Served) -> None:
     assert await entries(server)
     await server.engine.store.write(lambda tx: audit.forget(tx, tx.now + 1))
     assert await entries(server) == []
+
+
+async def test_what_an_operation_itself_refuses_is_written_too(server: Served) -> None:
+    await server.pool()
+    agent = await made(server, Kind.AGENT, "a1", pools=["main"], manage_pools=True)
+    invitation = await made(server, Kind.ENROLMENT, "i", pools=["main"], uses=1)
+    async with bearing(server, agent) as http:
+        assert (await http.post("/agents/a1/sync", json=server.sync_body(pools=["other"]))).status_code == 403
+        assert (await http.post("/pools", json={"name": "other"})).status_code == 403
+    async with bearing(server, invitation) as http:
+        assert (await http.post("/join", json={"name": "j1", "token_hash": "1" * 64})).status_code == 200
+        assert (await http.post("/join", json={"name": "j2", "token_hash": "2" * 64})).status_code == 401
+    await server.engine.refusals.write(all_of_them=True)
+    refused = {
+        (one["who"], one["action"], one["status"]): one["detail"]["reason"]
+        for one in await entries(server)
+        if one["status"] > 400
+    }
+    assert refused == {
+        ("a1", "sync_agent", 403): "agent 'a1' may not serve other",
+        ("a1", "create_pool", 403): "agent 'a1' may not make the pool 'other'",
+        ("i", "join", 401): "the invitation 'i' is used up",
+    }
+
+
+async def test_who_goes_on_being_refused_fills_nothing_in_months(server: Served) -> None:
+    refusals = server.engine.refusals
+    now = 0.0
+    refusals._clock = lambda: now
+    for _ in range(3600):  # once a second for an hour
+        refusals.note(Deed("", "", "10.0.0.1", "authenticate", "/x", 401))
+        await refusals.write()
+        now += 1.0
+    await refusals.write(all_of_them=True)
+    found = [one for one in await entries(server, limit=1000) if one["address"] == "10.0.0.1"]
+    assert len(found) <= 8
+    assert sum((one["detail"] or {}).get("times", 1) for one in found) == 3600
+    now += 10_000
+    await refusals.write()
+    assert not refusals._told, "what is quiet is forgotten"
+
+
+async def test_strangers_do_not_hide_what_those_do_who_are_known(server: Served) -> None:
+    for number in range(5000):
+        server.engine.refusals.note(Deed("", "", f"10.0.{number}", "authenticate", "/x", 401))
+    server.engine.refusals.note(Deed("a1", "agent", "10.0.0.1", "list_runs", "runs", 403))
+    await server.engine.refusals.write(all_of_them=True)
+    assert [one["action"] for one in await entries(server, who="a1")] == ["list_runs"]

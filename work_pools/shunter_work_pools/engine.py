@@ -220,7 +220,7 @@ class Engine:
         try:
             await self._write_heartbeats()
             await self.identities.write_uses()
-            await self.refusals.write()
+            await self.refusals.write(all_of_them=True)
         except Refused as exc:
             log.warning("heartbeats were not written", reason=exc.detail)
         await self.store.close()

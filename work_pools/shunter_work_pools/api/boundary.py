@@ -77,7 +77,7 @@ class Boundary:
             await self.app(scope, receive, answer.send)
 
     def _note(self, scope: Scope, refused: Refused) -> None:
-        if refused.status in (401, 429):
+        if refused.status in (401, 409, 429):  # 409: an agent's name that belongs to another one
             deed = Deed("", "", address_of(scope), "authenticate", scope["path"], refused.status)
             deed.detail["reason"] = refused.detail
             self.identities.refusals.note(deed)
