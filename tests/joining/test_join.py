@@ -16,7 +16,7 @@ from shunter_work_pools.contracts.agents import SyncRequest
 from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.queue import keys
 from shunter_work_pools.storage import schema
-from tests.api.serving import SOON, Served
+from tests.api.serving import SOON, Served, held
 from tests.api.test_identities import bearing
 
 
@@ -270,3 +270,14 @@ async def test_removing_an_agent_revokes_its_credential_and_frees_its_name(site:
         assert (await site.http.delete("/agents/a1")).status_code == 204
         assert "was revoked" in detail(await http.post("/agents/a1/sync", json=site.sync_body()), 401)
     await joined(site)
+
+
+async def test_what_a_lost_agent_holds_of_another_pool_is_not_for_who_takes_its_name(site: Served) -> None:
+    await site.pool("secret")
+    await site.deploy(pool="secret")
+    await site.submit()
+    (granted,) = await site.take("a1", pools=["main", "secret"])
+    held_still = [held(granted)]
+    await site.sync("a1", pools=["main"], holds=held_still)  # it was started anew, for one pool
+    await silence(site)
+    assert "'a1' served secret, too" in detail(await join(site, await invited(site), "a1"), 409)

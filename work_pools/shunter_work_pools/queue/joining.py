@@ -26,7 +26,8 @@ from shunter_work_pools.contracts.identities import (
 )
 from shunter_work_pools.queue.catalog import pool_row
 from shunter_work_pools.queue.keys import create, hold_name, holding
-from shunter_work_pools.storage.schema import agents, keys
+from shunter_work_pools.storage.schema import agents, keys, leases
+from shunter_work_pools.storage.schema import pools as pool_table
 from shunter_work_pools.storage.store import Tx
 
 #: The part of a credential's time after which its agent asks for a new one.
@@ -193,7 +194,7 @@ def _check_free(tx: Tx, name: str, pools: Iterable[str], alive_after: Micros) ->
         )
     remedy = f"Take another name with --name. If that agent is gone for good: `shunter agent remove {name}`."
     row = tx.conn.execute(
-        select(agents.c.pools, agents.c.last_seen_at).where(agents.c.name == name)
+        select(agents.c.id, agents.c.pools, agents.c.last_seen_at).where(agents.c.name == name)
     ).one_or_none()
     if row is None:
         return
@@ -201,7 +202,9 @@ def _check_free(tx: Tx, name: str, pools: Iterable[str], alive_after: Micros) ->
     # What was revoked may still run, but is not heard of any more.
     if row.last_seen_at > max(alive_after, tx.conn.scalar(revoked) or 0):
         raise NameInUse(f"an agent named {name!r} is alive", remedy)
-    others = sorted(set(row.pools) - set(pools))
+    held = select(pool_table.c.name).join(leases, leases.c.pool_id == pool_table.c.id)
+    held = held.where(leases.c.agent_id == row.id).distinct()
+    others = sorted({*row.pools, *tx.conn.scalars(held)} - set(pools))
     if others:  # what it holds of them would be told by somebody who may not serve them
         raise Conflict(f"an agent named {name!r} served {', '.join(others)}, too", remedy)
 
