@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from shunter_work_pools.api import agents, deployments, identities, limits, pools, runs, schedules, secrets
 from shunter_work_pools.api.app import build_app
-from shunter_work_pools.api.boundary import BODY_LIMIT
+from shunter_work_pools.api.boundary import BODY_LIMIT, OPEN_BODY_LIMIT
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE
 from shunter_work_pools.contracts.errors import from_problem
@@ -360,3 +360,19 @@ async def test_requests_that_are_cut_short_harm_nobody(plain: Served) -> None:
         await writer.wait_closed()
         del reader
     assert json.loads((await plain.http.get("/runs")).content) == {"runs": [], "next": None}
+
+
+async def test_a_stranger_sends_no_more_than_a_token(plain: Served) -> None:
+    big = b'{"id_token": "' + b"x" * OPEN_BODY_LIMIT + b'"}'
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield big[:1000]
+        yield big[1000:]
+
+    async with httpx.AsyncClient(base_url=plain.http.base_url, trust_env=False, verify=NO_TLS) as stranger:
+        for content in (big, parts()):
+            answer = await stranger.post(
+                "/sign-in", content=content, headers={"content-type": "application/json"}
+            )
+            assert answer.status_code == 413, answer.text
+            assert f"larger than {OPEN_BODY_LIMIT} bytes" in answer.json()["detail"]

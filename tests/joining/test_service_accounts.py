@@ -171,3 +171,11 @@ async def test_other_servers_hear_that_an_agent_of_an_account_was_removed(
         await until(lambda: admission.ended is not None, 1.0)
         await sync(one, text, name)  # its name is free
         await trusted.close()
+
+
+async def test_who_only_looks_at_a_name_does_not_get_it(site: Served) -> None:
+    async with bearing(site, shown()) as http:
+        for method, path in (("GET", "/agents/free"), ("DELETE", "/agents/free"), ("PATCH", "/agents/free")):
+            answer = await http.request(method, path, json={"paused": True} if method == "PATCH" else None)
+            assert answer.status_code == 403, answer.text
+    assert not await site.engine.store.read(lambda tx: keys.list_keys(tx))

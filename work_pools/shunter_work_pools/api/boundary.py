@@ -26,6 +26,8 @@ Scope = dict[str, Any]
 
 #: Bytes of a request body.
 BODY_LIMIT = max(16 * 1024 * 1024, LOG_UPLOAD_LIMIT)
+#: The same where nobody is asked who he is: room for a token. What strangers send is not even read beyond it.
+OPEN_BODY_LIMIT = 64 * 1024
 #: Names under which a server on this machine is always known.
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _OPEN = frozenset({"/healthz", "/readyz", "/api/healthz", "/api/readyz", "/api/v1/sign-in"})
@@ -64,15 +66,16 @@ class Boundary:
         try:
             headers: dict[bytes, bytes] = dict(scope["headers"])
             self._check_host(scope)
+            limit = OPEN_BODY_LIMIT if scope["path"] in _OPEN else BODY_LIMIT
             if scope["path"] not in _OPEN:
                 answer.admission = scope["admission"] = await self._admit(scope, headers)
-            counting = _check_body(scope, headers)
+            counting = _check_body(scope, headers, limit)
         except Refused as refused:
             self._note(scope, refused)
             await refuse(refused, answer.send)
             return
         if counting:
-            await self._counting(scope, receive, answer.send)
+            await self._counting(scope, receive, answer.send, limit)
         else:
             await self.app(scope, receive, answer.send)
 
@@ -82,7 +85,7 @@ class Boundary:
             deed.detail["reason"] = refused.detail
             self.identities.refusals.note(deed)
 
-    async def _counting(self, scope: Scope, receive: Any, send: Any) -> None:
+    async def _counting(self, scope: Scope, receive: Any, send: Any, limit: int) -> None:
         """Let the application read what comes in, up to the limit; beyond it, its own answer is not sent."""
         seen = 0
 
@@ -90,18 +93,18 @@ class Boundary:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > BODY_LIMIT:
-                raise too_large()
+            if seen > limit:
+                raise too_large(limit)
             return message
 
         async def unless_too_large(message: dict[str, Any]) -> None:
-            if seen <= BODY_LIMIT:
+            if seen <= limit:
                 await send(message)
 
         with contextlib.suppress(TooLarge):
             await self.app(scope, counted, unless_too_large)
-        if seen > BODY_LIMIT:
-            await refuse(too_large(), send)
+        if seen > limit:
+            await refuse(too_large(limit), send)
 
     def _check_host(self, scope: Scope) -> None:
         host = the_host(scope["headers"])
@@ -156,7 +159,7 @@ class _Answer:
         return None
 
 
-def _check_body(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+def _check_body(scope: Scope, headers: dict[bytes, bytes], limit: int) -> bool:
     """Whether the size of the body must be counted while it comes in.
 
     Raises:
@@ -174,20 +177,22 @@ def _check_body(scope: Scope, headers: dict[bytes, bytes]) -> bool:
         raise BadRequest(f"the body is of type {media or 'none'!r}", "Send JSON as application/json.")
     if length is None:
         return True
-    if not length.isdigit() or int(length) > BODY_LIMIT:
-        raise too_large()
+    if not length.isdigit() or int(length) > limit:
+        raise too_large(limit)
     return False
 
 
 def _agent_of(scope: Scope) -> str | None:
-    """The agent that a request is about, by its path."""
+    """As which agent a request acts, by its path. None who only looks becomes one."""
     path: str = scope["path"]
+    if scope["method"] != "POST":
+        return None
     return path.removeprefix(_AGENTS).partition("/")[0] if path.startswith(_AGENTS) else None
 
 
-def too_large() -> TooLarge:
-    """The refusal of a body over the limit."""
-    return TooLarge(f"the body is larger than {BODY_LIMIT} bytes", "Send it in parts.")
+def too_large(limit: int) -> TooLarge:
+    """The refusal of a body over the limit, in bytes."""
+    return TooLarge(f"the body is larger than {limit} bytes", "Send it in parts.")
 
 
 async def refuse(refused: Refused, send: Any) -> None:
