@@ -111,7 +111,7 @@ class Story:
             lines = [f"line {number}\n" for number in range(1, count + 1)]
             assert part.data.decode() == "".join([*lines, f"end {count}\n"])
         did = Counter(line.split()[0] for line in self.effects.read_text().splitlines())
-        assert did == Counter(self.runs)
+        assert did == Counter(list(self.runs))
 
 
 @dataclass
