@@ -29,6 +29,7 @@ TABLE: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/api/v1/invitations"): ADMINS,
     ("POST", "/api/v1/join"): frozenset({INVITED}),
     ("GET", "/api/v1/attempt"): frozenset({RUN}),
+    ("GET", "/api/v1/attempt/secrets"): frozenset({RUN}),
     ("POST", "/api/v1/attempt/progress"): frozenset({RUN}),
     ("PUT", "/api/v1/attempt/result"): frozenset({RUN}),
     ("GET", "/metrics"): VIEWERS,

@@ -140,3 +140,21 @@ def test_only_a_key_of_the_server_makes_one() -> None:
         assert old.read("shr_" + base64.urlsafe_b64encode(changed).decode().rstrip("=")) is None
     for wrong in ("shr_", "shr_!", "shr_ä", token[:-1], token + "A", token[:30]):
         assert old.read(wrong) is None
+
+
+async def test_a_run_fetches_its_own_secrets_and_no_others(server: Served) -> None:
+    for name in ("warehouse", "other"):
+        await server.ask("PUT", f"/secrets/{name}", json={"value": f"the value of {name}"})
+    await server.pool()
+    work = {"command": ["true"], "token": True, "env": {"PLAIN": "x", "PASSWORD": {"secret": "warehouse"}}}
+    await server.deploy(pool="main", work=work)
+    await server.submit()
+    (granted,) = await server.take()
+    # What it was granted with is what its agent masks, whatever the secret is later.
+    await server.ask("PUT", "/secrets/warehouse", json={"value": "a later one"})
+    async with bearing(server, await token_of(server, granted) or "") as http:
+        found = await http.get("/attempt/secrets")
+        assert found.json() == {"env": {"PASSWORD": "the value of warehouse"}}
+        assert (await http.get("/secrets")).status_code == 403
+        await server.report(granted, "Starting", "Running", "Completed", log_size=0)
+        assert (await http.get("/attempt/secrets")).status_code == 401

@@ -134,6 +134,7 @@ from shunter_work_pools.contracts.runs import (
 )
 from shunter_work_pools.contracts.secrets import (
     AttemptSecrets,
+    OwnSecrets,
     Secret,
     SecretList,
     SecretsRequest,
@@ -407,6 +408,11 @@ class Endpoints:
     def own_attempt(self) -> Call[OwnAttempt]:
         """What this attempt is, and whether it is to stop."""
         return _call("GET", "attempt", to=OwnAttempt)
+
+    @endpoint
+    def own_secrets(self) -> Call[OwnSecrets]:
+        """The secrets of this attempt that the server keeps."""
+        return _call("GET", "attempt", "secrets", to=OwnSecrets)
 
     @endpoint
     def tell_progress(self, progress: Progress) -> Call[None]:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from shunter_work_pools.api.dependencies import TheEngine, TheIdentity
 from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.attempts import AttemptResult, OwnAttempt, Progress
+from shunter_work_pools.contracts.secrets import OwnSecrets
 from shunter_work_pools.identities import attempt_over
 from shunter_work_pools.queue import progress as of_runs
 from shunter_work_pools.queue import secrets
@@ -19,6 +20,16 @@ async def get_attempt(engine: TheEngine, identity: TheIdentity) -> OwnAttempt:
     """What you are, and whether you are to stop."""
     run, number = identity.of_attempt
     found = await engine.store.read(lambda tx: of_runs.own_attempt(tx, run, number))
+    if found is None:
+        raise attempt_over(run, number)
+    return found
+
+
+@router.get("/secrets")
+async def get_own_secrets(engine: TheEngine, identity: TheIdentity) -> OwnSecrets:
+    """Your secrets that the server keeps, by the names of their variables."""
+    run, number = identity.of_attempt
+    found = await engine.store.read(lambda tx: secrets.own_secrets(tx, engine.sealer, run, number))
     if found is None:
         raise attempt_over(run, number)
     return found

@@ -167,6 +167,7 @@ RULES: Mapping[str, Rule] = {
     "delete_limit": ADMINISTER,
     # A run, of itself.
     "get_attempt": OF_ATTEMPT,
+    "get_own_secrets": OF_ATTEMPT,
     "tell_progress": OF_ATTEMPT,
     "put_result": OF_ATTEMPT,
     # Who asks, and who did what.

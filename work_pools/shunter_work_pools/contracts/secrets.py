@@ -103,3 +103,9 @@ class AttemptSecrets(Contract):
         """All that is not to be seen."""
         own = [*self.env.values(), *self.template_env.values(), *self.masked]
         return own + [one for one in (self.source, self.token) if one is not None]
+
+
+class OwnSecrets(Contract):
+    """The secrets of an attempt, for itself: variable -> value, as it has them in its environment."""
+
+    env: dict[str, str] = Field(default={}, repr=False)

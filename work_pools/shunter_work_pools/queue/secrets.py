@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Text, and_, cast, delete, func, insert, or_, select, update
+from sqlalchemy import Row, Select, Text, and_, cast, delete, func, insert, or_, select, update
 
 from shunter_work_pools.attempt_tokens import AttemptTokens
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.errors import Conflict, NotFound, StaleEpoch
 from shunter_work_pools.contracts.secret_variables import SECRETS
-from shunter_work_pools.contracts.secrets import AttemptSecrets, FromSecret, Secret, SecretsRequest
+from shunter_work_pools.contracts.secrets import (
+    AttemptSecrets,
+    FromSecret,
+    OwnSecrets,
+    Secret,
+    SecretsRequest,
+)
 from shunter_work_pools.masking import NO_MASK, Mask
 from shunter_work_pools.queue.catalog import nearest, revision_spec
 from shunter_work_pools.sealing import Sealer, Unreadable, sealed_bytes
@@ -246,6 +252,38 @@ def mask_of(tx: Tx, sealer: Sealer, run: UUID, attempt: int) -> Mask:
     return Mask(found.values) if found.values else NO_MASK
 
 
+def own_secrets(tx: Tx, sealer: Sealer, run: UUID, attempt: int) -> OwnSecrets | None:
+    """What a live attempt may have, for itself; None: it has no lease any more.
+
+    Values are those from when it was granted: its agent masks no later ones.
+
+    Raises:
+        Conflict: one of them cannot be had.
+    """
+    lease = tx.conn.execute(
+        select(leases.c.deployment_id, leases.c.revision, leases.c.granted_at).where(
+            leases.c.run_id == run, leases.c.attempt == attempt
+        )
+    ).one_or_none()
+    if lease is None:
+        return None
+    env = revision_spec(tx, lease.deployment_id, lease.revision).work.env
+    wanted = {variable: value.secret for variable, value in env.items() if isinstance(value, FromSecret)}
+    first: dict[str, str] = {}
+    for row in tx.conn.execute(_since(wanted.values(), lease.granted_at)):
+        if row.name not in first:
+            try:
+                first[row.name] = sealer.open(row.value, *_place(row.name, row.version))
+            except Unreadable as exc:
+                raise Conflict(
+                    f"the server has no key for secret {row.name!r}", "Give the server its secret key back."
+                ) from exc
+    missing = sorted(set(wanted.values()) - set(first))
+    if missing:
+        raise Conflict(f"there is no secret {missing[0]!r} any more", "Set it, and start the run anew.")
+    return OwnSecrets(env={variable: first[name] for variable, name in wanted.items()})
+
+
 def _gathered(tx: Tx, sealer: Sealer, held: _Held) -> AttemptSecrets:
     spec = revision_spec(tx, held.deployment_id, held.revision)
     found = AttemptSecrets()
@@ -294,13 +332,9 @@ def _held(
     return _Held(*ended[:4])
 
 
-def _values(
-    tx: Tx, sealer: Sealer, names: Collection[str], since: Micros, found: AttemptSecrets
-) -> dict[str, str]:
-    """Current values by name; what an attempt of ``since`` may have been given before is noted to be masked."""
-    if not names:
-        return {}
-    rows = tx.conn.execute(
+def _since(names: Collection[str], since: Micros) -> Select[Any]:
+    """Values by name and version, those that were replaced after a moment among them."""
+    return (
         select(secrets.c.name, secret_values)
         .join(secret_values, secret_values.c.secret_id == secrets.c.id)
         .where(
@@ -309,6 +343,15 @@ def _values(
         )
         .order_by(secrets.c.name, secret_values.c.version)
     )
+
+
+def _values(
+    tx: Tx, sealer: Sealer, names: Collection[str], since: Micros, found: AttemptSecrets
+) -> dict[str, str]:
+    """Current values by name; what an attempt of ``since`` may have been given before is noted to be masked."""
+    if not names:
+        return {}
+    rows = tx.conn.execute(_since(names, since))
     current: dict[str, str] = {}
     unreadable: set[str] = set()
     for row in rows:
