@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from shunter_agents import attempt_secrets
 from shunter_cli.reference import page
 from shunter_infrastructure import run_environment
 from shunter_infrastructure.process import environment
@@ -86,27 +87,31 @@ def test_every_variable_that_the_code_reads_is_a_setting() -> None:
 
 
 def test_what_an_agent_sets_inside_a_run_is_known() -> None:
-    files = (run_environment, environment)
+    files = (run_environment, environment, attempt_secrets)
     found = {name for module in files for name in _variables(Path(module.__file__))}
-    assert found - {"SHUNTER_"} == RUN_VARIABLES
+    assert found - {"SHUNTER_"} == RUN_VARIABLES | {"SHUNTER_API_URL"}  # with a token, and a setting at that
 
 
 def test_the_docs_list_what_a_run_is_given() -> None:
     inside = (ROOT / "docs/environment.md").read_text().partition("## Inside a run")[2]
     told = set(re.findall(r"SHUNTER_[A-Z_]+", inside))
-    assert told == RUN_VARIABLES - {"SHUNTER_ENTRYPOINT", "SHUNTER_FAILURE"}  # between launcher and runner
+    between = {"SHUNTER_ENTRYPOINT", "SHUNTER_FAILURE"}  # launcher and runner
+    assert told == (RUN_VARIABLES | {"SHUNTER_API_URL"}) - between
 
 
 def test_the_settings_of_server_and_retention_are_all_there() -> None:
-    server = {one.name for one in fields(Settings)} - INTERNAL - {"keep"}
+    server = {one.name for one in fields(Settings)} - INTERNAL - {"keep", "audit_for"}
     assert {f"server.{name}" for name in server} <= set(SETTINGS)
-    assert {f"keep.{name}" for name in Keep.model_fields} == {
+    assert {f"keep.{name}" for name in (*Keep.model_fields, "audit_for")} == {
         name for name in SETTINGS if name.startswith("keep.")
     }
 
 
 def test_the_defaults_are_those_of_the_server() -> None:
-    assert settings_of({name: setting.default for name, setting in SETTINGS.items()}) == Settings()
+    found = settings_of({name: setting.default for name, setting in SETTINGS.items()})
+    # A server inside of a program has no limits but those that it is given.
+    assert replace(found, audit_for=None, rate_limit=None, log_limit=None) == Settings()
+    assert None not in (found.audit_for, found.rate_limit, found.log_limit)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
