@@ -172,6 +172,7 @@ class Identities:
     ) -> None:
         self._rate = rate
         self._wrong = Throttle(WRONG_EVERY, WRONG)
+        self._in_turn = asyncio.Lock()
         self._store = store
         self._clock = clock
         self._now = asyncio.get_running_loop().time
@@ -233,14 +234,27 @@ class Identities:
         return expires_at is not None and expires_at <= self._clock()
 
     async def _try(self, token: bytes, digest: bytes, address: str) -> Admission:
+        """See :meth:`_tried`; from where too many were wrong, one after the other.
+
+        They are looked up even so: a thousand others may be behind the same address, and a right token is no try.
+        """
         network = _network(address)
-        wait = self._wrong.wait(network, self._now())
-        if wait:
-            raise TooManyRequests(
-                f"too many tokens from {address} were wrong",
-                f"Ask again in {math.ceil(wait)} s.",
-                retry_after=math.ceil(wait),
-            )
+        if not self._wrong.wait(network, self._now()):
+            return await self._tried(token, digest, address, network)
+        async with self._in_turn:
+            try:
+                return await self._tried(token, digest, address, network)
+            except Unauthenticated as exc:
+                wait = math.ceil(self._wrong.wait(network, self._now()))
+                if not wait:
+                    raise
+                raise TooManyRequests(
+                    f"too many tokens from {address} were wrong, and this one is, too",
+                    f"Ask again in {wait} s.",
+                    retry_after=wait,
+                ) from exc
+
+    async def _tried(self, token: bytes, digest: bytes, address: str, network: str) -> Admission:
         try:
             admission = self._keep(digest, await self._look_up(token.decode("latin-1"), digest, address))
         except Unauthenticated:
