@@ -72,7 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     root = tmp_path_factory.mktemp("code")
     wheel(root / "index", "tiny", "1.0")
     repository = Repository(root / "served" / "code")
-    env = {"UV_FIND_LINKS": str(root / "index"), "UV_NO_INDEX": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    env = {"UV_FIND_LINKS": str(root / "index"), "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"}
     with site(root / "home") as here, git_server(root / "served") as served:
         with here.agent(AGENT, env=env):
             yield Place(here, served, repository, root)
