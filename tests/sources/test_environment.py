@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 from pathlib import Path
@@ -30,7 +32,7 @@ class Place:
         self.shelf = Shelf(root / "cache" / "environments")
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("UV_")} | {
             "UV_FIND_LINKS": str(self.index),
-            "UV_NO_INDEX": "1",
+            "UV_OFFLINE": "1",
             "UV_PYTHON_DOWNLOADS": "never",
         }
 
@@ -162,7 +164,7 @@ async def test_what_cannot_be_resolved_is_told_in_uvs_words_and_nothing_is_left(
 
 async def test_an_index_that_is_away_is_waited_for_and_its_password_is_not_told(place: Place) -> None:
     environments = place.environments(
-        UV_DEFAULT_INDEX="http://me:s3cr3t@127.0.0.1:1/simple", UV_NO_INDEX="0", UV_HTTP_RETRIES="0"
+        UV_DEFAULT_INDEX="http://me:s3cr3t@127.0.0.1:1/simple", UV_OFFLINE="0", UV_HTTP_RETRIES="0"
     )
     with pytest.raises(NotReady) as caught:
         await environments.build(
@@ -174,12 +176,16 @@ async def test_an_index_that_is_away_is_waited_for_and_its_password_is_not_told(
 
 async def test_code_of_packages_is_not_run_for_another_user(place: Place, tmp_path: Path) -> None:
     trap = tmp_path / "sprung"
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "setup.py").write_text(f"open({str(trap)!r}, 'w')\n")
-    (source / "requirements.txt").write_text("./\n")
-    with pytest.raises(LaunchFailed, match="Building source distributions is disabled"):
-        await place.build(source, requirements_file="requirements.txt", trusted=False)
+    with tarfile.open(place.index / "trap-1.0.tar.gz", "w:gz") as archive:
+        for name, text in (
+            ("setup.py", f"open({str(trap)!r}, 'w')\n"),
+            ("PKG-INFO", "Metadata-Version: 2.1\nName: trap\nVersion: 1.0\n"),
+        ):
+            member = tarfile.TarInfo(f"trap-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    with pytest.raises(LaunchFailed, match="no usable wheels|building from source is disabled"):
+        await place.build(requirements=["trap"], trusted=False)
     wheel(place.index, "startup", "1.0", {"startup.pth": f"import os; open({str(trap)!r}, 'w')\n"})
     await place.build(requirements=["startup"], trusted=False)
     assert not trap.exists()
@@ -291,3 +297,82 @@ async def test_a_real_package_of_the_index_of_this_machine(tmp_path: Path) -> No
     except NotReady as exc:
         pytest.skip(f"no package index can be reached: {exc}")
     assert has(python, "import iniconfig; print(iniconfig.__name__)") == "iniconfig"
+
+
+EVIL = "import os; os.system('touch {told}')\n"
+
+
+@pytest.mark.parametrize("setting", ["compile-bytecode = true", 'target = "{elsewhere}"'])
+async def test_settings_of_the_code_do_not_steer_what_is_built_for_another_user(
+    place: Place, tmp_path: Path, setting: str
+) -> None:
+    """They would run code of packages as the agent's user, or write where only that may."""
+    told, elsewhere, source = tmp_path / "told", tmp_path / "elsewhere", tmp_path / "source"
+    wheel(place.index, "evil", "1.0", files={"evil.pth": EVIL.format(told=told)})
+    source.mkdir()
+    (source / "requirements.txt").write_text("evil\n")
+    (source / "uv.toml").write_text("[pip]\n" + setting.format(elsewhere=elsewhere) + "\n")
+    python = await place.build(source, requirements_file="requirements.txt", trusted=False)
+    assert not told.exists()
+    assert not elsewhere.exists()
+    assert list(Path(python).parent.parent.glob("lib/*/site-packages/evil.pth"))
+
+
+@pytest.mark.parametrize("name", ["{program}", "./program", "program", "../source/program"])
+async def test_no_interpreter_of_anybodys_choice_is_started_for_another_user(
+    place: Place, tmp_path: Path, name: str
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    program = source / "program"
+    program.write_text(f'#!/bin/sh\ntouch {tmp_path}/told\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    (source / "requirements.txt").write_text("tiny\n")
+    with pytest.raises(LaunchFailed, match="would be started as the agent's user"):
+        await place.build(
+            source,
+            python=name.format(program=program),
+            requirements_file="requirements.txt",
+            trusted=False,
+        )
+    assert not (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-r {secret}", "-c {secret}", "--requirement={secret}", "  -r{secret}", "-r ../secret", "-r ${{HOME}}/secret"]
+    + ["-e {secret}", "tiny @ file://{secret}", "--find-links {secret}", "-f {secret}", "{secret}", "-r link"],
+)
+@pytest.mark.parametrize("inline", [True, False])
+async def test_no_file_that_only_the_agent_may_read_is_read_for_another_user(
+    place: Place, tmp_path: Path, line: str, inline: bool
+) -> None:
+    secret, source = tmp_path / "secret", tmp_path / "source"
+    secret.write_text("the-agents-own\n")
+    source.mkdir()
+    (source / "link").symlink_to(secret)
+    line = line.format(secret=secret)
+    (source / "requirements.txt").write_text(f"tiny\n{line}\n")
+    wanted: dict[str, object] = {"requirements": [line]} if inline else {"requirements_file": "requirements.txt"}
+    with pytest.raises(LaunchFailed, match="with the rights of the agent's user") as raised:
+        await place.build(source, trusted=False, **wanted)
+    assert "the-agents-own" not in raised.value.told
+
+
+async def test_requirements_of_the_source_may_include_others_of_it(place: Place, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "more").mkdir(parents=True)
+    (source / "requirements.txt").write_text("--pre\n-r more/base.txt\n-c limits.txt\n")
+    (source / "more" / "base.txt").write_text("tiny\n")
+    (source / "limits.txt").write_text("tiny<2\n")
+    python = await place.build(source, requirements_file="requirements.txt", trusted=False)
+    assert has(python, "import tiny; print(tiny.VERSION)") == "1.0"
+
+
+@pytest.mark.parametrize("special", ["pipe", "/dev/zero"])
+def test_what_is_no_file_is_not_read_for_its_key(tmp_path: Path, special: str) -> None:
+    """It would stop the agent for ever, or fill its memory."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pyproject.toml").symlink_to(special)
+    (tmp_path / "requirements.txt").write_text(f"-r {special}\n")
+    plan(Environment(requirements_file="requirements.txt"), tmp_path, {}, trusted=True)

@@ -11,9 +11,10 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,8 +40,12 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 #: A line of a requirements file that names another one, or code that lies beside it.
-_OTHER = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)")
+_OTHER = re.compile(r"\s*(?:-r|-c|--requirements?|--constraints?)[ =]?\s*(\S+)")
 _BESIDE = re.compile(r"\s*(?:-e|--editable|\.|/|file:|[\w.-]+(\[[\w, -]*\])?\s*@\s*(?:file:|\.|/))")
+#: Options of lines that name no file.
+_PLAIN = re.compile(r"--(?:hash|index-url|extra-index-url|no-index|pre|prefer-binary|only-binary)\b|-i\b")
+#: An interpreter that is no program of somebody's choice: uv takes anything else for a path, too.
+_VERSION = re.compile(r"(?:(?:c?python|pypy|graalpy)[@-]?)?\d+(?:\.\d+)*t?")
 _PROGRESS = re.compile(
     r"^(Resolved|Prepared|Installed|Downloading|Downloaded|Building|Built|Updating|Compiled)\b.*"
 )
@@ -56,7 +61,9 @@ class Order:
         words: what uv is told to install.
         export: of the files, the one that is a uv.lock.
         folder: where uv is started: relative paths of requirements are meant from there; None: anywhere.
-        trusted: building may run code of packages. (It runs as the agent's user, whoever the run is run as.)
+        trusted: building may run code of packages. (It runs as the agent's user, whoever the run is run as.) If not,
+            it also runs no interpreter of their choice, does not read settings of uv that are in the source (these say
+            where it writes, and what it runs), and no file outside of the source.
     """
 
     key: str
@@ -143,7 +150,9 @@ class _Build:
             exported = draft / "requirements.txt"
             await self._uv(
                 *("export", "--frozen", "--no-dev", "--no-emit-project", "--quiet", "--no-header"),
-                *("--output-file", str(exported)),
+                *("--python", str(draft / "bin" / "python"), "--output-file", str(exported)),
+                # The lock says all; what uv.toml beside it says is for who works there.
+                *("--project", str(order.folder), *([] if order.trusted else ["--no-config"])),
             )
             words = ["-r", str(exported)]  # hashes that it has are checked
         elif order.requirements:
@@ -152,7 +161,7 @@ class _Build:
             words += ["-r", str(listed)]
         if words:
             # To compile starts the environment's python, and with it what packages want done at its start.
-            safety = ["--compile-bytecode"] if order.trusted else ["--no-build"]
+            safety = ["--compile-bytecode"] if order.trusted else ["--no-build", "--no-compile-bytecode"]
             await self._uv("pip", "install", "--python", str(draft / "bin" / "python"), *safety, *words)
 
     async def _uv(self, *argv: str) -> None:
@@ -169,7 +178,7 @@ class _Build:
                 [_program(self._env), *argv],
                 env=self._env,
                 limit=BUILD_LIMIT,
-                cwd=self._order.folder or self._draft.parent,
+                cwd=(self._order.trusted and self._order.folder) or self._draft.parent,
                 on_line=on_line,
             )
         except TooLong as exc:
@@ -195,6 +204,9 @@ def plan(wanted: Environment, source: Path | None, environ: Mapping[str, str], *
         LaunchFailed: a file that it names is not there.
     """
     python = wanted.python or sys.executable
+    if not trusted:
+        _demand_version(wanted.python)
+        _demand_inside(wanted.requirements, None, None)
     parts: list[str] = [_machine(), python, str(trusted), *_index_settings(environ), "", *wanted.requirements]
     words: list[str] = []
     export = beside = False
@@ -205,8 +217,11 @@ def plan(wanted: Environment, source: Path | None, environ: Mapping[str, str], *
         path = _file(source, name, what)
         folder = path.parent
         export = path.name == "uv.lock"
-        for text in _contents(path):
+        for one, text in _contents(path):
             parts += ["", text]
+            if not trusted and not export:
+                assert source is not None
+                _demand_inside(text.splitlines(), one, source)
             beside |= not export and any(_BESIDE.match(line) for line in text.splitlines())
         if not export:
             hashed = what == "lock" and not path.name.startswith("pylock")
@@ -238,8 +253,43 @@ def _file(source: Path | None, name: str, what: str) -> Path:
     return path
 
 
-def _contents(path: Path) -> Iterator[str]:
-    """The text of a file and of those that it includes."""
+def is_version(python: str) -> bool:
+    """Whether uv takes it for a version, wherever it is; anything else may be a program."""
+    return _VERSION.fullmatch(python) is not None
+
+
+def _demand_version(python: str | None) -> None:
+    if python is not None and not is_version(python):
+        raise LaunchFailed(
+            Cause.SOURCE,
+            f"its environment wants the interpreter {python!r}, which would be started as the agent's user",
+            "Give a version, as in 3.12. (Another can be had by runs of the agent's own user, which its policy does not "
+            "restrict.)",
+        )
+
+
+def _demand_inside(lines: Iterable[str], file: Path | None, source: Path | None) -> None:
+    """Nothing is read that the agent can read, and the run perhaps not."""
+    for line in lines:
+        included = _OTHER.match(line)
+        if "${" in line:  # whatever that is, uv puts it in
+            inside = False
+        elif included and file is not None and source is not None:
+            inside = (file.parent / included.group(1)).resolve().is_relative_to(source.resolve())
+        elif line.lstrip().startswith("-"):
+            inside = _PLAIN.match(line.lstrip()) is not None
+        else:
+            inside = True
+        if not inside or (not included and (_BESIDE.match(line) or re.search(r"\bfile:", line))):
+            raise LaunchFailed(
+                Cause.SOURCE,
+                f"its environment requires {line.strip()!r}, which would be read with the rights of the agent's user",
+                "Name packages of an index, or files in the source that have such lines.",
+            )
+
+
+def _contents(path: Path) -> Iterator[tuple[Path, str]]:
+    """The text of a file and of those that it includes, with where that is."""
     waiting: list[Path] = [path]
     seen: set[Path] = set()
     while waiting:
@@ -248,20 +298,25 @@ def _contents(path: Path) -> Iterator[str]:
             continue
         seen.add(one)
         text = _text(one)
-        yield text
+        yield one, text
         waiting += [
             one.parent / found.group(1) for line in text.splitlines() if (found := _OTHER.match(line))
         ]
 
 
 def _text(path: Path) -> str:
-    """The content of a file; empty where there is none."""
+    """The content of a file; empty where there is none, or something else: a device, or a pipe, which is not waited
+    for."""
     try:
-        if path.stat().st_size > _FILE_LIMIT:
-            raise LaunchFailed(Cause.SOURCE, f"{path} is larger than {_FILE_LIMIT // 2**20} MiB")
-        return path.read_text("utf-8", "surrogateescape")
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            content = file.read(_FILE_LIMIT + 1)
     except OSError:
         return ""
+    if len(content) > _FILE_LIMIT:
+        raise LaunchFailed(Cause.SOURCE, f"{path} is larger than {_FILE_LIMIT // 2**20} MiB")
+    return content.decode("utf-8", "surrogateescape")
 
 
 @cache
