@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import hashlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from shunter_agents.sources.archive import Archives
 from shunter_agents.sources.shelf import Shelf
 from shunter_infrastructure.launcher import LaunchFailed, NotReady
 from shunter_work_pools.contracts.code_sources import ArchiveSource
+from shunter_work_pools.contracts.sizes import size
 from shunter_work_pools.contracts.states import Cause
 from tests.sources.test_extraction import tar, zipped
 
@@ -34,6 +37,8 @@ class Files:
         token: it is given to who says this alone; None: to everybody.
         answer: status that it gives to everything; None: it serves.
         redirect: where it sends everybody instead.
+    encoding: as what it says that it sends, whatever is wanted.
+        encoding: as what it says that it sends, whatever is wanted.
         sent: how often it sent the file.
         given: what it was told as authorization.
     """
@@ -43,6 +48,7 @@ class Files:
     token: str | None = None
     answer: int | None = None
     redirect: str | None = None
+    encoding: str | None = None
     sent: int = 0
     given: list[str] = field(default_factory=list)
 
@@ -70,6 +76,8 @@ def files() -> Iterator[Files]:
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("ETag", etag)
+            if served.encoding is not None:
+                self.send_header("Content-Encoding", served.encoding)
             if status == 302:
                 self.send_header("Location", str(served.redirect))
             self.end_headers()
@@ -208,3 +216,59 @@ async def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: p
     with pytest.raises(LaunchFailed) as caught:
         await fetch(tmp_path, "memory://code.zip")
     assert "Install shunter[code] where the agent is" in caught.value.told
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("simplecache::file://{file}", {"simplecache": {"cache_storage": "{into}", "same_names": True}}),
+        ("simplecache://{file}", {"target_protocol": "file", "cache_storage": "{into}", "same_names": True}),
+        ("blockcache://{file}", {"target_protocol": "file", "cache_storage": "{into}"}),
+        ("filecache://{file}", {"target_protocol": "file", "cache_storage": "{into}"}),
+    ],
+)
+async def test_options_do_not_say_where_the_agent_writes(
+    tmp_path: Path, url: str, options: dict[str, object]
+) -> None:
+    """A secret with options is the deployer's, the rights to write are those of the agent's user."""
+    file, into = tmp_path / "authorized_keys", tmp_path / "home"
+    file.write_bytes(packed(tmp_path, "1"))
+    secret = json.dumps(options).replace("{into}", str(into))
+    with pytest.raises(LaunchFailed, match="by way of another address"):
+        await fetch(tmp_path, url.format(file=file), secret)
+    assert not into.exists()
+
+
+async def test_what_a_server_compressed_for_the_way_is_not_blown_up_in_memory(
+    tmp_path: Path, served: Files
+) -> None:
+    """A million bytes of zeros, compressed twice, are some dozens; thrice as much again is more than any machine has."""
+    served.content, served.encoding = gzip.compress(gzip.compress(bytes(2**20))), "gzip, gzip"
+    told: list[str] = []
+    archives = Archives(Shelf(tmp_path / "code"), tmp_path / "archives")
+    (tmp_path / "run.1").mkdir()
+    with pytest.raises(LaunchFailed, match="no archive"):
+        await archives.fetch(ArchiveSource(archive=served.url), None, tmp_path / "run.1", told.append)
+    assert told == [f"its code is being fetched: {size(len(served.content))}"]
+
+
+async def test_what_a_killed_agent_left_half_fetched_is_removed(tmp_path: Path, served: Files) -> None:
+    marks = tmp_path / "cache" / "archives"
+    await fetch(tmp_path, served.url)
+    (lock,) = marks.glob("*.lock")
+
+    def leave() -> Path:
+        left = marks / f"{lock.stem}.fetch-abc"
+        left.mkdir()
+        (left / "archive").write_bytes(b"half")
+        return left
+
+    left = leave()
+    await fetch(tmp_path, served.url, run="run.2")
+    assert not left.exists(), "who fetches it again removes it"
+    left, archives = leave(), Archives(Shelf(tmp_path / "cache" / "code"), marks)
+    archives.collect(3600)
+    assert left.exists(), "it was used just now"
+    os.utime(lock, (1, 1))
+    archives.collect(3600)
+    assert not list(marks.iterdir())

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -159,3 +160,24 @@ def test_one_that_is_cut_off_or_none_at_all_is_told(tmp_path: Path, make: Make, 
     archive.write_bytes(b"<html>Not found</html>")
     with pytest.raises(BadArchive):
         extract(archive, tmp_path / "out2")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("also_zip", [False, True])
+def test_what_is_said_of_an_entry_does_not_fill_the_memory(tmp_path: Path, kind: bytes, also_zip: bool) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 64 * 2**20
+    archive = tmp_path / "a.tar"
+    with archive.open("wb") as file:
+        file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        file.truncate(header.size + 512)  # a hole
+    if also_zip:  # it is looked at by both
+        with zipfile.ZipFile(archive, "a") as both:
+            both.writestr("a.txt", "1")
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadArchive, match="more than 1 MiB of one entry"):
+            extract(archive, tmp_path / "out")
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()

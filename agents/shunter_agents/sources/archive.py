@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from shunter_agents.sources.extraction import BadArchive, extract
-from shunter_agents.sources.locks import ALONE, locked
+from shunter_agents.sources.locks import ALONE, locked, try_lock
 from shunter_agents.sources.shared import Shared, Told
 from shunter_agents.sources.shelf import Shelf
 from shunter_agents.sources.surroundings import masked
 from shunter_infrastructure.launcher import LaunchFailed, NotReady
+from shunter_infrastructure.removing import remove
 from shunter_work_pools.contracts.code_sources import ArchiveSource
 from shunter_work_pools.contracts.sizes import size
 from shunter_work_pools.contracts.states import Cause
@@ -32,6 +34,12 @@ from shunter_work_pools.contracts.states import Cause
 ARCHIVE_LIMIT, FETCH_LIMIT, STALL_LIMIT = 2 * 2**30, 1800.0, 30.0
 _REDIRECTS = 5
 _CHUNK = 1024 * 1024
+#: File systems of fsspec that stand before others: by their options they keep copies and lists wherever one wants,
+#: which is with the rights of the agent's user, and read such lists as pickles.
+_BEFORE_OTHERS = {
+    *("async_wrapper", "asyncwrapper", "blockcache", "cached", "dask", "dir", "dvc", "filecache", "generic"),
+    *("libarchive", "reference", "simplecache", "tar", "zip"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,9 @@ class Archives:
             async def look(say: Told) -> str:
                 self._marks.mkdir(parents=True, exist_ok=True)
                 async with locked(self._marks / f"{name}.lock", ALONE):
+                    for left in self._marks.glob(f"{name}.fetch-*"):  # of one that was killed
+                        await asyncio.to_thread(remove, left)
+                    os.utime(self._marks / f"{name}.lock")
                     self._looking.close(name)  # who comes from now on may know of a newer archive
                     return await self._look(source, options, name, user, say)
 
@@ -93,7 +104,7 @@ class Archives:
         known = self._known(name)
         if known is not None and not self._shelf.has(self._key(name, known["sha256"])):
             known = None
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=self._marks) as folder:
+        with tempfile.TemporaryDirectory(prefix=f"{name}.fetch-", dir=self._marks) as folder:
             target = Path(folder, "archive")
             try:
                 async with asyncio.timeout(FETCH_LIMIT):
@@ -117,6 +128,22 @@ class Archives:
                 if fetched.mark:
                     self._remember(name, {"mark": fetched.mark, "sha256": sha256})
         return sha256
+
+    def collect(self, keep: float) -> None:
+        """Remove what is known of archives that nobody wanted for so many seconds, and what was left half fetched."""
+        for path in self._marks.glob("*.lock"):
+            if time.time() - path.stat().st_mtime <= keep:
+                continue
+            lock = try_lock(path, ALONE)
+            if lock is None:
+                continue
+            try:
+                for left in self._marks.glob(f"{path.stem}.fetch-*"):
+                    remove(left)
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(lock)
 
     def _key(self, name: str, sha256: str) -> str:
         # By its URL and secret, too: who knows what an archive holds need not be one who may have it.
@@ -169,6 +196,8 @@ async def _over_http(
     headers = options.get("headers", {})
     if set(options) - {"headers"} or not isinstance(headers, dict):
         raise _failed(source, 'its secret has other options than {"headers": {...}}', "Correct the secret.")
+    # As it is: what is compressed for the way can be a thousand times as large in memory, and more.
+    headers = {**headers, "Accept-Encoding": "identity"}
     known = {"If-None-Match": mark} if mark and not mark.startswith("@") else {}
     known |= {"If-Modified-Since": mark[1:]} if mark and mark.startswith("@") else {}
     try:
@@ -188,7 +217,7 @@ async def _over_http(
                 raise _failed(source, f"its server answers {answer.status_code}", remedy)
             with target.open("wb") as file:
                 count = 0
-                async for data in answer.aiter_bytes(_CHUNK):
+                async for data in answer.aiter_raw(_CHUNK):
                     count = _counted(source, count, data)
                     file.write(data)
                     say(f"its code is being fetched: {size(count)}")
@@ -225,6 +254,8 @@ async def _answer(client: Any, source: ArchiveSource, headers: Mapping[str, str]
 def _by_fsspec(
     source: ArchiveSource, options: dict[str, Any], target: Path, mark: str | None, say: Told
 ) -> Fetched:
+    if "::" in source.archive or source.archive.partition("://")[0] in _BEFORE_OTHERS:
+        raise _failed(source, "it goes by way of another address", "Name the archive's own URL.")
     try:
         import fsspec.core
     except ImportError as exc:

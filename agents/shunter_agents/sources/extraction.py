@@ -19,12 +19,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 #: What an archive may hold at the most: entries, and bytes once it is unpacked.
 ENTRY_LIMIT, BYTE_LIMIT = 100_000, 4 * 2**30
 _CHUNK = 1024 * 1024
 _ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+#: Bytes of what a tar file says of one entry: names, links, attributes. It is read into memory at once.
+_ABOUT_LIMIT = 1024 * 1024
+_ABOUT = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 
 
 class BadArchive(Exception):
@@ -74,6 +79,17 @@ def extract(
         raise BadArchive(f"it is damaged, or no archive that can be read: {exc}") from exc
     except RuntimeError as exc:  # how zipfile says that a password is needed
         raise BadArchive(str(exc)) from exc
+
+
+class _Header(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _ABOUT and found.size > _ABOUT_LIMIT:
+            raise BadArchive(f"it says more than {_ABOUT_LIMIT // 2**20} MiB of one entry")
+        if found.type == tarfile.GNUTYPE_SPARSE:
+            raise BadArchive(f"{found.name!r} is a sparse file: pack it without --sparse")
+        return found
 
 
 class _Writer:
@@ -186,7 +202,7 @@ def _inner(name: str) -> PurePosixPath:
 
 @contextlib.contextmanager
 def _entries(archive: Path) -> Iterator[Iterator[_Entry]]:
-    if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
+    if zipfile.is_zipfile(archive) and not _is_tar(archive):
         with zipfile.ZipFile(archive) as opened:
             yield _of_zip(opened)
         return
@@ -195,11 +211,19 @@ def _entries(archive: Path) -> Iterator[Iterator[_Entry]]:
         if file.read(4) == _ZSTD:
             file.seek(0)
             file = stack.enter_context(_unzstd(file))
-            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r|"))
+            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r|", tarinfo=_Header))
         else:
             file.seek(0)
-            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r:*"))
+            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r:*", tarinfo=_Header))
         yield _of_tar(tar)
+
+
+def _is_tar(archive: Path) -> bool:
+    try:
+        tarfile.open(archive, tarinfo=_Header).close()
+    except tarfile.TarError:
+        return False
+    return True
 
 
 def _unzstd(file: IO[bytes]) -> Any:

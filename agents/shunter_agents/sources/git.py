@@ -190,7 +190,7 @@ class _Git:
     async def check_out(self, commit: str, target: Path) -> None:
         """Write the files of a commit into a folder, which is made."""
         target.mkdir(mode=0o755)
-        with tempfile.TemporaryDirectory(prefix="index-", dir=self.mirror.parent) as index:
+        with tempfile.TemporaryDirectory(prefix="shunter-index-", dir=self.mirror) as index:
             for argv in (["read-tree", commit], ["checkout-index", "--all", "--force"]):
                 done = await self._git(
                     ["-c", "core.bare=false", f"--work-tree={target}", *argv],
