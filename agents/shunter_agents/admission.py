@@ -7,6 +7,7 @@ What only the launcher finds out (which file a program is, where a working folde
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,11 +16,13 @@ from pydantic import ValidationError
 
 from shunter_agents import patterns
 from shunter_agents.policy import Policy, read
+from shunter_agents.sources.environment import is_version
 from shunter_infrastructure.launcher import LaunchFailed, Rules
 from shunter_infrastructure.process import users
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.capacity import CPU
 from shunter_work_pools.contracts.code_sources import ArchiveSource, GitSource
+from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.sizes import size
@@ -49,7 +52,19 @@ HAZARDS = (
     "GIT_*",
     "SSH_ASKPASS",
     "EDITOR",
-    "PAGER",
+    "VISUAL",
+    "*PAGER",
+    "LESSOPEN",
+    # Where programs look for files that say what they load: git, pip, uv, Python's user site.
+    "HOME",
+    "XDG_*",
+    "ZDOTDIR",
+    "OPENSSL_*",
+    "LUA_*",
+    "UV_*",
+    "PIP_*",
+    "NPM_CONFIG_*",
+    "DOTNET_*",
 )
 #: Of a list so many are shown.
 _SHOWN = 6
@@ -152,6 +167,7 @@ class Admission:
             umask=limits.umask,
             new_privileges=limits.new_privileges,
             runs=None if folder is None else Path(folder),
+            builds=not self._chooses_programs,
         )
 
     def program(self, path: str) -> str:
@@ -201,8 +217,7 @@ class Admission:
             names |= set(inner) if isinstance(inner, dict) else set()
         deny: Iterable[str] | None = rules.deny
         of_processes = launcher not in ("docker", "kubernetes")
-        restricted = self._policy.programs.allow is not None or self._policy.entrypoints.allow is not None
-        by_default = deny is None and rules.allow is None and restricted and of_processes
+        by_default = deny is None and rules.allow is None and self._chooses_programs and of_processes
         if by_default:
             deny = HAZARDS
         for name in sorted(names):
@@ -241,9 +256,40 @@ class Admission:
         fetched = work.source is not None and work.local_source is None
         if work.working_dir is not None and (os.path.isabs(work.working_dir) or not fetched):
             self.folder(os.path.abspath(os.path.join(work.local_source or "", work.working_dir)))
+        self._environment(work)
         program = work.command[0] if work.command is not None else work.python
         if program is not None and os.path.isabs(program) and os.path.exists(program):
             self.program(program)
+
+    def _environment(self, work: Work) -> None:
+        """What building it would start and fetch."""
+        wanted, repositories = work.environment, self._policy.repositories.allow
+        if wanted is None:
+            return
+        if wanted.python is not None and not is_version(wanted.python) and self._chooses_programs:
+            if not os.path.isabs(wanted.python):  # wherever uv would look for it
+                self._refuse(
+                    f"the interpreter {wanted.python} of an environment",
+                    "programs",
+                    "allow",
+                    self._policy.programs.allow or [],
+                )
+            self.program(wanted.python)
+        for line in wanted.requirements if repositories is not None else []:
+            for url in re.findall(r"\S+://\S*", line):
+                address = url.split("@", 1)[1] if re.match(r"[\w.-]+(\[.*\])?@\w", url) else url
+                if "${" in line or not patterns.repository_allowed(_fetched(address), repositories or []):
+                    self._refuse(
+                        f"code from {patterns.repository(_fetched(address)) or 'such an address'}",
+                        "repositories",
+                        "allow",
+                        repositories or [],
+                    )
+
+    @property
+    def _chooses_programs(self) -> bool:
+        """Whether there are rules of what is executed."""
+        return self._policy.programs.allow is not None or self._policy.entrypoints.allow is not None
 
     def _resources(self, assignment: Assignment, memory: int | None, cpu: float) -> None:
         """Of what is limited it asks for no more, and has a limit.
@@ -313,6 +359,7 @@ class Admission:
         self._image(template.image)
         for container in [*template.init_containers, *template.sidecars]:
             self._image(str(container.get("image", "")))
+            self._rights(container.get("securityContext") or {}, rules.cap_add)
         self._one_of("the namespace", template.namespace, "kubernetes", "namespaces", rules.namespaces)
         account = template.service_account or "default"
         self._one_of("the service account", account, "kubernetes", "service_accounts", rules.service_accounts)
@@ -336,6 +383,12 @@ class Admission:
         for name in names:
             self._one_of("the capability", name.removeprefix("CAP_"), section, "cap_add", bare)
 
+    def _rights(self, context: dict[str, Any], allowed: list[str] | None) -> None:
+        """Of a container beside the run's own, which a template writes as Kubernetes does."""
+        self._capabilities((context.get("capabilities") or {}).get("add") or [], "kubernetes", allowed)
+        if context.get("privileged") and allowed is not None:
+            self._refuse("a privileged container, which has all of them,", "kubernetes", "cap_add", allowed)
+
     def _below(self, what: str, path: str, section: str, key: str, allowed: list[str] | None) -> None:
         if allowed is not None and not patterns.folder_allowed(path, allowed):
             self._refuse(f"{what} {path}", section, key, allowed)
@@ -356,6 +409,15 @@ class Admission:
             f"{what} is not allowed by the agent's own policy: {self._path}, [{section}] {key}: {shown or 'nothing'}",
             "Deploy what it allows, or to another pool. Only who runs the agent can change its policy.",
         )
+
+
+def _fetched(url: str) -> str:
+    """What a requirement's URL is fetched from: without git's prefix, commit, and what is to be made of it."""
+    url = url.split("=", 1)[1] if url.startswith("-") and "=" in url else url
+    url = url.removeprefix("git+").partition("#")[0]
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}{slash}{path.partition('@')[0]}"
 
 
 def _ids(names: Iterable[str]) -> set[int]:

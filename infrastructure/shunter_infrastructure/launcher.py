@@ -79,6 +79,7 @@ class Rules:
         umask: None: the agent's own.
         new_privileges: whether set-user-ID programs and file capabilities count; None: unless it runs as another user.
         runs: where the folders of runs of other users are; None: at the usual place.
+        builds: building its environment may run code of packages.
     """
 
     program: Callable[[str], str] = _unchanged
@@ -88,6 +89,7 @@ class Rules:
     umask: int | None = None
     new_privileges: bool | None = None
     runs: Path | None = None
+    builds: bool = True
 
 
 NO_RULES = Rules()

@@ -147,6 +147,47 @@ def test_each_rule(rules: str, work: dict[str, Any], words: str | None) -> None:
         assert words in found
 
 
+PYTHON = "[programs]\nallow = ['python', '/usr/bin/python3*']"
+FROM = "[repositories]\nallow = ['https://git.example.com/team/*']"
+
+
+@pytest.mark.parametrize(
+    ("rules", "environment", "words"),
+    [
+        (PYTHON, {"python": "3.12"}, None),
+        (PYTHON, {"python": "/usr/bin/python3"}, None),
+        (PYTHON, {"python": "/bin/sh"}, "the program /bin/sh"),
+        (PYTHON, {"python": "./evil"}, "the interpreter ./evil"),
+        (PYTHON, {"python": "evil"}, "the interpreter evil"),
+        ("", {"python": "./mine"}, None),
+        (FROM, {"requirements": ["tiny>=1"]}, None),
+        (FROM, {"requirements": ["a @ git+https://git.example.com/team/a.git@v1#egg=a"]}, None),
+        (FROM, {"requirements": ["a@https://git.example.com/team/a"]}, None),
+        (FROM, {"requirements": ["a @ git+https://evil.example/a.git"]}, "code from https://evil.example/a"),
+        (FROM, {"requirements": ["a[x]@https://evil.example/a.whl"]}, "code from https://evil.example/a.whl"),
+        (FROM, {"requirements": ["--index-url=https://evil.example/"]}, "code from https://evil.example/"),
+        (FROM, {"requirements": ["-i https://me@git.example.com@evil.example/"]}, "code from"),
+        (FROM, {"requirements": ["a @ https://${HOST}/team/a"]}, "code from"),
+    ],
+)
+def test_what_building_an_environment_would_start_and_fetch(
+    rules: str, environment: dict[str, Any], words: str | None
+) -> None:
+    found = refusal(rules, assignment(entrypoint="a:b", environment=environment))
+    assert (found is None) if words is None else (words in (found or "nothing"))
+
+
+def test_packages_run_no_code_while_they_are_built_where_there_are_rules_of_what_runs() -> None:
+    for rules, builds in (("", True), ("[folders]\nallow=[]", True), (PYTHON, False), ("[entrypoints]\nallow=[]", False)):
+        assert Admission(policy(rules), WHERE).rules().builds is builds
+
+
+@pytest.mark.parametrize("name", ["HOME", "XDG_CONFIG_HOME", "OPENSSL_CONF", "UV_INDEX_URL", "ZDOTDIR"])
+def test_variables_that_say_where_programs_find_what_they_load(name: str) -> None:
+    rules = "[programs]\nallow = ['/usr/bin/true']"
+    assert "by default beside" in (refusal(rules, assignment(TRUE, env={name: "/x"})) or "")
+
+
 def test_needs() -> None:
     given = assignment(TRUE).model_copy(update={"need": {"gpu": 2.0, "memory": float(2**31)}})
     assert refusal("[maximum]\nneed = {gpu = 2, memory = '2GiB'}", given) is None
@@ -156,6 +197,7 @@ def test_needs() -> None:
 
 IMAGE = {"image": "registry.example.com/etl/tool:1"}
 ALIAS = {"ip": "10.0.0.9", "hostnames": ["db"]}
+ADMIN = {"capabilities": {"add": ["SYS_ADMIN"]}}
 PATCH = {"patch": {"spec": {"template": {"spec": {"hostAliases": [ALIAS]}}}}}
 
 
@@ -226,6 +268,16 @@ def test_docker(rules: str, template: dict[str, Any], words: str | None) -> None
             "[images]\nallow = ['registry.example.com/**']",
             IMAGE | {"sidecars": [{"name": "a", "image": "evil"}]},
             "the image evil",
+        ),
+        (
+            "[kubernetes]\ncap_add = ['CHOWN']",
+            IMAGE | {"sidecars": [{"name": "a", "image": "b", "securityContext": {"privileged": True}}]},
+            "a privileged container",
+        ),
+        (
+            "[kubernetes]\ncap_add = ['CHOWN']",
+            IMAGE | {"init_containers": [{"name": "a", "image": "b", "securityContext": ADMIN}]},
+            "the capability SYS_ADMIN",
         ),
         ("[environment]\nallow = ['A']", IMAGE | {"env_from": [{"secret": "s"}]}, "env_from"),
     ],

@@ -88,8 +88,8 @@ class Code:
                 prepared.source or _local(work),
                 attempt.journal.folder,
                 told,
-                # As another user: code of packages must not run as the agent's.
-                trusted=work.run_as is None,
+                # As another user: code of packages must not run as the agent's. Nor where its policy says what runs.
+                trusted=work.run_as is None and prepared.rules.builds,
             )
         return dataclasses.replace(prepared, python=python)
 
@@ -121,6 +121,8 @@ class Code:
                     )
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(self._repositories.collect, self._keep)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._archives.collect, self._keep)
             await asyncio.sleep(COLLECT_EVERY)
 
     @contextlib.contextmanager
