@@ -178,7 +178,12 @@ def test_what_building_an_environment_would_start_and_fetch(
 
 
 def test_packages_run_no_code_while_they_are_built_where_there_are_rules_of_what_runs() -> None:
-    for rules, builds in (("", True), ("[folders]\nallow=[]", True), (PYTHON, False), ("[entrypoints]\nallow=[]", False)):
+    for rules, builds in (
+        ("", True),
+        ("[folders]\nallow=[]", True),
+        (PYTHON, False),
+        ("[entrypoints]\nallow=[]", False),
+    ):
         assert Admission(policy(rules), WHERE).rules().builds is builds
 
 

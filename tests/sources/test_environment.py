@@ -184,7 +184,7 @@ async def test_code_of_packages_is_not_run_for_another_user(place: Place, tmp_pa
             member = tarfile.TarInfo(f"trap-1.0/{name}")
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text.encode()))
-    with pytest.raises(LaunchFailed, match="no usable wheels|building from source is disabled"):
+    with pytest.raises(LaunchFailed, match=r"no usable wheels|building from source is disabled"):
         await place.build(requirements=["trap"], trusted=False)
     wheel(place.index, "startup", "1.0", {"startup.pth": f"import os; open({str(trap)!r}, 'w')\n"})
     await place.build(requirements=["startup"], trusted=False)
@@ -340,8 +340,20 @@ async def test_no_interpreter_of_anybodys_choice_is_started_for_another_user(
 
 @pytest.mark.parametrize(
     "line",
-    ["-r {secret}", "-c {secret}", "--requirement={secret}", "  -r{secret}", "-r ../secret", "-r ${{HOME}}/secret"]
-    + ["-e {secret}", "tiny @ file://{secret}", "--find-links {secret}", "-f {secret}", "{secret}", "-r link"],
+    [
+        "-r {secret}",
+        "-c {secret}",
+        "--requirement={secret}",
+        "  -r{secret}",
+        "-r ../secret",
+        "-r ${{HOME}}/secret",
+        "-e {secret}",
+        "tiny @ file://{secret}",
+        "--find-links {secret}",
+        "-f {secret}",
+        "{secret}",
+        "-r link",
+    ],
 )
 @pytest.mark.parametrize("inline", [True, False])
 async def test_no_file_that_only_the_agent_may_read_is_read_for_another_user(
@@ -353,7 +365,9 @@ async def test_no_file_that_only_the_agent_may_read_is_read_for_another_user(
     (source / "link").symlink_to(secret)
     line = line.format(secret=secret)
     (source / "requirements.txt").write_text(f"tiny\n{line}\n")
-    wanted: dict[str, object] = {"requirements": [line]} if inline else {"requirements_file": "requirements.txt"}
+    wanted: dict[str, object] = (
+        {"requirements": [line]} if inline else {"requirements_file": "requirements.txt"}
+    )
     with pytest.raises(LaunchFailed, match="with the rights of the agent's user") as raised:
         await place.build(source, trusted=False, **wanted)
     assert "the-agents-own" not in raised.value.told

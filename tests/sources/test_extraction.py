@@ -162,9 +162,13 @@ def test_one_that_is_cut_off_or_none_at_all_is_told(tmp_path: Path, make: Make, 
         extract(archive, tmp_path / "out2")
 
 
-@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
 @pytest.mark.parametrize("also_zip", [False, True])
-def test_what_is_said_of_an_entry_does_not_fill_the_memory(tmp_path: Path, kind: bytes, also_zip: bool) -> None:
+def test_what_is_said_of_an_entry_does_not_fill_the_memory(
+    tmp_path: Path, kind: bytes, also_zip: bool
+) -> None:
     header = tarfile.TarInfo("x")
     header.type, header.size = kind, 64 * 2**20
     archive = tmp_path / "a.tar"

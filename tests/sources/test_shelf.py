@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from shunter_agents.sources.shelf import Make, Shelf
+from shunter_infrastructure.removing import remove
 
 DAY = 86_400.0
 
@@ -136,3 +139,29 @@ async def test_nothing_in_it_can_be_written(tmp_path: Path) -> None:
         "0o555",
         "0o444",
     ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a moment")
+@pytest.mark.parametrize("umask", [0o077, 0o022])
+async def test_runs_of_other_users_have_what_they_know_of_and_see_nothing_else(
+    umask: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    cache = Path(tempfile.mkdtemp(prefix="shunter-cache-"))  # pytest's own folders are closed to others
+    request.addfinalizer(lambda: remove(cache))
+    cache.chmod(0o755)
+    before = os.umask(umask)
+    try:
+        place = await Shelf(cache / "code").take("commit-of-a-secret", user(tmp_path), making("private"))
+    finally:
+        os.umask(before)
+    script = (
+        "import os, sys; os.setgroups([]); os.setgid(61234); os.setuid(61234)\n"
+        "print(open(sys.argv[1] + '/sub/file').read())\n"
+        "for folder in ('.', 'users'):\n"
+        "    try: os.listdir(os.path.join(os.path.dirname(sys.argv[1]), folder)); print('seen')\n"
+        "    except PermissionError: print('closed')\n"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", "-c", script, str(place)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["private", "closed", "closed"]

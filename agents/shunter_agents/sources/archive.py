@@ -87,7 +87,7 @@ class Archives:
         else:
 
             async def look(say: Told) -> str:
-                self._marks.mkdir(parents=True, exist_ok=True)
+                self._marks.mkdir(mode=0o700, parents=True, exist_ok=True)
                 async with locked(self._marks / f"{name}.lock", ALONE):
                     for left in self._marks.glob(f"{name}.fetch-*"):  # of one that was killed
                         await asyncio.to_thread(remove, left)

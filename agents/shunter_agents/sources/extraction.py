@@ -29,7 +29,13 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 #: Bytes of what a tar file says of one entry: names, links, attributes. It is read into memory at once.
 _ABOUT_LIMIT = 1024 * 1024
-_ABOUT = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+_ABOUT = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
 
 
 class BadArchive(Exception):

@@ -140,7 +140,9 @@ class _Git:
     def __init__(
         self, folder: Path, source: GitSource, secret: str | None, environ: Mapping[str, str]
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(
+            mode=0o700, parents=True, exist_ok=True
+        )  # of the agent alone, runs have what is checked out
         # By its secret, too: who has no right to it must not have it from here.
         name = _digest(source.git, secret or "")
         self.source = source

@@ -73,7 +73,7 @@ class Shelf:
         Raises:
             OSError: the shelf cannot be written.
         """
-        self._users().mkdir(parents=True, exist_ok=True)
+        self._open()
         place = self.folder / key
         # Who looks for what is there waits for nobody but a remover, and that is quick.
         async with locked(self._lock(key), SHARED):
@@ -194,6 +194,14 @@ class Shelf:
             os.symlink(user, self._users() / f"{key}@{user.name}")
         os.utime(self._lock(key))
         return True
+
+    def _open(self) -> None:
+        """Who knows a key, since a secret of its run is in it, can enter what has it; nobody else can see what there
+        is."""
+        if not self._users().is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o711)  # nosec B103 # passed through, not listed; whatever the umask is
+            self._users().mkdir(mode=0o700, exist_ok=True)
 
     def _users(self) -> Path:
         return self.folder / _USERS
