@@ -31,7 +31,7 @@ class Agent:
             "session": self._session,
             "identity": str(uuid.uuid4()),
             "pools": ["default"],
-            "limit": REQUESTS,
+            "limit": REQUESTS + 1,
             "free": REQUESTS,
             "hold_for": 0,
         }
@@ -41,17 +41,18 @@ class Agent:
         self._way.post("/deployments", deployment)
         self._holds: list[Any] = []
         [held] = self._granted(1)
-        self._holds = [{key: held[key] for key in ("run", "attempt", "epoch")} | {"stopping": False}]
+        self._holds = [_held(held)]
 
     def sync(self, **more: Any) -> Any:
-        """Ask, without being held."""
+        """Ask, without being held unless that is said."""
         return self._way.post("/agents/bench/sync", self._about | more)
 
     def _granted(self, count: int) -> list[Any]:
         self._way.post("/runs/batch", {"runs": [{"deployment": "job"} for _ in range(count)]})
         granted: list[Any] = []
         while len(granted) < count:
-            granted = self.sync(free=count, holds=self._holds)["assignments"]
+            holds = [*self._holds, *(_held(one) for one in granted)]
+            granted += self.sync(free=count - len(granted), holds=holds, hold_for=10)["assignments"]
         return granted
 
     def syncs(self) -> float:
@@ -69,6 +70,10 @@ class Agent:
             body = {"session": self._session, "reports": [report]}
             took.append(_timed(lambda body=body: self._way.post("/agents/bench/reports", body)))  # type: ignore[misc]
         return statistics.median(took)
+
+
+def _held(granted: Any) -> dict[str, Any]:
+    return {key: granted[key] for key in ("run", "attempt", "epoch")} | {"stopping": False}
 
 
 def _timed(ask: Any) -> float:
