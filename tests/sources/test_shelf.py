@@ -161,7 +161,7 @@ async def test_runs_of_other_users_have_what_they_know_of_and_see_nothing_else(
         "    try: os.listdir(os.path.join(os.path.dirname(sys.argv[1]), folder)); print('seen')\n"
         "    except PermissionError: print('closed')\n"
     )
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: ASYNC221 - quick
         ["/usr/bin/python3", "-I", "-c", script, str(place)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["private", "closed", "closed"]
