@@ -40,6 +40,10 @@ _MODULES = {
     "run": "commands.runs",
     "route": "commands.routes",
     "status": "commands.status",
+    "login": "commands.login",
+    "whoami": "commands.login",
+    "key": "commands.keys",
+    "audit": "commands.audit",
     "config": "commands.config",
     "completion": "commands.completion",
 }

@@ -12,7 +12,20 @@ import pytest
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 
-from shunter_work_pools.api import agents, deployments, identities, limits, pools, runs, schedules, secrets
+from shunter_work_pools.api import (
+    agents,
+    attempts,
+    audit,
+    deployments,
+    identities,
+    joining,
+    limits,
+    pools,
+    runs,
+    schedules,
+    secrets,
+    sign_in,
+)
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import BODY_LIMIT, OPEN_BODY_LIMIT
 from shunter_work_pools.contracts import PROTOCOL
@@ -296,7 +309,20 @@ async def test_the_openapi_document_is_sound_and_lists_every_route(plain: Served
         assert operation["responses"]
     routed = {
         (method, "/api/v1" + route.path)
-        for module in (agents, deployments, identities, limits, pools, runs, schedules, secrets)
+        for module in (
+            agents,
+            attempts,
+            audit,
+            deployments,
+            identities,
+            joining,
+            limits,
+            pools,
+            runs,
+            schedules,
+            secrets,
+            sign_in,
+        )
         for route in module.router.routes
         if isinstance(route, APIRoute)
         for method in route.methods

@@ -17,7 +17,7 @@ from _pytest.terminal import TerminalReporter
 #: Seconds that a suite may take on two cores. Raise one only with a reason.
 BUDGETS = {
     "agents": 600,
-    "api": 240,
+    "api": 320,
     "chaos": 480,
     "cli": 540,
     "cluster": 180,
