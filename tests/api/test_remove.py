@@ -33,12 +33,12 @@ async def silence(server: Served, name: str = "a1") -> None:
 
 
 def left(tx: Tx) -> dict[str, int]:
-    """Rows of each table that is not empty."""
+    """Rows of each table that is not empty; but who did what is kept for a time of its own."""
     counts = {
         table.name: tx.conn.scalar(select(func.count()).select_from(table)) or 0
         for table in metadata.sorted_tables
     }
-    return {name: count for name, count in counts.items() if count}
+    return {name: count for name, count in counts.items() if count and name != "audit"}
 
 
 def pool_names(tx: Tx) -> list[str]:
