@@ -54,7 +54,7 @@ def list_(
         ("WHEN", "WHO", "FROM", "WHAT", "TO", "ANSWER", "DETAIL"),
         [
             (
-                local(entry.at),
+                local(entry.at)[: len("2026-11-22 17:55:05")],
                 entry.who or "-",
                 entry.address or "-",
                 entry.action,
@@ -65,6 +65,7 @@ def list_(
             for entry in page.entries
         ],
         elastic=("TO", "DETAIL"),
+        spare=("DETAIL", "FROM"),
     )
     if page.next is not None:
         output.say(f"\nthe newest {limit}: --limit shows more, --until what was before")

@@ -102,7 +102,8 @@ def list_(
                 )
                 for key in found
             ],
-            elastic=("NAME", "MAY", "CREATED"),
+            elastic=("MAY", "CREATED", "NAME"),
+            spare=("FROM",),
         )
 
 
@@ -116,7 +117,7 @@ def _may(key: Key) -> str:
 def _ends(key: Key) -> str:
     if key.revoked_at is not None:
         return f"revoked {ago(key.revoked_at)}"
-    return "-" if key.expires_at is None else local(key.expires_at)
+    return ago(key.expires_at)
 
 
 @group.command("revoke")
