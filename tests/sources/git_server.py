@@ -22,11 +22,11 @@ AUTHOR = {
 }
 
 
-def git(folder: Path, *argv: str) -> str:
+def git(folder: Path, *argv: str, stdin: str = "") -> str:
     """Run git in a folder; its output."""
     env = os.environ | AUTHOR
     done = subprocess.run(
-        ["git", "-C", str(folder), *argv], env=env, capture_output=True, text=True, check=False
+        ["git", "-C", str(folder), *argv], env=env, input=stdin, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -289,6 +289,24 @@ async def test_a_server_that_gives_no_single_commits_is_asked_for_all(place: Pla
     assert ((folder / "a.txt").read_text(), commit) == ("1", first)
 
 
+async def test_a_commit_of_endlessly_many_files_is_refused_before_any_is_written(place: Place) -> None:
+    """Ten names for one folder of ten names, seven times: a few hundred bytes, and ten million files."""
+    place.repository.commit({"a.txt": "1"})
+    folder = place.repository.folder
+    thing = f"100644 blob {git(folder, 'hash-object', '-w', 'a.txt')}"
+    for _ in range(7):
+        lines = "".join(f"{thing}\tname-{number}\n" for number in range(10))
+        tree = git(folder, "mktree", stdin=lines)
+        thing = f"040000 tree {tree}"
+    commit = git(folder, "commit-tree", tree, "-m", "many")
+    git(folder, "update-ref", "refs/heads/many", commit)
+    with pytest.raises(LaunchFailed, match="has more than 400,000 files") as refused:
+        await place.fetch(branch="many")
+    assert refused.value.cause is Cause.SOURCE
+    assert not [one for one in (place.root / "cache/code").glob(f"{commit[:12]}*") if one.is_dir()]
+    assert (await place.fetch(branch="main"))[0].is_dir()
+
+
 async def test_a_repository_of_the_machine(place: Place) -> None:
     first = place.repository.commit({"a.txt": "1"})
     assert (await place.fetch(git=f"file://{place.repository.folder}", branch="main"))[1] == first

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,6 +29,8 @@ from shunter_work_pools.contracts.states import Cause
 
 #: Seconds that one fetch may take, and that it may receive nothing.
 FETCH_LIMIT, STALL_LIMIT = 1800.0, 30
+#: What the files of one commit may be at the most: so many, and so many bytes. A tree may name one file millions of times.
+FILE_LIMIT, BYTE_LIMIT = 400_000, 4 * 2**30
 #: User of https when the deployment names none: what hosts want beside a token that is enough by itself.
 TOKEN_USER = "x-access-token"  # nosec B105 # the name of a user
 #: Characters of git's own words that are told.
@@ -191,6 +193,7 @@ class _Git:
 
     async def check_out(self, commit: str, target: Path) -> None:
         """Write the files of a commit into a folder, which is made."""
+        await self._measure(commit)
         target.mkdir(mode=0o755)
         with tempfile.TemporaryDirectory(prefix="shunter-index-", dir=self.mirror) as index:
             for argv in (["read-tree", commit], ["checkout-index", "--all", "--force"]):
@@ -202,6 +205,29 @@ class _Git:
                 if done.code != 0:
                     remove(self.mirror)  # whatever is wrong with it, the next try has a new one
                     raise self._failed(done, f"the files of commit {commit[:12]} cannot be written")
+
+    async def _measure(self, commit: str) -> None:
+        """Refuse a commit whose files are more than there can be, before any of them is written."""
+        files, size, rest = 0, 0, b""
+
+        def count(data: bytes) -> None:
+            nonlocal files, size, rest
+            *lines, rest = (rest + data).split(b"\n")
+            files += len(lines)
+            # A submodule has a dash there.
+            size += sum(int(number) for line in lines if (number := line.split(None, 4)[3]).isdigit())
+            if files > FILE_LIMIT or size > BYTE_LIMIT:
+                raise LaunchFailed(
+                    Cause.SOURCE,
+                    f"commit {commit[:12]} of {self.source.git} has more than {FILE_LIMIT:,} files or "
+                    f"{BYTE_LIMIT / 2**30:.3g} GiB",
+                    "Make the repository smaller, or deploy from an archive of what is needed.",
+                )
+
+        done = await self._git(["ls-tree", "-r", "-l", "--full-tree", commit], on_output=count)
+        if done.code != 0:
+            remove(self.mirror)  # whatever is wrong with it, the next try has a new one
+            raise self._failed(done, f"the files of commit {commit[:12]} cannot be listed")
 
     async def _commit_of(self, name: str) -> str:
         done = await self._git(["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"])
@@ -277,6 +303,7 @@ class _Git:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         on_line: Told | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> Done:
         program = shutil.which("git", path=self._environ.get("PATH"))
         if program is None:
@@ -305,6 +332,7 @@ class _Git:
                 cwd=cwd or self.mirror.parent,
                 pass_fds=pass_fds,
                 on_line=on_line,
+                on_output=on_output,
             )
         except TooLong as exc:
             raise LaunchFailed(

@@ -42,6 +42,7 @@ async def run(
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     on_line: Callable[[str], None] | None = None,
+    on_output: Callable[[bytes], None] | None = None,
 ) -> Done:
     """Run a program to its end. It has no terminal and no input. Cancelled, it is ended with all its children.
 
@@ -49,6 +50,7 @@ async def run(
         env: its whole environment.
         limit: seconds.
         on_line: called with each line on stderr.
+        on_output: called with each piece of its output; what it raises ends the program, and is raised here.
 
     Raises:
         TooLong: it took longer than that.
@@ -69,7 +71,9 @@ async def run(
     try:
         async with asyncio.timeout(limit):
             out, err = await asyncio.gather(
-                _read(process.stdout, None), _read(process.stderr, on_line), return_exceptions=False
+                _read(process.stdout, None, on_output),
+                _read(process.stderr, on_line),
+                return_exceptions=False,
             )
             code = await process.wait()
     except TimeoutError as exc:
@@ -82,9 +86,15 @@ async def run(
     return Done(code, out, err)
 
 
-async def _read(stream: asyncio.StreamReader, on_line: Callable[[str], None] | None) -> str:
+async def _read(
+    stream: asyncio.StreamReader,
+    on_line: Callable[[str], None] | None,
+    on_piece: Callable[[bytes], None] | None = None,
+) -> str:
     kept, rest = bytearray(), b""
     while data := await stream.read(16 * 1024):
+        if on_piece is not None:
+            on_piece(data)
         kept += data
         del kept[:-KEPT]
         if on_line is not None:
