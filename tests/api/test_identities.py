@@ -19,7 +19,7 @@ from shunter_work_pools.contracts.identities import Kind, Role
 from shunter_work_pools.identities import Admission, Identities, Identity
 from shunter_work_pools.queue import keys
 from shunter_work_pools.secret_keys import passing_keys
-from shunter_work_pools.storage.store import PostgresStore, SqliteStore, system_clock
+from shunter_work_pools.storage.store import PostgresStore, SqliteStore, Tx, system_clock
 from tests.api.serving import NO_TLS, SOON, TOKEN, Served, served, until
 
 
@@ -296,3 +296,26 @@ async def test_what_would_be_held_ends_where_the_key_was_revoked_just_before(ser
 
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(asyncio.create_task(hold()), 1)
+
+
+async def test_keys_that_ended_go_after_a_time_but_for_names_of_accounts(server: Served) -> None:
+    await made(server, Kind.PERSON, "old", role=Role.VIEWER)
+    await made(server, Kind.PERSON, "alive", role=Role.VIEWER)
+    await made(server, Kind.AGENT, "joined", pools=["main"], expires_in=3600)
+    await made(
+        server, Kind.AGENT, "account", pools=["main"]
+    )  # no end by itself, as the names that accounts took
+
+    def end(tx: Tx) -> None:
+        for kind, name in ((Kind.PERSON, "old"), (Kind.AGENT, "joined"), (Kind.AGENT, "account")):
+            keys.revoke(tx, kind, name)
+
+    def names(tx: Tx) -> set[str]:
+        return {key.name for key in keys.list_keys(tx, all_of_them=True)}
+
+    store = server.engine.store
+    await store.write(end)
+    await store.write(lambda tx: keys.forget_ended(tx, tx.now - 3_600_000_000))
+    assert await store.read(names) == {"old", "alive", "joined", "account"}
+    await store.write(lambda tx: keys.forget_ended(tx, tx.now + 1))
+    assert await store.read(names) == {"alive", "account"}

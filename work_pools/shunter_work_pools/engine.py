@@ -51,7 +51,7 @@ from shunter_work_pools.glances import Glances
 from shunter_work_pools.hub import Hub, Waiting
 from shunter_work_pools.identities import LOOK_EVERY, Identities
 from shunter_work_pools.metrics import Metrics, gauges
-from shunter_work_pools.queue import audit, fire, reap, remove, secrets, timetable
+from shunter_work_pools.queue import audit, fire, keys, reap, remove, secrets, timetable
 from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.census import census
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
@@ -741,6 +741,9 @@ class Engine:
         await asyncio.sleep(3600)
         await self.store.write(make_partitions)
         await self.store.write(secrets.forget_replaced)
+        if self.settings.audit_for is not None:
+            kept = round(self.settings.audit_for * _SECOND)
+            await self.store.write(lambda tx: keys.forget_ended(tx, tx.now - kept))
 
     async def _revocations(self) -> None:
         await asyncio.sleep(LOOK_EVERY)

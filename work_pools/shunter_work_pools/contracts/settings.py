@@ -837,7 +837,7 @@ _DECLARED = (
     Setting(
         "keep.audit_for",
         _duration(),
-        "How long it is kept who did what (`shunter audit list`).",
+        "How long it is kept who did what (`shunter audit list`), and which keys there were.",
         default=90 * 86_400.0,
         flag="--keep-audit-for",
         **_PATIENCE,

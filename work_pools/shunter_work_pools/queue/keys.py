@@ -11,7 +11,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Row, bindparam, insert, or_, select, text, update
+from sqlalchemy import Row, bindparam, delete, insert, or_, select, text, update
 
 from shunter_work_pools.contracts.base import Micros, moment
 from shunter_work_pools.contracts.errors import Conflict, NotFound
@@ -158,6 +158,15 @@ def note_used(tx: Tx, used: Mapping[int, tuple[Micros, str]]) -> None:
     )
     rows = [{"key": key, "at": at, "address": address[:64]} for key, (at, address) in sorted(used.items())]
     tx.conn.execute(statement, rows)
+
+
+def forget_ended(tx: Tx, before: Micros) -> None:
+    """Delete what ended before a moment. The names that service accounts took stay: those rows have no end by
+    themselves, and one that was revoked keeps its account out."""
+    over = or_(keys.c.expires_at < before, keys.c.revoked_at < before)
+    tx.conn.execute(
+        delete(keys).where(over, or_(keys.c.kind != Kind.AGENT.value, keys.c.expires_at.is_not(None)))
+    )
 
 
 def view(row: Row[Any]) -> Key:
