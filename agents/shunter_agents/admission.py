@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from shunter_agents import patterns
 from shunter_agents.policy import Policy, read
-from shunter_agents.sources.environment import is_version
 from shunter_infrastructure.launcher import LaunchFailed, Rules
 from shunter_infrastructure.process import users
 from shunter_work_pools.contracts.agents import Assignment
@@ -266,6 +265,8 @@ class Admission:
         wanted, repositories = work.environment, self._policy.repositories.allow
         if wanted is None:
             return
+        from shunter_agents.sources.environment import is_version  # with all that building one takes
+
         if wanted.python is not None and not is_version(wanted.python) and self._chooses_programs:
             if not os.path.isabs(wanted.python):  # wherever uv would look for it
                 self._refuse(

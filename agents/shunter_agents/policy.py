@@ -88,7 +88,7 @@ Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Launchers(_Section):

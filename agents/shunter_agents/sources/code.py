@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shunter_agents.attempt import Attempt
-from shunter_agents.sources.archive import Archives
-from shunter_agents.sources.environment import Environments
-from shunter_agents.sources.git import Repositories
 from shunter_agents.sources.shared import Told
 from shunter_agents.sources.shelf import Shelf
 from shunter_infrastructure.launcher import LaunchFailed, NotReady, Prepared
@@ -20,6 +19,11 @@ from shunter_work_pools.contracts.code_sources import GitSource
 from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.states import Cause
 from shunter_work_pools.daemon_log import get_logger
+
+if TYPE_CHECKING:
+    from shunter_agents.sources.archive import Archives
+    from shunter_agents.sources.environment import Environments
+    from shunter_agents.sources.git import Repositories
 
 log = get_logger()
 
@@ -46,14 +50,32 @@ class Code:
         self._cache = cache
         self._keep, self._limit = keep, limit
         self._code, self._built = Shelf(cache / "code"), Shelf(cache / "environments")
-        self._repositories = Repositories(cache / "repositories", self._code, environ)
-        self._archives = Archives(self._code, cache / "archives")
-        self._environments = Environments(self._built, cache / "downloads", environ)
+        self._environ = environ
         self.on_commit: Callable[[Attempt, str], None] = lambda attempt, commit: None
         self.on_note: Callable[[Attempt, str], None] = lambda attempt, note: None
         self.untimed: Callable[[Attempt], contextlib.AbstractContextManager[None]] = lambda attempt: (
             contextlib.nullcontext()
         )
+
+    # Loaded when they are used: most agents use none of them.
+
+    @functools.cached_property
+    def _repositories(self) -> Repositories:
+        from shunter_agents.sources.git import Repositories
+
+        return Repositories(self._cache / "repositories", self._code, self._environ)
+
+    @functools.cached_property
+    def _archives(self) -> Archives:
+        from shunter_agents.sources.archive import Archives
+
+        return Archives(self._code, self._cache / "archives")
+
+    @functools.cached_property
+    def _environments(self) -> Environments:
+        from shunter_agents.sources.environment import Environments
+
+        return Environments(self._built, self._cache / "downloads", self._environ)
 
     async def fetch(self, attempt: Attempt, prepared: Prepared) -> Prepared:
         """The first step: the code is there."""
@@ -109,6 +131,11 @@ class Code:
     async def collect(self) -> None:
         """Remove for ever what nobody wants any more."""
         while True:
+            await self._collect()
+            await asyncio.sleep(COLLECT_EVERY)
+
+    async def _collect(self) -> None:
+        if self._cache.exists():
             for shelf in (self._code, self._built):
                 try:
                     removed = await asyncio.to_thread(shelf.collect, self._keep, self._limit)
@@ -123,7 +150,6 @@ class Code:
                 await asyncio.to_thread(self._repositories.collect, self._keep)
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(self._archives.collect, self._keep)
-            await asyncio.sleep(COLLECT_EVERY)
 
     @contextlib.contextmanager
     def _progress(self, attempt: Attempt) -> Iterator[Told]:

@@ -26,10 +26,6 @@ PREFIXES = {
 }
 
 
-#: A token, visible ASCII.
-Token = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,8192}$")]
-
-
 class WhoAmI(Contract):
     """Who the server takes the sender of a request for.
 
