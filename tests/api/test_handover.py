@@ -9,7 +9,7 @@ from uuid import UUID
 
 from shunter_work_pools.contracts.agents import OUTPUT_TAIL
 from shunter_work_pools.settings import Settings
-from tests.api.serving import SOON, Served, held
+from tests.api.serving import SOON, Served, held, until
 from tests.api.test_lost import Serve, SetClock, has_listened, looks, one_running, serve, silence
 from tests.api.test_sync import ready
 
@@ -27,7 +27,9 @@ async def handed_over(server: Served, clock: SetClock, granted: Any) -> Any:
     has_listened(server)
     await silence(server, clock, PATIENT.lost_after + 0.1)
     taken = asyncio.create_task(server.take("a2", **OTHER))
-    await server.waits()
+    agents = server.engine.hub.agents
+    # The server's own loops may hand it over before anybody has seen that it waits.
+    await until(lambda: taken.done() or any(entry.offered is not None for entry in agents.values()))
     await server.engine._write_heartbeats()
     (again,) = await asyncio.wait_for(taken, SOON)
     return again
