@@ -49,7 +49,7 @@ def test_by_flags(shunter: Console, base: str) -> None:
         "tag": None,
         "commit": None,
         "folder": "jobs",
-        "secret": "github",
+        "secret": None,
         "user": None,
     }
     assert found["environment"] == {

@@ -82,7 +82,6 @@ def test_the_exit_code_tells_wrong_from_failed(error: errors.ShunterError, code:
         (["run", "list", "--sate", "x"], "No such option: --sate", "Did you mean"),
         (["run", "list", "--state", "Complted"], "'Complted' is not a state", "Did you mean 'Completed'?"),
         (["run", "inspect"], "Missing argument", "`shunter run inspect --help` tells more."),
-        (["agent", "start"], "Missing option '--pool'", "--help"),
         (["deploy", "--name", "x"], "nothing to run", "entrypoint"),
         (["deploy", "sh", "--name", "x"], "'sh' is no entrypoint", "-- sh"),
         (["deploy", "--name", "a/b", "--", "true"], "--name 'a/b' cannot be a name", ""),
@@ -100,6 +99,12 @@ def test_wrong_usage_is_one_message_and_code_2(
     assert remedy in done.err
     assert "Traceback" not in done.err
     assert done.out == b""
+
+
+def test_an_agent_is_told_which_pool_to_serve(alone: Console) -> None:
+    done = alone("agent", "start")
+    assert done.code == 2
+    assert "nothing says which pool to serve. Name a pool with --pool, or join first" in done.err
 
 
 def test_a_group_alone_shows_its_help(alone: Console) -> None:

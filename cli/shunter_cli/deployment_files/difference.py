@@ -38,16 +38,9 @@ _USUAL: dict[str, Any] = {
 _NEVER = object()
 _INDENT = "    "
 #: Mappings that are one field for each value.
-_SPREAD = (
-    "source",
-    "environment",
-    "need",
-    "retries",
-    "keep",
-    "parameters",
-    "parameter_schema",
-    "variables",
-)
+_SPREAD = ("need", "retries", "env", "keep", "parameters", "parameter_schema", "variables")
+#: The same, where they are one; they stay where they are among the others.
+_CODE = ("source", "environment")
 
 
 @dataclass(frozen=True)
@@ -123,12 +116,15 @@ def _flat(spec: DeploymentSpec) -> dict[str, Any]:
     found = spec.model_dump(mode="json")
     top = found.pop("work") | found
     schedules = top.pop("schedules")
-    rows = {name: value for name, value in top.items() if name not in (*_SPREAD, "env")}
-    rows |= {
-        f"env.{name}": value for name, value in top.pop("env").items()
-    }  # where one comes from is one value
+    rows: dict[str, Any] = {}
+    for name, value in top.items():
+        if name not in _SPREAD:
+            rows |= dict(_spread(name, value)) if name in _CODE else {name: value}
     for name in _SPREAD:
-        rows |= dict(_spread(name, top[name]))
+        if name == "env":  # where one comes from is one value
+            rows |= {f"env.{variable}": value for variable, value in top[name].items()}
+        else:
+            rows |= dict(_spread(name, top[name]))
     for one in schedules:
         rows |= dict(_schedule(f"schedules.{one.pop('name')}", one))
     return {name: None if value in (None, [], {}, "") else value for name, value in rows.items()}
