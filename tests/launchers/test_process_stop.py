@@ -200,7 +200,7 @@ def test_a_full_disk_delays_the_record_and_loses_nothing(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(fd, data[:room])
 
-    kept = keeper._Keeper(keeper.Line(-1), 1, str(tmp_path))
+    kept = keeper._Keeper(keeper.Line(-1), 1, str(tmp_path), -1)
     kept.record = os.open(tmp_path / "record", os.O_WRONLY | os.O_CREAT)
     monkeypatch.setattr(os, "write", nearly_full)
     kept._append('{"is":"ended","status":0}')

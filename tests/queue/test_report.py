@@ -83,6 +83,7 @@ async def test_the_steps_of_a_run_are_shown_as_they_come(world: World) -> None:
         "memory": None,
         "note": None,
         "commit": None,
+        "progress": None,
     }
     assert await world.story(granted.run) == [
         "Scheduled/user",

@@ -185,7 +185,8 @@ class DockerLauncher(OwnWork):
             found = await self._engine.call(begin)
         except APIError as exc:
             said = explanation(exc)
-            if exc.status_code == _NO_SUCH and f"No such container: {made}" in said:
+            # Another life took it for one of its own that never began: it is gone, or about to be.
+            if f"No such container: {made}" in said or "marked for removal" in said:
                 raise _Withdrawn from exc
             with contextlib.suppress(APIError):
                 await self._engine.call(lambda client: client.remove_container(made, v=True))
