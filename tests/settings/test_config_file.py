@@ -70,6 +70,8 @@ def test_every_setting_can_be_set_shown_and_unset(shunter: Console, name: str, h
         "agent.capacity": "gpu=2,memory=8GiB",
         "agent.metrics_port": "9100",
         "server.path_prefix": "/shunter",
+        "server.oidc_issuer": "https://id.example.com",
+        "agent.policy": "/etc/shunter/agent.toml",
     }
     values |= {
         name: "/etc/shunter/file.pem" for name in SETTINGS if re.search(r"tls_(ca|cert|key|client_ca)$", name)
