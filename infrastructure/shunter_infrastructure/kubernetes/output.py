@@ -179,8 +179,6 @@ class Outputs:
                     one.grown.set()
             pause = _PAUSE if _size(one.folder) > before else min(2 * pause, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
-            async with self.in_turn():
-                pass  # behind all that end now: it may be one of them
 
     async def _take_turns(self) -> None:
         while self._waiting:
