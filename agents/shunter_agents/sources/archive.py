@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from shunter_agents.sources.extraction import BadArchive, extract
-from shunter_agents.sources.locks import ALONE, locked, try_lock
+from shunter_agents.sources.locks import ALONE, left_alone, locked
 from shunter_agents.sources.shared import Shared, Told
 from shunter_agents.sources.shelf import Shelf
 from shunter_agents.sources.surroundings import masked
@@ -131,19 +130,10 @@ class Archives:
 
     def collect(self, keep: float) -> None:
         """Remove what is known of archives that nobody wanted for so many seconds, and what was left half fetched."""
-        for path in self._marks.glob("*.lock"):
-            if time.time() - path.stat().st_mtime <= keep:
-                continue
-            lock = try_lock(path, ALONE)
-            if lock is None:
-                continue
-            try:
-                for left in self._marks.glob(f"{path.stem}.fetch-*"):
-                    remove(left)
-                path.with_suffix(".json").unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-            finally:
-                os.close(lock)
+        for path in left_alone(self._marks, keep):
+            for left in self._marks.glob(f"{path.stem}.fetch-*"):
+                remove(left)
+            path.with_suffix(".json").unlink(missing_ok=True)
 
     def _key(self, name: str, sha256: str) -> str:
         # By its URL and secret, too: who knows what an archive holds need not be one who may have it.

@@ -11,13 +11,12 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shunter_agents.sources.locks import ALONE, locked, try_lock
+from shunter_agents.sources.locks import ALONE, left_alone, locked
 from shunter_agents.sources.programs import Done, TooLong, run
 from shunter_agents.sources.shared import Shared, Told
 from shunter_agents.sources.shelf import Shelf
@@ -123,17 +122,8 @@ class Repositories:
 
     def collect(self, keep: float) -> None:
         """Remove the mirrors of repositories of which nobody wanted anything for so many seconds."""
-        for path in self._folder.glob("*.lock"):
-            if time.time() - path.stat().st_mtime <= keep:
-                continue
-            lock = try_lock(path, ALONE)
-            if lock is None:
-                continue
-            try:
-                remove(path.with_suffix(".git"))
-                path.unlink(missing_ok=True)
-            finally:
-                os.close(lock)
+        for path in left_alone(self._folder, keep):
+            remove(path.with_suffix(".git"))
 
 
 class _Git:

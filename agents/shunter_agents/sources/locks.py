@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 SHARED, ALONE = fcntl.LOCK_SH, fcntl.LOCK_EX
@@ -40,3 +41,19 @@ async def locked(path: Path, how: int) -> AsyncIterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def left_alone(folder: Path, keep: float) -> Iterator[Path]:
+    """Locks (``*.lock``) of a folder that nobody had for so many seconds: each is held while it is looked at, and gone
+    afterwards."""
+    for path in folder.glob("*.lock"):
+        if time.time() - path.stat().st_mtime <= keep:
+            continue
+        lock = try_lock(path, ALONE)
+        if lock is None:
+            continue
+        try:
+            yield path
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(lock)
