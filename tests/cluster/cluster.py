@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import building, cache, credentials, fake_nodes, images
+from tests.cluster import building, cache, credentials, fake_nodes, images, services
 from tests.cluster.machine import Machine
 from tests.cluster.packages import CannotHaveCluster, find, provide
 from tests.cluster.programs import API_SERVICE, NODE, Program, programs
@@ -254,6 +254,7 @@ class OwnCluster(Cluster):
             with ThreadPoolExecutor() as beside:
                 loading = [beside.submit(self.load_image, archive) for archive in ready_images]
                 self.start("etcd", "apiserver")
+                self.apply(*services.documents(address))
                 for one in loading:
                     one.result()
             self.start(*found)

@@ -13,6 +13,8 @@ _CLIENTS = {
     "apiserver": ("kube-apiserver-kubelet-client", "system:masters"),
     "controller-manager": ("system:kube-controller-manager", "system:authenticated"),
     "scheduler": ("system:kube-scheduler", "system:authenticated"),
+    "dns": ("shunter-tests-dns", "system:masters"),
+    "storage": ("shunter-tests-storage", "system:masters"),
     "proxy": ("system:kube-proxy", "system:authenticated"),
 }
 

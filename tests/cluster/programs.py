@@ -13,6 +13,11 @@ NODE = "node-1"
 SERVICES = "10.96.0.0/16"
 #: The address of the service ``kubernetes``: the first of them.
 API_SERVICE = "10.96.0.1"
+#: The address of the service ``kube-dns``, which pods ask for names.
+DNS_SERVICE = "10.96.0.10"
+DOMAIN = "cluster.local"
+#: Makes volumes for claims.
+PROVISIONER = "shunter.test/folders"
 PODS = "10.244.0.0/22"
 MOST_PODS = 250
 PAUSE = "localhost/pause:1"
@@ -50,6 +55,7 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
     _write(settings / "scheduler.json", _scheduler(folder))
     _write(settings / "audit.json", _audit())
     (settings / "resolv.conf").write_text("")
+    (settings / "names").write_text(_names(folder, address))
     kube = str(binary)
 
     def configured(name: str) -> str:
@@ -94,6 +100,10 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
         ),
         "proxy": Program(
             [kube, "proxy", f"--config={settings / 'proxy.json'}"], f"http://{address}:10256/healthz"
+        ),
+        "dns": Program([kube, "dns", str(settings / "names")], f"http://{address}:8181/ready"),
+        "storage": Program(
+            [kube, "storage", str(secrets / "storage.kubeconfig"), PROVISIONER, str(folder / "volumes")]
         ),
     }
 
@@ -201,8 +211,8 @@ def _kubelet(folder: Path, cgroup: str, address: str) -> dict[str, Any]:
         "enforceNodeAllocatable": [],
         "oomScoreAdj": 0,
         "maxPods": MOST_PODS,
-        "clusterDomain": "cluster.local",
-        "clusterDNS": ["127.0.0.1"],  # there is no DNS: a name fails at once, not after a time-out
+        "clusterDomain": DOMAIN,
+        "clusterDNS": [DNS_SERVICE],
         "resolvConf": str(folder / "settings" / "resolv.conf"),
         "podLogsDir": str(folder / "pod-logs"),
         "volumePluginDir": str(folder / "volume-plugins"),
@@ -218,6 +228,25 @@ def _kubelet(folder: Path, cgroup: str, address: str) -> dict[str, Any]:
             "imagefs.available": "1%",
         },
     }
+
+
+def _names(folder: Path, address: str) -> str:
+    """A Corefile. A name of no service does not exist, which is said at once: nobody else is asked."""
+    return f"""\
+. {{
+    bind {address}
+    ready {address}:8181
+    errors
+    kubernetes {DOMAIN} in-addr.arpa ip6.arpa {{
+        kubeconfig {folder / "credentials" / "dns.kubeconfig"}
+        ttl 1
+        fallthrough in-addr.arpa ip6.arpa
+    }}
+    template ANY ANY {{
+        rcode NXDOMAIN
+    }}
+}}
+"""
 
 
 def _scheduler(folder: Path) -> dict[str, Any]:

@@ -104,6 +104,63 @@ print(urllib.request.urlopen(asked, context=ssl.create_default_context(cafile=gi
     assert run(cluster, namespace, "asks", pod_spec("python3", "-c", code)) == "200\n"
 
 
+def test_a_pod_finds_services_by_their_short_and_full_names(cluster: Cluster, namespace: str) -> None:
+    ports = [{"port": 4400}]
+    metadata = {"name": "server-shunter-server", "namespace": namespace}
+    cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports}})
+    address = cluster.get("service/server-shunter-server", "-n", namespace)["spec"]["clusterIP"]
+    code = """
+import socket, sys, time
+def ask(name):
+    try:
+        return socket.gethostbyname(name)
+    except socket.gaierror as error:
+        return socket.EAI_NONAME == error.errno
+name, namespace = sys.argv[1:]
+below = f"{name}.{namespace}"
+started = time.monotonic()
+print(*(ask(one) for one in (name, below, below + ".svc", below + ".svc.cluster.local", "kubernetes.default")))
+print(ask("never-" + name), ask("somewhere.invalid"), time.monotonic() - started < 5)
+"""
+    said = run(cluster, namespace, "asks", pod_spec("python3", "-c", code, metadata["name"], namespace))
+    assert said == f"{address} {address} {address} {address} 10.96.0.1\nTrue True True\n"
+
+
+def claim(name: str, namespace: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+
+
+def test_a_claim_gets_a_volume_that_its_group_can_write_and_that_goes_with_it(
+    own_cluster: OwnCluster, namespace: str
+) -> None:
+    own_cluster.apply(claim("data", namespace))
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    given = {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}
+
+    def user(group: int) -> dict[str, Any]:
+        security = {"runAsUser": 65532, "runAsGroup": 65532, "runAsNonRoot": True}
+        return {**given, "securityContext": {**security, **({"fsGroup": group} if group else {})}}
+
+    refused = pod_spec("sh", "-c", "touch /data/a 2>/dev/null || echo refused", volumeMounts=mounts)
+    assert run(own_cluster, namespace, "refused", refused | user(0)) == "refused\n"
+    write = pod_spec("sh", "-c", "echo kept >/data/a && cat /data/a", volumeMounts=mounts)
+    assert run(own_cluster, namespace, "writes", write | user(65532)) == "kept\n"
+    read = pod_spec("cat", "/data/a", volumeMounts=mounts)
+    assert run(own_cluster, namespace, "reads", read | user(65532)) == "kept\n"
+    volume = own_cluster.get("pvc/data", "-n", namespace)["spec"]["volumeName"]
+    path = Path(own_cluster.get("pv", volume)["spec"]["local"]["path"])
+    assert (path / "a").read_text() == "kept\n"
+    own_cluster.kubectl("delete", "jobs", "--all", "-n", namespace)
+    own_cluster.kubectl("delete", "pvc/data", "-n", namespace, LIMIT)
+    own_cluster.kubectl("wait", "--for=delete", f"pv/{volume}", LIMIT)
+    assert not path.exists()
+
+
 def test_a_pod_reaches_a_server_on_this_machine(own_cluster: OwnCluster, namespace: str) -> None:
     with socket.create_server((own_cluster.machine.outside, 0)) as server:
         server.settimeout(60)
