@@ -196,7 +196,7 @@ class Agent:
         )
         self._met = False  # the server has answered a sync of this life
         self._drained_at = 0.0
-        self._unheard = False  # the last sync had no answer
+        self._unheard = ""  # why the last sync, or what comes before the first, had no answer; empty: it had
         self._denied = ""  # why the server refuses it; empty: it does not
         self._answered_at = time.monotonic()  # when one had; until then, the beginning
         self._maybe_granted = False  # the server may have granted something that this life does not know of
@@ -223,7 +223,19 @@ class Agent:
             sync_age=lambda: time.monotonic() - self._answered_at,
             well=lambda: time.monotonic() - self._turned_at < PATIENCE,
             troubles=lambda: self._health.troubles,
+            unready=self._unready,
         )
+
+    def _unready(self) -> str:
+        """Why it would take no run now, for people; empty: it would."""
+        why = f": {self._unheard}" if self._unheard else ""
+        if not self._met:
+            return f"its server has not accepted it yet{why}"
+        if self._supervisor.may_be_lost():
+            return f"its server does not answer{why}"
+        if self._draining:
+            return "it drains: it takes nothing new, and ends"
+        return "\n".join(self._health.troubles)
 
     async def run(self) -> int:
         """Live; the exit code.
@@ -328,7 +340,7 @@ class Agent:
             except Fatal:
                 raise
             except Exception as exc:
-                self._unheard = True
+                self._unheard = told(exc)
                 self._denied = told(exc) if judge(exc) is Trouble.DENIED else ""
                 if not self._met and _is_refusal(exc):
                     raise Fatal(told(exc)) from exc
@@ -340,7 +352,7 @@ class Agent:
                 continue
             if answer is None:
                 continue
-            self._unheard, self._denied = False, ""
+            self._unheard = self._denied = ""
             self._answered_at = time.monotonic()
             backoff.reset()
             self._link.up()
@@ -806,7 +818,7 @@ class Agent:
             return True
         if self._holdings.working:
             return False
-        now, unheard = asyncio.get_running_loop().time(), self._unheard or self._link.away
+        now, unheard = asyncio.get_running_loop().time(), bool(self._unheard) or self._link.away
         if self._patience is not None and (unheard or now > self._patience):
             return True
         # While the disk cannot be written, the folders of what is settled stay: that keeps nobody.
@@ -922,14 +934,14 @@ def _metrics_port(options: Options) -> Iterator[MetricsPort | None]:
     if options.metrics_port is None:
         yield None
         return
-    from shunter_agents.metrics import HOST, MetricsPort
+    from shunter_agents.metrics import MetricsPort
 
     try:
-        port = MetricsPort(options.metrics_port)
+        port = MetricsPort(options.metrics_host, options.metrics_port)
     except OSError as exc:
         raise Fatal(
-            f"its metrics cannot be served at {HOST}:{options.metrics_port}: {exc.strerror or exc}. "
-            "Choose another port with --metrics-port (agent.metrics_port)."
+            f"its metrics cannot be served at {options.metrics_host}:{options.metrics_port}: {exc.strerror or exc}. "
+            "Choose another port with --metrics-port (agent.metrics_port), or another address with --metrics-host."
         ) from exc
     with contextlib.closing(port):
         yield port

@@ -1,4 +1,7 @@
-"""``/metrics`` and ``/healthz`` of an agent, on a port of 127.0.0.1 alone. Loaded only if there is one.
+"""``/metrics``, ``/healthz`` and ``/readyz`` of an agent, on a port of its own. Loaded only if there is one.
+
+Health is whether the agent itself comes around, whatever is away: who asks would start it anew otherwise, in vain.
+Ready is one that its server has accepted, and that would take a run now.
 
 The requests are answered by threads; what they tell is looked at in the agent's event loop, so that nothing
 changes meanwhile. An agent whose loop does not come to itself says so by not being healthy.
@@ -8,6 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ipaddress
+import socket
+import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -29,9 +35,6 @@ from shunter_work_pools.daemon_log import get_logger
 log = get_logger()
 T = TypeVar("T")
 
-HOST = "127.0.0.1"
-#: Names under which a request may ask: others come from a web page that was led here.
-_NAMES = frozenset({"127.0.0.1", "localhost"})
 #: Seconds in which the event loop must answer, and a client must send its request.
 PATIENCE = 5.0
 
@@ -45,6 +48,7 @@ class Sources:
         sync_age: seconds since a sync was answered; since the start if none was.
         well: whether the main loop comes around.
         troubles: why the agent takes nothing.
+        unready: why it would take no run, for people; empty: it would.
     """
 
     holdings: Holdings
@@ -53,17 +57,21 @@ class Sources:
     sync_age: Callable[[], float]
     well: Callable[[], bool]
     troubles: Callable[[], list[str]]
+    unready: Callable[[], str]
 
 
 class MetricsPort:
     """Listens from the moment it is made; answers once :meth:`serve` was called.
 
+    Args:
+        host: an address of this machine, or a name of one; ``0.0.0.0`` or ``::`` for all.
+
     Raises:
         OSError: the port cannot be listened on.
     """
 
-    def __init__(self, port: int) -> None:
-        self._server = _Server((HOST, port), _Handler)
+    def __init__(self, host: str, port: int) -> None:
+        self._server = _Server6((host, port), _Handler) if ":" in host else _Server((host, port), _Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
 
     def serve(self, sources: Sources) -> None:
@@ -92,6 +100,7 @@ class MetricsPort:
                 in_loop(lambda: generate_latest(registry)),
             ),
             "/healthz": lambda: in_loop(lambda: _health(sources)),
+            "/readyz": lambda: in_loop(lambda: _readiness(sources)),
         }
         self._thread.start()
 
@@ -114,14 +123,40 @@ def _health(sources: Sources) -> Page:
     return HTTPStatus.OK, _TEXT, "".join(f"{line}\n" for line in lines).encode()
 
 
+def _readiness(sources: Sources) -> Page:
+    if why := sources.unready():
+        return HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{why}\n".encode()
+    return HTTPStatus.OK, _TEXT, b"ok\n"
+
+
+def _may_ask(host: str) -> bool:
+    """Whether a request may ask under this name: that of a web page that was led here by its name is none of these.
+
+    The address is any: kubelet and Prometheus ask for the pod's, which the agent does not know.
+    """
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     pages: Mapping[str, Callable[[], Page]] = {}
+
+    def server_bind(self) -> None:
+        """Without asking for the name of the address, as http.server does: that may take long, and nobody uses it."""
+        socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Who asks may hang up; anything else is a fault of ours."""
         if not isinstance(sys.exception(), OSError):
             log.exception("metrics cannot be told")
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -130,10 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         page = self.server.pages.get(self.path.partition("?")[0])
-        if self.headers.get("Host", HOST).rsplit(":", 1)[0] not in _NAMES:
-            self._answer(HTTPStatus.FORBIDDEN, _TEXT, b"ask for 127.0.0.1\n")
+        if not _may_ask(self.headers.get("Host", "localhost")):
+            self._answer(HTTPStatus.FORBIDDEN, _TEXT, b"ask for localhost or an address\n")
         elif page is None:
-            self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"there are /metrics and /healthz\n")
+            self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"there are /metrics, /healthz and /readyz\n")
         else:
             try:
                 self._answer(*page())

@@ -25,6 +25,7 @@ class Options:
         find_tags: whether it finds tags by itself.
         cloud_tags: whether it asks the cloud that it runs in for some.
         metrics_port: where it serves its metrics; None: nowhere.
+        metrics_host: the address of that port.
         drain_grace: seconds that it waits for its runs when it was told to stop; None: until they have ended.
         drain_end: what becomes of them then: ``leave`` or ``stop``.
         min_disk, min_memory: bytes that must be free.
@@ -52,6 +53,7 @@ class Options:
     find_tags: bool = True
     cloud_tags: bool = False
     metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     drain_grace: float | None = None
     drain_end: str = "leave"
     min_disk: int = 0

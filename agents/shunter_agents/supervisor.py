@@ -404,7 +404,7 @@ class Supervisor:
         """Wait until the server cannot have handed it over: another may have begun, ended and removed it by now,
         so that it would be begun a second time. (This agent was frozen, or the server is away.)"""
         waited = False
-        while self._may_be_lost() or (waited and attempt.given_up):  # what is given up is interrupted
+        while self.may_be_lost() or (waited and attempt.given_up):  # what is given up is interrupted
             waited = True
             if attempt.timer is not None:
                 attempt.timer.cancel()
@@ -414,7 +414,8 @@ class Supervisor:
             attempt.received = Stamp.now()  # a server that was away costs no run its time to start
             self._watch_start(attempt)
 
-    def _may_be_lost(self) -> bool:
+    def may_be_lost(self) -> bool:
+        """Whether the server may count this agent as lost: it has not answered for so long."""
         return self._heard is not None and self._heard.age() >= self._lost_after
 
     def _demand_room(self, attempt: Attempt) -> None:

@@ -18,7 +18,7 @@ from shunter_agents.tally import Distribution, Tally
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
-from tests.agents.real_server import Site
+from tests.agents.real_server import Site, site
 from tests.engines.promtool import check
 
 Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -87,8 +87,9 @@ def test_a_real_agent_is_scraped(here: Site, tmp_path: Path) -> None:
         assert len(found) < 100, "bounded, whatever runs"
         assert not any(str(run) in str(key) for key in found)
 
-        health = httpx.get(f"{url}/healthz")
-        assert (health.status_code, health.text) == (200, "ok\n")
+        for page in ("healthz", "readyz"):
+            well = httpx.get(f"{url}/{page}")
+            assert (well.status_code, well.text) == (200, "ok\n")
         assert httpx.get(f"{url}/").status_code == 404
         assert httpx.get(f"{url}/metrics/more").status_code == 404
         for method in ("POST", "PUT", "DELETE", "HEAD", "BREW"):
@@ -126,6 +127,75 @@ def _address() -> str:
             return "127.0.0.2"
 
 
+def until(url: str, page: str, status: int, seconds: float = 20.0) -> str:
+    """What a page says, once it has a status."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            found = httpx.get(f"{url}/{page}")
+            if found.status_code == status:
+                return found.text
+        except httpx.TransportError:
+            found = None  # type: ignore[assignment]
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+def test_ready_is_an_agent_that_would_take_a_run(tmp_path: Path) -> None:
+    """Accepted by its server not longer ago than it may be lost, and without trouble; healthy it is all the while."""
+    port, fails = free_port(), tmp_path / "fails"
+    url = f"http://127.0.0.1:{port}"
+    check_ = f"if [ -e {fails} ]; then echo the gpu is hot; exit 1; fi"
+    flags = ("--metrics-port", str(port), "--health-check", check_, "--health-every", "1s")
+    with site(tmp_path / "home", {"server.lost_after": "15s", "server.lease_for": "60s"}) as here:
+        agent = here.start_agent("ready", *flags, pool="later")
+        try:
+            # No such pool: that is settled, and said.
+            assert agent.wait(20) == 2
+            here.client.create_pool(PoolSpec(name="later"))
+            here.server.kill()
+            here.server.wait()
+            agent = here.start_agent("ready", *flags, pool="later")
+            assert until(url, "readyz", 503).startswith("its server has not accepted it yet")
+            until(url, "healthz", 200)
+            here.start_server()
+            assert until(url, "readyz", 200) == "ok\n"
+            fails.touch()
+            assert "the gpu is hot" in until(url, "readyz", 503)
+            assert "the gpu is hot" in until(url, "healthz", 200)
+            fails.unlink()
+            until(url, "readyz", 200)
+            here.server.kill()
+            here.server.wait()
+            assert httpx.get(f"{url}/readyz").status_code == 200, "a moment's absence is none"
+            assert until(url, "readyz", 503, 30).startswith("its server does not answer: ")
+            assert httpx.get(f"{url}/healthz").status_code == 200
+            here.start_server()
+            until(url, "readyz", 200)
+        finally:
+            agent.kill()
+            agent.wait()
+
+
+def test_beyond_the_loopback_it_is_asked_for_by_addresses_alone(here: Site) -> None:
+    """As the kubelet and Prometheus do; a page of elsewhere that was led to it by its name is not answered."""
+    port = free_port()
+    with here.agent("open", "--metrics-port", str(port), "--metrics-host", "::"):
+        for address in ("127.0.0.1", _address(), "[::1]"):
+            url = f"http://{address}:{port}"
+            until(url, "readyz", 200)
+            for page in ("metrics", "healthz", "readyz"):
+                assert httpx.get(f"{url}/{page}").status_code == 200, url
+                for name in ("10.1.2.3:9400", "[fd00::1]:9400", "10.1.2.3"):
+                    assert httpx.get(f"{url}/{page}", headers={"Host": name}).status_code == 200, name
+                for name in ("agent.example", "agent.example:80", "10.1.2.3.example", "[agent]:80", ""):
+                    assert httpx.get(f"{url}/{page}", headers={"Host": name}).status_code == 403, name
+    wrong = here.start_agent("wrong", "--metrics-port", str(port), "--metrics-host", "192.0.2.7")
+    assert wrong.wait(20) == 2
+    assert f"192.0.2.7:{port}: Cannot assign" in here.log("wrong")
+    assert "--metrics-host" in here.log("wrong")
+
+
 def test_promtool_has_nothing_to_say_against_it(here: Site, promtool: Path) -> None:
     here.client.create_pool(PoolSpec(name="linted"))
     here.client.deploy("linted", DeploymentSpec(work=Work(command=["false"]), pool="linted"))
@@ -149,8 +219,9 @@ async def test_a_loop_that_is_held_up_and_one_that_does_not_come_around(
         sync_age=lambda: 0.0,
         well=lambda: well,
         troubles=lambda: ["its disk is full"],
+        unready=lambda: "its disk is full",
     )
-    listening = MetricsPort(port)
+    listening = MetricsPort("127.0.0.1", port)
     listening.serve(sources)
 
     def ask() -> httpx.Response:

@@ -490,10 +490,18 @@ _DECLARED = (
     Setting(
         "agent.metrics_port",
         _count(1, 65_535),
-        "The port of 127.0.0.1 on which an agent serves /metrics, for Prometheus, and /healthz.",
+        "The port on which an agent serves /metrics, for Prometheus, and /healthz and /readyz.",
         metavar="N",
         otherwise="none",
         flag="--metrics-port",
+    ),
+    Setting(
+        "agent.metrics_host",
+        _text,
+        "The address of that port; 0.0.0.0 or :: for all of its machine's. Whoever reaches it may read, without a token.",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        flag="--metrics-host",
     ),
     Setting(
         "agent.drain_grace",
