@@ -1,0 +1,133 @@
+{{/* What the agent is told: its arguments, and its variables. */}}
+
+{{/* Words that the kubelet must take as they are: $(NAME) in them means nothing. */}}
+{{- define "shunter-agent.literal" -}}
+{{- . | toString | replace "$(" "$$(" -}}
+{{- end -}}
+
+{{/* So many runs at once: a follower of logs has room for a hundred; a process needs the pod's own memory. */}}
+{{- define "shunter-agent.limit" -}}
+{{- if not (kindIs "invalid" .Values.limit) -}}
+{{- .Values.limit -}}
+{{- else if .Values.once -}}
+1
+{{- else -}}
+{{- ternary 100 8 (eq .Values.poolType "kubernetes") -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "shunter-agent.arguments" -}}
+- agent
+- start
+- --name
+- $(POD_NAME)
+{{- range .Values.pools }}
+- --pool
+- {{ include "shunter-agent.literal" . | quote }}
+{{- end }}
+{{- range .Values.queues }}
+- --queue
+- {{ include "shunter-agent.literal" . | quote }}
+{{- end }}
+{{- range .Values.tags }}
+- --tag
+- {{ include "shunter-agent.literal" . | quote }}
+{{- end }}
+- --limit
+- {{ include "shunter-agent.limit" . | quote }}
+{{- range $name, $amount := .Values.capacity }}
+- --capacity
+- {{ printf "%s=%v" $name $amount | quote }}
+{{- end }}
+{{- if .Values.createPools }}
+- --create-pool
+- {{ .Values.poolType }}
+{{- range .Values.match }}
+- --match
+- {{ include "shunter-agent.literal" . | quote }}
+{{- end }}
+{{- if include "shunter-agent.template" . }}
+- --template-file
+- /etc/shunter/template.json
+{{- end }}
+{{- end }}
+{{- if .Values.policy }}
+- --policy
+- /etc/shunter/agent.toml
+{{- end }}
+{{- if eq .Values.poolType "process" }}
+- --drain-grace
+- {{ include "shunter-agent.drainGrace" . | quote }}
+- --drain-end
+- stop
+{{- end }}
+{{- if .Values.autoscaling.scaledJob.enabled }}
+- {{ ternary "--once" "--until-idle" .Values.once }}
+{{- end }}
+{{- range .Values.extraArgs }}
+- {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Where the server is and how it is reached: the same for agent, join and test. */}}
+{{- define "shunter-agent.connection" -}}
+- name: SHUNTER_API_URL
+  value: {{ .Values.api.url | quote }}
+{{- if has .Values.auth.mode (list "serviceAccount" "existingSecret") }}
+- name: SHUNTER_TOKEN_FILE
+  value: /var/run/secrets/shunter/token
+{{- end }}
+{{- if or .Values.ca.secret .Values.ca.configMap }}
+- name: SHUNTER_TLS_CA
+  value: /var/run/secrets/shunter-ca/{{ .Values.ca.key }}
+{{- end }}
+{{- with .Values.proxy.http }}
+- name: HTTP_PROXY
+  value: {{ . | quote }}
+- name: http_proxy
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.proxy.https }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+- name: https_proxy
+  value: {{ . | quote }}
+{{- end }}
+{{- if or .Values.proxy.http .Values.proxy.https }}
+- name: NO_PROXY
+  value: {{ include "shunter-agent.noProxy" . | quote }}
+- name: no_proxy
+  value: {{ include "shunter-agent.noProxy" . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* What is inside of the cluster: its API server, names of Services, and the server if its name is a short one. */}}
+{{- define "shunter-agent.noProxy" -}}
+{{- $inside := list "localhost" "127.0.0.1" "::1" "$(KUBERNETES_SERVICE_HOST)" ".svc" ".svc.cluster.local" ".cluster.local" -}}
+{{- $host := (urlParse .Values.api.url).hostname -}}
+{{- if not (contains "." $host) -}}
+{{- $inside = append $inside $host -}}
+{{- end -}}
+{{- join "," (concat $inside .Values.proxy.no | uniq) -}}
+{{- end -}}
+
+{{- define "shunter-agent.environment" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{ include "shunter-agent.connection" . }}
+- name: SHUNTER_HOME
+  value: /var/lib/shunter
+- name: SHUNTER_AGENT_METRICS_HOST
+  value: 0.0.0.0
+- name: SHUNTER_AGENT_METRICS_PORT
+  value: "9400"
+- name: SHUNTER_AGENT_SPOOL_LIMIT
+  value: {{ .Values.state.spoolLimit | quote }}
+- name: SHUNTER_AGENT_CACHE_LIMIT
+  value: {{ .Values.state.cacheLimit | quote }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,25 @@
+{{/* Seconds of a duration as Shunter writes them: 90s, 10m, 1h30m, 1d. */}}
+{{- define "shunter-agent.seconds" -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+[dhms]" . -1 -}}
+{{- $unit := get (dict "d" 86400 "h" 3600 "m" 60 "s" 1) (regexFind "[dhms]" .) -}}
+{{- $seconds = add $seconds (mul (regexFind "[0-9]+" .) $unit) -}}
+{{- end -}}
+{{- $seconds -}}
+{{- end -}}
+
+{{/* How long the agents of a process pool wait for their runs when they are told to stop. */}}
+{{- define "shunter-agent.drainGrace" -}}
+{{- default "10m" .Values.drainGrace -}}
+{{- end -}}
+
+{{/* How long a pod may take to go: agents of kubernetes pools hand their Jobs over, others wait for their runs. */}}
+{{- define "shunter-agent.terminationGracePeriodSeconds" -}}
+{{- if not (kindIs "invalid" .Values.terminationGracePeriodSeconds) -}}
+{{- .Values.terminationGracePeriodSeconds -}}
+{{- else if eq .Values.poolType "process" -}}
+{{- add (include "shunter-agent.seconds" (include "shunter-agent.drainGrace" .)) 30 -}}
+{{- else -}}
+60
+{{- end -}}
+{{- end -}}
