@@ -272,7 +272,7 @@ def test_values_are_the_api_servers_to_judge(restricted: Place, template: dict[s
         restricted.dry_run(restricted.attempt(["true"], template=template))
 
 
-PAGE = Path(__file__).parents[2] / "docs/kubernetes.md"
+PAGE = Path(__file__).parents[2] / "docs/kubernetes-pools.md"
 
 
 async def _reach(launcher: KubernetesLauncher, namespace: str) -> str:

@@ -246,7 +246,7 @@ for n in range(100_000):
     os.write(1, b"%09d %s\\n" % (n, b"." * 89))
     if n % 100 == 99: time.sleep(PAUSE)
     if os.path.exists('/tmp/go'): break
-time.sleep(1)  # what is on its way at the end the node may lose (docs/kubernetes.md)
+time.sleep(1)  # what is on its way at the end the node may lose (docs/kubernetes-pools.md)
 """
 )
 

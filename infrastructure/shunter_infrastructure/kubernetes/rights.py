@@ -8,7 +8,7 @@ from shunter_infrastructure.launcher import LauncherUnavailable
 #: Group, resource and verbs that the launcher cannot do without.
 NEEDED = (
     ("batch", "jobs", ("create", "get", "list", "watch", "patch", "delete")),
-    ("", "pods", ("get", "list", "watch", "patch", "delete")),
+    ("", "pods", ("list", "watch", "patch", "delete")),
     ("", "pods/log", ("get",)),
     ("", "secrets", ("create",)),
     ("", "configmaps", ("create",)),

@@ -1,0 +1,58 @@
+"""Places of the cluster to install into, with Helm 4 or Helm 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.cluster.cluster import Cluster, OwnCluster
+from tests.helm.effects import Effects, effects
+from tests.helm.releases import Place, Terminal, terminal
+
+NewPlace = Callable[..., AbstractContextManager[Place]]
+
+
+@pytest.fixture(scope="session")
+def terminals(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Terminal]:
+    """A terminal for each Helm, by its major version."""
+    if not isinstance(cluster, OwnCluster):
+        pytest.skip("the cluster of KUBECONFIG has not the images: unset it, and make cluster-up images")
+    return {
+        major: terminal(cluster, helm(major), tmp_path_factory.mktemp(f"helm-{major}")) for major in (3, 4)
+    }
+
+
+@pytest.fixture(scope="session")
+def images(terminals: dict[int, Terminal]) -> None:
+    """The cluster has those of agent and server."""
+    terminals[4]("make images", timeout=1200)
+
+
+@pytest.fixture(scope="session")
+def new_place(terminals: dict[int, Terminal], images: None) -> NewPlace:
+    """Makes a namespace for as long as it is wanted: its labels, and the major version of the Helm there."""
+
+    @contextmanager
+    def make(name: str, helm: int = 4, **labels: str) -> Iterator[Place]:
+        where = terminals[helm]
+        namespace = f"{name}-{uuid4().hex[:6]}"
+        metadata: dict[str, Any] = {"name": namespace, "labels": labels}
+        where.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        where.cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", namespace, "--timeout=60s")
+        yield Place(where, namespace)
+        where.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def seen(cluster: Cluster) -> Iterator[Effects]:
+    """What runs of this test run do to the world outside."""
+    assert isinstance(cluster, OwnCluster)
+    with effects(cluster.machine.outside) as one:
+        yield one
