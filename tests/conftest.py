@@ -18,7 +18,7 @@ from tests.engines import promtool as prometheus_tool
 from tests.engines import registry as registries
 from tests.engines.postgres import PostgresCluster, find_binaries, install
 
-pytest_plugins = ["tests.engines.closing_words", "tests.engines.kubernetes"]
+pytest_plugins = ["tests.engines.closing_words", "tests.engines.helm", "tests.engines.kubernetes"]
 
 
 @pytest.fixture(scope="session")

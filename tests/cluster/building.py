@@ -17,7 +17,9 @@ TOOLS = Path(__file__).with_name("tools")
 VERSION = re.findall(r"k8s\.io/kubernetes (v[\d.]+)", (TOOLS / "go.mod").read_text())[0]
 KWOK = "v0.8.0"
 #: Debug symbols would take a third of the binary and some of the time, and nobody debugs it.
-_FLAGS = ["-trimpath", "-gcflags=all=-dwarf=false"]
+_SMALL = ("-trimpath", "-gcflags=all=-dwarf=false")
+#: How a program is built of which nothing has to be told to the linker.
+FLAGS = (*_SMALL, "-ldflags=-s -w")
 
 
 def kubernetes() -> Path:
@@ -26,7 +28,7 @@ def kubernetes() -> Path:
     Raises:
         CannotHaveCluster: the build failed; the message has the end of what it said.
     """
-    binary = cache.folder() / f"kubernetes-{_key()}"
+    binary = cache.folder() / f"kubernetes-{key(TOOLS, _version())}"
     with cache.locked("build"):
         if not binary.exists():
             _build(binary)
@@ -43,19 +45,18 @@ def kwok() -> Path:
     with cache.locked("build"):
         if not binary.exists():
             print("building kwok: a minute or two on two cores, once", flush=True)
-            _go(
-                "install",
-                *_FLAGS,
-                "-ldflags=-s -w",
-                f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}",
-                target=binary.parent,
-            )
+            go(TOOLS, "install", *FLAGS, f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", target=binary.parent)
     return binary
 
 
-def _key() -> str:
-    digest = hashlib.sha256(" ".join([platform.machine(), *_FLAGS, _version()]).encode())
-    for path in sorted(TOOLS.iterdir()):
+def key(sources: Path, *told: str) -> str:
+    """What a program is known by in the cache: 16 hex digits of the folder of its sources, and of what else makes it.
+
+    Args:
+        told: what else.
+    """
+    digest = hashlib.sha256(" ".join([platform.machine(), *_SMALL, *told]).encode())
+    for path in sorted(sources.iterdir()):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -70,23 +71,31 @@ def _version() -> str:
 def _build(binary: Path) -> None:
     draft, started = binary.with_suffix(".new"), time.monotonic()
     print("building Kubernetes: about six minutes on two cores, once", flush=True)
-    _go("build", *_FLAGS, f"-ldflags=-s -w {_version()}", "-o", str(draft), ".")
+    go(TOOLS, "build", *_SMALL, f"-ldflags=-s -w {_version()}", "-o", str(draft), ".")
     draft.rename(binary)
     print(f"built in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _go(*words: str, target: Path | None = None) -> None:
+def go(sources: Path, *words: str, target: Path | None = None) -> str:
+    """Run go to its end in a folder; what it prints.
+
+    Args:
+        target: where ``go install`` puts programs.
+
+    Raises:
+        CannotHaveCluster: it failed; the message has the end of what it said.
+    """
     done = subprocess.run(
         [find("go") or "go", *words],
-        cwd=TOOLS,
+        cwd=sources,
         env=os.environ
         | {"CGO_ENABLED": "0", "PATH": search_path()}
         | ({"GOBIN": str(target)} if target else {}),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        raise CannotHaveCluster(f"go {words[0]} failed in {TOOLS}:\n{done.stdout[-4000:]}")
+        raise CannotHaveCluster(f"go {words[0]} failed in {sources}:\n{(done.stdout + done.stderr)[-4000:]}")
+    return done.stdout
