@@ -59,6 +59,10 @@ cluster-fake-nodes: $(INSTALLED) ## ten nodes in it that are not there, for thou
 cluster-kubeconfig: $(INSTALLED) ## print the path of its kubeconfig (make -s cluster-kubeconfig)
 	@$(BIN)/python -m tests.cluster kubeconfig
 
+.PHONY: images
+images: $(INSTALLED) ## the images of agent and server, also for the cluster that is up (BASE=python:3.13-slim, else Debian's packages)
+	@BASE="$(BASE)" $(BIN)/python -m tests.engines.images
+
 .PHONY: golden
 golden: $(INSTALLED) ## keep what the command line prints as it is now (tests/cli/golden)
 	@SHUNTER_GOLDEN=write $(BIN)/pytest -q tests/cli/test_golden.py
@@ -95,11 +99,15 @@ docs: $(INSTALLED) ## write anew the pages of docs/ that are made from the code
 	@$(BIN)/python -m shunter_cli.reference docs/settings.md
 
 .PHONY: lock
-lock: $(TOOL) ## write requirements.lock anew from pyproject.toml
-	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --quiet --universal \
-		--python-version 3.11 --extra server --extra postgres --extra docker --extra kubernetes --extra code --group dev --group demo \
-		--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+lock: $(TOOL) ## write requirements.lock and those of images/ anew from pyproject.toml
+	@$(COMPILE) --extra server --extra postgres --extra docker --extra kubernetes --extra code --group dev --group demo \
 		$(LOCK_FLAGS) --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock --extra kubernetes --extra docker --extra code --output-file images/agent.lock
+	@$(COMPILE) --constraint requirements.lock --extra server --extra postgres --output-file images/server.lock
+	@echo "hatchling>=1.27" | $(subst pyproject.toml,-,$(COMPILE)) --constraint requirements.lock --output-file images/build.lock
+
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --quiet --universal \
+	--python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links
 
 .PHONY: clean
 clean: ## remove what make made, the environment too

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 from tests.cluster import cache
 from tests.cluster.packages import find
 from tests.cluster.programs import PAUSE
-from tests.engines.packages import alone
+from tests.engines.debian import unpack
 
 PYTHON = "localhost/python:3.11"
 #: Debian's names; what they need comes along.
@@ -50,7 +48,7 @@ def python() -> Path:
     with cache.locked("images"):
         if not archive.exists():
             with tempfile.TemporaryDirectory() as folder:
-                _unpack(Path(folder), _PACKAGES)
+                unpack(Path(folder) / "root", _PACKAGES)
                 path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
                 write(archive, PYTHON, Path(folder) / "root", {"Env": [f"PATH={path}"], "Cmd": ["python3"]})
     return archive
@@ -94,36 +92,3 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     return member
-
-
-def _unpack(folder: Path, packages: list[str]) -> None:
-    """Get packages with all they need, and unpack them below ``folder/root``."""
-    root, archives = folder / "root", folder / "archives"
-    (archives / "partial").mkdir(parents=True)
-    options = {
-        "Dir::State::status": "/dev/null",  # as if nothing were installed: they come with all they need
-        "Dir::Cache::archives": str(archives),
-        "Debug::NoLocking": "1",
-        "APT::Sandbox::User": "root",
-    }
-    words = [word for option in options.items() for word in ("-o", "=".join(option))]
-    fetch = ["apt-get", "-qq", "-y", "--no-install-recommends", "--download-only", *words, "install"]
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    with alone():
-        subprocess.run([*fetch, *packages], check=True, env=env, stdin=subprocess.DEVNULL, stdout=2)
-    for name in ("bin", "sbin", "lib", "lib64"):
-        (root / "usr" / name).mkdir(parents=True)
-        (root / name).symlink_to(f"usr/{name}")
-    for archive in sorted(archives.glob("*.deb")):
-        content = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE)
-        unpack = ["tar", "--extract", "--keep-directory-symlink", f"--directory={root}"]
-        subprocess.run(unpack, stdin=content.stdout, check=True)
-        if content.wait() != 0:
-            raise RuntimeError(f"dpkg-deb cannot read {archive}")
-    for name in ("passwd", "group"):  # what base-passwd would do when it is installed
-        shutil.copy(root / "usr/share/base-passwd" / f"{name}.master", root / "etc" / name)
-    for name in ("doc", "man", "locale"):
-        shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
-    for path in ("proc", "sys", "dev", "tmp"):
-        (root / path).mkdir(exist_ok=True)
-    (root / "tmp").chmod(0o1777)

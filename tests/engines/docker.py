@@ -23,7 +23,8 @@ from typing import Any
 import docker
 import psutil
 
-from tests.engines.packages import alone, install_debian
+from tests.engines.debian import unpack
+from tests.engines.packages import install_debian
 
 IMAGE = "localhost/python:3.11"
 #: The same without anything but one program.
@@ -224,7 +225,7 @@ def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 def _python_tree(folder: Path) -> None:
     """Debian's Python with what it depends on, unpacked; a shell and the usual programs by busybox."""
     root = folder / "root"
-    _unpack(folder, root)
+    unpack(root, _PACKAGES, without=_LEFT_OUT)
     for name in ("bin", "tmp", "etc", "root", "proc", "sys", "dev"):
         (root / name).mkdir(exist_ok=True)
     (root / "tmp").chmod(0o1777)
@@ -241,7 +242,7 @@ def _python_tree(folder: Path) -> None:
 
 def _bare_tree(folder: Path) -> None:
     """One program, ``/busybox``: no shell, no folders."""
-    _unpack(folder, folder / "all")
+    unpack(folder / "all", _PACKAGES, without=_LEFT_OUT)
     root = folder / "root"
     root.mkdir()
     shutil.copy(next((folder / "all").glob("**/bin/busybox")), root / "busybox")
@@ -256,22 +257,3 @@ def _foreign_program() -> bytes:
     head[:8] = b"\x7fELF\x02\x01\x01\x00"
     head[16:20] = (2).to_bytes(2, "little") + (0xF3).to_bytes(2, "little")  # RISC-V
     return bytes(head)
-
-
-def _unpack(folder: Path, root: Path) -> None:
-    downloads = folder / "debs"
-    (downloads / "partial").mkdir(parents=True, exist_ok=True)
-    (folder / "status").touch()
-    words = [
-        *("-o", f"Dir::State::status={folder / 'status'}", "-o", f"Dir::Cache::archives={downloads}"),
-        *("-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root"),
-        *("--download-only", "--no-install-recommends", "-y", "install"),
-    ]
-    get = ["apt-get", "-q", *words, *_PACKAGES]
-    with alone():
-        if subprocess.run(get, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode:
-            subprocess.run(["apt-get", "-q", "update"], check=True, stdin=subprocess.DEVNULL)
-            subprocess.run(get, check=True, stdin=subprocess.DEVNULL)
-    for package in sorted(downloads.glob("*.deb")):
-        if package.name.partition("_")[0] not in _LEFT_OUT:
-            subprocess.run(["dpkg", "-x", package, root], check=True)
