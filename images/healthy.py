@@ -37,7 +37,9 @@ def healthy(port: int, *, tls: bool) -> bool:
 if __name__ == "__main__":
     variable, default = sys.argv[1:]
     try:
-        well = healthy(int(os.environ.get(variable) or default), tls=bool(os.environ.get("SHUNTER_SERVER_TLS_CERT")))
+        well = healthy(
+            int(os.environ.get(variable) or default), tls=bool(os.environ.get("SHUNTER_SERVER_TLS_CERT"))
+        )
     except OSError as exc:
         sys.exit(str(exc))
     sys.exit(not well)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines import docker, podman
+from tests.engines import builder, docker, images, podman
 from tests.engines import promtool as prometheus_tool
 from tests.engines import registry as registries
 from tests.engines.postgres import PostgresCluster, find_binaries, install
@@ -90,6 +90,15 @@ def docker_url() -> Iterator[str]:
     _need_dockerd()
     with _own_daemon() as daemon:
         yield daemon.url
+
+
+@pytest.fixture(scope="session")
+def image_archives() -> dict[str, Path]:
+    """``agent``, ``server`` -> the archive of its image, of this tree."""
+    try:
+        return images.archives(install=os.environ.get("SHUNTER_TEST_INSTALL") == "1")
+    except builder.CannotBuild as exc:
+        pytest.skip(str(exc))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,10 @@ from tests.engines import docker
 _WORDS = {
     "docker": ("load --quiet --input {archive}", "save --output {archive} {image}"),
     "podman": ("load --quiet --input {archive}", "save --output {archive} {image}"),
-    "buildah": ("pull --quiet docker-archive:{archive}", "push --quiet {image} docker-archive:{archive}:{image}"),
+    "buildah": (
+        "pull --quiet docker-archive:{archive}",
+        "push --quiet {image} docker-archive:{archive}:{image}",
+    ),
 }
 
 

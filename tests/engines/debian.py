@@ -53,7 +53,9 @@ def _fetch(archives: Path, packages: Collection[str]) -> None:
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with alone():
         # To stderr: what a command of ours prints on stdout may be read by a program.
-        if subprocess.run(get, check=False, env=env, stdin=subprocess.DEVNULL, capture_output=True).returncode:
+        if subprocess.run(
+            get, check=False, env=env, stdin=subprocess.DEVNULL, capture_output=True
+        ).returncode:
             subprocess.run(["apt-get", "-q", "update"], check=True, stdin=subprocess.DEVNULL, stdout=2)
             subprocess.run(get, check=True, env=env, stdin=subprocess.DEVNULL, stdout=2)
 

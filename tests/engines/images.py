@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.cluster import cache
@@ -33,7 +33,16 @@ _PACKAGES = (
     *("base-files", "base-passwd", "coreutils", "dash", "debianutils", "findutils", "grep", "sed"),
 )
 #: What Git, openssl and some others name as needed, and nothing here uses.
-_WITHOUT = ("perl", "perl-base", "perl-modules-5.36", "libperl5.36", "liberror-perl", "git-man", "dpkg", "tar")
+_WITHOUT = (
+    "perl",
+    "perl-base",
+    "perl-modules-5.36",
+    "libperl5.36",
+    "liberror-perl",
+    "git-man",
+    "dpkg",
+    "tar",
+)
 #: Raised when what this file makes changes, so that a cache does not keep what it made before.
 _EDITION = 1
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -128,7 +137,16 @@ def _write_index(folder: Path) -> None:
         if key in settings:
             shutil.copy(settings[key], folder / key)
             settings[key] = f"/build/index/{key}"
-    known = ("index-url", "extra-index-url", "trusted-host", "cert", "client-cert", "proxy", "timeout", "retries")
+    known = (
+        "index-url",
+        "extra-index-url",
+        "trusted-host",
+        "cert",
+        "client-cert",
+        "proxy",
+        "timeout",
+        "retries",
+    )
     kept = "".join(f"{key} = {settings[key]}\n" for key in known if key in settings)
     (folder / "pip.conf").write_text(f"[global]\n{kept}")
 
