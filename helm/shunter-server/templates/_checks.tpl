@@ -79,8 +79,8 @@
 {{- if and $v.serviceMonitor.enabled (not $v.serviceMonitor.tokenSecret) -}}
 {{- $faults = append $faults "serviceMonitor.enabled needs serviceMonitor.tokenSecret: the Secret with a key of the role viewer (shunter key create prometheus --role viewer)." -}}
 {{- end -}}
-{{- if and $v.podDisruptionBudget.enabled (not (kindIs "invalid" $v.podDisruptionBudget.minAvailable)) (not (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable)) -}}
-{{- $faults = append $faults "podDisruptionBudget.minAvailable and podDisruptionBudget.maxUnavailable contradict each other: set one of them." -}}
+{{- if and $v.podDisruptionBudget.enabled (eq (kindIs "invalid" $v.podDisruptionBudget.minAvailable) (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable)) -}}
+{{- $faults = append $faults "podDisruptionBudget.minAvailable and podDisruptionBudget.maxUnavailable: set one of them, and the other to null." -}}
 {{- end -}}
 {{- if and $v.ca.secret $v.ca.configMap -}}
 {{- $faults = append $faults "ca.secret and ca.configMap contradict each other: set one of them." -}}

@@ -66,7 +66,7 @@
 {{- end }}
 {{- if or .Values.proxy.http .Values.proxy.https }}
 - name: NO_PROXY
-  value: {{ prepend (compact (list .Values.proxy.no)) (printf "localhost,127.0.0.1,.svc,.%s,$(KUBERNETES_SERVICE_HOST),%s" .Values.clusterDomain (include "shunter-server.fullname" .)) | join "," | quote }}
+  value: {{ concat (list "localhost" "127.0.0.1" ".svc" (printf ".%s" .Values.clusterDomain) "$(KUBERNETES_SERVICE_HOST)") .Values.proxy.noProxy | uniq | join "," | quote }}
 {{- end }}
 {{- if or .Values.ca.secret .Values.ca.configMap }}
 - name: SSL_CERT_FILE
@@ -77,7 +77,7 @@
 {{/* How the database is reached; nothing of SQLite, which lies in the home. A password is never in the URL: it may have any letters. */}}
 {{- define "shunter-server.databaseEnvironment" -}}
 {{- with .Values.database -}}
-{{- if eq .type "postgres" }}
+{{- if eq .type "postgres" -}}
 - name: SHUNTER_SERVER_DATABASE_URL
 {{- if .existingSecret }}
   valueFrom:
@@ -127,7 +127,9 @@
   value: "4400"
 - name: SHUNTER_SERVER_ALLOWED_HOSTS
   value: {{ include "shunter-server.hosts" . | quote }}
-{{- include "shunter-server.databaseEnvironment" . }}
+{{- with include "shunter-server.databaseEnvironment" . }}
+{{ . }}
+{{- end }}
 {{- if eq .Values.tls.mode "secret" }}
 - name: SHUNTER_SERVER_TLS_CERT
   value: /etc/shunter/tls/{{ .Values.tls.certKey }}

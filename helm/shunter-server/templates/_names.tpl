@@ -20,7 +20,7 @@
 
 {{/* The Secret with the admin's token and the keys that secrets are encrypted with. */}}
 {{- define "shunter-server.keys" -}}
-{{- default (printf "%s-keys" (include "shunter-server.fullname" .)) .Values.auth.existingSecret -}}
+{{- default (include "shunter-server.fullname" .) .Values.auth.existingSecret -}}
 {{- end -}}
 
 {{- define "shunter-server.serviceAccount" -}}

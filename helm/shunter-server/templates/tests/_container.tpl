@@ -16,7 +16,7 @@ env:
     value: /etc/shunter/ca/{{ .Values.ca.key }}
   {{- end }}
 resources:
-  {{- toYaml .Values.jobs.resources | nindent 2 }}
+  {{- toYaml .Values.test.resources | nindent 2 }}
 volumeMounts:
   {{- include "shunter-server.commonMounts" . | nindent 2 }}
 {{- end -}}
