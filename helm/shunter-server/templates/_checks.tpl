@@ -112,6 +112,14 @@
 {{- end -}}
 {{- end -}}
 
+{{- $names := list -}}
+{{- range include "shunter-server.environment" . | fromYamlArray -}}
+{{- if has .name $names -}}
+{{- $faults = append $faults (printf "extraEnv: %s is set twice. What the chart sets comes from other values; settings of the server from settings." .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+
 {{- if $faults -}}
 {{- fail (printf "\n\n%s\n" (join "\n" $faults)) -}}
 {{- end -}}
