@@ -1,4 +1,4 @@
-{{/* Ports of addresses that are given as URLs. */}}
+{{/* What is taken from addresses that are given as URLs. */}}
 
 {{- define "shunter-agent.port" -}}
 {{- $url := urlParse . -}}
@@ -17,4 +17,19 @@
 {{- $ports = append $ports (include "shunter-agent.port" .) -}}
 {{- end -}}
 {{- $ports | uniq | toJson -}}
+{{- end -}}
+
+{{/* Where KEDA, which is in another namespace, finds the server's metrics: a short name is one of this namespace. */}}
+{{- define "shunter-agent.metricsUrl" -}}
+{{- if .Values.autoscaling.metrics.url -}}
+{{- .Values.autoscaling.metrics.url -}}
+{{- else -}}
+{{- $url := urlParse .Values.api.url -}}
+{{- if not (contains "." $url.hostname) -}}
+{{- $full := printf "%s.%s" $url.hostname .Release.Namespace -}}
+{{- $_ := set $url "host" (replace $url.hostname $full $url.host) -}}
+{{- end -}}
+{{- $_ := set $url "path" (printf "%s/metrics" (trimSuffix "/" $url.path)) -}}
+{{- urlJoin $url -}}
+{{- end -}}
 {{- end -}}

@@ -1,14 +1,9 @@
 {{/* What the agent is told: its arguments, and its variables. */}}
 
-{{/* Words that the kubelet must take as they are: $(NAME) in them means nothing. */}}
-{{- define "shunter-agent.literal" -}}
-{{- . | toString | replace "$(" "$$(" -}}
-{{- end -}}
-
 {{/* So many runs at once: a follower of logs has room for a hundred; a process needs the pod's own memory. */}}
 {{- define "shunter-agent.limit" -}}
 {{- if not (kindIs "invalid" .Values.limit) -}}
-{{- .Values.limit -}}
+{{- int .Values.limit -}}
 {{- else if .Values.once -}}
 1
 {{- else -}}
@@ -23,28 +18,28 @@
 - $(POD_NAME)
 {{- range .Values.pools }}
 - --pool
-- {{ include "shunter-agent.literal" . | quote }}
+- {{ . | quote }}
 {{- end }}
 {{- range .Values.queues }}
 - --queue
-- {{ include "shunter-agent.literal" . | quote }}
+- {{ . | quote }}
 {{- end }}
 {{- range .Values.tags }}
 - --tag
-- {{ include "shunter-agent.literal" . | quote }}
+- {{ . | quote }}
 {{- end }}
 - --limit
 - {{ include "shunter-agent.limit" . | quote }}
 {{- range $name, $amount := .Values.capacity }}
 - --capacity
-- {{ printf "%s=%v" $name $amount | quote }}
+- {{ printf "%s=%s" $name (kindIs "string" $amount | ternary $amount (toJson $amount)) | quote }}
 {{- end }}
 {{- if .Values.createPools }}
 - --create-pool
 - {{ .Values.poolType }}
 {{- range .Values.match }}
 - --match
-- {{ include "shunter-agent.literal" . | quote }}
+- {{ . | quote }}
 {{- end }}
 {{- if include "shunter-agent.template" . }}
 - --template-file
@@ -62,7 +57,10 @@
 - stop
 {{- end }}
 {{- if .Values.autoscaling.scaledJob.enabled }}
-- {{ ternary "--once" "--until-idle" .Values.once }}
+- --until-idle
+{{- if .Values.once }}
+- --once
+{{- end }}
 {{- end }}
 {{- range .Values.extraArgs }}
 - {{ . | quote }}
@@ -108,10 +106,17 @@
 {{- if not (contains "." $host) -}}
 {{- $inside = append $inside $host -}}
 {{- end -}}
-{{- join "," (concat $inside .Values.proxy.no | uniq) -}}
+{{- join "," (concat $inside .Values.proxy.noProxy | uniq) -}}
 {{- end -}}
 
 {{- define "shunter-agent.environment" -}}
+{{ include "shunter-agent.ownEnvironment" . }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "shunter-agent.ownEnvironment" -}}
 - name: POD_NAME
   valueFrom:
     fieldRef:
@@ -120,14 +125,11 @@
 - name: SHUNTER_HOME
   value: /var/lib/shunter
 - name: SHUNTER_AGENT_METRICS_HOST
-  value: 0.0.0.0
+  value: {{ .Values.metricsHost | quote }}
 - name: SHUNTER_AGENT_METRICS_PORT
   value: "9400"
 - name: SHUNTER_AGENT_SPOOL_LIMIT
   value: {{ .Values.state.spoolLimit | quote }}
 - name: SHUNTER_AGENT_CACHE_LIMIT
   value: {{ .Values.state.cacheLimit | quote }}
-{{- with .Values.extraEnv }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}

@@ -16,7 +16,7 @@
 {{/* How long a pod may take to go: agents of kubernetes pools hand their Jobs over, others wait for their runs. */}}
 {{- define "shunter-agent.terminationGracePeriodSeconds" -}}
 {{- if not (kindIs "invalid" .Values.terminationGracePeriodSeconds) -}}
-{{- .Values.terminationGracePeriodSeconds -}}
+{{- int .Values.terminationGracePeriodSeconds -}}
 {{- else if eq .Values.poolType "process" -}}
 {{- add (include "shunter-agent.seconds" (include "shunter-agent.drainGrace" .)) 30 -}}
 {{- else -}}

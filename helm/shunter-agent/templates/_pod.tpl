@@ -37,6 +37,14 @@ hostAliases:
 {{- end }}
 {{- end -}}
 
+{{/* How agents are spread, each constraint with the agents as those who are counted. */}}
+{{- define "shunter-agent.spread" -}}
+{{- $agents := dict "labelSelector" (dict "matchLabels" (include "shunter-agent.selectorLabels" . | fromYaml)) -}}
+{{- range .Values.topologySpreadConstraints }}
+- {{ merge (dict) . $agents | toJson }}
+{{- end }}
+{{- end -}}
+
 {{- define "shunter-agent.pod" -}}
 metadata:
   {{- $labels := .Values.podLabels }}
@@ -56,11 +64,9 @@ spec:
   affinity:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- with .Values.topologySpreadConstraints }}
+  {{- with include "shunter-agent.spread" . | fromYamlArray }}
   topologySpreadConstraints:
-    {{- range . }}
-    - {{- toYaml (merge (dict) . (dict "labelSelector" (dict "matchLabels" (include "shunter-agent.selectorLabels" $ | fromYaml)))) | nindent 6 }}
-    {{- end }}
+    {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- if .Values.autoscaling.scaledJob.enabled }}
   restartPolicy: Never
@@ -132,7 +138,7 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 args:
   - agent
   - join
-  - {{ include "shunter-agent.literal" .Values.api.url | quote }}
+  - {{ .Values.api.url | quote }}
   - --name
   - $(POD_NAME)
   - --token-file

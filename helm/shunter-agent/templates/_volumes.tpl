@@ -7,8 +7,8 @@
   projected:
     sources:
       - serviceAccountToken:
-          audience: {{ .Values.auth.serviceAccount.audience }}
-          expirationSeconds: {{ .Values.auth.serviceAccount.expirationSeconds }}
+          audience: {{ .Values.auth.serviceAccount.audience | quote }}
+          expirationSeconds: {{ int .Values.auth.serviceAccount.expirationSeconds }}
           path: token
 {{- else if eq .Values.auth.mode "existingSecret" }}
 - name: shunter-token
