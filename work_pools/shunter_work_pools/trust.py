@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,10 +19,9 @@ from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.trust import Trust
 from shunter_work_pools.identities import Identity
 from shunter_work_pools.identity_tokens import LEEWAY, BadToken, Draft, read
+from shunter_work_pools.in_cluster import OWN, own_api_server
 from shunter_work_pools.issuer_keys import Issuer, Place
 
-#: Where a pod has its own token (see the page above).
-OWN = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: Seconds for which an answer of the API server about a token counts.
 REVIEW_COUNTS_FOR = 30.0
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
@@ -134,13 +132,12 @@ class Trusted:
 def _place(rule: Trust, environ: Mapping[str, str]) -> Place:
     api_server, ca_file, token_file = rule.api_server, rule.ca_file, rule.token_file
     if rule.issuer is None and api_server is None:
-        host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host:
+        api_server = own_api_server(environ)
+        if api_server is None:
             raise InvalidInput(
                 f"server.trust names {rule.service_account} without a cluster, and this server runs in none",
                 "Say its issuer, or its apiServer.",
             )
-        api_server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
         ca_file, token_file = str(OWN / "ca.crt"), str(OWN / "token")
     return Place(rule.issuer, rule.jwks, api_server.rstrip("/") if api_server else None, ca_file, token_file)
 

@@ -149,6 +149,37 @@ def _set_paused(paused: bool, output_as: Output, reason: str = "") -> None:
         output.say("maintenance: runs wait until `shunter server resume`" if info.pause else "server resumed")
 
 
+@group.command("bootstrap")
+def bootstrap(
+    secret: Annotated[str, typer.Option(help="The Secret's name.", metavar="NAME")],
+    namespace: Annotated[
+        str | None, typer.Option(help="Its namespace; by default that of this pod.", metavar="NAME")
+    ] = None,
+    wait: Annotated[
+        str, typer.Option(help="How long an API server that does not answer is asked again.", metavar="TIME")
+    ] = "1m",
+) -> None:
+    """In a pod: make a Kubernetes Secret with a token and a secret key for the server, unless it is there.
+
+    Its keys are `token` (an admin's, for SHUNTER_TOKEN) and `secret-key` (for SHUNTER_SERVER_SECRET_KEYS). One that
+    is there is not changed, but looked into. The pod's service account needs the verb create for secrets, better get, too.
+    """
+    from shunter_cli.durations import seconds
+
+    made = _part("bootstrap").bootstrap(secret, namespace, wait=seconds(wait, "--wait"))
+    where = f"the Secret {made.namespace}/{made.name}"
+    if made.made:
+        output.say(f"{where} is made, with a token and a secret key")
+    elif made.checked:
+        output.say(f"{where} is there already, with a token and a secret key: it stays as it is")
+    else:
+        output.say(f"{where} is there already and stays as it is; this service account may not look into it")
+    output.say(
+        f"Read the token: kubectl --namespace {made.namespace} get secret {made.name} "
+        "--output jsonpath='{.data.token}' | base64 --decode"
+    )
+
+
 @group.command("upgrade-db")
 @taking(["server.database_url"])
 def upgrade_db(flags: dict[str, Any]) -> None:
