@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.cluster.cluster import Cluster, OwnCluster
-from tests.helm.effects import Effects, effects
+from tests.helm.effects import Effects, listening
 from tests.helm.releases import Place, Terminal, terminal
 
 NewPlace = Callable[..., AbstractContextManager[Place]]
@@ -34,25 +34,32 @@ def images(terminals: dict[int, Terminal]) -> None:
 
 
 @pytest.fixture(scope="session")
+def prefix() -> str:
+    """What the names of this test run's namespaces begin with."""
+    return f"helm-{uuid4().hex[:6]}"
+
+
+@pytest.fixture(scope="session")
 def new_place(terminals: dict[int, Terminal], images: None) -> NewPlace:
-    """Makes a namespace for as long as it is wanted: its labels, and the major version of the Helm there."""
+    """Makes a namespace for as long as it is wanted: its name, its labels, and the major version of the Helm there."""
 
     @contextmanager
-    def make(name: str, helm: int = 4, **labels: str) -> Iterator[Place]:
+    def make(namespace: str, helm: int = 4, labels: dict[str, str] | None = None) -> Iterator[Place]:
         where = terminals[helm]
-        namespace = f"{name}-{uuid4().hex[:6]}"
-        metadata: dict[str, Any] = {"name": namespace, "labels": labels}
+        metadata: dict[str, Any] = {"name": namespace, "labels": labels or {}}
         where.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        where.cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", namespace, "--timeout=60s")
+        where.cluster.kubectl(
+            "wait", "--for=create", "serviceaccount/default", "-n", namespace, "--timeout=60s"
+        )
         yield Place(where, namespace)
         where.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
     return make
 
 
-@pytest.fixture(scope="session")
-def seen(cluster: Cluster) -> Iterator[Effects]:
-    """What runs of this test run do to the world outside."""
+@pytest.fixture(scope="module")
+def effects(cluster: Cluster) -> Iterator[Effects]:
+    """What runs of a module do to the world outside."""
     assert isinstance(cluster, OwnCluster)
-    with effects(cluster.machine.outside) as one:
+    with listening(cluster.machine.outside) as one:
         yield one

@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def effects(address: str) -> Iterator[Effects]:
+def listening(address: str) -> Iterator[Effects]:
     """The server, while it is wanted."""
     one = Effects(address)
     thread = threading.Thread(target=one._server.serve_forever, daemon=True)

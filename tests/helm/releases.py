@@ -96,17 +96,19 @@ class Place:
     def helm(self, *words: str) -> str:
         return self.terminal(shlex.join(["helm", *words, "--namespace", self.namespace]))
 
-    def install(self, release: str, chart: str, values: dict[str, Any], *more: str) -> None:
+    def install(
+        self, release: str, chart: str, values: dict[str, Any], *more: str, wait: bool = True
+    ) -> None:
         """Install a release, and wait until it is well."""
-        self._set("install", release, chart, values, *more)
+        self._set("install", release, chart, values, *more, *(["--wait"] if wait else []))
 
     def upgrade(self, release: str, chart: str, values: dict[str, Any], *more: str) -> None:
         """Change a release, and wait until it is well."""
-        self._set("upgrade", release, chart, values, *more)
+        self._set("upgrade", release, chart, values, *more, "--wait")
 
     def _set(self, how: str, release: str, chart: str, values: dict[str, Any], *more: str) -> None:
         values = {"image": {"repository": IMAGES[chart]}} | values
-        words = ["helm", how, release, chart, "--namespace", self.namespace, "--wait", "--timeout", PATIENCE]
+        words = ["helm", how, release, chart, "--namespace", self.namespace, "--timeout", PATIENCE]
         line = shlex.join([*words, "--values", "/dev/stdin", *more])
         try:
             self.terminal(f"{line} <<'VALUES'\n{json.dumps(values)}\nVALUES")
@@ -139,7 +141,14 @@ class Place:
     @contextlib.contextmanager
     def port(self, service: str, port: int) -> Iterator[int]:
         """A port of this machine that leads to a service, by ``kubectl port-forward``."""
-        words = [str(self.terminal.bin / "kubectl"), "-n", self.namespace, "port-forward", service, f":{port}"]
+        words = [
+            str(self.terminal.bin / "kubectl"),
+            "-n",
+            self.namespace,
+            "port-forward",
+            service,
+            f":{port}",
+        ]
         process = subprocess.Popen(
             words, env=self.terminal.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
@@ -156,17 +165,23 @@ class Place:
     @contextlib.contextmanager
     def reached(self, release: str = "server") -> Iterator[Reached]:
         """The server of a release, by port-forward and with its admin's token."""
-        token = self.secret(f"{release}-shunter-server")["token"]
-        with self.port(f"service/{release}-shunter-server", 4400) as port:
+        service = f"{release}-shunter-server"
+        token = self.secret(service)["token"]
+        with self.port(f"service/{service}", 4400) as port:
             url = f"http://127.0.0.1:{port}/api"
             env = self.terminal.env | {"SHUNTER_API_URL": url, "SHUNTER_TOKEN": token}
             with Client(url, token) as client:
-                yield Reached(client, Console(env, ROOT))
+                yield Reached(client, Console(env, ROOT), f"http://{service}.{self.namespace}:4400/api")
 
 
 @dataclass
 class Reached:
-    """A server, for programs and for people."""
+    """A server, for programs and for people.
+
+    Attributes:
+        inside: its address, as pods reach it.
+    """
 
     client: Client
     shunter: Console
+    inside: str

@@ -32,7 +32,9 @@ def check_each_ended_once(
     with ThreadPoolExecutor(len(runs)) as asking:
         found = dict(zip(runs, asking.map(lambda run: ended(server, run), runs), strict=True))
         outputs = list(asking.map(lambda run: output(server, run), runs))
-    told = {run: (one.state, one.message, [each.exit_code for each in one.attempts]) for run, one in found.items()}
+    told = {
+        run: (one.state, one.message, [each.exit_code for each in one.attempts]) for run, one in found.items()
+    }
     assert told == dict.fromkeys(runs, ("Completed", None, [0]))
     assert {run: one.result for run, one in found.items()} == {run: {"run": run} for run in runs}
     assert [run for run, each in zip(runs, outputs, strict=True) if each != OUTPUT] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.cli.console import until
 from tests.helm.effects import Effects
-from tests.helm.pods_seen import PodsSeen, pods_seen
+from tests.helm.pods_seen import pods_seen
 from tests.helm.releases import AGENT, ROOT, SERVER, Place, Reached, Terminal
 from tests.helm.runs import begin, check_each_ended_once, ended, output
 
@@ -70,46 +69,48 @@ def test_scheduled_jobs_run_where_their_tag_leads(place: Place) -> None:
     assert '"answer": 42' in said
 
 
-def test_upgrade_of_agents_while_runs_live(place: Place, server: Reached, seen: Effects) -> None:
+def test_upgrade_of_agents_while_runs_live(place: Place, server: Reached, effects: Effects) -> None:
     """Both agents are replaced, with another template; each run ends once, under a new agent."""
     with pods_seen(place) as pods:
         place.upgrade("agents", AGENT, {"limit": LIVE, "replicas": 2}, "--reuse-values")
         old = names(place, "agents")
-        runs = begin(server, seen, LIVE)
+        runs = begin(server, effects, LIVE)
         changed = {"template": {"env": {"COLOUR": "blue"}}, "podAnnotations": {"changed": "yes"}}
         place.upgrade("agents", AGENT, changed, "--reuse-values")
         new = names(place, "agents")
         assert not old & new
         until(lambda: all(holder(server, run) in new for run in runs), 60)
-        seen.go_on()
-        found = check_each_ended_once(server, seen, pods, runs)
+        effects.go_on()
+        found = check_each_ended_once(server, effects, pods, runs)
     assert {one.attempts[0].epoch for one in found.values()} <= {2, 3}  # 3: the new one went, too
     assert says(server, "echo $COLOUR") == b"blue\n"
 
 
-def test_upgrade_of_the_server_while_runs_live(place: Place, seen: Effects) -> None:
+def test_upgrade_of_the_server_while_runs_live(place: Place, effects: Effects) -> None:
     """Each run ends once, and no slot of a schedule is left out."""
     with pods_seen(place) as pods:
         with place.reached() as before:
-            before.shunter.ok("deploy", "--name", "ticks", "--pool", "cluster", "--interval", "4s", "--", "true")
-            runs = begin(before, seen, LIVE)
+            before.shunter.ok(
+                "deploy", "--name", "ticks", "--pool", "cluster", "--interval", "4s", "--", "true"
+            )
+            runs = begin(before, effects, LIVE)
         (old,) = names(place, "server")
         place.upgrade("server", SERVER, {"podAnnotations": {"changed": "yes"}}, "--reuse-values")
         (new,) = names(place, "server")
         assert old != new
-        seen.go_on()
+        effects.go_on()
         with place.reached() as after:
-            check_each_ended_once(after, seen, pods, runs)
+            check_each_ended_once(after, effects, pods, runs)
             after.shunter.ok("deployment", "pause", "ticks")
             slots = sorted(one.scheduled_at for one in after.client.list_runs(deployment="ticks").runs)
     assert {(late - early).total_seconds() for early, late in pairwise(slots)} == {4}
 
 
-def test_kill_9_of_agents_and_server_while_runs_live(place: Place, seen: Effects) -> None:
+def test_kill_9_of_agents_and_server_while_runs_live(place: Place, effects: Effects) -> None:
     """In their pods, at once: the agents come back in these and have their runs, as before."""
     with pods_seen(place) as pods:
         with place.reached() as before:
-            runs = begin(before, seen, 8)
+            runs = begin(before, effects, 8)
             holders = {holder(before, run) for run in runs}
         pods_before = names(place, "agents") | names(place, "server")
         for pod in pods_before:
@@ -120,17 +121,17 @@ def test_kill_9_of_agents_and_server_while_runs_live(place: Place, seen: Effects
             until(lambda label=label: restarts(place, label) == {1}, 60)
             place.kubectl("wait", "--for=condition=Ready", "pod", "-l", label, "--timeout=90s")
         assert names(place, "agents") | names(place, "server") == pods_before
-        seen.go_on()
+        effects.go_on()
         with place.reached() as after:
-            found = check_each_ended_once(after, seen, pods, runs)
+            found = check_each_ended_once(after, effects, pods, runs)
     assert {one.attempts[0].agent for one in found.values()} == holders
     assert {one.attempts[0].epoch for one in found.values()} == {1}
 
 
-def test_drain_of_the_agents_node(place: Place, server: Reached, seen: Effects) -> None:
+def test_drain_of_the_agents_node(place: Place, server: Reached, effects: Effects) -> None:
     """Its Jobs are untouched, and adopted again where it comes back."""
     with pods_seen(place) as pods:
-        runs = begin(server, seen, 4)
+        runs = begin(server, effects, 4)
         old = names(place, "agents")
         (node,) = {one["spec"]["nodeName"] for one in place.pods("agents")}
         words = ("drain", node, "--pod-selector=app.kubernetes.io/instance=agents", "--timeout=120s")
@@ -141,8 +142,8 @@ def test_drain_of_the_agents_node(place: Place, server: Reached, seen: Effects) 
             place.kubectl("uncordon", node)
         place.kubectl("rollout", "status", "deployment/agents-shunter-agent", "--timeout=120s")
         until(lambda: all(holder(server, run) in names(place, "agents") - old for run in runs), 60)
-        seen.go_on()
-        check_each_ended_once(server, seen, pods, runs)
+        effects.go_on()
+        check_each_ended_once(server, effects, pods, runs)
 
 
 def names(place: Place, release: str) -> set[str]:
