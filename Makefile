@@ -44,8 +44,13 @@ cluster-up: $(INSTALLED) ## a Kubernetes cluster on this machine for tests (root
 	@$(BIN)/python -m tests.cluster up
 
 .PHONY: cluster-build
-cluster-build: $(INSTALLED) ## only build what that cluster is made of, into the cache
+cluster-build: $(INSTALLED) ## only build what that cluster is made of and charts are checked with, into the cache
 	@$(BIN)/python -m tests.cluster build
+	@$(BIN)/python -m tests.charts build
+
+.PHONY: charts
+charts: $(INSTALLED) ## write the README of each chart anew, from its values.yaml
+	@$(BIN)/python -m tests.charts document
 
 .PHONY: cluster-down
 cluster-down: $(INSTALLED) ## end that cluster; nothing of it is left

@@ -1,6 +1,6 @@
 """What charts are checked with, built into the cache: Helm 3 and 4, helm-unittest, helm-docs; and kinds of others.
 
-``python -m tests.charts.building`` has all of it ahead, for a later test run.
+``make cluster-build`` has all of it ahead, for a later test run.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ _KINDS = {
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
     ],
 }
+#: What Helm 3 is told of the cluster that it renders for without one: its own build writes it in, too.
+_LINKED = " ".join(
+    f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={value}"
+    for package in ("chartutil", "lint/rules")
+    for part, value in zip(("Major", "Minor"), building.VERSION.removeprefix("v").split("."), strict=False)
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def tools() -> Tools:
     Raises:
         CannotHaveCluster: there is no Go, or the build failed; the message has the end of what it said.
     """
-    key = building.key(SOURCES, json.dumps([_PROGRAMS, _KINDS]))
+    key = building.key(SOURCES, json.dumps([_PROGRAMS, _KINDS]), _LINKED)
     kept = cache.folder() / f"chart-tools-{key}"
     with cache.locked("build"):
         if not kept.exists():
@@ -91,7 +97,7 @@ def _build(folder: Path) -> None:
     print("building Helm and its tools: three minutes on two cores, once", flush=True)
     started = time.monotonic()
     for name, package in _PROGRAMS.items():
-        building.go(SOURCES, "install", *building.FLAGS, package, target=folder / name)
+        building.go(SOURCES, "install", *building.flags(_LINKED), package, target=folder / name)
     (folder / "kinds").mkdir()
     for module, files in _KINDS.items():
         # Not in SOURCES: go.mod says what is built, and nothing of these is.
@@ -99,7 +105,3 @@ def _build(folder: Path) -> None:
         for name in files:
             shutil.copyfile(Path(found["Dir"]) / name, folder / "kinds" / Path(name).name)
     print(f"built in {time.monotonic() - started:.0f} s", flush=True)
-
-
-if __name__ == "__main__":
-    print(tools().folder)

@@ -17,9 +17,7 @@ TOOLS = Path(__file__).with_name("tools")
 VERSION = re.findall(r"k8s\.io/kubernetes (v[\d.]+)", (TOOLS / "go.mod").read_text())[0]
 KWOK = "v0.8.0"
 #: Debug symbols would take a third of the binary and some of the time, and nobody debugs it.
-_SMALL = ("-trimpath", "-gcflags=all=-dwarf=false")
-#: How a program is built of which nothing has to be told to the linker.
-FLAGS = (*_SMALL, "-ldflags=-s -w")
+_FLAGS = ["-trimpath", "-gcflags=all=-dwarf=false"]
 
 
 def kubernetes() -> Path:
@@ -45,7 +43,7 @@ def kwok() -> Path:
     with cache.locked("build"):
         if not binary.exists():
             print("building kwok: a minute or two on two cores, once", flush=True)
-            go(TOOLS, "install", *FLAGS, f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", target=binary.parent)
+            go(TOOLS, "install", *flags(), f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", target=binary.parent)
     return binary
 
 
@@ -55,10 +53,19 @@ def key(sources: Path, *told: str) -> str:
     Args:
         told: what else.
     """
-    digest = hashlib.sha256(" ".join([platform.machine(), *_SMALL, *told]).encode())
+    digest = hashlib.sha256(" ".join([platform.machine(), *_FLAGS, *told]).encode())
     for path in sorted(sources.iterdir()):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def flags(linked: str = "") -> list[str]:
+    """How programs are built.
+
+    Args:
+        linked: what the linker writes into them, ``-X NAME=VALUE`` each.
+    """
+    return [*_FLAGS, f"-ldflags=-s -w {linked}"]
 
 
 def _version() -> str:
@@ -71,7 +78,7 @@ def _version() -> str:
 def _build(binary: Path) -> None:
     draft, started = binary.with_suffix(".new"), time.monotonic()
     print("building Kubernetes: about six minutes on two cores, once", flush=True)
-    go(TOOLS, "build", *_SMALL, f"-ldflags=-s -w {_version()}", "-o", str(draft), ".")
+    go(TOOLS, "build", *flags(_version()), "-o", str(draft), ".")
     draft.rename(binary)
     print(f"built in {time.monotonic() - started:.0f} s", flush=True)
 
