@@ -1,12 +1,15 @@
-"""Values that the chart shunter-server refuses."""
+"""Values that the chart for the server refuses, and what it says of each."""
 
 from __future__ import annotations
 
-from tests.charts.bad_values import Bad
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-ROWS = [
-    Bad("image.tag", {"image": {"tag": 5}}, "got number, want string"),
-    Bad("image.colour", {"image": {"colour": "red"}}, "not allowed"),
-    Bad("imagee", {"imagee": {}}, "not allowed"),
-    Bad("replicas", {"replicas": 2}, "replicas"),
-]
+#: Right by themselves; each row changes one thing of them.
+RIGHT: Mapping[str, Any] = {}
+
+#: Values beside RIGHT (over it), and a pattern (re.search) that the error has: it names the value.
+ROWS: Sequence[tuple[Mapping[str, Any], str]] = (
+    ({"replicas": "two"}, r"at '/replicas': got string, want integer"),
+    ({"imagee": {}}, r"additional properties 'imagee' not allowed"),
+)

@@ -13,9 +13,11 @@ from typing import Any
 
 import yaml
 
-from tests.charts.documents import CHARTS
+from tests.charts import documents
 
 Document = dict[str, Any]
+#: The folder of all charts.
+CHARTS = documents.CHARTS
 NAMES = sorted(path.parent.name for path in CHARTS.glob("*/Chart.yaml"))
 #: Files of values that a chart has to work with, which are its examples too: (chart, file).
 EXAMPLES = [

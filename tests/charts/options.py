@@ -13,6 +13,8 @@ import yaml
 from tests.charts.charts import read
 
 Keys = tuple[str, ...]
+#: What Helm gives to a chart that is part of another, whether the chart has it or not.
+_HELMS = {"global"}
 #: Set, and to nothing.
 _NOTHING = object()
 
@@ -74,7 +76,10 @@ class Options:
         name = ".".join(keys) or "(top)"
         if schema.get("additionalProperties") is not False:
             yield f"{name}: the schema takes unknown keys"
-        for key in sorted(set(described) - set(values)):
+        alone = set(described) - set(values) - (_HELMS if not keys else set())
+        for key in sorted(
+            alone if values else ()
+        ):  # an option that is empty names its keys in the schema only
             yield f"{name}: {key} is in the schema alone"
         for key in sorted(set(values) - set(described)):
             yield f"{name}: {key} is in values.yaml alone"
