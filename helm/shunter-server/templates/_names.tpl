@@ -86,6 +86,17 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end -}}
 
 {{/*
+Of pods: without versions, so that nothing is replaced whose image stays. Of dict "root" "component".
+*/}}
+{{- define "shunter-server.podLabels" -}}
+{{ include "shunter-server.selector" . }}
+app.kubernetes.io/part-of: shunter
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/*
 Labels of an object and its annotations, if there are any. Of dict "root" "component", and "annotations": its own,
 which go before those of all objects.
 */}}

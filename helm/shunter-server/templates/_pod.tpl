@@ -107,7 +107,7 @@ securityContext:
 {{- $sqlite := eq .Values.database.type "sqlite" -}}
 metadata:
   labels:
-    {{- include "shunter-server.labels" (dict "root" . "component" "server") | nindent 4 }}
+    {{- include "shunter-server.podLabels" (dict "root" . "component" "server") | nindent 4 }}
     {{- with .Values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
