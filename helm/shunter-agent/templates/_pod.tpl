@@ -39,9 +39,9 @@ hostAliases:
 
 {{/* How agents are spread, each constraint with the agents as those who are counted. */}}
 {{- define "shunter-agent.spread" -}}
-{{- $agents := dict "labelSelector" (dict "matchLabels" (include "shunter-agent.selectorLabels" . | fromYaml)) -}}
+{{- $agents := dict "matchLabels" (include "shunter-agent.selectorLabels" . | fromYaml) -}}
 {{- range .Values.topologySpreadConstraints }}
-- {{ merge (dict) . $agents | toJson }}
+- {{ set (deepCopy .) "labelSelector" (default $agents .labelSelector) | toJson }}
 {{- end }}
 {{- end -}}
 
