@@ -133,15 +133,20 @@ names the value, all of them at once.
 
 {{/* Names of variables are unique in a pod: server-side apply refuses others, and of two it could not be told which holds. */}}
 {{- define "shunter-agent.check.variables" -}}
-{{- $own := dict }}
+{{- $own := list }}
 {{- range include "shunter-agent.ownEnvironment" . | fromYamlArray }}
-{{- $_ := set $own .name true }}
+{{- $own = append $own .name }}
 {{- end }}
+{{- $seen := list }}
 {{- range .Values.extraEnv }}
-{{- if hasKey $own .name }}
-- {{ printf "extraEnv sets %s, which the chart sets by another value already, or which is there twice." .name | quote }}
+{{- if has .name (list "SHUNTER_TOKEN" "SHUNTER_TOKEN_FILE" "SHUNTER_JOIN_TOKEN") }}
+- {{ printf "extraEnv sets %s, but what the agents show is a matter of auth.mode." .name | quote }}
+{{- else if has .name $own }}
+- {{ printf "extraEnv sets %s, which the chart sets by another value." .name | quote }}
+{{- else if has .name $seen }}
+- {{ printf "extraEnv sets %s twice." .name | quote }}
 {{- end }}
-{{- $_ := set $own .name true }}
+{{- $seen = append $seen .name }}
 {{- end }}
 {{- end -}}
 
