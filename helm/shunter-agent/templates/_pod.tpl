@@ -56,7 +56,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "shunter-agent.serviceAccountName" . }}
   automountServiceAccountToken: false
-  # A Service called shunter-server would set SHUNTER_SERVER_PORT, which is a setting of Shunter's.
+  # Variables of Services could have the names of settings: SHUNTER_SERVER_PORT, of one called shunter-server.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "shunter-agent.terminationGracePeriodSeconds" . }}
   {{- include "shunter-agent.placement" . | trim | nindent 2 }}
