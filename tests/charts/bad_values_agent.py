@@ -29,9 +29,9 @@ ROWS: Sequence[tuple[Mapping[str, Any], str]] = (
     ({"createPools": "yes"}, r"at '/createPools': got string, want boolean"),
     ({"once": 1}, r"at '/once': got number, want boolean"),
     ({"match": ["no spaces here"]}, r"at '/match/0': 'no spaces here' does not match pattern"),
-    ({"tags": {"gpu": True}}, r"at '/tags': got object, want array"),
+    ({"tags": "gpu"}, r"at '/tags': got string, want array"),
     ({"template": ["image=a"]}, r"at '/template': got array, want object"),
-    ({"policy": {"launchers": {}}}, r"at '/policy': got object, want string"),
+    ({"policy": ["launchers"]}, r"at '/policy': got array, want string"),
     ({"namespaces": ["Runs"]}, r"at '/namespaces/0': 'Runs' does not match pattern"),
     ({"capacity": {"gpu": [1]}}, r"at '/capacity/gpu': got array, want number or string"),
     (
@@ -95,7 +95,7 @@ ROWS: Sequence[tuple[Mapping[str, Any], str]] = (
     # Pools.
     ({"createPools": False, "template": {"image": "a"}}, r"template has an effect only with createPools"),
     ({"createPools": False, "match": ["a"]}, r"match has an effect only with createPools"),
-    ({"template": {"secret_env": {"A": "b"}}}, r"template\.secret_env would be readable in a ConfigMap"),
+    ({"template": {"secret_env": {"A": "b"}}}, r"template\.secret_env\.A would be readable in a ConfigMap"),
     (
         {"template": {"namespace": "elsewhere"}},
         r"template\.namespace is elsewhere, where the agents have no rights",
@@ -136,7 +136,7 @@ ROWS: Sequence[tuple[Mapping[str, Any], str]] = (
     ),
     (
         {"autoscaling": {"hpa": {"enabled": True, "targetCPU": None}}},
-        r"autoscaling\.hpa has nothing to go by",
+        r"autoscaling\.hpa\.enabled is set, but there is nothing",
     ),
     (
         {"autoscaling": {"hpa": {"enabled": True, "minReplicas": 6}}},
@@ -150,10 +150,10 @@ ROWS: Sequence[tuple[Mapping[str, Any], str]] = (
         {"autoscaling": {"keda": {"enabled": True, "minReplicas": 11}, "metrics": _KEY}},
         r"autoscaling\.keda\.minReplicas is 11, more than maxReplicas, which is 10",
     ),
-    ({"autoscaling": {"keda": _KEDA}}, r"autoscaling\.metrics\.secret\.name is missing"),
+    ({"autoscaling": {"keda": _KEDA}}, r"autoscaling\.keda\.enabled needs autoscaling\.metrics\.secret\.name"),
     (
         {"autoscaling": {"keda": _KEDA, "metrics": {"source": "prometheus"}}},
-        r"autoscaling\.metrics\.prometheusAddress is missing",
+        r"autoscaling\.keda\.enabled needs autoscaling\.metrics\.prometheusAddress",
     ),
     (
         {"autoscaling": {"metrics": {"source": "datadog"}}},
@@ -171,7 +171,7 @@ ROWS: Sequence[tuple[Mapping[str, Any], str]] = (
     ),
     (
         {"podDisruptionBudget": {"maxUnavailable": None}},
-        r"podDisruptionBudget says neither minAvailable nor maxUnavailable",
+        r"podDisruptionBudget\.maxUnavailable and podDisruptionBudget\.minAvailable are both missing",
     ),
     ({"podDisruptionBudget": {"maxUnavailable": "half"}}, r"at '/podDisruptionBudget/maxUnavailable'"),
     # Names that are taken.

@@ -30,8 +30,8 @@ names the value, all of them at once.
 - "match has an effect only with createPools: the agents give it to the pools that they make. Set createPools, or leave match away."
 {{- end }}
 {{- end }}
-{{- if .Values.template.secret_env }}
-- "template.secret_env would be readable in a ConfigMap and in the release: put the values into a Secret, and name it by template.env_refs or template.env_from."
+{{- range $name, $_ := .Values.template.secret_env }}
+- {{ printf "template.secret_env.%s would be readable in a ConfigMap and in the release: put it into a Secret, and name that by template.env_refs or template.env_from." $name | quote }}
 {{- end }}
 {{- if and (eq .Values.poolType "kubernetes") .Values.template.namespace (not (has .Values.template.namespace (include "shunter-agent.namespaces" . | fromJsonArray))) }}
 - {{ printf "template.namespace is %s, where the agents have no rights: add it to namespaces, which is %s." .Values.template.namespace (include "shunter-agent.namespaces" . | fromJsonArray | join ", ") | quote }}
@@ -92,7 +92,7 @@ names the value, all of them at once.
 - {{ printf "limit is %d, but with once an agent takes one run." (int .Values.limit) | quote }}
 {{- end }}
 {{- if and $scaling.hpa.enabled (kindIs "invalid" $scaling.hpa.targetCPU) (kindIs "invalid" $scaling.hpa.targetMemory) (not $scaling.hpa.metrics) }}
-- "autoscaling.hpa has nothing to go by: set targetCPU, targetMemory or metrics."
+- "autoscaling.hpa.enabled is set, but there is nothing to go by: set autoscaling.hpa.targetCPU, targetMemory or metrics."
 {{- end }}
 {{- if and $scaling.hpa.enabled (gt (int $scaling.hpa.minReplicas) (int $scaling.hpa.maxReplicas)) }}
 - {{ printf "autoscaling.hpa.minReplicas is %d, more than maxReplicas, which is %d." (int $scaling.hpa.minReplicas) (int $scaling.hpa.maxReplicas) | quote }}
@@ -101,16 +101,17 @@ names the value, all of them at once.
 - {{ printf "autoscaling.keda.minReplicas is %d, more than maxReplicas, which is %d." (int $scaling.keda.minReplicas) (int $scaling.keda.maxReplicas) | quote }}
 {{- end }}
 {{- if or $scaling.keda.enabled $scaling.scaledJob.enabled }}
+{{- $scaler := ternary "autoscaling.keda.enabled" "autoscaling.scaledJob.enabled" $scaling.keda.enabled }}
 {{- $metrics := $scaling.metrics }}
 {{- if and $metrics.secret.name $metrics.authenticationRef }}
 - "autoscaling.metrics.secret.name and autoscaling.metrics.authenticationRef are both set: KEDA shows one thing only."
 {{- end }}
 {{- if eq $metrics.source "prometheus" }}
 {{- if not $metrics.prometheusAddress }}
-- "autoscaling.metrics.prometheusAddress is missing: with source prometheus it says where Prometheus is."
+- {{ printf "%s needs autoscaling.metrics.prometheusAddress: with source prometheus it says where Prometheus is." $scaler | quote }}
 {{- end }}
 {{- else if not (or $metrics.secret.name $metrics.authenticationRef) }}
-- "autoscaling.metrics.secret.name is missing: the server tells metrics to who shows a key of the role viewer only. Make one with `shunter key create keda --role viewer`, and put it into a Secret; or name an authenticationRef."
+- {{ printf "%s needs autoscaling.metrics.secret.name: the server tells its metrics to who shows a key. Make one by `shunter key create keda --role viewer`, put it into a Secret, and name that; or name an authenticationRef." $scaler | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -118,7 +119,7 @@ names the value, all of them at once.
 {{- define "shunter-agent.check.stopping" -}}
 {{- $budget := .Values.podDisruptionBudget }}
 {{- if and $budget.enabled (kindIs "invalid" $budget.minAvailable) (kindIs "invalid" $budget.maxUnavailable) }}
-- "podDisruptionBudget says neither minAvailable nor maxUnavailable: set one of them, or enabled to false."
+- "podDisruptionBudget.maxUnavailable and podDisruptionBudget.minAvailable are both missing: set one of them, or enabled to false."
 {{- end }}
 {{- if and .Values.drainGrace (ne .Values.poolType "process") }}
 - {{ printf "drainGrace is for process pools, but poolType is %s: these agents hand their Jobs over and do not wait for them." .Values.poolType | quote }}
