@@ -12,6 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 
+from shunter_work_pools import engine
 from shunter_work_pools.api import (
     agents,
     attempts,
@@ -77,6 +78,48 @@ async def test_health_needs_no_token(plain: Served) -> None:
         plain.engine.ready = False
         problem(await stranger.get("/readyz"), 503, "unavailable")
         assert (await stranger.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["10.244.1.7:4400", "[fd00::7]:4400", "evil.example", ""])
+async def test_health_is_asked_by_any_name(plain: Served, host: str) -> None:
+    """A kubelet knows a pod by its address alone. Nobody else is let in by that."""
+    for path in ("/healthz", "/readyz", "/api/healthz", "/api/readyz"):
+        found = await plain.http.get(f"http://127.0.0.1:{plain.port}{path}", headers={"host": host})
+        assert found.status_code == 200, (path, found.text)
+    for path in ("/metrics", "/healthz/", "/api/v1/healthz", "/api/v1/sign-in"):
+        found = await plain.http.get(f"http://127.0.0.1:{plain.port}{path}", headers={"host": host})
+        problem(found, 403, "forbidden")
+
+
+async def test_health_is_asked_as_often_as_one_likes(plain: Served) -> None:
+    """With any token, a wrong one, too: nobody looks at it, counts it or writes it down."""
+    headers = {"authorization": "Bearer shk_nobody", "host": "10.0.0.1"}
+    for _ in range(60):
+        found = await plain.http.get(f"http://127.0.0.1:{plain.port}/readyz", headers=headers)
+        assert found.status_code == 200
+    await plain.engine.refusals.write(all_of_them=True)
+    assert (await plain.get("/audit"))["entries"] == []
+
+
+async def test_who_asks_at_once_shares_one_look_at_the_store(
+    plain: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, go = [0], asyncio.Event()
+    url = f"http://127.0.0.1:{plain.port}/readyz"
+
+    async def slow(work: Any) -> Any:
+        looks[0] += 1
+        await go.wait()
+
+    monkeypatch.setattr(plain.engine.store, "read", slow)
+    monkeypatch.setattr(engine, "_ANSWER", 0.2)
+    asked = await asyncio.gather(*(plain.http.get(url) for _ in range(20)))
+    for one in asked:
+        assert "has not answered" in problem(one, 503, "unavailable")["detail"]
+    assert looks == [1]
+    go.set()
+    assert (await plain.http.get(url)).status_code == 200
+    assert looks[0] <= 2
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:4400", "127.0.0.1.evil.example", "", "[::2]"])

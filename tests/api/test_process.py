@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 import pytest
 
 from tests.api.serving import SOON, ServerProcess, server_process, until
+from tests.engines.postgres import PostgresCluster, find_binaries
 from tests.storage.stores import KINDS
 
 BODY = {
@@ -158,7 +160,7 @@ async def test_a_database_that_is_none_is_told_and_left_as_it_was(tmp_path: Path
 async def test_a_second_server_on_one_home_is_told(tmp_path: Path) -> None:
     with server_process(tmp_path / "home") as server:
         kind, detail = await refuses(tmp_path / "home", "0", "")
-        assert (kind, "another server" in detail) == ("StoreError", True)
+        assert (kind, "another server" in detail) == ("StoreAway", True)
         async with server.client() as http:
             assert (await http.get("/server")).status_code == 200
         assert await server.stop() == 0
@@ -215,3 +217,64 @@ async def test_a_key_that_login_kept_is_not_the_servers_own_token(tmp_path: Path
     assert (own["name"], own["role"]) == ("local", "admin")
     assert (ann["name"], ann["role"]) == ("ann", "viewer")
     assert "not taken for the server's own" in again.output
+
+
+async def test_servers_that_start_at_once_on_an_empty_database(
+    tmp_path: Path, postgres_database: str
+) -> None:
+    """Each is whole: schema, partitions, all of its loops."""
+    homes = [tmp_path / f"home-{at}" for at in range(4)]
+    starting = (asyncio.to_thread(ServerProcess, home, postgres_database) for home in homes)
+    servers = await asyncio.gather(*starting, return_exceptions=True)
+    try:
+        for at, one in enumerate(servers):
+            assert isinstance(one, ServerProcess), one
+            assert "has this version's schema now" in one.output
+            async with one.client() as http:
+                assert (await http.post("/pools", json={"name": f"p{at}"})).status_code == 201
+                assert (await http.get(f"http://127.0.0.1:{one.port}/readyz")).status_code == 200
+        assert [await one.stop() for one in servers if isinstance(one, ServerProcess)] == [0] * len(servers)
+        assert not any("died" in one.output for one in servers if isinstance(one, ServerProcess))
+    finally:
+        for one in servers:
+            if isinstance(one, ServerProcess) and one.process.poll() is None:
+                one.process.kill()
+                one.process.wait()
+
+
+async def test_it_is_not_ready_while_its_database_hangs_or_is_away(tmp_path: Path) -> None:
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no Postgres: install Debian's postgresql, or set SHUNTER_TEST_INSTALL=1")
+    own = PostgresCluster(binaries)
+    try:
+        own.start()
+        assert own._process is not None
+        postmaster = psutil.Process(own._process.pid)
+        with server_process(tmp_path / "home", own.url()) as server:
+            async with server.client() as http:
+
+                async def status(path: str = "/readyz") -> int:
+                    return (await http.get(f"http://127.0.0.1:{server.port}{path}")).status_code
+
+                assert await status() == 200
+                stopped = [postmaster, *postmaster.children(recursive=True)]
+                for one in stopped:
+                    one.suspend()
+                try:
+                    assert await asyncio.wait_for(status(), 10) == 503
+                    assert await status("/healthz") == 200
+                finally:
+                    for one in stopped:
+                        one.resume()
+
+                async def ready() -> bool:
+                    return await status() == 200
+
+                await until(ready, 20)
+                await asyncio.to_thread(own.stop)
+                assert await status() == 503
+                assert await status("/healthz") == 200
+            assert await server.stop() == 0
+    finally:
+        own.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import ssl
 from collections.abc import Iterator, Mapping
@@ -244,6 +246,28 @@ def test_who_has_none_or_a_wrong_one_is_not(
 def test_http_to_a_port_of_tls_says_what_it_may_be(running: tuple[Machine, str]) -> None:
     _, url = running
     assert "its address begins with https://" in refusal(url.replace("https:", "http:"))
+
+
+def test_health_is_asked_as_a_kubelet_does(authority: Authority, tmp_path: Path) -> None:
+    """By the pod's address, which no certificate is for, without a name in the handshake and without a token."""
+    pair = authority.pair("shunter.example.com")
+    flags = {
+        "server.host": "0.0.0.0",
+        "server.tls_cert": str(pair.cert),
+        "server.tls_key": str(pair.key),
+        "server.allowed_hosts": "shunter.example.com",
+    }
+    believing_all = ssl._create_unverified_context()
+    with server(tmp_path / "home", flags) as (_, url):
+        port = int(url.rpartition(":")[2].partition("/")[0])
+
+        def status(path: str) -> int:
+            asking = http.client.HTTPSConnection("127.0.0.2", port, timeout=20, context=believing_all)
+            with contextlib.closing(asking):
+                asking.request("GET", path, headers={"User-Agent": "kube-probe/1.37", "Connection": "close"})
+                return asking.getresponse().status
+
+        assert [status(path) for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 403]
 
 
 def test_a_server_that_runs_takes_a_renewed_certificate(

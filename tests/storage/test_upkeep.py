@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, make_url, select
 
-from shunter_work_pools.contracts.errors import StoreError
+from shunter_work_pools.contracts.errors import StoreAway, StoreError
 from shunter_work_pools.storage.migrate import HEAD
 from shunter_work_pools.storage.schema import payloads, run_tags
 from shunter_work_pools.storage.store import PostgresStore, SqliteStore, Tx, Work
@@ -155,6 +156,60 @@ def test_a_schema_is_brought_up_to_date_without_a_server(tmp_path: Path) -> None
     url = f"sqlite:///{tmp_path / 'shunter.db'}"
     assert upgrade(url) == (None, HEAD)
     assert upgrade(url) == (HEAD, HEAD)
+
+
+async def test_a_database_that_comes_late_is_waited_for(postgres_database: str, tmp_path: Path) -> None:
+    """Nobody listens there at first, then somebody who hangs up, then Postgres."""
+    real = make_url(postgres_database)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    url = real.set(port=port).render_as_string(hide_password=False)
+    with pytest.raises(StoreAway, match="cannot be used"):
+        await asyncio.to_thread(upgrade, url, 0.0)
+    upgrading = asyncio.create_task(asyncio.to_thread(upgrade, url, 60.0))
+    hung_up = asyncio.Event()
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", port):
+        await hung_up.wait()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs = await asyncio.open_connection(real.host, real.port)
+        await asyncio.gather(pipe(reader, theirs[1]), pipe(theirs[0], writer))
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", port):
+        assert await upgrading == (None, HEAD)
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def test_what_no_time_mends_is_told_at_once(postgres_database: str, tmp_path: Path) -> None:
+    wrong = make_url(postgres_database).set(password="wrong").render_as_string(hide_password=False)
+    (tmp_path / "shunter.db").write_bytes(b"recipes" * 99)
+    for url in (wrong, f"sqlite:///{tmp_path / 'shunter.db'}"):
+        with pytest.raises(StoreError) as caught:
+            await asyncio.wait_for(asyncio.to_thread(upgrade, url, 600.0), 20)
+        assert not isinstance(caught.value, StoreAway)
+
+
+async def test_one_that_a_server_uses_is_waited_for(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "shunter.db")
+    await store.open()
+    upgrading = asyncio.create_task(asyncio.to_thread(upgrade, f"sqlite:///{store.path}", 60.0))
+    done, _ = await asyncio.wait([upgrading], timeout=0.5)
+    await store.close()
+    assert not done
+    assert await upgrading == (HEAD, HEAD)
 
 
 async def test_not_while_a_server_uses_it(tmp_path: Path) -> None:

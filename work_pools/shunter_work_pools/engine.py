@@ -74,6 +74,7 @@ from shunter_work_pools.sealing import Sealer
 from shunter_work_pools.secret_keys import SecretKeys, passing_keys
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
+from shunter_work_pools.storage.migrate import HEAD
 from shunter_work_pools.storage.partitions import make_partitions
 from shunter_work_pools.storage.store import Changes, Store, Tx, Work
 
@@ -86,6 +87,8 @@ log = get_logger()
 _SECOND: Micros = 1_000_000
 #: Seconds to wait after the store failed before a loop tries again.
 _PAUSE = 1.0
+#: Seconds in which a store that can be served from answers a look.
+_ANSWER = 3.0
 #: Longest sleep of the schedule loop, seconds.
 _LONGEST_SLEEP = 60.0
 #: Slots are fired without a break as long as the schedule loop is never later than this, seconds.
@@ -145,6 +148,8 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._hearing_since = asyncio.get_running_loop().time()
         self._last_look: tuple[Micros, float] | None = None
+        #: At whether the store answers; the last one.
+        self._look: asyncio.Task[Unavailable | None] | None = None
         #: When the loop that never rests for long last came around, by ``time.monotonic()``.
         self.moved_at = time.monotonic()
         #: As of the last look of the schedule loop, by the store's clock; see :meth:`fires_since`.
@@ -161,6 +166,8 @@ class Engine:
             StoreError: the store cannot be used.
         """
         await self.store.open()
+        if self.store.schema_found != HEAD:
+            log.info("the database has this version's schema now", before=self.store.schema_found, now=HEAD)
         self.store.on_commit = self._committed
         self.store.on_transaction = self.metrics.transaction
         self._hearing_since = asyncio.get_running_loop().time()
@@ -205,6 +212,29 @@ class Engine:
         self.hub.committed(changes)
         self.metrics.committed(changes)
         run_log.tell(changes.events)
+
+    async def store_answers(self) -> None:
+        """See that it does. Who asks while somebody does shares his look, so that many cost no more than one.
+
+        Raises:
+            Unavailable: it does not, or not within a few seconds.
+        """
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._look_at_store(), name="look at the store")
+        done, _ = await asyncio.wait([self._look], timeout=_ANSWER)
+        if not done:
+            raise Unavailable(f"the database has not answered for {_ANSWER:g} seconds", "Ask again.")
+        away = self._look.result()
+        if away is not None:
+            raise Unavailable(away.detail, away.remedy)
+
+    async def _look_at_store(self) -> Unavailable | None:
+        """What is wrong with it; returned, as all who asked may have gone meanwhile."""
+        try:
+            await self.store.read(lambda tx: tx.now)
+        except Unavailable as exc:
+            return exc
+        return None
 
     def release_waiters(self) -> None:
         """Answer every held request at once; nothing is held from now on."""

@@ -182,13 +182,25 @@ def bootstrap(
 
 @group.command("upgrade-db")
 @taking(["server.database_url"])
-def upgrade_db(flags: dict[str, Any]) -> None:
+def upgrade_db(
+    flags: dict[str, Any],
+    wait: Annotated[
+        str,
+        typer.Option(
+            help="How long a database that does not answer, or that another server has, is tried again.",
+            metavar="TIME",
+        ),
+    ] = "0s",
+) -> None:
     """Bring the database to this version's schema.
 
-    A server does so by itself at its start; this is for those who want it done before, or by another user.
+    A server does so by itself at its start; this is for those who want it done before, or by another user. Of several
+    at once one does it, and the others wait for that. The exit code is 0 also if there was nothing to do.
     """
+    from shunter_cli.durations import seconds
+
     url = load(flags)["server.database_url"]
-    before, after = _part("storage.upkeep").upgrade(url)
+    before, after = _part("storage.upkeep").upgrade(url, seconds(wait, "--wait"))
     output.say(f"schema {after}: up to date" if before == after else f"schema {before or 'none'} -> {after}")
 
 

@@ -139,7 +139,7 @@ async def readyz(request: Request) -> dict[str, str]:
     engine: Engine = request.app.state.engine
     if not engine.ready:
         raise Unavailable("the server is starting or stopping", "Ask again.")
-    await engine.store.read(lambda tx: tx.now)
+    await engine.store_answers()
     return {"status": "ready"}
 
 

@@ -30,7 +30,9 @@ BODY_LIMIT = max(16 * 1024 * 1024, LOG_UPLOAD_LIMIT)
 OPEN_BODY_LIMIT = 64 * 1024
 #: Names under which a server on this machine is always known.
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_OPEN = frozenset({"/healthz", "/readyz", "/api/healthz", "/api/readyz", "/api/v1/sign-in"})
+#: Asked by load balancers and kubelets, which call a server by whatever address it has.
+_HEALTH = frozenset({"/healthz", "/readyz", "/api/healthz", "/api/readyz"})
+_OPEN = _HEALTH | {"/api/v1/sign-in"}
 _AGENTS = "/api/v1/agents/"
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _PROTOCOL = PROTOCOL_HEADER.lower().encode()
@@ -65,7 +67,8 @@ class Boundary:
         answer = _Answer(scope, send)
         try:
             headers: dict[bytes, bytes] = dict(scope["headers"])
-            self._check_host(scope)
+            if scope["path"] not in _HEALTH:
+                self._check_host(scope)
             limit = OPEN_BODY_LIMIT if scope["path"] in _OPEN else BODY_LIMIT
             if scope["path"] not in _OPEN:
                 answer.admission = scope["admission"] = await self._admit(scope, headers)

@@ -17,6 +17,7 @@ ShunterError                 anything Shunter says no to
 ├── ServerUnreachable        no answer from the server at all
 ├── InvalidInput             found wrong before anything was sent (a file, an expression, a flag)
 └── StoreError               the database cannot be used (not one, newer schema, unwritable)
+    └── StoreAway            ... now: it does not answer, or another server has it
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class InvalidInput(ShunterError):
 
 class StoreError(ShunterError):
     """The database cannot be used as it is."""
+
+
+class StoreAway(StoreError):
+    """The database cannot be used now, and nothing says that it cannot be later."""
 
 
 class Refused(ShunterError):

@@ -30,7 +30,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from shunter_work_pools.contracts.base import Micros
-from shunter_work_pools.contracts.errors import BadRequest, Conflict, Refused, StoreError, Unavailable
+from shunter_work_pools.contracts.errors import (
+    BadRequest,
+    Conflict,
+    Refused,
+    StoreAway,
+    StoreError,
+    Unavailable,
+)
 from shunter_work_pools.storage.migrate import ensure_schema
 
 if TYPE_CHECKING:  # it is loaded for Postgres alone
@@ -216,7 +223,8 @@ class Store(Protocol):
         """Connect, and bring the schema up to date.
 
         Raises:
-            StoreError: not a database, another program's, of a newer schema, unwritable, unreachable.
+            StoreAway: it cannot be reached, or another server uses it.
+            StoreError: not a database, another program's, of a newer schema, unwritable.
         """
 
     async def write(self, work: Work[T]) -> T:
@@ -281,7 +289,7 @@ class SqliteStore:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             os.close(lock)
-            raise StoreError(
+            raise StoreAway(
                 f"another server is using the database {self.path}",
                 "Stop it first, or set SHUNTER_HOME to another folder.",
             ) from exc
@@ -512,9 +520,14 @@ def _unusable_file(path: Path, exc: DatabaseError) -> StoreError:
 _PASSING = ("08", "53", "57P", "57014", "55P03", "25006", "40001", "40P01")
 
 
+def _sqlstate(exc: DBAPIError) -> str:
+    """What Postgres says that it is; empty if it says nothing."""
+    return str(getattr(exc.orig, "sqlstate", None) or "")
+
+
 def _postgres_refusal(exc: DBAPIError) -> Refused | None:
     """What the caller is told; None: a bug."""
-    state = str(getattr(exc.orig, "sqlstate", None) or "")
+    state = _sqlstate(exc)
     if state.startswith(_PASSING):
         return Unavailable(f"Postgres cannot do this now: {exc.orig}", "It will be tried again.")
     if state == "23505":
@@ -525,6 +538,10 @@ def _postgres_refusal(exc: DBAPIError) -> Refused | None:
             f"a value cannot be kept: {exc.orig}", "Send text without NUL, and smaller numbers."
         )
     return None
+
+
+#: Seconds to get a connection to Postgres, from a name to being let in.
+CONNECT_LIMIT = 10.0
 
 
 class PostgresStore:
@@ -554,7 +571,11 @@ class PostgresStore:
         from sqlalchemy.ext.asyncio import create_async_engine
 
         self._engine = create_async_engine(
-            self.url, hide_parameters=True, pool_size=self.connections, max_overflow=0
+            self.url,
+            hide_parameters=True,
+            pool_size=self.connections,
+            max_overflow=0,
+            connect_args={"timeout": CONNECT_LIMIT},
         )
         # Said as a transaction begins, which takes no round trip of its own.
         self._snapshots = self._engine.execution_options(
@@ -569,7 +590,8 @@ class PostgresStore:
             raise
         except (DBAPIError, OSError) as exc:
             await self._engine.dispose()
-            raise StoreError(
+            passing = isinstance(exc, OSError) or _sqlstate(exc).startswith(_PASSING)
+            raise (StoreAway if passing else StoreError)(
                 f"the database {where} cannot be used: {getattr(exc, 'orig', exc)}",
                 "Check that Postgres runs, and the name, user and password in the URL.",
             ) from exc

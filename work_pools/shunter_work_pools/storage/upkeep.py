@@ -11,29 +11,39 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from shunter_work_pools.contracts.errors import StoreError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from shunter_work_pools.contracts.errors import StoreAway, StoreError
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.storage.migrate import HEAD
 from shunter_work_pools.storage.store import PostgresStore, SqliteStore, Store, check_header, open_store
 
 
-def upgrade(url: str | None) -> tuple[str | None, str]:
+def upgrade(url: str | None, wait: float = 0.0) -> tuple[str | None, str]:
     """Bring a database to this version's schema: the schema it had (None: it was empty) and has now.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://...``; None: SQLite in SHUNTER_HOME.
+        wait: seconds for which a database that cannot be used now is tried again.
 
     Raises:
-        StoreError: a server uses the SQLite file, it is no database of Shunter, or a newer one.
+        StoreAway: Postgres does not answer, or a server uses the SQLite file.
+        StoreError: it is no database of Shunter, or a newer one.
     """
-    store = _store(url)
 
-    async def open_and_close() -> None:
+    async def open_and_close() -> str | None:
+        store = _store(url)
         await store.open()
         await store.close()
+        return store.schema_found
 
-    asyncio.run(open_and_close())
-    return store.schema_found, HEAD
+    again = Retrying(
+        stop=stop_after_delay(wait),
+        wait=wait_exponential(multiplier=0.25, max=5),
+        retry=retry_if_exception_type(StoreAway),
+        reraise=True,
+    )
+    return again(lambda: asyncio.run(open_and_close())), HEAD
 
 
 def backup(url: str | None, target: Path) -> None:
