@@ -25,6 +25,8 @@ def main() -> int:
     parser.add_argument("--take-over", action="store_true")
     parser.add_argument("--create-pool")
     parser.add_argument("--template-file")
+    parser.add_argument("--match", action="append")
+    parser.add_argument("--no-match", action="store_const", const=[], dest="match")
     of_agent = [setting for name, setting in SETTINGS.items() if name.startswith("agent.")]
     for setting in of_agent:
         action = argparse.BooleanOptionalAction if setting.switch else "append" if setting.many else "store"
@@ -43,6 +45,7 @@ def main() -> int:
             take_over=given.take_over,
             create_pool=given.create_pool,
             template_file=given.template_file,
+            match=given.match,
         )
     except ShunterError as error:
         sys.stderr.write(f"Error: {plain(error.detail, lines=True)}\n")

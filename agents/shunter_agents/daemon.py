@@ -30,7 +30,8 @@ from shunter_agents.journal import Damaged, Journal, Record
 from shunter_agents.killpoints import reached
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
 from shunter_agents.log_shipper import LogShipper
-from shunter_agents.options import Options, of_settings, template_of
+from shunter_agents.options import Options, of_settings, own_pools_of
+from shunter_agents.own_pools import served
 from shunter_agents.policy import FILE
 from shunter_agents.renewal import renew
 from shunter_agents.reporter import Reporter
@@ -52,10 +53,10 @@ from shunter_work_pools.contracts.agents import (
     SyncRequest,
 )
 from shunter_work_pools.contracts.configuration import DEFAULT, load
-from shunter_work_pools.contracts.errors import BadRequest, Conflict, NotFound, ShunterError
+from shunter_work_pools.contracts.errors import BadRequest, InvalidInput, NotFound, ShunterError
 from shunter_work_pools.contracts.home import home_from_env
 from shunter_work_pools.contracts.plain_text import plain
-from shunter_work_pools.contracts.pools import Pool, PoolPatch, PoolSpec
+from shunter_work_pools.contracts.pools import Pool
 from shunter_work_pools.contracts.states import Cause
 from shunter_work_pools.daemon_log import configure, get_logger
 from shunter_work_pools.service_manager import PATIENCE, Condition, ServiceManager
@@ -481,25 +482,11 @@ class Agent:
         return True
 
     async def _pool(self, name: str) -> Pool:
-        """A pool that is served; the first one is made, and given its template, if that was asked for."""
-        kind, wanted = self._options.create_pool, self._options.template
-        if kind is None or name != self._pools[0]:
-            return await self._server.get_pool(name)
+        """A pool that is served, made if that was asked for."""
         try:
-            pool = await self._server.get_pool(name)
-        except NotFound:
-            spec: dict[str, Any] = {"name": name, "type": kind, "template": dict(wanted or {})}
-            log.info("making the pool", pool=name, type=kind)
-            try:
-                return await self._server.create_pool(PoolSpec.model_validate(spec))
-            except Conflict:  # another agent was faster
-                pool = await self._server.get_pool(name)
-        if pool.type != kind:
-            raise Fatal(f"pool {name!r} is there, and of type {pool.type}, not {kind}")
-        if wanted is not None and pool.template != dict(wanted):
-            log.info("setting the pool's template", pool=name)
-            pool = await self._server.update_pool(name, PoolPatch(template=dict(wanted)))
-        return pool
+            return await served(self._server, name, self._options.own_pools)
+        except InvalidInput as exc:
+            raise Fatal(told(exc)) from exc
 
     def _forget_machine(self) -> None:
         """Nothing runs on this machine: what it has and what can be told of it says nothing about runs."""
@@ -863,6 +850,7 @@ def run_agent(
     take_over: bool = False,
     create_pool: str | None = None,
     template_file: str | None = None,
+    match: list[str] | None = None,
 ) -> int:
     """Run an agent until it is drained; blocks.
 
@@ -874,7 +862,7 @@ def run_agent(
         name: default: that of the one agent of this home that joined, or HOST-POOL.
         once, until_idle, max_lifetime: when it drains by itself, see ``Options``.
         take_over: its state folder may be that of another machine, which is gone for good.
-        create_pool, template_file: what becomes of its first pool, see ``Options``.
+        create_pool, template_file, match: what becomes of its pools, see ``OwnPools``.
 
     Returns:
         0 when drained; 1 if a part of it died; 2 if it could not begin (the reason is on stderr).
@@ -897,8 +885,7 @@ def run_agent(
             once=once,
             until_idle=until_idle,
             max_lifetime=max_lifetime,
-            create_pool=create_pool,
-            template=None if template_file is None else template_of(template_file),
+            own_pools=None if create_pool is None else own_pools_of(create_pool, template_file, match),
             own_secrets=policy.secrets,
             **of_settings(values) | {"policy": policy, "cache": _cache(values)},
         )

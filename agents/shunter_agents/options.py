@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shunter_agents.admission import PolicyFile
+from shunter_agents.own_pools import OwnPools
 from shunter_agents.own_secrets import OwnSecrets
 from shunter_work_pools.contracts.durations import LONGEST, parsed
 from shunter_work_pools.contracts.errors import InvalidInput
@@ -40,8 +41,7 @@ class Options:
         max_lifetime: drain after so many seconds.
         policy: what it runs, whatever its server says; None: anything.
         own_secrets: what deployments may name of the agent's own side.
-        create_pool: make its first pool, of this type, if there is none; None: do not.
-        template: which that pool is to have; None: as it is.
+        own_pools: as what it makes its pools; None: they are there.
     """
 
     name: str
@@ -69,8 +69,7 @@ class Options:
     max_lifetime: float | None = None
     policy: PolicyFile | None = None
     own_secrets: OwnSecrets = field(default_factory=dict)
-    create_pool: str | None = None
-    template: Mapping[str, Any] | None = None
+    own_pools: OwnPools | None = None
 
 
 def of_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +87,15 @@ def lifetime(text: str) -> float:
     if not seconds or seconds > LONGEST:
         raise ValueError(text)
     return seconds
+
+
+def own_pools_of(kind: str, template_file: str | None, match: list[str] | None) -> OwnPools:
+    """Of ``--create-pool``, ``--template-file`` and ``--match`` or ``--no-match``.
+
+    Raises:
+        InvalidInput: the file is no file with a JSON object.
+    """
+    return OwnPools(kind, None if template_file is None else template_of(template_file), match)
 
 
 def template_of(path: str) -> dict[str, Any]:

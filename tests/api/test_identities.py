@@ -229,8 +229,13 @@ async def test_pools_are_managed_by_agents_that_may_and_no_others(server: Served
         for status, method, path, body in (
             (201, "POST", "/pools", {"name": "new"}),
             (403, "POST", "/pools", {"name": "another"}),
+            (403, "POST", "/pools", {"name": "new", "priority": 5}),
+            (403, "POST", "/pools", {"name": "new", "limit": 5}),
             (200, "PATCH", "/pools/main", {"template": {}}),
+            (200, "PATCH", "/pools/main", {"template": {}, "match": ["x"]}),
             (403, "PATCH", "/pools/main", {"limit": 5}),
+            (403, "PATCH", "/pools/main", {"match": [], "priority": 5}),
+            (403, "PATCH", "/pools/main", {"paused": True}),
             (403, "DELETE", "/pools/new", None),
         ):
             assert (await http.request(method, path, json=body)).status_code == status, (method, path, body)

@@ -63,7 +63,7 @@ class Identity:
         name: of the key or agent; of an attempt ``RUN.NUMBER``.
         role: of a person.
         pools: of an agent or an enrolment token.
-        manage_pools: an agent may make these pools and change their templates.
+        manage_pools: an agent may make these pools, and set their templates and match tags.
         expires_at: by the wall clock.
         key_id: of its row, if it has one.
         account: the service account that an agent showed instead of a credential; its name is that of the account until

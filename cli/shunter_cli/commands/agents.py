@@ -54,6 +54,30 @@ OwnName = Annotated[
         metavar="NAME",
     ),
 ]
+CreatePool = Annotated[
+    str | None,
+    typer.Option(
+        help="Make its pools if they are not there: process, docker or kubernetes. The agent must be allowed to.",
+        metavar="TYPE",
+    ),
+]
+TemplateFile = Annotated[
+    str | None,
+    typer.Option(
+        help="With --create-pool: the template that these pools are to have, a JSON object.", metavar="FILE"
+    ),
+]
+Match = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="With --create-pool: a match tag that these pools are to have: deployments that name no pool and carry "
+        "them all go there. Repeatable.",
+        metavar="TAG",
+    ),
+]
+NoMatch = Annotated[
+    bool, typer.Option("--no-match", help="With --create-pool: they are to have no match tags.")
+]
 
 
 def attach(app: typer.Typer) -> None:
@@ -85,20 +109,10 @@ def start(
             "as Crashed.",
         ),
     ] = False,
-    create_pool: Annotated[
-        str | None,
-        typer.Option(
-            help="Make the first of its pools if it is not there: process, docker or kubernetes. The agent must be "
-            "allowed to.",
-            metavar="TYPE",
-        ),
-    ] = None,
-    template_file: Annotated[
-        str | None,
-        typer.Option(
-            help="With --create-pool: the template that pool is to have, a JSON object.", metavar="FILE"
-        ),
-    ] = None,
+    create_pool: CreatePool = None,
+    template_file: TemplateFile = None,
+    match: Match = None,
+    no_match: NoMatch = False,
 ) -> None:
     """Serve pools: take runs that are due, launch them, report back.
 
@@ -109,7 +123,7 @@ def start(
     the same name.
     """
     words = _checked(pool, flags, queue, tag, name)
-    words += _of_pool(create_pool, template_file)
+    words += _of_pools(create_pool, template_file, match, no_match=no_match)
     if max_lifetime is not None:
         words += ["--max-lifetime", f"{seconds(max_lifetime, '--max-lifetime', zero=False)!r}"]
     words += ["--once"] * once + ["--until-idle"] * until_idle + ["--take-over"] * take_over
@@ -117,10 +131,14 @@ def start(
     os.execv(sys.executable, [sys.executable, "-m", "shunter_agents", *words])  # nosec B606 # a list of words, no shell: that is the point
 
 
-def _of_pool(create_pool: str | None, template_file: str | None) -> list[str]:
+def _of_pools(
+    create_pool: str | None, template_file: str | None, match: list[str] | None, *, no_match: bool
+) -> list[str]:
+    given = {"--template-file": template_file, "--match": match, "--no-match": no_match}
     if create_pool is None:
-        if template_file is not None:
-            raise InvalidInput("--template-file says nothing without --create-pool")
+        alone = next((option for option, value in given.items() if value), None)
+        if alone is not None:
+            raise InvalidInput(f"{alone} says nothing without --create-pool")
         return []
     from shunter_agents.options import template_of
     from shunter_cli.commands.pools import PoolType
@@ -129,10 +147,14 @@ def _of_pool(create_pool: str | None, template_file: str | None) -> list[str]:
         raise InvalidInput(
             f"--create-pool {create_pool!r}: there is no such type", f"Use {', '.join(PoolType)}."
         )
-    if template_file is None:
-        return ["--create-pool", create_pool]
-    template_of(template_file)
-    return ["--create-pool", create_pool, "--template-file", os.path.abspath(template_file)]
+    if match and no_match:
+        raise InvalidInput("--match and --no-match contradict each other")
+    checks.tags("--match", match or [])
+    words = ["--create-pool", create_pool, *(word for tag in match or [] for word in ("--match", tag))]
+    if template_file is not None:
+        template_of(template_file)
+        words += ["--template-file", os.path.abspath(template_file)]
+    return words + ["--no-match"] * no_match
 
 
 def _checked(
@@ -203,7 +225,10 @@ def invite(
         str | None, typer.Option(help="What the invitation is called in `shunter key list`.", metavar="LABEL")
     ] = None,
     manage_pools: Annotated[
-        bool, typer.Option("--manage-pools", help="These agents may change the pool's template.")
+        bool,
+        typer.Option(
+            "--manage-pools", help="These agents may make the pool, and set its template and match tags."
+        ),
     ] = False,
     url: Annotated[
         str | None,
@@ -283,6 +308,10 @@ def join(
     run_as: RunAsOption = None,
     queue: ServedQueues = None,
     tag: OwnTags = None,
+    create_pool: CreatePool = None,
+    template_file: TemplateFile = None,
+    match: Match = None,
+    no_match: NoMatch = False,
 ) -> None:
     """Become an agent of a server, by the enrolment token that `shunter agent invite` gave.
 
@@ -298,6 +327,7 @@ def join(
     if not install_ and (user or run_as is not None):
         raise InvalidInput("--user and --run-as are for --install")
     words = _checked(None, flags, queue, tag, name)
+    words += _of_pools(create_pool, template_file, match, no_match=no_match)
     root = root_of(url)
     account = installing.prepare_home(user=user, run_as=run_as) if install_ else None
     agents = home_from_env().agents

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from fastapi import APIRouter, Response
 
 from shunter_work_pools.api.dependencies import TheEngine, TheIdentity
@@ -17,7 +19,11 @@ from shunter_work_pools.contracts.pools import (
     QueuePatch,
     QueueSpec,
 )
+from shunter_work_pools.identities import Identity
 from shunter_work_pools.queue import audit, catalog, remove, views
+
+#: What an agent with ``manage_pools`` says of a pool.
+MANAGED = frozenset({"match", "template"})
 
 router = APIRouter(route_class=GuardedRoute, prefix="/pools", tags=["pools"])
 
@@ -27,6 +33,7 @@ async def create_pool(spec: PoolSpec, engine: TheEngine, identity: TheIdentity) 
     """Make a pool with a queue named default."""
     if identity.kind is Kind.AGENT and spec.name not in identity.pools:
         raise Forbidden(f"agent {identity.name!r} may not make the pool {spec.name!r}", "Ask an admin.")
+    _only_managed(identity, spec.model_dump(exclude_defaults=True).keys() - {"name", "type"})
     audit.about(f"pools/{spec.name}")
     template = engine.sealer.seal_variables(spec.template, "pool", spec.name)
     sealed = spec.model_copy(update={"template": template})
@@ -50,8 +57,7 @@ async def get_pool(name: str, engine: TheEngine) -> Pool:
 @router.patch("/{name}")
 async def patch_pool(name: str, patch: PoolPatch, engine: TheEngine, identity: TheIdentity) -> Pool:
     """Change a pool; only the fields that are set."""
-    if identity.kind is Kind.AGENT and not patch.model_fields_set <= {"template"}:
-        raise Forbidden(f"agent {identity.name!r} may change the template of a pool only", "Ask an admin.")
+    _only_managed(identity, patch.model_fields_set)
     if patch.template is not None:
         template = engine.sealer.seal_variables(patch.template, "pool", name)
         patch = patch.model_copy(update={"template": template})
@@ -86,6 +92,15 @@ async def delete_pool(name: str, engine: TheEngine) -> None:
 async def delete_queue(name: str, queue: str, engine: TheEngine) -> None:
     """Delete one that nobody needs; not ``default``."""
     await engine.store.write(lambda tx: remove.delete_queue(tx, name, queue, engine.alive_after(tx.now)))
+
+
+def _only_managed(identity: Identity, said: Set[str]) -> None:
+    """An agent that manages its pools says by what template runs start there, and which come there; how many, and
+    before whom, is for people."""
+    if identity.kind is Kind.AGENT and not said <= MANAGED:
+        raise Forbidden(
+            f"agent {identity.name!r} may set the template and the match tags of a pool only", "Ask an admin."
+        )
 
 
 async def _pool(engine: TheEngine, name: str) -> Pool:

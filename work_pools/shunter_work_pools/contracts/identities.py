@@ -33,7 +33,7 @@ class WhoAmI(Contract):
         name: of the key or agent; of an attempt ``RUN.NUMBER``.
         role: of a person.
         pools: of an agent or an enrolment token.
-        manage_pools: an agent may make these pools and change their templates.
+        manage_pools: an agent may make these pools, and set their templates and match tags.
         expires_at: when the token ends; None: it does not by itself.
     """
 
@@ -102,7 +102,7 @@ class InvitationRequest(Contract):
         pool: that the agents will serve; it exists.
         uses: so many agents may join by it.
         expires_in: seconds.
-        manage_pools: these agents may change the pool's template.
+        manage_pools: these agents may make the pool, and set its template and match tags.
     """
 
     pool: Name

@@ -32,7 +32,7 @@ class Trust(BaseModel):
     Attributes:
         service_account: ``NAMESPACE/NAME``.
         pools: that its agents may serve.
-        manage_pools: they may make these pools and change their templates.
+        manage_pools: they may make these pools, and set their templates and match tags.
         audience: that its tokens are made for.
         issuer: of its tokens; default: that of the cluster.
         jwks: URL or file of the issuer's keys; default: where the issuer says.
