@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from tests.charts.building import Tools
 
 from tests.cluster.cluster import Cluster, OwnCluster
 from tests.helm.effects import Effects, listening
@@ -18,12 +18,16 @@ NewPlace = Callable[..., AbstractContextManager[Place]]
 
 
 @pytest.fixture(scope="session")
-def terminals(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Terminal]:
+def terminals(
+    cluster: Cluster, chart_tools: Tools, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Terminal]:
     """A terminal for each Helm, by its major version."""
     if not isinstance(cluster, OwnCluster):
         pytest.skip("the cluster of KUBECONFIG has not the images: unset it, and make cluster-up images")
+    programs = {3: chart_tools.helm3, 4: chart_tools.helm4}
     return {
-        major: terminal(cluster, helm(major), tmp_path_factory.mktemp(f"helm-{major}")) for major in (3, 4)
+        major: terminal(cluster, program, tmp_path_factory.mktemp(f"helm-{major}"))
+        for major, program in programs.items()
     }
 
 

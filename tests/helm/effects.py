@@ -34,7 +34,7 @@ class Effects:
     @property
     def script(self) -> str:
         """Of a run, for ``sh -c``: numbered lines, its two effects, and a result."""
-        host, port = self._server.server_address[:2]
+        host, port = str(self._server.server_address[0]), self._server.server_address[1]
         ask = f"wget -q -O /dev/null http://{host}:{port}"
         return (
             f"seq {LINES}; {ask}/began/$SHUNTER_RUN_ID || exit 9; "

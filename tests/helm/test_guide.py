@@ -49,7 +49,7 @@ def place(terminals: dict[int, Terminal]) -> Iterator[Place]:
             with suppress(RuntimeError):
                 one.helm("uninstall", release, "--wait")
         one.kubectl("delete", "jobs,secrets,pvc,configmaps", "-l", "app.kubernetes.io/managed-by=shunter")
-        one.kubectl("delete", "secret", "server-shunter-server", "--ignore-not-found")
+        one.kubectl("delete", "secret", "server-shunter-server-keys", "--ignore-not-found")
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_upgrade_of_the_server_while_runs_live(place: Place, effects: Effects) -
                 "deploy", "--name", "ticks", "--pool", "cluster", "--interval", "4s", "--", "true"
             )
             runs = begin(before, effects, LIVE)
-        (old,) = names(place, "server")
+        (old,) = place.pods("server")
         place.upgrade("server", SERVER, {"podAnnotations": {"changed": "yes"}}, "--reuse-values")
-        (new,) = names(place, "server")
-        assert old != new
+        (new,) = place.pods("server")
+        assert old["metadata"]["uid"] != new["metadata"]["uid"]
         effects.go_on()
         with place.reached() as after:
             check_each_ended_once(after, effects, pods, runs)

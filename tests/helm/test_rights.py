@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -13,7 +14,7 @@ from ruamel.yaml import YAML
 
 from shunter_infrastructure.kubernetes.rights import NEEDED
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
-from shunter_work_pools.contracts.pools import PoolSpec
+from shunter_work_pools.contracts.pools import PoolPatch, PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.cli.console import until
 from tests.engines.docker import IMAGE
@@ -158,7 +159,7 @@ def _goes_on(lacking: Lacking, run: str) -> None:
 def _finds_a_job_of_somebody_else(lacking: Lacking) -> None:
     """Its name is taken: whose it is has to be read."""
     client = lacking.server.client
-    client.pause_pool(lacking.name)
+    client.update_pool(lacking.name, PoolPatch(paused=True))
     run = lacking.run()
     spec = {"containers": [{"name": "x", "image": IMAGE, "command": ["true"]}], "restartPolicy": "Never"}
     lacking.place.terminal.cluster.apply(
@@ -169,7 +170,7 @@ def _finds_a_job_of_somebody_else(lacking: Lacking) -> None:
             "spec": {"suspend": True, "template": {"spec": spec}},
         }
     )
-    client.resume_pool(lacking.name)
+    client.update_pool(lacking.name, PoolPatch(paused=False))
     lacking.told(f"Job shunter-{run}-1 cannot be read")
     assert client.get_run(run).ended_at is None
     lacking.give()
@@ -285,7 +286,7 @@ def server(new_place: NewPlace, prefix: str) -> Iterator[Reached]:
         {"serviceAccount": f"{name}/agents-shunter-agent", "pools": [name]} for name in names(prefix).values()
     ]
     with new_place(f"{prefix}-rights", helm=3) as place:
-        values = {"trust": trust, "settings": {"lost_after": "15s"}}
+        values = {"trust": trust, "settings": {"server": {"lost_after": "15s"}}}
         place.install("server", SERVER, values)
         with place.reached() as one:
             yield one
@@ -327,9 +328,87 @@ def _try(lacking: Lacking) -> None:
     lacking.place.helm("uninstall", "agents")
 
 
+# -- nothing beside it
+
+#: What an account may, by ``kubectl auth can-i --list``: resource, names of objects, and verbs. An agent may get its
+#: namespace, too, by its name.
+AGENT_MAY = {
+    ("jobs.batch", ""): "create delete get list patch watch",
+    ("pods", ""): "delete list patch watch",
+    ("pods/log", ""): "get",
+    ("secrets", ""): "create",
+    ("configmaps", ""): "create",
+    ("events", ""): "list",
+}
+BOOTSTRAP_MAY = {("secrets", ""): "create", ("secrets", "server-shunter-server-keys"): "get"}
+
+
+def test_accounts_may_what_is_listed_and_nothing_else(new_place: NewPlace, prefix: str) -> None:
+    """Those of agent (and its test), server (and its test) and bootstrap; elsewhere none of them may anything."""
+    with new_place(f"{prefix}-accounts") as place, new_place(f"{prefix}-more") as more:
+        trust = [{"serviceAccount": "agents-shunter-agent", "pools": ["x"], "managePools": True}]
+        values = {"persistence": {"enabled": False}}
+        place.install("server", SERVER, {"trust": trust, **values}, wait=False)
+        agents = {
+            "api": {"url": "http://server-shunter-server:4400/api"},
+            "pools": ["x"],
+            "namespaces": [place.namespace, more.namespace],
+        }
+        place.install("agents", AGENT, agents, wait=False)
+        for one in (place, more):
+            wanted = {**AGENT_MAY, ("namespaces", one.namespace): "get"}
+            assert _may(one, f"{place.namespace}:agents-shunter-agent") == wanted
+        assert _may(place, f"{place.namespace}:server-shunter-server") == {}
+        accounts = {one["metadata"]["name"] for one in place.get("serviceaccounts")["items"]}
+        assert accounts == {"default", "agents-shunter-agent", "server-shunter-server"}
+        hooks = [
+            one for one in _documents(place.helm("get", "hooks", "server")) if "rbac" in one["apiVersion"]
+        ]
+        place.terminal.cluster.apply(*hooks)
+        (bootstrap,) = {one["subjects"][0]["name"] for one in hooks if one["kind"] == "RoleBinding"}
+        assert _may(place, f"{place.namespace}:{bootstrap}") == BOOTSTRAP_MAY
+        elsewhere = Place(place.terminal, "kube-system")
+        for account in ("agents-shunter-agent", "server-shunter-server", bootstrap):
+            assert _may(elsewhere, f"{place.namespace}:{account}") == {}
+        users = {one["spec"]["serviceAccountName"] for one in _pods_of_hooks(place)}
+        assert users == {"agents-shunter-agent", "server-shunter-server", bootstrap}
+        for release in ("agents", "server"):
+            place.helm("uninstall", release)
+
+
+def _may(place: Place, account: str) -> dict[tuple[str, str], str]:
+    """What an account may in a namespace beyond what every account may."""
+    return {
+        key: verbs
+        for key, verbs in _listed(place, account).items()
+        if (key, verbs) not in _listed(place, "nowhere:nobody").items()
+    }
+
+
+def _listed(place: Place, account: str) -> dict[tuple[str, str], str]:
+    said = place.kubectl("auth", "can-i", "--list", "--no-headers", f"--as=system:serviceaccount:{account}")
+    found: dict[tuple[str, str], list[str]] = {}
+    for line in said.splitlines():
+        row = re.fullmatch(r"(\S*)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]", line)
+        assert row, line
+        found.setdefault((row[1] or row[2], row[3]), []).extend(row[4].split())
+    return {key: " ".join(sorted(verbs)) for key, verbs in found.items()}
+
+
+def _pods_of_hooks(place: Place) -> list[dict[str, Any]]:
+    """Pods and templates of pods in the hooks of both releases."""
+    documents = [one for name in ("server", "agents") for one in _documents(place.helm("get", "hooks", name))]
+    jobs = [one["spec"]["template"] for one in documents if one["kind"] == "Job"]
+    return jobs + [one for one in documents if one["kind"] == "Pod"]
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    return [dict(one) for one in YAML(typ="safe").load_all(text) if one]
+
+
 def _rendered(place: Place) -> dict[str, Any]:
     """The Role of the chart."""
     words = ("--set", "api.url=http://x", "--set", "pools={x}", "--show-only", "templates/rbac.yaml")
-    documents = YAML(typ="safe").load_all(place.helm("template", "agents", AGENT, *words))
-    (role,) = [one for one in documents if one and one["kind"] == "Role"]
-    return dict(role)
+    documents = _documents(place.helm("template", "agents", AGENT, *words))
+    (role,) = [one for one in documents if one["kind"] == "Role"]
+    return role
