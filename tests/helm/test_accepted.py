@@ -78,7 +78,7 @@ def _named(spec: Document, namespace: str) -> Iterator[Document]:
             "metadata": {"name": name},
             "handler": "runc",
         }
-    if name := spec.get("priorityClassName"):
+    if (name := spec.get("priorityClassName", "system-")) and not name.startswith("system-"):
         yield {
             "apiVersion": "scheduling.k8s.io/v1",
             "kind": "PriorityClass",

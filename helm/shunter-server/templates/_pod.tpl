@@ -123,7 +123,10 @@ spec:
   {{- end }}
   {{- with .Values.topologySpreadConstraints }}
   topologySpreadConstraints:
-    {{- toYaml . | nindent 4 }}
+    {{- $servers := dict "matchLabels" (include "shunter-server.selector" (dict "root" $ "component" "server") | fromYaml) }}
+    {{- range . }}
+    - {{ set (deepCopy .) "labelSelector" (default $servers .labelSelector) | toJson }}
+    {{- end }}
   {{- end }}
   terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
   {{- if or (and $sqlite .Values.database.migrate) .Values.extraInitContainers }}
