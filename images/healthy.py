@@ -1,6 +1,6 @@
 """Whether what this container runs says that it is well: exit code 0, else 1.
 
-Docker asks every half a minute for as long as a container lives, so this loads next to nothing: no Shunter, no HTTP
+Docker asks every few seconds for as long as a container lives, so this loads next to nothing: no Shunter, no HTTP
 library. What is asked is ``/healthz`` of the port in a variable, on this machine.
 
 ``healthy.py VARIABLE PORT``: PORT where the variable is not set.

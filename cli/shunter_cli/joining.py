@@ -11,15 +11,17 @@ from urllib.parse import urlsplit
 
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.settings import JOIN_VARIABLE
+from shunter_work_pools.version import version
 
-#: The image of the Docker line, unless another is named.
-IMAGE = "shunter"
-#: Where a container keeps its agents' state: on a volume, so that it joins once.
+#: Where a container keeps its agent's state: on a volume, so that it joins once.
 _HOME = "/var/lib/shunter"
 
 
-def lines(url: str, token: str, image: str = IMAGE) -> Mapping[str, str]:
+def lines(url: str, token: str, image: str | None = None) -> Mapping[str, str]:
     """Where the agent is to be -> a line to paste there.
+
+    Args:
+        image: of the Docker line, whose entrypoint is ``shunter``. Default: what ``make images`` makes of this version.
 
     The token is a variable in each, never an argument: arguments are seen by everybody on a machine. With sudo and
     Docker the variable is only named.
@@ -29,8 +31,10 @@ def lines(url: str, token: str, image: str = IMAGE) -> Mapping[str, str]:
     return {
         "a machine": f"{given} {join} --start",
         "a service of systemd": f"{given} sudo --preserve-env={JOIN_VARIABLE} {join} --install",
-        "Docker": f"{given} docker run -d --restart unless-stopped -v shunter-agent:{_HOME} -e SHUNTER_HOME={_HOME} "
-        f"-e {JOIN_VARIABLE} {shlex.quote(image)} {join} --start",
+        # The agent, and whose its folder is, are known by the host's name: a container that is made anew has it, too.
+        "Docker": f'{given} docker run -d --restart unless-stopped --hostname "$(hostname)" -v shunter-agent:{_HOME} '
+        f"-e {JOIN_VARIABLE} {shlex.quote(image or f'localhost/shunter-agent:{version()}')} "
+        f"agent join {address} --start",
     }
 
 

@@ -235,8 +235,12 @@ def invite(
         typer.Option(help="The address by which the agents reach the server. Default: yours.", metavar="URL"),
     ] = None,
     image: Annotated[
-        str, typer.Option(help="The image of the line for Docker; it has shunter in it.", metavar="IMAGE")
-    ] = joining.IMAGE,
+        str | None,
+        typer.Option(
+            help="The image of the line for Docker, whose entrypoint is shunter. Default: what `make images` makes.",
+            metavar="IMAGE",
+        ),
+    ] = None,
     output_as: OutputOption = Output.TABLE,
     quiet: QuietOption = False,
 ) -> None:
