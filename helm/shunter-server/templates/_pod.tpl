@@ -209,6 +209,12 @@ spec:
   volumes:
     {{- include "shunter-server.commonVolumes" . | nindent 4 }}
     {{- include "shunter-server.dataVolume" . | nindent 4 }}
+    {{- if .Values.backup.enabled }}
+    # Mounted by no container: with it here the claim is bound at once, to a volume of this pod's node or zone.
+    - name: backups
+      persistentVolumeClaim:
+        claimName: {{ include "shunter-server.backupClaim" . }}
+    {{- end }}
     {{- if eq .Values.tls.mode "secret" }}
     - name: tls
       secret:
