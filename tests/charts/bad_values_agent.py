@@ -150,7 +150,10 @@ ROWS: Sequence[tuple[Mapping[str, Any], str]] = (
         {"autoscaling": {"keda": {"enabled": True, "minReplicas": 11}, "metrics": _KEY}},
         r"autoscaling\.keda\.minReplicas is 11, more than maxReplicas, which is 10",
     ),
-    ({"autoscaling": {"keda": _KEDA}}, r"autoscaling\.keda\.enabled needs autoscaling\.metrics\.secret\.name"),
+    (
+        {"autoscaling": {"keda": _KEDA}},
+        r"autoscaling\.keda\.enabled needs autoscaling\.metrics\.secret\.name",
+    ),
     (
         {"autoscaling": {"keda": _KEDA, "metrics": {"source": "prometheus"}}},
         r"autoscaling\.keda\.enabled needs autoscaling\.metrics\.prometheusAddress",

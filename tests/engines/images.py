@@ -27,10 +27,10 @@ ROOT = Path(__file__).parents[2]
 TARGETS = ("agent", "server")
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 #: What they are built on unless BASE names another: Debian's packages, since no image registry may be in reach.
-_BASE = "localhost/shunter-base:1"
+_BASE = "localhost/shunter-base:2"
 _PACKAGES = (
     *("python3", "python3-venv", "ca-certificates", "tini", "git", "openssh-client"),
-    *("base-files", "base-passwd", "coreutils", "dash", "debianutils", "findutils", "grep", "sed"),
+    *("libstdc++6", "base-files", "base-passwd", "coreutils", "dash", "debianutils", "findutils", "grep", "sed"),
 )
 #: What Git, openssl and some others name as needed, and nothing here uses.
 _WITHOUT = (
@@ -44,7 +44,7 @@ _WITHOUT = (
     "tar",
 )
 #: Raised when what this file makes changes, so that a cache does not keep what it made before.
-_EDITION = 1
+_EDITION = 2
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
