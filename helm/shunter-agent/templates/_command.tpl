@@ -11,6 +11,15 @@
 {{- end -}}
 {{- end -}}
 
+{{/*
+What runs may need altogether, as JSON. Of a kubernetes pool it is the cluster's matter, whose scheduler knows better: what
+the agent's own pod may use says nothing of it.
+*/}}
+{{- define "shunter-agent.capacity" -}}
+{{- $cluster := dict "cpu" 1000 "memory" "10TiB" -}}
+{{- merge (dict) .Values.capacity (ternary $cluster (dict) (eq .Values.poolType "kubernetes")) | toJson -}}
+{{- end -}}
+
 {{- define "shunter-agent.arguments" -}}
 - agent
 - start
@@ -30,7 +39,7 @@
 {{- end }}
 - --limit
 - {{ include "shunter-agent.limit" . | quote }}
-{{- range $name, $amount := .Values.capacity }}
+{{- range $name, $amount := include "shunter-agent.capacity" . | fromJson }}
 - --capacity
 - {{ printf "%s=%s" $name (kindIs "string" $amount | ternary $amount (toJson $amount)) | quote }}
 {{- end }}
@@ -128,6 +137,11 @@
   value: {{ .Values.metricsHost | quote }}
 - name: SHUNTER_AGENT_METRICS_PORT
   value: "9400"
+{{- if eq .Values.poolType "kubernetes" }}
+# What an agent finds in its pod says nothing of the nodes on which Jobs are.
+- name: SHUNTER_AGENT_FIND_TAGS
+  value: "false"
+{{- end }}
 - name: SHUNTER_AGENT_SPOOL_LIMIT
   value: {{ .Values.state.spoolLimit | quote }}
 - name: SHUNTER_AGENT_CACHE_LIMIT
