@@ -166,7 +166,7 @@ class Place:
     def reached(self, release: str = "server") -> Iterator[Reached]:
         """The server of a release, by port-forward and with its admin's token."""
         service = f"{release}-shunter-server"
-        token = self.secret(f"{service}-keys")["token"]
+        token = self.secret(service)["token"]
         with self.port(f"service/{service}", 4400) as port:
             url = f"http://127.0.0.1:{port}/api"
             env = self.terminal.env | {"SHUNTER_API_URL": url, "SHUNTER_TOKEN": token}

@@ -49,7 +49,7 @@ def place(terminals: dict[int, Terminal]) -> Iterator[Place]:
             with suppress(RuntimeError):
                 one.helm("uninstall", release, "--wait")
         one.kubectl("delete", "jobs,secrets,pvc,configmaps", "-l", "app.kubernetes.io/managed-by=shunter")
-        one.kubectl("delete", "secret", "server-shunter-server-keys", "--ignore-not-found")
+        one.kubectl("delete", "secret", "server-shunter-server", "--ignore-not-found")
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_install_run_and_uninstall_in_a_namespace_with_rules(place: Place, clust
         assert waits_for_the_quota(server)
     for release in ("agents", "server"):
         place.helm("uninstall", release, "--wait")
-    kept = ("PersistentVolumeClaim", "data-server-shunter-server"), ("Secret", "server-shunter-server-keys")
+    kept = ("PersistentVolumeClaim", "data-server-shunter-server"), ("Secret", "server-shunter-server")
     wanted = {f"{kind}/{place.namespace}/{name}" for kind, name in kept}
     (runner,) = {one["metadata"]["name"] for one in place.get("configmaps")["items"]} - {"kube-root-ca.crt"}
     assert runner.startswith("shunter-runner-")
@@ -74,7 +74,7 @@ def test_install_run_and_uninstall_in_a_namespace_with_rules(place: Place, clust
     wanted.add(f"PersistentVolume//{volume}")
     until(lambda: all_objects(cluster, place.namespace) - before == wanted, 30)
     told = [(ROOT / chart / "UPGRADING.md").read_text() for chart in (SERVER, AGENT)]
-    assert all(word in told[0] for word in ("persistentvolumeclaim", "-keys"))
+    assert all(word in told[0] for word in ("persistentvolumeclaim", "secret"))
     assert "shunter-runner-" in told[1]
 
 

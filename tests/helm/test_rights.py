@@ -340,7 +340,7 @@ AGENT_MAY = {
     ("configmaps", ""): "create",
     ("events", ""): "list",
 }
-BOOTSTRAP_MAY = {("secrets", ""): "create", ("secrets", "server-shunter-server-keys"): "get"}
+BOOTSTRAP_MAY = {("secrets", ""): "create", ("secrets", "server-shunter-server"): "get"}
 
 
 def test_accounts_may_what_is_listed_and_nothing_else(new_place: NewPlace, prefix: str) -> None:
