@@ -14,6 +14,7 @@ _CLIENTS = {
     "controller-manager": ("system:kube-controller-manager", "system:authenticated"),
     "scheduler": ("system:kube-scheduler", "system:authenticated"),
     "dns": ("shunter-tests-dns", "system:masters"),
+    "policies": ("shunter-tests-policies", "system:masters"),
     "storage": ("shunter-tests-storage", "system:masters"),
     "proxy": ("system:kube-proxy", "system:authenticated"),
 }

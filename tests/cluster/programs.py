@@ -105,6 +105,7 @@ def programs(folder: Path, binary: Path, address: str, cgroup: str) -> dict[str,
         "storage": Program(
             [kube, "storage", str(secrets / "storage.kubeconfig"), PROVISIONER, str(folder / "volumes")]
         ),
+        "policies": Program([kube, "policies", str(secrets / "policies.kubeconfig"), NODE, address]),
     }
 
 

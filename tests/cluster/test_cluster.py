@@ -161,6 +161,100 @@ def test_a_claim_gets_a_volume_that_its_group_can_write_and_that_goes_with_it(
     assert not path.exists()
 
 
+#: Tries to reach an address until that ends as it was told, or for half a minute: a policy is in force a moment after
+#: it is there, and no event says when.
+_REACH = """
+import socket, sys, time
+host, port, wanted = sys.argv[1:]
+deadline = time.monotonic() + 30
+while True:
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+        seen = "reached"
+    except TimeoutError:
+        seen = "dropped"
+    except OSError as error:
+        seen = str(error)
+    if seen == wanted or time.monotonic() > deadline:
+        break
+    time.sleep(0.05)
+print(seen)
+"""
+_SERVE = """
+import http.server, threading
+for port in (8080, 8081):
+    server = http.server.ThreadingHTTPServer(("", port), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever).start()
+"""
+
+
+def policy(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"podSelector": {}, **spec},
+    }
+
+
+def test_a_network_policy_is_enforced(own_cluster: OwnCluster, namespace: str) -> None:
+    pods = {"server": ["python3", "-c", _SERVE], "friend": ["sleep", "1000"], "stranger": ["sleep", "1000"]}
+    named = [{"name": "web", "containerPort": 8080}]
+    labelled = [pod(name, namespace, pod_spec(*argv, ports=named)) for name, argv in pods.items()]
+    for one in labelled:
+        one["metadata"]["labels"] = {"app": one["metadata"]["name"]}
+    ports = [{"name": str(port), "port": port, "targetPort": port + 8000} for port in (80, 81)]
+    service = {"selector": {"app": "server"}, "ports": ports}
+    metadata = {"name": "server", "namespace": namespace}
+    own_cluster.apply(
+        *labelled, {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service}
+    )
+    own_cluster.kubectl("wait", "--for=condition=Ready", "pod", "--all", "-n", namespace, LIMIT)
+
+    def seen(who: str, host: str, port: int, wanted: str) -> str:
+        ask = ["exec", who, "-n", namespace, "--", "python3", "-c", _REACH, host, str(port), wanted]
+        return own_cluster.kubectl(*ask).strip()
+
+    address = own_cluster.get("pod/server", "-n", namespace)["status"]["podIP"]
+    assert seen("stranger", "server", 81, "reached") == "reached"
+    own_cluster.apply(policy("nothing", namespace, policyTypes=["Ingress", "Egress"]))
+    assert seen("stranger", address, 8080, "dropped") == "dropped"
+    assert seen("friend", address, 8080, "dropped") == "dropped"
+    assert seen("friend", "10.96.0.1", 443, "dropped") == "dropped"  # the API server is on the node itself
+    friends, server = {"matchLabels": {"app": "friend"}}, {"matchLabels": {"app": "server"}}
+    system = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+    dns = {"to": [system], "ports": [{"port": 53, "protocol": "UDP"}]}
+    own_cluster.apply(
+        policy(
+            "out",
+            namespace,
+            podSelector=friends,
+            policyTypes=["Egress"],
+            egress=[dns, {"to": [{"podSelector": server}]}],
+        ),
+        policy(
+            "in",
+            namespace,
+            podSelector=server,
+            policyTypes=["Ingress"],
+            ingress=[{"from": [{"podSelector": friends}], "ports": [{"port": "web"}]}],
+        ),
+    )
+    assert seen("friend", "server", 80, "reached") == "reached"
+    assert seen("friend", "server", 81, "dropped") == "dropped"
+    assert seen("stranger", address, 8080, "dropped") == "dropped"
+    assert seen("friend", "10.96.0.1", 443, "dropped") == "dropped"
+    networks = [{"to": [{"ipBlock": {"cidr": "10.244.0.0/16", "except": [f"{address}/32"]}}]}]
+    own_cluster.kubectl("delete", "networkpolicy/in", "networkpolicy/nothing", "-n", namespace)
+    assert seen("stranger", "10.96.0.1", 443, "reached") == "reached"
+    own_cluster.apply(policy("out", namespace, podSelector=friends, policyTypes=["Egress"], egress=networks))
+    assert seen("friend", address, 8080, "dropped") == "dropped"
+    beside = own_cluster.get("pod/stranger", "-n", namespace)["status"]["podIP"]
+    assert seen("friend", beside, 8080, "[Errno 111] Connection refused") == "[Errno 111] Connection refused"
+    own_cluster.kubectl("delete", "networkpolicy", "--all", "-n", namespace)
+    assert seen("friend", "server", 81, "reached") == "reached"
+
+
 def test_a_pod_reaches_a_server_on_this_machine(own_cluster: OwnCluster, namespace: str) -> None:
     with socket.create_server((own_cluster.machine.outside, 0)) as server:
         server.settimeout(60)

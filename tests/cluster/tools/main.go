@@ -32,6 +32,7 @@ var programs = map[string]func() *cobra.Command{
 	"image":              newImageCommand,
 	"kubectl":            kubectl.NewDefaultKubectlCommand,
 	"kubelet":            func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
+	"policies":           newPoliciesCommand,
 	"proxy":              proxy.NewProxyCommand,
 	"scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	"storage":            newStorageCommand,
