@@ -40,6 +40,7 @@ class Attempt:
         stopped, stopped_at: why and when the agent stopped it, the first time.
         dropped: no longer ours: nothing is reported.
         let_go: another agent's now, and so is its work.
+        left: let go by this agent itself, which ends: the server may give it to another one.
         note, note_cause: what its launch waits for, and the cause it ends by if that lasts too long.
         successor: granted anew while what is dropped still runs.
         commit: that its source is fetched at, once known.
@@ -71,6 +72,7 @@ class Attempt:
         "kind",
         "launcher",
         "launching",
+        "left",
         "let_go",
         "log_done",
         "log_final",
@@ -116,6 +118,7 @@ class Attempt:
         self.stopped_at: Stamp | None = None
         self.dropped = False
         self.let_go = False
+        self.left = False
         self.note = ""
         self.note_cause: Cause | None = None
         self.successor: Assignment | None = None

@@ -46,6 +46,7 @@ from shunter_infrastructure.stamp import Stamp, boot_id
 from shunter_work_pools.contracts import PROTOCOL
 from shunter_work_pools.contracts.agents import (
     HOLD_LIMIT,
+    REPORT_LIMIT,
     Assignment,
     Held,
     ReleaseRequest,
@@ -76,6 +77,8 @@ IDLE = 1.0
 COLLECT = (20_000, 20, 20)
 #: Seconds in which an agent that was told not to wait longer still delivers what it owes.
 LAST_WORDS = 30.0
+#: Times that the server may refuse to hear which runs are left to others, until nothing more is said of it.
+SAID_IN_VAIN = 3
 #: Least seconds between two syncs that are sent for what launches wait for.
 NOTES_EVERY = 1.0
 #: Seconds that the first sync waits for where the work of a pool is.
@@ -191,7 +194,10 @@ class Agent:
         self._asking: asyncio.Future[Any] | None = None
         self._draining = False
         self._cancelling = False
-        self._leaving = False  # the grace is over, and what runs is left to the next life
+        self._told = False  # to stop, by a signal
+        self._has_grace = False  # and how long its runs have is counted
+        self._leaving = False  # that is over, and what runs is left to other agents, or to the next life
+        self._refusals = 0  # of what it says of that
         self._patience: float | None = (
             None  # until when (loop time) what is owed is delivered; None: for ever
         )
@@ -274,19 +280,29 @@ class Agent:
         """Take nothing new, end when nothing is owed."""
         if self._draining:
             return
-        grace = self._options.drain_grace
-        log.info("draining: nothing new is taken", working=len(self._holdings.working), grace=grace)
+        log.info(
+            "draining: nothing new is taken",
+            working=len(self._holdings.working),
+            grace=self._options.drain_grace,
+        )
         self._draining = True
         self._drained_at = asyncio.get_running_loop().time()
-        if grace is not None:
-            asyncio.get_running_loop().call_later(grace, self._grace_over)
+        if not self._options.once:  # that is there for the one run which it has taken
+            self._give_grace()
         self._manager.tell(self._condition())
         self._speak_up()
 
+    def _give_grace(self) -> None:
+        if self._options.drain_grace is not None and not self._has_grace:
+            self._has_grace = True
+            asyncio.get_running_loop().call_later(self._options.drain_grace, self._grace_over)
+
     def told_to_stop(self) -> None:
         """Drain; told a second time: cancel all that runs."""
-        if not self._draining:
+        if not self._told:
+            self._told = True
             self.drain()
+            self._give_grace()
         elif not self._cancelling:
             log.warning("cancelling all runs", working=len(self._holdings.working))
             self._cancelling = True
@@ -297,13 +313,15 @@ class Agent:
             return
         stop = self._options.drain_end == "stop"
         log.warning(
-            "the grace is over: " + ("stopping all runs" if stop else "runs are left to the next start"),
+            "the grace is over: "
+            + ("stopping all runs" if stop else "runs are left to others, or the next start"),
             working=len(self._holdings.working),
         )
         if stop:
             self._stop_all(Stop.EVICT)
         else:
             self._leaving = True
+            self._patience = asyncio.get_running_loop().time() + LAST_WORDS
             self._speak_up()
 
     def _stop_all(self, why: Stop) -> None:
@@ -321,13 +339,16 @@ class Agent:
     #   4. all runs were told to stop, none runs any more, and the server is away, or LAST_WORDS were not
     #      enough for what is owed: OK, it is on disk;
     #   5. draining, nothing is held, and a server that is away did not come back within LAST_WORDS: OK;
-    #   6. the grace of draining is over, and runs are left to the next life: OK.
+    #   6. the grace of draining is over, and runs are left to the next life; what other agents reach as well is
+    #      left to these, and LAST_WORDS are there to say so and to deliver what has ended: OK.
     async def _main_loop(self) -> int:
         backoff = Backoff()
         while True:
             self._turn()
             if self._dead is not None:
                 return BROKEN
+            if self._leaving:
+                await self._leave_to_others()
             if self._draining and self._finished():
                 if not self._health.has(Kind.DISK):
                     await asyncio.to_thread(self._folder.empty_trash)
@@ -536,7 +557,7 @@ class Agent:
     async def _sync(self) -> SyncAnswer | None:
         """One sync; None if it was interrupted, because there is something new to say."""
         room = self._room()
-        if not self._met or (self._draining and not self._holdings.owed):
+        if not self._met or self._leaving or (self._draining and not self._holdings.owed):
             hold_for = 0.0  # what follows from the answer should not wait
         else:
             hold_for = min(
@@ -799,10 +820,52 @@ class Agent:
                 log.warning("a run could not be given back yet", reason=told(exc), **_names(one))
             await self._pause(NOTHING_NEW)
 
+    async def _leave_to_others(self) -> None:
+        """Follow no more what other agents reach as well, then tell the server; the main loop comes again until it has
+        heard. A server that does not know of that (of an older version) finds out by itself that this agent is gone."""
+        left = [attempt for attempt in self._holdings.owed.values() if attempt.left]
+        left += [attempt for attempt in self._holdings.working.values() if self._is_shared(attempt)]
+        if not left or self._refusals > SAID_IN_VAIN:
+            return
+        assert self._patience is not None
+        try:
+            async with asyncio.timeout_at(self._patience):
+                await asyncio.gather(*(self._supervisor.leave(attempt) for attempt in left))
+                reached("after-work-left")
+                for at in range(0, len(left), REPORT_LIMIT):
+                    part = left[at : at + REPORT_LIMIT]
+                    attempts = [one.held() for one in part]
+                    request = ReleaseRequest(session=self._folder.session, attempts=attempts)
+                    await self._server.leave(self._name, request)
+                    reached("after-leave-answered")
+                    for one in part:
+                        self._holdings.settle(one)
+        except Exception as exc:
+            self._refusals += judge(exc) is not Trouble.AWAY
+            log.warning("the server could not be told yet which runs are left to others", reason=told(exc))
+
+    @staticmethod
+    def _is_shared(attempt: Attempt) -> bool:
+        return attempt.launcher.capabilities.shared_handles and not attempt.dropped
+
+    def _has_left(self) -> bool:
+        """What is to be left to others is, and what of it had ended is delivered and cleared away."""
+        assert self._patience is not None
+        if asyncio.get_running_loop().time() > self._patience:
+            return True
+        if not any(launcher.capabilities.shared_handles for launcher in self._launchers.values()):
+            return True
+        in_vain = self._refusals > SAID_IN_VAIN
+        return not self._maybe_granted and all(
+            (attempt.left and (in_vain or attempt.key not in self._holdings.owed))
+            or not attempt.launcher.capabilities.shared_handles
+            for attempt in self._holdings.attempts.values()
+        )
+
     def _finished(self) -> bool:
         """Draining has come to its end."""
         if self._leaving:
-            return True
+            return self._has_left()
         if self._holdings.working:
             return False
         now, unheard = asyncio.get_running_loop().time(), bool(self._unheard) or self._link.away

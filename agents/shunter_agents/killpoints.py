@@ -42,7 +42,10 @@ RENEWAL_POINTS = ("after-next-token-written", "before-credential-replaced", "aft
 #: While it joins.
 JOIN_POINTS = ("after-join-drafted", "after-join-answered", "after-join-settled")
 
-_ALL = POINTS + RELIEF_POINTS + RENEWAL_POINTS + JOIN_POINTS
+#: While an agent that goes leaves its runs to others.
+LEAVE_POINTS = ("after-work-left", "after-leave-answered")
+
+_ALL = POINTS + RELIEF_POINTS + RENEWAL_POINTS + JOIN_POINTS + LEAVE_POINTS
 _AT = os.environ.get("SHUNTER_TEST_KILL_AT")
 
 if _AT is None:

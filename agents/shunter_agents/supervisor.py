@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -104,7 +104,7 @@ class Supervisor:
         self._shipper = shipper
         self._janitor = janitor
         self._closing = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Attempt] = {}
         self.secrets = secrets
         self.preparing: Sequence[Preparing] = (secrets.prepare,)
         self.confirmed = asyncio.Event()
@@ -117,7 +117,7 @@ class Supervisor:
     def begin(self, attempt: Attempt) -> None:
         """See it through from where it is."""
         self._reporter.add(attempt)
-        attempt.task = self._spawn(self._guarded(attempt), f"attempt {attempt.key[0]}.{attempt.key[1]}")
+        attempt.task = self._spawn(attempt, self._guarded(attempt), "see through")
 
     def stop(self, attempt: Attempt, why: Stop) -> None:
         """Stop it with its grace, unless it is being stopped already: the first reason counts."""
@@ -158,15 +158,29 @@ class Supervisor:
         self._over(attempt)
         if attempt.task is not None:
             attempt.task.cancel()
-        self._spawn(self._leave(attempt), f"leave {attempt.key[0]}")
+        self._spawn(attempt, self._part_with(attempt), "part with")
 
-    async def _leave(self, attempt: Attempt) -> None:
+    async def _part_with(self, attempt: Attempt) -> None:
         if attempt.task is not None:
             await asyncio.wait({attempt.task})
-        handle, attempt.handle = attempt.handle, None  # what the engine has of it is not ours to clean up
-        if handle is not None:
-            await self._until_available(attempt, attempt.launcher.let_go, handle)
+        attempt.handle = None  # what the engine has of it is not ours to clean up
+        await attempt.launcher.let_go(attempt.assignment, self._folder(attempt))
         self._janitor.take(attempt)
+
+    async def leave(self, attempt: Attempt) -> None:
+        """Follow it no more, so that another agent can be told to: nothing that this one has asked for is under way
+        when this returns. It is not written down: a next life of this agent finds it as after a SIGKILL."""
+        if not attempt.left:
+            log.info("a run is left to other agents", **attempt.names)
+            attempt.dropped = attempt.let_go = attempt.left = True
+            self._reporter.forget(attempt)
+            self._shipper.forget(attempt)
+            self._over(attempt)
+        mine = [task for task, whose in self._tasks.items() if whose is attempt]
+        for task in mine:
+            task.cancel()
+        await asyncio.gather(*mine, return_exceptions=True)
+        await attempt.launcher.let_go(attempt.assignment, self._folder(attempt))
 
     def noted(self, run: UUID, number: int, note: str, cause: Cause | None = None) -> None:
         """A launch waits for something, in its engine's words; see ``Launcher.on_note``."""
@@ -461,7 +475,7 @@ class Supervisor:
         )
         self._ship(attempt, self._shipper.watch)
         if attempt.assignment.exclusive and self._leased_until is not None:
-            self._spawn(self._hold(attempt, handle), f"hold {attempt.key[0]}")
+            self._spawn(attempt, self._hold(attempt, handle), "hold")
         if self._health.doubts and not attempt.adopted:
             asyncio.get_running_loop().call_later(PROVEN, self._proven, attempt)
         if attempt.stopped is not None:
@@ -581,7 +595,7 @@ class Supervisor:
         if attempt.mask is None and not attempt.log_done:
             if attempt.recalled is None:
                 attempt.recalled = asyncio.Event()
-                self._spawn(self._recall(attempt, attempt.recalled), f"recall {attempt.key[0]}")
+                self._spawn(attempt, self._recall(attempt, attempt.recalled), "recall")
         else:
             ship(attempt)
 
@@ -647,7 +661,7 @@ class Supervisor:
 
     def _make_stop(self, attempt: Attempt, grace: float) -> None:
         if attempt.handle is not None:
-            self._spawn(self._stop(attempt, attempt.handle, grace), f"stop {attempt.key[0]}")
+            self._spawn(attempt, self._stop(attempt, attempt.handle, grace), "stop")
         elif attempt.launching:
             quick = not attempt.in_start or attempt.stopped is Stop.START_TIMEOUT
             asyncio.get_running_loop().call_later(0 if quick else LAUNCH_PATIENCE, self._interrupt, attempt)
@@ -715,10 +729,11 @@ class Supervisor:
     def _folder(self, attempt: Attempt) -> Any:
         return attempt.journal.folder
 
-    def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
+    def _spawn(self, attempt: Attempt, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        name = f"{what} {attempt.key[0]}.{attempt.key[1]}"
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = attempt
+        task.add_done_callback(self._tasks.pop)
         return task
 
 

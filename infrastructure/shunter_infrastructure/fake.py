@@ -451,11 +451,11 @@ class FakeLauncher(OwnWork):
         """See :meth:`Launcher.recycle`."""
         return False
 
-    async def let_go(self, handle: Handle) -> None:
+    async def let_go(self, assignment: Assignment, folder: Path) -> None:
         """See :meth:`Launcher.let_go`."""
-        self.calls.append(("let_go", handle.folder.name))
+        self.calls.append(("let_go", folder.name))
         if self.engine is None:
-            await super().let_go(handle)
+            await super().let_go(assignment, folder)
 
     async def reach(self, template: Mapping[str, Any]) -> str:
         """See :meth:`Launcher.reach`."""

@@ -242,9 +242,9 @@ class OwnWork:
     def on_note(run: UUID, attempt: int, note: str, cause: Cause | None) -> None:
         """See :class:`Launcher`; the agent puts its own in place of this."""
 
-    async def let_go(self, handle: Handle) -> None:
+    async def let_go(self, assignment: Assignment, folder: Path) -> None:
         """See :meth:`Launcher.let_go`."""
-        raise ValueError(f"the attempt in {handle.folder} cannot be another agent's")
+        raise ValueError(f"the attempt in {folder} cannot be another agent's")
 
     async def reach(self, template: Mapping[str, Any]) -> str:
         """See :meth:`Launcher.reach`."""
@@ -361,9 +361,10 @@ class Launcher(Protocol):
         cannot be used again (something unknown is in it, for example), and is to be removed.
         """
 
-    async def let_go(self, handle: Handle) -> None:
-        """Follow an attempt no more; another agent has it now, and its work is left alone.
+    async def let_go(self, assignment: Assignment, folder: Path) -> None:
+        """Follow an attempt no more; another agent has it now, or will, and its work is left alone.
 
+        When this returns nothing that was asked for is under way, not even by a :meth:`start` that was interrupted.
         Only of launchers with ``shared_handles``. :meth:`wait` and :meth:`cleanup` are not called any more.
         """
 

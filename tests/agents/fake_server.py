@@ -297,6 +297,10 @@ class FakeServer:
         self._lost("release")
         return ReportAnswer(acks=acks)
 
+    async def leave(self, name: str, request: ReleaseRequest) -> ReportAnswer:
+        self._reach()
+        raise NotFound("there is no such path: this is a server of the version before")
+
     async def attempt_secrets(self, name: str, request: SecretsRequest) -> AttemptSecrets:
         self._reach()
         if request.session != self.session:

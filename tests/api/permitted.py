@@ -91,6 +91,7 @@ TABLE: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/api/v1/agents/{name}/sync"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/reports"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/release"): ADMINS | {OWN},
+    ("POST", "/api/v1/agents/{name}/leave"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/logs"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/secrets"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/credential"): frozenset({OWN}),

@@ -64,7 +64,7 @@ async def test_another_finds_what_runs(
     again = await found(taken, second)
     assert await written(second, again, b"alive") == b"alive\n"
     assert await taken.start(second) == again, "it is found by start as well, and not begun anew"
-    await first.let_go(handle)
+    await first.let_go(attempt.assignment, attempt.folder)
     end = await ended(second, again)
     assert (end.exit_code, end.log_size) == (3, 6)
     assert await output(second, again) == b"alive\n"

@@ -187,7 +187,7 @@ async def test_hand_over(world: World) -> None:
     (attempt.folder / "pod.json").unlink()
     with pytest.raises(LauncherUnavailable, match="later lease"):
         await attempt.start(one)
-    await one.let_go(old)
+    await one.let_go(attempt.assignment, attempt.folder)
     pod = await world.get("pod", str(new.data["pod"]))
     assert "deletionTimestamp" not in pod["metadata"]
     assert "activeDeadlineSeconds" not in pod["spec"]

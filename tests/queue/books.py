@@ -230,6 +230,8 @@ def _audit_events(run: Any, lease: Any, rows: list[Any]) -> None:
             assert run_state is RunState.ACTIVE, said
             assert row.data["epoch"] == epoch + 1, said
             epoch = row.data["epoch"]
+        elif row.kind == "left":
+            assert (run_state, actor) == (RunState.ACTIVE, Actor.AGENT), said
         else:
             assert row.kind in {"late", "lost", "found", "routed", "priority", "waiting"}, said
     assert run_state is not None

@@ -34,7 +34,7 @@ from shunter_work_pools.contracts.runs import Event, Run, RunRequest
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.queue import apply, catalog, control, fire, limits, pausing, reap, views
 from shunter_work_pools.queue.claim import Offer, claim
-from shunter_work_pools.queue.handover import hand_over
+from shunter_work_pools.queue.handover import hand_over, leave
 from shunter_work_pools.queue.report import report
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.queue.sync import Difference, Registered, difference, heartbeat, register, release
@@ -131,6 +131,11 @@ class Agent:
         """Give attempts back."""
         request = ReleaseRequest(session=self.known.session, attempts=[held(one) for one in granted])
         return await self.world.store.write(lambda tx: release(tx, self.id, request, LOST_AFTER))
+
+    async def leave(self, *granted: Assignment) -> list[ReportAck]:
+        """Leave attempts to others."""
+        left = [held(one) for one in granted]
+        return await self.world.store.write(lambda tx: leave(tx, self.id, left, LOST_AFTER))
 
     async def difference(self, *holds: Held) -> Difference:
         """What should be different on it."""

@@ -779,6 +779,11 @@ class Endpoints:
         return _call("POST", "agents", name, "release", to=ReportAnswer, body=request)
 
     @endpoint
+    def leave(self, name: str, request: ReleaseRequest) -> Call[ReportAnswer]:
+        """Attempts that an agent leaves to others which reach their work."""
+        return _call("POST", "agents", name, "leave", to=ReportAnswer, body=request)
+
+    @endpoint
     def attempt_secrets(self, name: str, request: SecretsRequest) -> Call[AttemptSecrets]:
         """The secrets of an attempt that an agent holds."""
         return _call("POST", "agents", name, "secrets", to=AttemptSecrets, body=request)

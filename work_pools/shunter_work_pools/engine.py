@@ -56,7 +56,7 @@ from shunter_work_pools.queue.apply import Times
 from shunter_work_pools.queue.census import census
 from shunter_work_pools.queue.claim import MOST, Offer, claim, due_in, is_due
 from shunter_work_pools.queue.drain import drain
-from shunter_work_pools.queue.handover import hand_over
+from shunter_work_pools.queue.handover import hand_over, left_waits
 from shunter_work_pools.queue.limits import act_when_full, any_acts
 from shunter_work_pools.queue.notes import take_notes
 from shunter_work_pools.queue.report import report
@@ -681,12 +681,13 @@ class Engine:
         await asyncio.sleep(self.settings.reap_every)
         settings = self.settings
         # Another server may have made a limit that acts, and what it was to act on may have been locked.
-        now, self._limits_act, late, silent = await self.store.read(
+        now, self._limits_act, late, silent, left = await self.store.read(
             lambda tx: (
                 tx.now,
                 any_acts(tx),
                 reap.late_waits(tx, tx.now - self.late_after),
                 reap.silent_holds(tx, tx.now - round(settings.lost_after * _SECOND)),
+                left_waits(tx),
             )
         )
         await self._mind_the_clock(now)
@@ -697,15 +698,18 @@ class Engine:
         # that was looked at: the clock may be set between that look and what is done.
         hearing = asyncio.get_running_loop().time() - self._hearing_since
         lost_before = now - round(settings.lost_after * _SECOND)
-        if silent and hearing > settings.lost_after:
+        judged = silent and hearing > settings.lost_after
+        if judged:
             await self.store.write(lambda tx: reap.mark_lost(tx, lost_before))
-            moved = await self.store.write(lambda tx: hand_over(tx, lost_before, settings.lost_after))
+        if judged or left:
+            seen_before = lost_before if judged else 0
+            moved = await self.store.write(lambda tx: hand_over(tx, seen_before, settings.lost_after))
             if moved:
                 killpoints.reached("after-handover-committed")
-                log.info("runs of silent agents were handed over to others", runs=moved)
-            if hearing > settings.give_up_after:
-                given_up_before = now - round(settings.give_up_after * _SECOND)
-                await self.store.write(lambda tx: reap.give_up(tx, given_up_before))
+                log.info("runs whose agents are silent or gone were handed over to others", runs=moved)
+        if judged and hearing > settings.give_up_after:
+            given_up_before = now - round(settings.give_up_after * _SECOND)
+            await self.store.write(lambda tx: reap.give_up(tx, given_up_before))
 
     async def _mind_the_clock(self, now: Micros) -> None:
         """Notice that the store's clock was set, or that this machine slept: then silence starts anew.

@@ -14,6 +14,7 @@ POINTS = (
     "after-claim-committed",
     "after-reports-committed",
     "after-release-committed",
+    "after-leave-committed",
     "after-logs-appended",
     "after-cancel-committed",
     "after-drain-committed",

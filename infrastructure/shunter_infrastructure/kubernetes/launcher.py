@@ -598,11 +598,14 @@ class KubernetesLauncher:
         """See :meth:`Launcher.recycle`: a folder is the least of what a Job costs."""
         return False
 
-    async def let_go(self, handle: Handle) -> None:
+    async def let_go(self, assignment: Assignment, folder: Path) -> None:
         """See :meth:`Launcher.let_go`."""
+        post = self._posts.get(manifest.name_of(assignment.run, assignment.attempt))
+        if post is not None:
+            await asyncio.wait({post})
         # It stays among ours: until the other agent has written down that it is its own, it would be a leftover of ours.
-        await self._outputs.forget(handle.folder)
-        self._endings.pop(handle.folder, None)
+        await self._outputs.forget(folder)
+        self._endings.pop(folder, None)
 
     def _look_after(self, watch: Watch, agent: str) -> None:
         """Look for Jobs of former lives, once the server has given this one something: it may be given them anew."""

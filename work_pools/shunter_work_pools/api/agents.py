@@ -34,7 +34,7 @@ from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.identities import Admission, Identity
-from shunter_work_pools.queue import pausing, remove, sync, views
+from shunter_work_pools.queue import handover, pausing, remove, sync, views
 from shunter_work_pools.queue.report import owned_logs
 
 router = APIRouter(route_class=GuardedRoute, prefix="/agents", tags=["agents"])
@@ -151,6 +151,17 @@ async def release_attempts(name: AgentName, body: ReleaseRequest, engine: TheEng
     engine.metrics.requests["release"].inc()
     acks = await engine.store.write(lambda tx: sync.release(tx, agent_id, body, engine.settings.lost_after))
     killpoints.reached("after-release-committed")
+    return answer(ReportAnswer.model_construct(acks=acks))
+
+
+@router.post("/{name}/leave", response_model=ReportAnswer)
+async def leave_attempts(name: AgentName, body: ReleaseRequest, engine: TheEngine) -> Response:
+    """Attempts that an agent which goes follows no more: others that reach their work go on with them."""
+    agent_id = engine.agent(name, body.session)
+    engine.metrics.requests["release"].inc()
+    lost_after = engine.settings.lost_after
+    acks = await engine.store.write(lambda tx: handover.leave(tx, agent_id, body.attempts, lost_after))
+    killpoints.reached("after-leave-committed")
     return answer(ReportAnswer.model_construct(acks=acks))
 
 

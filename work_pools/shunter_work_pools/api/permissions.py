@@ -196,6 +196,7 @@ RULES: Mapping[str, Rule] = {
     "sync_agent": SERVE,
     "take_reports": SERVE,
     "release_attempts": SERVE,
+    "leave_attempts": SERVE,
     "take_logs": SERVE,
     "give_secrets": SERVE,
 }

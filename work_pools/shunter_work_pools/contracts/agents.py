@@ -322,7 +322,8 @@ class LogAnswer(Contract):
 
 
 class ReleaseRequest(Contract):
-    """Attempts given back before they were started; they become waiting again at once."""
+    """Attempts given back: before they were started, so that they wait again at once; or, left, wherever they are, so
+    that another agent which reaches their work goes on with it."""
 
     session: UUID
     attempts: list[Held] = Field(max_length=REPORT_LIMIT)

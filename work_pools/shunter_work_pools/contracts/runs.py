@@ -180,8 +180,8 @@ class Event(Contract):
 
     Attributes:
         kind: the state it came into (``Claimed``, ``Running``, ...) or a mark (``late``, ``lost``,
-            ``released``, ``waiting``, ``handed_over``), ``priority``, or of a deployment ``paused``, ``resumed``, ``catch_up_skipped`` and
-            ``zone_unknown``.
+            ``released``, ``waiting``, ``left``, ``handed_over``), ``priority``, or of a deployment ``paused``, ``resumed``,
+            ``catch_up_skipped`` and ``zone_unknown``.
         actor: who made it: user, scheduler, queue, agent, reaper.
     """
 

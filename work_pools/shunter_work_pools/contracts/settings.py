@@ -125,8 +125,8 @@ def _count(least: int, most: int) -> Reader:
     return read
 
 
-def _duration(least: float = 0.0, why: str = "") -> Reader:
-    """More than nothing, at least ``least`` seconds."""
+def _duration(least: float = 0.0, why: str = "", *, none: bool = False) -> Reader:
+    """More than nothing (but for ``none``, by which nothing is one as well), at least ``least`` seconds."""
 
     def read(value: object) -> float:
         number: float | None = None
@@ -136,8 +136,9 @@ def _duration(least: float = 0.0, why: str = "") -> Reader:
             number = float(value)
         if number is None:
             raise ValueError("is not a duration", LOOKS)
-        if not 0 < number <= LONGEST:
-            raise ValueError("must be more than nothing and at most ten years", LOOKS)
+        if not 0 <= number <= LONGEST or not (number or none):
+            much = "at most ten years" if none else "more than nothing and at most ten years"
+            raise ValueError(f"must be {much}", LOOKS)
         if number < least:
             raise ValueError(f"is less than {exactly(least)}", why)
         return number
@@ -505,8 +506,8 @@ _DECLARED = (
     ),
     Setting(
         "agent.drain_grace",
-        _duration(),
-        "How long an agent that was told to stop waits for its runs; then `agent.drain_end` decides.",
+        _duration(none=True),
+        "How long an agent that was told to stop waits for its runs (0s: not at all); then `agent.drain_end` decides.",
         metavar="DURATION",
         otherwise="until they have ended",
         flag="--drain-grace",
@@ -515,8 +516,8 @@ _DECLARED = (
     Setting(
         "agent.drain_end",
         _one_of("leave", "stop"),
-        "What becomes of runs at the end of the grace: `leave` lets them go on for the agent's next start, "
-        "`stop` ends them as Crashed with the cause evicted.",
+        "What becomes of runs at the end of the grace: `leave` lets them go on for other agents that reach them "
+        "(Kubernetes), else for the agent's next start; `stop` ends them as Crashed with the cause evicted.",
         default="leave",
         metavar="leave|stop",
         flag="--drain-end",

@@ -23,7 +23,7 @@ from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.claim import assignment, templates_of
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.fire import first_due
-from shunter_work_pools.queue.handover import others_have
+from shunter_work_pools.queue.handover import LEFT, NOBODY, others_have, take_back
 from shunter_work_pools.queue.lanes import hold_limits, lane_of
 from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.notes import is_news
@@ -130,6 +130,8 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
                 "Stop one of the two: they use copies of one state folder.",
             )
         tx.conn.execute(update(agents).where(agents.c.id == row.id).values(**values))
+        if row.session != request.session:
+            take_back(tx, row.id, name, request.session)
     return Registered(
         id=agent_id,
         name=name,
@@ -206,6 +208,8 @@ def difference(tx: Tx, agent_id: int, holds: list[Held]) -> Difference:
         key = (lease.run_id, lease.attempt, lease.epoch)
         owned.add(key)
         hold = held.get(key)
+        if lease.session == NOBODY:
+            continue  # this life of it has left it
         if hold is None:
             unknown.append(lease)
             continue
@@ -312,7 +316,7 @@ def heartbeat(tx: Tx, seen: dict[int, float]) -> None:
     lost = tx.conn.execute(
         select(leases.c.run_id, leases.c.attempt, agents.c.name)
         .join(agents, agents.c.id == leases.c.agent_id)
-        .where(leases.c.lost, leases.c.agent_id.in_(list(seen)))
+        .where(leases.c.lost, ~LEFT, leases.c.agent_id.in_(list(seen)))
         .order_by(leases.c.run_id)
         .with_for_update(of=leases)
     ).all()

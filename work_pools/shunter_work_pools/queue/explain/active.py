@@ -14,7 +14,7 @@ from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.explain.ended import who_asked
 from shunter_work_pools.queue.explain.reason import Reason, at_utc, message, names, short, since, until
-from shunter_work_pools.queue.handover import kind_of, reach_of, takers
+from shunter_work_pools.queue.handover import NOBODY, kind_of, reach_of, takers
 from shunter_work_pools.queue.retries import wanted
 from shunter_work_pools.storage.schema import agents, events, leases, pools, queues
 from shunter_work_pools.storage.store import Tx
@@ -174,19 +174,24 @@ def _silent(
         else "the run waits for it however long that takes"
     )
     reach = reach_of(lease, spec)
-    able = None if reach is None else takers(tx, kind_of(lease, spec), reach, lost_after)
+    left = lease.session == NOBODY
+    able = None if reach is None else takers(tx, kind_of(lease, spec), reach, lost_after, full=left)
+    if able is not None:
+        able = [one for one in able if one.row.id != lease.agent_id]
     details = details | {"handed_over_to": None if able is None else [one.name for one in able]}
     if able:
         what = f"it is handed over to {names([one.name for one in able])} at the server's next look"
     elif able is not None:
         what = (
-            "it is handed over as soon as another agent that reaches its work has room, and none has now; "
+            f"it is handed over as soon as another agent that reaches its work {'is there, and none is' if left else 'has room, and none has'} now; "
             f"meanwhile {what}"
         )
     machine = lease.host or "its machine"
     return Reason(
         Code.AGENT_SILENT,
-        f"agent {lease.agent}, which has it, is silent since {since(lease.last_seen_at, tx.now)}: {what}",
+        f"agent {lease.agent} was told to stop and has left it to another one: {what}"
+        if left
+        else f"agent {lease.agent}, which has it, is silent since {since(lease.last_seen_at, tx.now)}: {what}",
         f"Look after {machine}; the agent finds the run again. If it is gone for good: "
         f"`shunter agent remove {lease.agent}`.",
         details
