@@ -8,8 +8,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.charts.building import Tools
 
+from tests.charts.building import Tools
 from tests.cluster.cluster import Cluster, OwnCluster
 from tests.helm.effects import Effects, listening
 from tests.helm.releases import Place, Terminal, terminal

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from shunter_work_pools.client import Client
 from tests.cli.console import SHUNTER, Console
 from tests.cluster.cluster import Cluster
@@ -114,6 +116,14 @@ class Place:
             self.terminal(f"{line} <<'VALUES'\n{json.dumps(values)}\nVALUES")
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{self.told(release)}") from error
+
+    def rendered(self, release: str, chart: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a release would be, without hooks."""
+        values = {"image": {"repository": IMAGES[chart]}} | values
+        words = ["helm", "template", release, chart, "--namespace", self.namespace, "--no-hooks"]
+        line = shlex.join([*words, "--values", "/dev/stdin"])
+        text = self.terminal(f"{line} <<'VALUES'\n{json.dumps(values)}\nVALUES")
+        return [dict(one) for one in YAML(typ="safe").load_all(text) if one]
 
     def told(self, release: str) -> str:
         """What is known of the pods of a release, for whoever has to find out why it is not well."""

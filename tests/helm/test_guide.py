@@ -64,7 +64,7 @@ def test_scheduled_jobs_run_where_their_tag_leads(place: Place) -> None:
         assert forward == "kubectl port-forward service/server-shunter-server 4400 &"
         reach = "\n".join(rest).replace("127.0.0.1:4400", f"127.0.0.1:{port}") + "\n"
         place.terminal(reach + DEPLOY)
-        said = place.terminal(reach + LOOK)
+        said = place.terminal(reach + LOOK + "shunter deployment pause hello")
     assert "hello from shunter-" in said
     assert '"answer": 42' in said
 

@@ -408,7 +408,6 @@ def _documents(text: str) -> list[dict[str, Any]]:
 
 def _rendered(place: Place) -> dict[str, Any]:
     """The Role of the chart."""
-    words = ("--set", "api.url=http://x", "--set", "pools={x}", "--show-only", "templates/rbac.yaml")
-    documents = _documents(place.helm("template", "agents", AGENT, *words))
-    (role,) = [one for one in documents if one["kind"] == "Role"]
+    values = {"api": {"url": "http://server"}, "pools": ["any"]}
+    (role,) = [one for one in place.rendered("agents", AGENT, values) if one["kind"] == "Role"]
     return role
