@@ -64,6 +64,10 @@ class Builder:
         """Write the archive of an image."""
         self._do(*_WORDS[self.program][1].format(archive=archive, image=image).split())
 
+    def forget(self) -> None:
+        """Remove what no build of the last days has used."""
+        self._do("image", "prune", "--force", "--filter=until=72h")
+
     def _says(self, *words: str) -> bool:
         done = subprocess.run(
             [self.program, *words], check=False, env=self._env, stdin=subprocess.DEVNULL, capture_output=True
@@ -81,10 +85,11 @@ def found() -> Builder | None:
 
 
 @contextmanager
-def one(*, install: bool) -> Iterator[Builder]:
+def one(kept: Path, *, install: bool) -> Iterator[Builder]:
     """A Docker engine that is there, else one that ends with this, else what else there is.
 
     Args:
+        kept: where one of the tests' own has what it built before; for one of them at a time.
         install: Docker may be installed for that.
 
     Raises:
@@ -101,9 +106,11 @@ def one(*, install: bool) -> Iterator[Builder]:
         return
     if not docker.can_start():
         docker.install()
-    daemon = docker.Daemon()
+    daemon = docker.Daemon(kept)
     try:
         daemon.start()
-        yield Builder("docker", daemon.url)
+        engine = Builder("docker", daemon.url)
+        yield engine
+        engine.forget()
     finally:
         daemon.remove()

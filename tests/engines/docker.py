@@ -65,12 +65,16 @@ def install() -> None:
 class Daemon:
     """A Docker engine of the tests' own; its URL stays the same over restarts.
 
+    Args:
+        data: where its images are, and stay; for one engine at a time. None: they go with it.
+
     Attributes:
         live_restore: whether containers outlive it; read at each start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="shunter-docker-"))
+        self._data = data or self.folder / "data"
         self.url = f"unix://{self.folder}/docker.sock"
         self.live_restore = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,7 +89,7 @@ class Daemon:
         # What a registry breaks off is tried again by whoever asks for it, as far as the tests are concerned.
         config.write_text(json.dumps({"live-restore": self.live_restore, "max-download-attempts": 1}))
         words = [
-            *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
+            *("--data-root", str(self._data), "--exec-root", str(self.folder / "exec")),
             *("--pidfile", str(self.folder / "pid"), "--config-file", str(config), "-H", self.url),
             *("--exec-opt", "native.cgroupdriver=cgroupfs", "--bridge=none"),
             *("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
@@ -204,7 +208,7 @@ def _import(client: Any, archive: Path, image: str, changes: Sequence[str]) -> N
 
 
 def _cached(name: str, make: Any) -> Path:
-    kept = _CACHE / f"{name}-1.tar"
+    kept = _CACHE / f"{name}-2.tar"
     if not kept.exists():
         _CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="shunter-image-") as folder:

@@ -45,6 +45,8 @@ _WITHOUT = (
 )
 #: Raised when what this file makes changes, so that a cache does not keep what it made before.
 _EDITION = 2
+#: How many trees' images are kept.
+_KEPT = 6
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -72,11 +74,21 @@ def archives(*, install: bool = False) -> dict[str, Path]:
             draft.mkdir()
             _build(draft, base, install=install)
             draft.rename(folder)
+            for old in sorted(cache.folder().glob("images-*"), key=_last_used)[:-_KEPT]:
+                shutil.rmtree(old)
+        folder.touch()
     return {target: folder / f"{target}.tar" for target in TARGETS}
 
 
+def _last_used(folder: Path) -> float:
+    return folder.stat().st_mtime
+
+
 def _build(into: Path, base: str, *, install: bool) -> None:
-    with builder.one(install=install) as engine, tempfile.TemporaryDirectory() as made:
+    with (
+        builder.one(cache.folder() / "builder", install=install) as engine,
+        tempfile.TemporaryDirectory() as made,
+    ):
         if not base:
             engine.load(_base())
         folder = Path(made)

@@ -18,16 +18,15 @@ import pytest
 from tests.cluster.cluster import Cluster, OwnCluster, named_by_environment
 from tests.cluster.packages import CannotHaveCluster
 
-#: Seconds for the test that a cluster is made for: Kubernetes may have to be built first.
+#: Seconds for the test that a cluster or the images are made for: Kubernetes may have to be built first.
 _FIRST = 1800
 _ROOT = Path(__file__).parents[2]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(_FIRST), append=False)
-            return
+    for costly in ("cluster", "image_archives"):
+        if first := next((one for one in items if costly in getattr(one, "fixturenames", ())), None):
+            first.add_marker(pytest.mark.timeout(_FIRST), append=False)
 
 
 @pytest.fixture(scope="session")
