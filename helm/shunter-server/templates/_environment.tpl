@@ -5,7 +5,7 @@
 {{- printf "%s://%s.%s.svc:%v/api" (ternary "https" "http" (eq .Values.tls.mode "secret")) (include "shunter-server.fullname" .) .Release.Namespace .Values.service.port -}}
 {{- end -}}
 
-{{/* Names to which it answers: those of its Service, of its routes, its pod's address (Prometheus and probes call it by that). */}}
+{{/* Names to which it answers: those of its Service and of its routes, and its pod's address, by which Prometheus calls it. */}}
 {{- define "shunter-server.hosts" -}}
 {{- $name := include "shunter-server.fullname" . -}}
 {{- $namespace := .Release.Namespace -}}
