@@ -20,22 +20,18 @@ with 0 where nothing waits.
 {{- if .root.Values.queues -}}
 {{- $queues = printf ",queue=~%q" (join "|" .root.Values.queues | replace "." "[.]") -}}
 {{- end -}}
+{{- /* Several servers of one database tell the same. */ -}}
+{{- $due := printf "sum(max by (pool, queue) (shunter_waiting_runs{due=\"true\",pool=~%q%s}))" $pools $queues -}}
+{{- $live := printf "sum(max by (pool) (shunter_active_leases{pool=~%q}))" $pools -}}
+{{- $own := dict "serverAddress" $metrics.prometheusAddress "query" (printf "%s + %s" $due $live) "threshold" (toString $target) -}}
+{{- $own = set $own "ignoreNullValues" "false" -}}
+{{- if $metrics.secret.name -}}
+{{- $own = set $own "authModes" "bearer" -}}
+{{- end -}}
 - type: prometheus
   name: runs
   metadata:
-    serverAddress: {{ $metrics.prometheusAddress | quote }}
-    # Several servers of one database tell the same.
-    query: >-
-      sum(max by (pool, queue) (shunter_waiting_runs{due="true",pool=~{{ $pools | quote }}{{ $queues }}}))
-      + sum(max by (pool) (shunter_active_leases{pool=~{{ $pools | quote }}}))
-    threshold: {{ $target | quote }}
-    ignoreNullValues: "false"
-    {{- if $metrics.secret.name }}
-    authModes: bearer
-    {{- end }}
-    {{- with $metrics.extraMetadata }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- toYaml (mergeOverwrite $own $metrics.extraMetadata) | nindent 4 }}
   {{- include "shunter-agent.triggerAuthentication" $root | nindent 2 }}
 {{- else -}}
 {{- range $number, $pool := .root.Values.pools }}
@@ -56,14 +52,9 @@ with 0 where nothing waits.
 {{- end -}}
 
 {{- define "shunter-agent.sample" -}}
-url: {{ include "shunter-agent.metricsUrl" .root | quote }}
-format: prometheus
-valueLocation: {{ .sample | quote }}
-targetValue: {{ .target | quote }}
-authMode: bearer
-{{- with .root.Values.autoscaling.metrics.extraMetadata }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := dict "url" (include "shunter-agent.metricsUrl" .root) "format" "prometheus" "valueLocation" .sample -}}
+{{- $own = mergeOverwrite $own (dict "targetValue" (toString .target) "authMode" "bearer") -}}
+{{- toYaml (mergeOverwrite $own .root.Values.autoscaling.metrics.extraMetadata) -}}
 {{- end -}}
 
 {{- define "shunter-agent.triggerAuthentication" -}}
