@@ -59,12 +59,10 @@ the agent's own pod may use says nothing of it.
 - --policy
 - /etc/shunter/agent.toml
 {{- end }}
-{{- if eq .Values.poolType "process" }}
 - --drain-grace
 - {{ include "shunter-agent.drainGrace" . | quote }}
 - --drain-end
-- stop
-{{- end }}
+- {{ ternary "leave" "stop" (eq .Values.poolType "kubernetes") }}
 {{- if .Values.autoscaling.scaledJob.enabled }}
 - --until-idle
 {{- if .Values.once }}

@@ -8,9 +8,9 @@
 {{- $seconds -}}
 {{- end -}}
 
-{{/* How long the agents of a process pool wait for their runs when they are told to stop. */}}
+{{/* How long agents wait for their runs when they are told to stop: those of kubernetes pools hand them over at once. */}}
 {{- define "shunter-agent.drainGrace" -}}
-{{- default "10m" .Values.drainGrace -}}
+{{- default (ternary "0s" "10m" (eq .Values.poolType "kubernetes")) .Values.drainGrace -}}
 {{- end -}}
 
 {{/* How long a pod may take to go: agents of kubernetes pools hand their Jobs over, others wait for their runs. */}}
