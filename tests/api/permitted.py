@@ -71,6 +71,8 @@ TABLE: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/api/v1/pools/{name}"): VIEWERS | {OWN, MANAGER},
     ("PATCH", "/api/v1/pools/{name}"): ADMINS | {MANAGER},
     ("DELETE", "/api/v1/pools/{name}"): ADMINS,
+    ("POST", "/api/v1/pools/{name}/checks"): OPERATORS | {OWN, MANAGER},
+    ("GET", "/api/v1/pools/{name}/checks/{run}"): VIEWERS | {OWN, MANAGER},
     ("POST", "/api/v1/pools/{name}/queues"): ADMINS,
     ("PATCH", "/api/v1/pools/{name}/queues/{queue}"): ADMINS,
     ("DELETE", "/api/v1/pools/{name}/queues/{queue}"): ADMINS,

@@ -110,6 +110,7 @@ from shunter_work_pools.contracts.identities import (
     WhoAmI,
 )
 from shunter_work_pools.contracts.limits import Limit, LimitList, LimitPatch, LimitSpec
+from shunter_work_pools.contracts.pool_checks import PoolCheck
 from shunter_work_pools.contracts.pools import (
     Pool,
     PoolList,
@@ -445,6 +446,23 @@ class Endpoints:
     def update_pool(self, name: str, patch: PoolPatch) -> Call[Pool]:
         """Change the fields that are set in ``patch``."""
         return _call("PATCH", "pools", name, to=Pool, body=patch, patch=True)
+
+    @endpoint
+    def check_pool(self, name: str) -> Call[PoolCheck]:
+        """Have a harmless command run in a pool, unless one is under way already: then that one."""
+        return _call("POST", "pools", name, "checks", to=PoolCheck)
+
+    @endpoint
+    def get_pool_check(
+        self, name: str, run: UUID, *, wait: float | None = None, seen: str | None = None
+    ) -> Call[PoolCheck]:
+        """One check of a pool.
+
+        With ``wait`` (seconds, at most 10) and ``seen`` (its mark as it was) the answer is held back until there is
+        something new, or the time is over.
+        """
+        query = {"wait": wait, "seen": seen}
+        return _call("GET", "pools", name, "checks", run, to=PoolCheck, query=query, held=wait or 0.0)
 
     @endpoint
     def create_queue(self, pool: str, spec: QueueSpec) -> Call[Queue]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shunter_cli import checks, confirm, live, naming, output, pausing
+from shunter_cli import checks, confirm, faults, live, naming, output, pausing, waiting
 from shunter_cli.commands import templates
 from shunter_cli.commands.queues import table_of
 from shunter_cli.completing import pools
@@ -155,6 +155,44 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
     )
     output.say("")
     table_of(pool.queues)
+
+
+@group.command("check")
+def check(
+    name: NameArgument,
+    timeout: Annotated[
+        str, typer.Option(help="Give up waiting after so long; the check goes on.", metavar="TIME")
+    ] = "2m",
+    output_as: OutputOption = Output.TABLE,
+) -> int:
+    """See that runs come through: the server has a harmless command (echo) run in the pool.
+
+    It is a run like any other, of the deployment check-NAME, which the server makes; it goes before all that waits, and
+    there is one of a pool at a time. The exit code is 0 if it is Completed, 1 at any other end, 124 if the time ran out.
+    """
+    from shunter_cli import durations, pool_checking
+
+    limit = durations.seconds(timeout, "--timeout")
+    say = output.say if output_as is Output.TABLE else lambda line: None
+    with connect() as client:
+        found = naming.found(
+            client, naming.POOL, name, lambda name: pool_checking.follow(client, name, limit, say)
+        )
+    code = pool_checking.exit_code(found)
+    if output_as is not Output.TABLE:
+        output.show_object(found, output_as)
+        return code
+    for line in found.log.splitlines():
+        output.say(f"| {line}")
+    if code == 0:
+        output.say(f"pool {name} runs what it is given: agent {found.agent}")
+    else:
+        why = f"the check of pool {name!r} is {found.state}"
+        faults.show(
+            f"{why}{' after ' + timeout if code == waiting.TIMED_OUT else ''}: {found.sentence}",
+            found.next_step,
+        )
+    return code
 
 
 @group.command("pause")

@@ -157,6 +157,9 @@ RULES: Mapping[str, Rule] = {
     "create_pool": replace(ADMINISTER, agent=managed_pool),
     "patch_pool": replace(ADMINISTER, agent=managed_pool),
     "delete_pool": ADMINISTER,
+    # The server's own command, and nothing that whoever asks could say.
+    "check_pool": replace(OPERATE, agent=own_pool),
+    "get_pool_check": replace(READ, agent=own_pool),
     "create_queue": ADMINISTER,
     "patch_queue": ADMINISTER,
     "delete_queue": ADMINISTER,

@@ -20,7 +20,8 @@ from shunter_work_pools.contracts.pools import (
     QueueSpec,
 )
 from shunter_work_pools.identities import Identity
-from shunter_work_pools.queue import audit, catalog, remove, views
+from shunter_work_pools.queue import audit, catalog, pool_checks, remove, views
+from shunter_work_pools.storage.store import Tx
 
 #: What an agent with ``manage_pools`` says of a pool.
 MANAGED = frozenset({"match", "template"})
@@ -84,14 +85,24 @@ async def patch_queue(name: str, queue: str, patch: QueuePatch, engine: TheEngin
 @router.delete("/{name}", status_code=204, response_class=Response)
 async def delete_pool(name: str, engine: TheEngine) -> None:
     """Delete one that nobody needs: no run waits or is active in it, no deployment names it, none serves it."""
-    await engine.store.write(lambda tx: remove.delete_pool(tx, name, engine.alive_after(tx.now)))
+
+    def delete(tx: Tx) -> None:
+        pool_checks.forget(tx, name)
+        remove.delete_pool(tx, name, engine.alive_after(tx.now))
+
+    await engine.store.write(delete)
     engine.retain_soon()
 
 
 @router.delete("/{name}/queues/{queue}", status_code=204, response_class=Response)
 async def delete_queue(name: str, queue: str, engine: TheEngine) -> None:
     """Delete one that nobody needs; not ``default``."""
-    await engine.store.write(lambda tx: remove.delete_queue(tx, name, queue, engine.alive_after(tx.now)))
+
+    def delete(tx: Tx) -> None:
+        pool_checks.forget(tx, name, queue)
+        remove.delete_queue(tx, name, queue, engine.alive_after(tx.now))
+
+    await engine.store.write(delete)
 
 
 def _only_managed(identity: Identity, said: Set[str]) -> None:

@@ -134,7 +134,7 @@ async def get_run(
     def differs(found: Run) -> bool:
         return seen is None or f"{found.state}:{found.attempt_count}" != seen
 
-    found = await _watch(engine, run_id, wait, differs)
+    found = await watch(engine, run_id, wait, differs)
     for one in found.attempts:
         one.log_missing = engine.logs.extent(run_id, one.number).missing
     return answer(found)
@@ -236,9 +236,9 @@ async def read_logs(
         if chosen is None:
             return found.state in _ENDED
         extent = engine.logs.extent(run_id, chosen.number)
-        return extent.stored > start or chosen.log_deleted or _complete(chosen, extent)
+        return extent.stored > start or chosen.log_deleted or is_complete(chosen, extent)
 
-    found = await _watch(engine, run_id, wait, enough)
+    found = await watch(engine, run_id, wait, enough)
     chosen = _attempt(found, attempt)
     if chosen is None:
         if attempt is not None:
@@ -255,7 +255,7 @@ async def read_logs(
     data = b""
     if length > 0:
         data = await asyncio.to_thread(engine.logs.read, run_id, chosen.number, start, length)
-    return _log_answer(data, extent, _complete(chosen, extent), chosen.number, range_, start)
+    return _log_answer(data, extent, is_complete(chosen, extent), chosen.number, range_, start)
 
 
 def _log_answer(
@@ -292,7 +292,7 @@ def _attempt(run: Run, number: int | None) -> Attempt | None:
     return next((attempt for attempt in run.attempts if attempt.number == number), None)
 
 
-def _complete(attempt: Attempt, extent: Extent) -> bool:
+def is_complete(attempt: Attempt, extent: Extent) -> bool:
     """All bytes are here, or known to be lost: the attempt has ended and its agent's count is reached."""
     return attempt.state in _ATTEMPT_ENDED and (extent.cut or extent.size >= (attempt.log_size or 0))
 
@@ -307,7 +307,7 @@ async def _find(engine: Engine, run: str) -> UUID:
     return found
 
 
-async def _watch(engine: Engine, run_id: UUID, wait: float, enough: Callable[[Run], bool]) -> Run:
+async def watch(engine: Engine, run_id: UUID, wait: float, enough: Callable[[Run], bool]) -> Run:
     """The run, as soon as it is ``enough`` or ``wait`` seconds are over."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
