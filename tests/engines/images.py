@@ -30,7 +30,17 @@ VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["
 _BASE = "localhost/shunter-base:2"
 _PACKAGES = (
     *("python3", "python3-venv", "ca-certificates", "tini", "git", "openssh-client"),
-    *("libstdc++6", "base-files", "base-passwd", "coreutils", "dash", "debianutils", "findutils", "grep", "sed"),
+    *(
+        "libstdc++6",
+        "base-files",
+        "base-passwd",
+        "coreutils",
+        "dash",
+        "debianutils",
+        "findutils",
+        "grep",
+        "sed",
+    ),
 )
 #: What Git, openssl and some others name as needed, and nothing here uses.
 _WITHOUT = (
