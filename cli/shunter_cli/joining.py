@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
-from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_cli.faults import tell
+from shunter_work_pools.contracts.errors import InvalidInput, ServerUnreachable, Unavailable
 from shunter_work_pools.contracts.settings import JOIN_VARIABLE
 from shunter_work_pools.version import version
 
+T = TypeVar("T")
+
+#: Seconds between two tries to join a server that is away.
+EVERY = 1.0
 #: Where a container keeps its agent's state: on a volume, so that it joins once.
 _HOME = "/var/lib/shunter"
 
@@ -41,6 +48,25 @@ def lines(url: str, token: str, image: str | None = None) -> Mapping[str, str]:
 def is_of_this_machine(url: str) -> bool:
     """Whether no other machine reaches it."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def when_there(join: Callable[[], T], *, waits: bool) -> T:
+    """What joining gives; a server that is away is waited for, if asked: a container starts together with it.
+
+    Raises:
+        ShunterError: as ``join`` does.
+    """
+    said = False
+    while True:
+        try:
+            return join()
+        except (ServerUnreachable, Unavailable) as exc:
+            if not waits:
+                raise
+            if not said:
+                tell(f"{exc.detail}; waiting for it")
+            said = True
+        time.sleep(EVERY)
 
 
 def given_token(file: str | None) -> str:

@@ -25,6 +25,7 @@ from shunter_work_pools.client import Client
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.errors import Unauthenticated
 from shunter_work_pools.contracts.identities import InvitationRequest
+from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site, site
 from tests.cli.console import Console, console, until
@@ -354,3 +355,36 @@ def test_it_is_one_agent_of_the_name_that_joins(here: Site, far: Console) -> Non
     assert "--name" in done.err
     os.kill(agent.pid, signal.SIGTERM)
     assert agent.wait(20) == 0
+
+
+# ---- in a container
+
+
+def test_joining_waits_for_a_server_that_is_not_there_yet(tmp_path: Path, module_cache: Path) -> None:
+    """One that is told to start then; SIGTERM ends it at once meanwhile. Who only joins is told so."""
+    with site(tmp_path / "home") as here:
+        here.client.create_pool(PoolSpec(name="late"))
+        token = here.client.invite(InvitationRequest(pool="late", uses=2, manage_pools=True)).token
+        here.server.kill()
+        here.server.wait()
+        far = console(tmp_path / "far", tmp_path / "folder", 1, module_cache)
+        far = far.having(SHUNTER_API_URL="", SHUNTER_JOIN_TOKEN=token)
+        (tmp_path / "far").mkdir()
+        words = ("agent", "join", here.client.api_url, "--name", "late")
+        assert far(*words).code == 1
+        more = ("--start", "--create-pool", "process", "--match", "etl")
+        for stopped in (True, False):
+            log = tmp_path / f"log-{stopped}"
+            with log.open("wb") as out:
+                agent = far.spawn(*words, *more, stdout=out, stderr=out)
+            try:
+                until(lambda log=log: "waiting for it" in log.read_text())  # type: ignore[misc]
+                agent.terminate() if stopped else here.start_server()
+                if stopped:
+                    assert agent.wait(5) == -signal.SIGTERM
+                else:
+                    until(lambda: here.client.get_pool("late").agents == ["late"])
+                    assert here.client.get_pool("late").match == ["etl"]
+            finally:
+                agent.kill()
+                agent.wait()

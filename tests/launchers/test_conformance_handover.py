@@ -59,7 +59,7 @@ async def test_another_finds_what_runs(
 ) -> None:
     first, second = agents
     attempt = attempts(engine.command(output="alive\n", sleep=1, exit=3))
-    handle = await attempt.start(first)
+    await attempt.start(first)
     taken = with_another(attempt, tmp_path)
     again = await found(taken, second)
     assert await written(second, again, b"alive") == b"alive\n"

@@ -305,6 +305,49 @@ def test_runs_are_handed_over(impatient: Site, jobs_of_tests: tuple[Cluster, str
             done.result()
 
 
+def test_an_agent_that_is_told_to_stop_leaves_its_pods_to_others(
+    jobs: Site, jobs_of_tests: tuple[Cluster, str]
+) -> None:
+    """Twenty pods, and one that is not on a node yet: the next agent goes on with them, and nobody waits for silence."""
+    template = {"namespace": jobs_of_tests[1], "image": IMAGE}
+    jobs.client.create_pool(PoolSpec(name="leaves", type="kubernetes", template=template))
+    deploy(jobs, "leaves", "for n in $(seq 30); do echo line $n; sleep 1; done; exit 7", pool="leaves")
+    deploy(jobs, "leaves-waits", "true", {"node_selector": {"no.such/node": "here"}}, pool="leaves")
+    at_once = ("--drain-grace", "0s")
+    first = jobs.start_agent("leaves-1", *at_once, pool="leaves", limit=30)
+    try:
+        made = [run(jobs, "leaves") for _ in range(20)]
+        waits = run(jobs, "leaves-waits")
+        for one in made:
+            output_begins(jobs, one)
+        before = {one: [pod["metadata"]["uid"] for pod in pods(jobs_of_tests, one)] for one in made}
+        began = time.monotonic()
+        first.terminate()
+        assert first.wait(30) == 0, jobs.log("leaves-1")
+        assert time.monotonic() - began < 10
+    finally:
+        first.kill()
+        first.wait()
+    with jobs.agent("leaves-2", *at_once, pool="leaves", limit=30):
+        deadline = time.monotonic() + 15  # half of what a silent one has
+        for one in (*made, waits):
+            while jobs.client.get_run(str(one)).attempts[-1].agent != "leaves-2":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        jobs.client.cancel_run(str(waits))
+        for one in made:
+            found = jobs.ended(one, 120)
+            assert [(end.exit_code, end.agent, end.epoch) for end in found.attempts] == [(7, "leaves-2", 2)]
+            assert jobs.output(one) == "".join(f"line {number}\n" for number in range(1, 31)).encode()
+            assert [pod["metadata"]["uid"] for pod in pods(jobs_of_tests, one)] in (before[one], [])
+            told = [event.kind for event in jobs.client.list_events(str(one)).events]
+            assert ("left" in told, "lost" in told) == (True, False)
+            gone(jobs_of_tests, one)
+        assert jobs.ended(waits, _ENDS).state == "Cancelled"
+        gone(jobs_of_tests, waits)
+    assert jobs.attempts("leaves-2") == []
+
+
 def test_what_a_run_waits_for_is_read_by_people(jobs: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
     """The scheduler's words, while it waits; and as its end, if it waits in vain."""
     deploy(jobs, "waits", "true", {"node_selector": {"no.such/node": "here"}}, start_timeout=8)

@@ -340,8 +340,11 @@ def join(
         tell(f"agent {stored.agent} has joined {root} already")
     else:
         token = joining.given_token(token_file)
-        stored = join_server(
-            agents, root, token, name, made=lambda folder: installing.give(folder, agents, account)
+        stored = joining.when_there(
+            lambda: join_server(
+                agents, root, token, name, made=lambda folder: installing.give(folder, agents, account)
+            ),
+            waits=start_,
         )
         tell(f"agent {stored.agent} has joined {root} for {output.words(stored.pools)}")
     os.environ.pop(JOIN_VARIABLE, None)
