@@ -14,7 +14,7 @@ from typing import IO
 
 _TESTS = Path(__file__).parent
 #: Suites that start engines. All of them are in one line: there is one of each engine.
-ENGINES = ("chaos", "cluster", "helm", "joining", "launchers", "secrets")
+ENGINES = ("chaos", "cluster", "helm", "images", "joining", "launchers", "secrets")
 
 
 def main() -> int:

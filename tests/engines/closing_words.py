@@ -26,6 +26,7 @@ BUDGETS = {
     "demo": 150,
     "engines": 20,
     "helm": 480,  # releases of both charts on a real cluster, as people install, upgrade and remove them
+    "images": 240,  # both images are built, a real engine has them
     "joining": 150,  # a real cluster, a provider, agents that are killed at each step
     "launchers": 1800,  # four real engines; a cluster that is away for two minutes, nodes that are lost
     "networks": 180,  # a minute without a network, on machines of the tests' own

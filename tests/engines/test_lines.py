@@ -8,7 +8,9 @@ from pathlib import Path
 from tests.__main__ import ENGINES
 
 _TESTS = Path(__file__).parents[1]
-_FIXTURES = re.compile(r"\b(docker_url|docker_daemon|podman_url|registry|own_registry|cluster|own_cluster): ")
+_FIXTURES = re.compile(
+    r"\b(docker_url|docker_daemon|podman_url|registry|own_registry|image_archives|cluster|own_cluster): "
+)
 
 
 def test_engines_are_started_in_one_line_only() -> None:

@@ -97,7 +97,7 @@ def test_told_to_stop_it_lets_its_runs_end(agent: Agent) -> None:
     ) as stopping:
         until(
             lambda: (
-                agent.served.shunter.ok("agent", "show", agent.name, "--output", "json").json["state"]
+                agent.served.shunter.ok("agent", "inspect", agent.name, "--output", "json").json["state"]
                 == "draining"
             )
         )
@@ -162,9 +162,7 @@ def test_the_line_of_an_invitation_works_as_printed(served: Served) -> None:
     engine.containers.append(container)
     agents = until(
         lambda: [
-            one
-            for one in served.shunter.ok("agent", "list", "--output", "json").json["items"]
-            if pool in one["pools"]
+            one for one in served.shunter.ok("agent", "list", "--output", "json").json if pool in one["pools"]
         ]
     )
     assert agents[0]["state"] == "ready"
