@@ -163,6 +163,59 @@ async def test_it_tells_what_the_store_has(server: Served) -> None:
     assert seen("start_latency_seconds_count", until="running") == 2
 
 
+async def test_what_a_pool_would_run_had_it_agents_enough(server: Served) -> None:
+    """What is wanted of agents to come: not what a pause or a limit holds back."""
+    await server.pool("main")
+    await server.pool("idle")
+    await server.post("/pools/main/queues", {"name": "fast"}, 201)
+
+    async def wanted() -> dict[str, float]:
+        return (await scraped(server)).of("pool_wanted_slots")
+
+    assert await wanted() == {"main": 0, "idle": 0}
+    await server.deploy("job", pool="main")
+    for _ in range(5):
+        await server.submit("job")
+    await server.submit("job", scheduled_at="2099-01-01T00:00:00Z")
+    assert await wanted() == {"main": 5, "idle": 0}
+    granted = await server.take(limit=2, free=2)
+    assert len(granted) == 2
+    assert await wanted() == {"main": 5, "idle": 0}, "what runs is not to be left without an agent"
+    await server.deploy("other", pool="main", queue="fast", max_active=2)
+    for _ in range(4):
+        await server.submit("other")
+    assert (await wanted())["main"] == 7
+
+    async def with_(path: str, value: Any, field: str = "paused") -> float:
+        """What is wanted while something is so."""
+        await server.ask("PATCH", path, json={field: value})
+        found = (await wanted())["main"]
+        await server.ask("PATCH", path, json={field: None if field == "limit" else False})
+        return found
+
+    assert await with_("/deployments/job", True) == 4
+    assert await with_("/pools/main/queues/fast", True) == 5
+    assert await with_("/pools/main", True) == 2
+    assert await with_("/server", True) == 2
+    assert await with_("/pools/main", 4, "limit") == 4
+    assert await with_("/pools/main", 1, "limit") == 2, "there are more than may be; none is to be added"
+    assert await with_("/pools/main/queues/default", 3, "limit") == 5
+    assert (await wanted())["main"] == 7
+    await limit(server, "shared", 3)
+    for name, queue in (("left", "default"), ("right", "fast")):
+        await server.deploy(name, pool="main", queue=queue, limits=["shared"])
+        for _ in range(3):
+            await server.submit(name)
+    assert (await wanted())["main"] == 10, "three of both together"
+    await server.post("/limits", {"name": "slow", "rate": {"count": 1, "seconds": 3600}}, 201)
+    await server.deploy("rare", pool="idle", limits=["slow"])
+    for _ in range(3):
+        await server.submit("rare")
+    assert (await wanted())["idle"] == 1
+    await server.take("a2", pools=["idle"], session=str(UUID(int=2)))
+    assert (await wanted())["idle"] == 1, "it runs, and the next may start in an hour"
+
+
 async def limit(server: Served, name: str, most: int) -> None:
     spec = LimitSpec(name=name, max=most)
     await server.engine.store.write(lambda tx: limits.create_limit(tx, spec))

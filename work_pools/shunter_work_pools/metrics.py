@@ -161,6 +161,12 @@ def _of_waiting(census: Census) -> Iterator[Metric]:
 
 def _of_room(census: Census) -> Iterator[Metric]:
     yield _by("shunter_active_leases", "Live attempts.", "pool", census.active)
+    yield _by(
+        "shunter_pool_wanted_slots",
+        "Attempts that a pool would hold, had it agents without end: live ones, and runs that could start now.",
+        "pool",
+        census.wanted,
+    )
     yield _one("shunter_lost_leases", "Live attempts of agents that are silent for too long.", census.lost)
     rooms = census.rooms
     slots = {pool: room.slots for pool, room in rooms.items()}

@@ -19,6 +19,7 @@ from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.drain import has_stopped
 from shunter_work_pools.queue.status import late
+from shunter_work_pools.queue.wanted import could_start
 from shunter_work_pools.storage.schema import (
     agents,
     deployments,
@@ -100,6 +101,7 @@ class Census:
         late: waiting runs that are late.
         active: live attempts by pool.
         lost: those of agents that are silent for too long.
+        wanted: live attempts by pool, and runs that could be such now, were there agents without end.
     """
 
     server: ServerInfo
@@ -114,6 +116,7 @@ class Census:
     rooms: dict[str, Room]
     agents: dict[str, int]
     limits: dict[str, Limited]
+    wanted: dict[str, int] = field(default_factory=dict)
 
 
 def census(tx: Tx, server: ServerInfo, lost_after: float) -> Census:
@@ -125,7 +128,7 @@ def census(tx: Tx, server: ServerInfo, lost_after: float) -> Census:
     """
     waiting, in_lanes_held = _waiting(tx, everything=server.pause is not None)
     unplaced, unplaced_held, oldest_unplaced = _unplaced(tx, everything=server.pause is not None)
-    active, lost = _active(tx)
+    active, wanted, lost = _active(tx)
     rooms, statuses = _agents(tx, tx.now - round(lost_after * 1_000_000))
     return Census(
         server=server,
@@ -140,6 +143,7 @@ def census(tx: Tx, server: ServerInfo, lost_after: float) -> Census:
         rooms=rooms,
         agents=statuses,
         limits=_limits(tx),
+        wanted=wanted,
     )
 
 
@@ -236,9 +240,11 @@ def _tags(tx: Tx) -> dict[str, int]:
     return dict(order[:TAGS]) | ({OTHER: rest} if rest else {})
 
 
-def _active(tx: Tx) -> tuple[dict[str, int], int]:
+def _active(tx: Tx) -> tuple[dict[str, int], dict[str, int], int]:
+    """Live attempts by pool, those that are wanted, and how many of them are lost."""
     rows = tx.conn.execute(
         select(
+            pools.c.id,
             pools.c.name,
             func.count(leases.c.run_id).label("active"),
             func.coalesce(func.sum(case((leases.c.lost, 1), else_=0)), 0).label("lost"),
@@ -250,10 +256,13 @@ def _active(tx: Tx) -> tuple[dict[str, int], int]:
         .order_by(pools.c.id)
     ).all()
     told = _bounded([row.name for row in rows], OTHER)
+    startable = could_start(tx, [row.id for row in rows])
     active: Counter[str] = Counter()
+    wanted: Counter[str] = Counter()
     for row in rows:
         active[told[row.name]] += row.active
-    return dict(active), sum(int(row.lost) for row in rows)
+        wanted[told[row.name]] += row.active + startable[row.id]
+    return dict(active), dict(wanted), sum(int(row.lost) for row in rows)
 
 
 def _agents(tx: Tx, alive_after: Micros) -> tuple[dict[str, Room], dict[str, int]]:

@@ -207,7 +207,8 @@ _HEAD_DUE = (
 )
 #: True of lanes with something that is due.
 DUE = bindparam("now") >= _HEAD_DUE
-_HEADS = (
+#: What waits in some pools, lane by lane, and could be granted now: in the order in which it would be.
+HEADS = (
     select(
         lanes.c.id,
         lanes.c.priority,
@@ -240,7 +241,7 @@ _HEADS = (
 )
 #: Lanes of one kind are served by the same agents.
 KIND = tuple_(lanes.c.queue_id, lanes.c.require, lanes.c.need)
-_HEADS_WANTED = _HEADS.where(KIND.not_in(bindparam("unwanted", expanding=True)))
+_HEADS_WANTED = HEADS.where(KIND.not_in(bindparam("unwanted", expanding=True)))
 #: The kinds of lanes of some pools that not every agent can serve.
 DEMANDING = (
     select(
@@ -342,7 +343,7 @@ def claim(tx: Tx, offers: list[Offer]) -> int:
     if not heads:
         return 0
     correct(tx, offers)
-    room = _Room(tx, heads)
+    room = Room(tx, heads)
     taken: list[_Taken] = []
     for _, level in groupby(heads, key=lambda head: (head.queue_priority, head.priority)):
         _take_in_turn(tx, list(level), offers, room, taken)
@@ -372,7 +373,7 @@ def _heads(tx: Tx, wanted: list[int], offers: list[Offer]) -> Sequence[Row[Any]]
     ][:_KINDS]
     given: dict[str, Any] = {"pools": wanted, "now": tx.now}
     if not unwanted:
-        return list[Row[Any]](tx.conn.execute(_HEADS, given))
+        return list[Row[Any]](tx.conn.execute(HEADS, given))
     return list[Row[Any]](tx.conn.execute(_HEADS_WANTED, given | {"unwanted": unwanted}))
 
 
@@ -398,7 +399,7 @@ def correct(tx: Tx, offers: list[Offer]) -> None:
 
 
 def _take_in_turn(
-    tx: Tx, lanes_left: list[Row[Any]], offers: list[Offer], room: _Room, taken: list[_Taken]
+    tx: Tx, lanes_left: list[Row[Any]], offers: list[Offer], room: Room, taken: list[_Taken]
 ) -> None:
     """Take runs from lanes of one priority: an equal share for each deployment, again while there is room."""
     while lanes_left:
@@ -427,7 +428,7 @@ def _take_in_turn(
         lanes_left = again
 
 
-def _take(tx: Tx, head: Row[Any], offers: list[Offer], most: int, room: _Room) -> tuple[bool, list[_Taken]]:
+def _take(tx: Tx, head: Row[Any], offers: list[Offer], most: int, room: Room) -> tuple[bool, list[_Taken]]:
     """Take up to ``most`` runs of a lane; and whether it may have more."""
     need = needed(head.need)
     fitting = [offer for offer in offers if offer.fits(head)]
@@ -451,10 +452,16 @@ def _take(tx: Tx, head: Row[Any], offers: list[Offer], most: int, room: _Room) -
     return len(rows) == most, got
 
 
-class _Room:
-    """How many more live leases and starts limits allow: of pools, queues, backfills, deployments, shared ones."""
+class Room:
+    """How many more live leases and starts limits allow: of pools, queues, backfills, deployments, shared ones.
 
-    def __init__(self, tx: Tx, heads: Sequence[Row[Any]]) -> None:
+    Args:
+        heads: rows of ``HEADS``.
+        locking: as nothing may change until what is taken is written; else it is only to look.
+    """
+
+    def __init__(self, tx: Tx, heads: Sequence[Row[Any]], *, locking: bool = True) -> None:
+        self._locking = locking
         self._left: dict[tuple[str, int], int] = {}
         self._rates: dict[int, tuple[int, Micros]] = {}  # count and window of those that have a rate
         self._over = {head.id: [int(limit_id) for limit_id in head.limits.split()] for head in heads}
@@ -482,12 +489,10 @@ class _Room:
     def _limit(self, tx: Tx, kind: str, key: Any, limit: Any, column: Any, ids: set[int]) -> None:
         if not ids:
             return
-        rows = tx.conn.execute(
-            select(key, limit.label("limit"))
-            .where(key.in_(ids))
-            .order_by(key)
-            .with_for_update(key_share=True)  # other claims wait, rows that only refer to it do not
-        ).all()
+        statement = select(key, limit.label("limit")).where(key.in_(ids)).order_by(key)
+        if self._locking:  # other claims wait, rows that only refer to it do not
+            statement = statement.with_for_update(key_share=True)
+        rows = tx.conn.execute(statement).all()
         counted = tx.conn.execute(select(column, func.count()).where(column.in_(ids)).group_by(column)).all()
         used = {row[0]: row[1] for row in counted}
         for row in rows:
@@ -495,7 +500,7 @@ class _Room:
                 self._left[kind, row.id] = row.limit - used.get(row.id, 0)
 
     def _read_rates(self, tx: Tx, ids: set[int]) -> frozenset[int]:
-        """Of some limits those that there are; their rows are locked by now."""
+        """Of some limits those that there are; their rows are locked by now, unless this is only a look."""
         if not ids:
             return frozenset()
         there = tx.conn.execute(
@@ -560,7 +565,7 @@ class _Room:
                 tx.changes.becomes_due((until - tx.now) / 1_000_000)
 
 
-def _grant(tx: Tx, taken: list[_Taken], room: _Room) -> None:
+def _grant(tx: Tx, taken: list[_Taken], room: Room) -> None:
     rows: Sequence[Any] = tx.conn.execute(_RUNS, {"taken": [one.run_id for one in taken]}).all()
     found = {row.id: row for row in rows}
     templates = templates_of(tx, {one.lane.pool for one in taken if one.lane.pool_type != "process"})
