@@ -45,6 +45,27 @@ def lines(url: str, token: str, image: str | None = None) -> Mapping[str, str]:
     }
 
 
+def line_for_helm(url: str, token: str, pool: str, pool_type: str, *, manage_pools: bool) -> str:
+    """The line for a Kubernetes cluster, with the chart of this repository; the token comes by a pipe.
+
+    Args:
+        manage_pools: the agents may make the pool and change it, as the chart has them do unless told.
+    """
+    values = {
+        "auth.mode": "enrolment",
+        "auth.enrolment.name": "shunter-join",
+        "api.url": url,
+        "pools": f"{{{pool}}}",
+        **({"poolType": pool_type} if pool_type != "kubernetes" else {}),
+        **({} if manage_pools else {"createPools": "false"}),
+    }
+    settings = " ".join(f"--set {shlex.quote(f'{name}={value}')}" for name, value in values.items())
+    return (
+        f"printf %s {shlex.quote(token)} | kubectl create secret generic shunter-join --from-file=token=/dev/stdin "
+        f"&& helm install agents helm/shunter-agent {settings}"
+    )
+
+
 def is_of_this_machine(url: str) -> bool:
     """Whether no other machine reaches it."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")

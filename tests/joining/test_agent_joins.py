@@ -170,6 +170,27 @@ def test_the_other_lines_name_the_variable_and_do_not_say_it(
     assert {"SHUNTER_JOIN_TOKEN", "reg/shunter:1", "--start"} <= set(words)
 
 
+def test_the_line_for_kubernetes_gives_the_token_by_a_pipe(here: Site, far: Console, tmp_path: Path) -> None:
+    """By programs that stand in for kubectl and helm. For one agent there is no such line: a pod is soon another one."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name in ("kubectl", "helm"):
+        keeps = f"cat > {tmp_path}/stdin" if name == "kubectl" else "true"
+        (bin_ / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/{name}.args\n{keeps}\n')
+        (bin_ / name).chmod(0o755)
+    admin = Console(here.env | {"PATH": far.env["PATH"]}, far.folder)
+    invite = ("agent", "invite", "--pool", "default", "--output", "json")
+    assert "Kubernetes" not in admin.ok(*invite).json["lines"]
+    told = admin.ok(*invite, "--uses", "20", "--url", "https://shunter.example.com/api").json
+    assert "In Kubernetes:" in admin.ok("agent", "invite", "--pool", "default", "--uses", "2").text
+    done = far.having(PATH=f"{bin_}:{far.env['PATH']}").shell(told["lines"]["Kubernetes"])
+    assert done.code == 0, done.err
+    assert (tmp_path / "stdin").read_text() == told["token"]
+    words = [(tmp_path / f"{name}.args").read_text() for name in ("kubectl", "helm")]
+    assert told["token"] not in "".join(words)
+    assert {"poolType=process", "createPools=false", "pools={default}"} <= set(words[1].splitlines())
+
+
 def test_where_the_token_may_come_from(here: Site, far: Console, tmp_path: Path) -> None:
     url, file = here.client.api_url, tmp_path / "token"
     file.write_text(invited(here) + "\n")

@@ -263,9 +263,14 @@ def invite(
     with connect() as client:
         made = client.invite(request)
         address = root_of(url) if url is not None else client.api_url
-    lines = joining.lines(address, made.token, image)
+        lines = dict(joining.lines(address, made.token, image))
+        # Each pod that there will ever be spends a use of it.
+        if uses > 1 and (its := client.get_pool(pool).type) != "docker":
+            lines["Kubernetes"] = joining.line_for_helm(
+                address, made.token, pool, its, manage_pools=manage_pools
+            )
     if output_as is not Output.TABLE:
-        output.show_data({**made.model_dump(mode="json"), "lines": dict(lines)}, output_as)
+        output.show_data({**made.model_dump(mode="json"), "lines": lines}, output_as)
         return
     if quiet:
         output.say(made.token)
@@ -277,7 +282,7 @@ def invite(
     )
     for place_, line in lines.items():
         output.say(
-            f"\n{'In' if place_ == 'Docker' else 'As' if 'service' in place_ else 'On'} {place_}:\n\n  {line}"
+            f"\n{'In' if place_ in ('Docker', 'Kubernetes') else 'As' if 'service' in place_ else 'On'} {place_}:\n\n  {line}"
         )
     if joining.is_of_this_machine(address):
         tell(f"\n{address} is reached from this machine alone: name another address with --url")
