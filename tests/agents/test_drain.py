@@ -60,6 +60,22 @@ async def test_at_the_end_of_the_grace_runs_are_left_to_the_next_start(tmp_path:
     assert bytes(server.leases[key].log) == b"abc"
 
 
+async def test_a_server_of_the_version_before_keeps_nobody_who_leaves_runs_to_others(tmp_path: Path) -> None:
+    """It does not know the path; it finds out by itself that the agent is gone. What runs goes on."""
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    server, launcher = FakeServer(), FakeLauncher(engine=engine)
+    async with life(server, tmp_path, launcher, drain_grace=0.0) as one:
+        key = await running(server, "sleep=60")
+        one.agent.told_to_stop()
+        assert await ends(one, 10) == OK
+        assert server.leases[key].end is None
+        called = [call for call, _ in launcher.calls]
+        assert "let_go" in called
+        assert not {"stop", "cleanup"} & set(called)
+        assert server.syncs[-1].holds, "it was not taken for said"
+
+
 async def test_at_the_end_of_the_grace_runs_are_stopped(tmp_path: Path) -> None:
     server = FakeServer()
     async with life(server, tmp_path, drain_grace=0.3, drain_end="stop") as one:
