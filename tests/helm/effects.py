@@ -32,15 +32,19 @@ class Effects:
         self._server.effects = self
 
     @property
-    def script(self) -> str:
-        """Of a run, for ``sh -c``: numbered lines, its two effects, and a result."""
+    def program(self) -> str:
+        """Of a run, for ``python3 -c``: numbered lines, its two effects, and a result."""
         host, port = str(self._server.server_address[0]), self._server.server_address[1]
-        ask = f"wget -q -O /dev/null http://{host}:{port}"
-        return (
-            f"seq {LINES}; {ask}/began/$SHUNTER_RUN_ID || exit 9; "
-            f"seq {LINES + 1} {2 * LINES}; {ask}/ended/$SHUNTER_RUN_ID || exit 9; "
-            'printf \'{"run": "%s"}\' $SHUNTER_RUN_ID >$SHUNTER_RESULT; sleep 0.5'
-        )
+        return f"""
+import json, os, time, urllib.request
+run = os.environ["SHUNTER_RUN_ID"]
+for part, effect in enumerate(("began", "ended")):
+    print(*range(part * {LINES} + 1, (part + 1) * {LINES} + 1), sep="\\n", flush=True)
+    urllib.request.urlopen("http://{host}:{port}/" + effect + "/" + run).close()
+with open(os.environ["SHUNTER_RESULT"], "w") as result:
+    json.dump({{"run": run}}, result)
+time.sleep(0.5)  # what is on its way at the end the node may lose
+"""
 
     def wait_for(self, began: int, seconds: float = 120) -> None:
         """Wait until so many runs began in all.

@@ -17,7 +17,7 @@ POOL = "cluster"
 def begin(server: Reached, effects: Effects, count: int) -> list[str]:
     """So many runs, each in the midst of its work; they stay there until the effects go on."""
     effects.hold()
-    work = Work(command=["sh", "-c", effects.script])
+    work = Work(command=["python3", "-c", effects.program])
     server.client.deploy("effects", DeploymentSpec(work=work, pool=POOL))
     before = len(effects.began)
     made = [str(server.client.create_run(RunRequest(deployment="effects")).id) for _ in range(count)]
