@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import Run, RunRequest
@@ -14,15 +15,19 @@ from tests.helm.releases import Reached
 POOL = "cluster"
 
 
-def begin(server: Reached, effects: Effects, count: int) -> list[str]:
-    """So many runs, each in the midst of its work; they stay there until the effects go on."""
+@contextmanager
+def living(server: Reached, effects: Effects, count: int) -> Iterator[list[str]]:
+    """So many runs, each in the midst of its work; they stay there until the end."""
     effects.hold()
     work = Work(command=["python3", "-c", effects.program])
     server.client.deploy("effects", DeploymentSpec(work=work, pool=POOL))
     before = len(effects.began)
     made = [str(server.client.create_run(RunRequest(deployment="effects")).id) for _ in range(count)]
-    effects.wait_for(before + count)
-    return made
+    try:
+        effects.wait_for(before + count)
+        yield made
+    finally:
+        effects.go_on()
 
 
 def check_each_ended_once(
