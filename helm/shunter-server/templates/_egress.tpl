@@ -1,9 +1,12 @@
 {{/* Rules of network policies for what goes out. */}}
 
+{{/* Its pods listen on 5353 in OpenShift, whose network looks at a port when a Service has been left behind. */}}
 {{- define "shunter-server.toDns" -}}
 - ports:
     - {protocol: UDP, port: 53}
     - {protocol: TCP, port: 53}
+    - {protocol: UDP, port: 5353}
+    - {protocol: TCP, port: 5353}
 {{- end -}}
 
 {{- define "shunter-server.toDatabase" -}}

@@ -52,6 +52,11 @@
 {{- default (include "shunter-server.fullname" .) .Values.persistence.existingClaim -}}
 {{- end -}}
 
+{{/* Of a CronJob: 52 letters at the most, so that those of its Jobs fit behind it. */}}
+{{- define "shunter-server.backup" -}}
+{{- printf "%s-backup" (include "shunter-server.fullname" . | trunc 45 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- define "shunter-server.backupClaim" -}}
 {{- default (printf "%s-backups" (include "shunter-server.fullname" .)) .Values.backup.existingClaim -}}
 {{- end -}}
