@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.charts.building import Tools
 from tests.charts.charts import CHARTS, EXAMPLES, NAMES, containers, example, least, render, run, version
@@ -30,6 +31,37 @@ def test_both_make_the_same_of_it(chart_tools: Tools, name: str, file: str) -> N
     )
     assert three.documents
     assert three.documents == four.documents
+
+
+#: Labels that the charts have themselves.
+_OWN = {
+    f"app.kubernetes.io/{one}": "another" for one in ("name", "instance", "component", "part-of", "version")
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_of_ones_own_neither_replace_nor_repeat_those_of_the_chart(helm4: Path, name: str) -> None:
+    """Pods are found by the chart's; and who renders over it (Flux) refuses a key that is there twice."""
+    labels = {"commonLabels": _OWN | {"team": "a", "zone": "b"}, "podLabels": _OWN | {"team": "c"}}
+    rendered = render(helm4, CHARTS / name, *least(name), labels)
+    (workload,) = [one for one in rendered.documents if one["kind"] in ("Deployment", "StatefulSet")]
+    pod = workload["spec"]["template"]["metadata"]["labels"]
+    assert workload["spec"]["selector"]["matchLabels"].items() <= pod.items()
+    assert (pod["team"], pod["zone"], workload["metadata"]["labels"]["team"]) == ("c", "b", "a")
+    for document in yaml.compose_all(rendered.printed):
+        assert _repeated(document) == []
+
+
+def _repeated(node: yaml.Node | None) -> list[str]:
+    """Keys that a mapping in it has more than once."""
+    if isinstance(node, yaml.SequenceNode):
+        return [key for one in node.value for key in _repeated(one)]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    keys = [key.value for key, _ in node.value]
+    return [key for key in keys if keys.count(key) > 1] + [
+        key for _, value in node.value for key in _repeated(value)
+    ]
 
 
 @pytest.mark.parametrize(("name", "file"), EXAMPLES)

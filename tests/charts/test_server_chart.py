@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +123,31 @@ def test_it_is_rendered_the_same_each_time(helm4: Path) -> None:
     """Who compares what is rendered with what there is (GitOps) sees no difference."""
     first, again = (render(helm4, CHART, example(CHART.name, "sqlite-values.yaml")) for _ in range(2))
     assert first.printed == again.printed
+
+
+def test_a_copy_takes_away_older_ones_and_what_a_killed_one_left(helm4: Path, tmp_path: Path) -> None:
+    (job,) = [
+        one
+        for one in render(helm4, CHART, {"backup": {"enabled": True, "keep": 2}}).documents
+        if one["kind"] == "CronJob"
+    ]
+    (container,) = containers(job)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    for name in ("20200101T000000Z", "20210101T000000Z", "20220101T000000Z"):
+        (folder / f"shunter-{name}.db").write_bytes(b"")
+    for rest in ("", "-journal"):
+        (folder / f".shunter-20230101T000000Z.db.7.partial{rest}").write_bytes(b"half")
+    (folder / "mine.db").write_bytes(b"")
+    bin = Path(sys.executable).parent
+    env = {"SHUNTER_HOME": str(tmp_path / "home"), "KEEP": "2", "PATH": f"{bin}:{os.environ['PATH']}"}
+    subprocess.run([bin / "shunter", "server", "upgrade-db"], env=env, check=True, capture_output=True)
+    script = container["args"][0].replace("/backups", str(folder))
+    subprocess.run([*container["command"], script], env=env, check=True, capture_output=True)
+    *older, new = sorted(one.name for one in folder.iterdir() if one.name != "mine.db")
+    assert older == ["shunter-20220101T000000Z.db"]
+    assert (folder / new).read_bytes().startswith(b"SQLite format 3")
+    assert (folder / "mine.db").exists()
 
 
 def _servers(documents: list[Document]) -> list[Document]:

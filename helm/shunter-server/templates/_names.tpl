@@ -78,27 +78,26 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* Of dict "root" "component". */}}
+{{/* Of an object. The chart's own win over others, since pods are found by them. Of dict "root" "component". */}}
 {{- define "shunter-server.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "shunter-server.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: shunter
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "shunter-server.selector" . | fromYaml -}}
+{{- with .root -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- $_ := set $own "app.kubernetes.io/version" .Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "shunter" -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- merge $own .Values.commonLabels | toYaml -}}
+{{- end -}}
 {{- end -}}
 
 {{/*
-Of pods: without versions, so that nothing is replaced whose image stays. Of dict "root" "component".
+Of pods: without versions, so that nothing is replaced whose image stays. Of dict "root" "component", and "labels": what
+they have beside those of all objects.
 */}}
 {{- define "shunter-server.podLabels" -}}
-{{ include "shunter-server.selector" . }}
-app.kubernetes.io/part-of: shunter
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "shunter-server.selector" . | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "shunter" -}}
+{{- merge $own (default (dict) .labels) .root.Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{/*

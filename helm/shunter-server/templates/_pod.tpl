@@ -107,10 +107,7 @@ securityContext:
 {{- $sqlite := eq .Values.database.type "sqlite" -}}
 metadata:
   labels:
-    {{- include "shunter-server.podLabels" (dict "root" . "component" "server") | nindent 4 }}
-    {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "shunter-server.podLabels" (dict "root" . "component" "server" "labels" .Values.podLabels) | nindent 4 }}
   {{- with merge (dict) .Values.podAnnotations .Values.commonAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
