@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -26,6 +26,9 @@ from shunter_work_pools.contracts.durations import exactly
 from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.sizes import size
 from shunter_work_pools.contracts.states import Cause
+
+if TYPE_CHECKING:
+    from shunter_work_pools.contracts.kubernetes_template import KubernetesTemplate
 
 #: Variables by which a process is made to load or run something else than what it was allowed to be. Where programs
 #: or entrypoints are restricted and [environment] says nothing, they may not be set.
@@ -364,9 +367,13 @@ class Admission:
         self._one_of("the namespace", template.namespace, "kubernetes", "namespaces", rules.namespaces)
         account = template.service_account or "default"
         self._one_of("the service account", account, "kubernetes", "service_accounts", rules.service_accounts)
+        for name in _secrets_of(template):
+            self._one_of("the Secret", name, "kubernetes", "secrets", rules.secrets)
         for mount in template.mounts:
             if mount.type == "host_path":
                 self._below("mounting", str(mount.source), "kubernetes", "host_paths", rules.host_paths)
+            elif mount.type == "pvc":
+                self._one_of("the claim", str(mount.source), "kubernetes", "claims", rules.claims)
         self._capabilities(template.cap_add, "kubernetes", rules.cap_add)
         self._resources(
             assignment,
@@ -410,6 +417,30 @@ class Admission:
             f"{what} is not allowed by the agent's own policy: {self._path}, [{section}] {key}: {shown or 'nothing'}",
             "Deploy what it allows, or to another pool. Only who runs the agent can change its policy.",
         )
+
+
+def _secrets_of(template: KubernetesTemplate) -> Iterator[str]:
+    """Secrets whose values the containers of a pod get."""
+    for source in [*template.env_refs.values(), *template.env_from]:
+        if source.secret is not None:
+            yield source.secret
+    for mount in template.mounts:
+        if mount.type == "secret":
+            yield str(mount.source)
+    yield from _references([*template.init_containers, *template.sidecars])
+
+
+def _references(value: Any) -> Iterator[str]:
+    """Secrets that a manifest refers to, as Kubernetes writes it; whether it is a good one is for the API server."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _references(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if key in ("secretKeyRef", "secretRef") and isinstance(one, dict):
+                yield str(one.get("name"))
+            else:
+                yield from _references(one)
 
 
 def _fetched(url: str) -> str:

@@ -187,6 +187,10 @@ class Kubernetes(_Section):
     """Where the Jobs may be."""
     service_accounts: list[Text] | None = None
     """Whom pods may act for; `default` is the namespace's own."""
+    secrets: list[Text] | None = None
+    """Secrets of the namespace whose values pods may have."""
+    claims: list[Text] | None = None
+    """Claims of volumes that may be mounted."""
     host_paths: list[PathPattern] | None = None
     """Folders of nodes that may be mounted, with all that is below."""
     cap_add: list[Text] | None = None

@@ -203,6 +203,22 @@ def test_needs() -> None:
 IMAGE = {"image": "registry.example.com/etl/tool:1"}
 ALIAS = {"ip": "10.0.0.9", "hostnames": ["db"]}
 ADMIN = {"capabilities": {"add": ["SYS_ADMIN"]}}
+KEYS = {"name": "keys", "key": "token"}
+#: Templates by which a pod gets the Secret keys.
+NAME_A_SECRET: list[dict[str, Any]] = [
+    {"env_refs": {"A": {"secret": "keys", "key": "token"}}},
+    {"env_from": [{"config_map": "a"}, {"secret": "keys"}]},
+    {"mounts": [{"target": "/a", "type": "secret", "source": "keys"}]},
+    {"sidecars": [{"name": "a", "image": "b", "env": [{"name": "A", "valueFrom": {"secretKeyRef": KEYS}}]}]},
+    {"init_containers": [{"name": "a", "image": "b", "envFrom": [{"secretRef": {"name": "keys"}}]}]},
+]
+
+
+def claim(name: str) -> dict[str, Any]:
+    """Of a template: a claim that is mounted."""
+    return {"mounts": [{"target": "/a", "type": "pvc", "source": name}]}
+
+
 PATCH = {"patch": {"spec": {"template": {"spec": {"hostAliases": [ALIAS]}}}}}
 
 
@@ -261,6 +277,15 @@ def test_docker(rules: str, template: dict[str, Any], words: str | None) -> None
             "[kubernetes]\ncap_add = []",
             IMAGE | {"cap_add": ["NET_BIND_SERVICE"]},
             "the capability NET_BIND_SERVICE",
+        ),
+        ("[kubernetes]\nclaims = ['data-*']", IMAGE | claim("server"), "the claim server"),
+        ("[kubernetes]\nclaims = ['data-*']", IMAGE | claim("data-1"), None),
+        ("[kubernetes]\nsecrets = []", IMAGE | claim("server"), None),
+        ("[kubernetes]\nsecrets = []", IMAGE | {"pull_secrets": ["registry"]}, None),
+        *(
+            (f"[kubernetes]\nsecrets = {allowed}", IMAGE | one, words)
+            for one in NAME_A_SECRET
+            for allowed, words in (("['db']", "the Secret keys"), ("['db', 'keys']", None))
         ),
         ("[kubernetes]\ncap_add = []", IMAGE | PATCH, "a patch"),
         ("[kubernetes]\npatch = true\ncap_add = []", IMAGE | PATCH, None),
