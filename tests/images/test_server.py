@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from tests.cli.console import free_port
@@ -24,20 +27,24 @@ def test_without_tls_it_listens_for_nobody(engine: Engine) -> None:
     assert "--allow-plaintext" in done.stderr
 
 
-def test_a_server_that_does_not_answer_is_unhealthy(engine: Engine) -> None:
-    """What is asked is the port; here somebody else says no."""
-    port = free_port()
-    container = engine.run(
-        *(*STRICT, "--health-retries=1", "--entrypoint=python3", name("server")),
-        *(
-            "-c",
-            f"import http.server as h; h.HTTPServer(('127.0.0.1', {port}), h.BaseHTTPRequestHandler).serve_forever()",
-        ),
-        SHUNTER_SERVER_PORT=str(port),
+@pytest.mark.parametrize("status", [200, 503])
+def test_health_is_what_the_port_answers(engine: Engine, status: int) -> None:
+    """Here somebody else answers at that port."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/healthz" else 404)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asks = ("-ISs", "/opt/shunter/healthy.py", "SHUNTER_SERVER_PORT", str(server.server_port))
+        done = engine.attempt("run", "--rm", *STRICT, "--entrypoint=python3", name("server"), *asks)
+        server.shutdown()
+    assert done.returncode == (status != 200), done.stderr
+    assert (
+        engine.attempt("run", "--rm", *STRICT, "--entrypoint=python3", name("server"), *asks).returncode == 1
     )
-    words = ("exec", container, "python3", "-ISs", "/opt/shunter/healthy.py", "SHUNTER_SERVER_PORT", "4400")
-    assert engine.attempt(*words).returncode == 1
-    engine("rm", "--force", container)
 
 
 def test_a_stopped_server_ends_in_order_and_its_volume_goes_on(engine: Engine) -> None:
