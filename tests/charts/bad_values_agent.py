@@ -166,6 +166,18 @@ ROWS: Sequence[tuple[Mapping[str, Any], str]] = (
         {"autoscaling": {"keda": _KEDA, "metrics": {**_KEY, "authenticationRef": {"name": "a"}}}},
         r"autoscaling\.metrics\.secret\.name and autoscaling\.metrics\.authenticationRef are both set",
     ),
+    (
+        {"queues": ["urgent"], "autoscaling": {"keda": _KEDA, "metrics": _KEY}},
+        r"queues contradicts autoscaling\.keda\.enabled: the server tells what whole pools want",
+    ),
+    (
+        {
+            "poolType": "process",
+            "queues": ["urgent"],
+            "autoscaling": {"scaledJob": {"enabled": True}, "metrics": _KEY},
+        },
+        r"queues contradicts autoscaling\.scaledJob\.enabled",
+    ),
     # How they stop.
     ({"drainGrace": "10m"}, r"drainGrace is for process pools, but poolType is kubernetes"),
     (

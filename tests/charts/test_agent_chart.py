@@ -16,7 +16,7 @@ from shunter_work_pools.contracts.agents import ServerInfo
 from shunter_work_pools.contracts.settings import SETTINGS
 from shunter_work_pools.contracts.sizes import parsed
 from shunter_work_pools.metrics import gauges
-from shunter_work_pools.queue.census import Census, Line
+from shunter_work_pools.queue.census import Census
 from tests.charts.charts import CHARTS, EXAMPLES, Document, containers, example, read, render
 
 NAME = "shunter-agent"
@@ -130,17 +130,14 @@ def test_each_trigger_of_keda_finds_its_sample(helm4: Path) -> None:
     """KEDA takes the first sample with all labels that a trigger names, and fails where there is none."""
     made = render(helm4, CHARTS / NAME, example(NAME, "keda-values.yaml")).documents
     (scaled,) = [one for one in made if one["kind"] == "ScaledObject"]
-    pools, queues = ["cluster", "nightly"], ["default", "urgent"]
-    figures = iter(range(1, 100))
-    waiting = {(pool, queue): Line(due=next(figures), upcoming=1000) for pool in pools for queue in queues}
-    active = {pool: next(figures) for pool in pools}
+    wanted = {"other": 100, "cluster": 1, "nightly": 20, "(other)": 1000}
     server = ServerInfo(version="1", protocol=3, server_time=datetime.now(UTC), store="sqlite")
-    there = Census(server, waiting, {}, 0, 0.0, 0, 0, active, 0, {}, {}, {})
+    there = Census(server, {}, {}, 0, 0.0, 0, 0, {}, 0, {}, {}, {}, wanted=wanted)
     samples = [one for family in gauges(there, 0, None) for one in family.samples]
     found = []
     for trigger in scaled["spec"]["triggers"]:
         name, labels = trigger["metadata"]["valueLocation"].removesuffix("}").split("{")
-        wanted = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-        (value,) = [one.value for one in samples if one.name == name and wanted.items() <= one.labels.items()]
+        named = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        (value,) = [one.value for one in samples if one.name == name and named.items() <= one.labels.items()]
         found.append(value)
-    assert sum(found) == sum(line.due for line in waiting.values()) + sum(active.values())
+    assert found == [1, 20]

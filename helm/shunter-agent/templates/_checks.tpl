@@ -103,6 +103,9 @@ names the value, all of them at once.
 {{- if or $scaling.keda.enabled $scaling.scaledJob.enabled }}
 {{- $scaler := ternary "autoscaling.keda.enabled" "autoscaling.scaledJob.enabled" $scaling.keda.enabled }}
 {{- $metrics := $scaling.metrics }}
+{{- if .Values.queues }}
+- {{ printf "queues contradicts %s: the server tells what whole pools want, so agents would come for runs that they do not serve. Leave queues away, or give these runs a pool of their own." $scaler | quote }}
+{{- end }}
 {{- if and $metrics.secret.name $metrics.authenticationRef }}
 - "autoscaling.metrics.secret.name and autoscaling.metrics.authenticationRef are both set: KEDA shows one thing only."
 {{- end }}
