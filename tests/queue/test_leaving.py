@@ -181,6 +181,33 @@ async def test_its_next_life_takes_up_what_nobody_took_over(world: World, folder
     assert await world.state(granted.run) == "Completed"
 
 
+async def test_its_next_life_takes_up_nothing_of_a_pool_that_it_serves_no_more(world: World) -> None:
+    """It would refuse it, again and again, and nobody else would get it."""
+    a1, granted = await running(world)
+    await world.pool("other")
+    await a1.leave(granted)
+    life: dict[str, Any] = {"identity": UUID(int=1), "session": UUID(int=50), "reaches": {"other": "there"}}
+    later = await world.agent("a1", "other", **life)
+    assert not await later.difference()
+    assert await world.hand_over() == 0
+    await world.agent("a2", reaches=HERE)
+    assert await world.hand_over() == 1
+    assert await holder(world, granted.run) == ("a2", 2)
+
+
+async def test_its_next_life_has_what_it_finds_in_its_folder_whatever_it_serves(world: World) -> None:
+    a1, granted = await running(world)
+    await world.pool("other")
+    await a1.leave(granted)
+    life: dict[str, Any] = {"identity": UUID(int=1), "session": UUID(int=50), "holds": [held(granted)]}
+    later = await world.agent("a1", "other", **life)
+    assert not (await world.run(granted.run)).lost
+    await world.agent("a2", reaches=HERE)
+    assert await world.hand_over() == 0
+    await later.report(granted, S.STARTING, S.RUNNING, S.COMPLETED, log_size=0)
+    assert await world.state(granted.run) == "Completed"
+
+
 async def test_on_lost_acts_if_nobody_comes(world: World) -> None:
     a1, granted = await running(world, on_lost="retry")
     await a1.leave(granted)
@@ -225,7 +252,7 @@ async def test_explain_says_that_it_was_left(world: World) -> None:
 
     found = await said()
     assert (
-        "agent a1 was told to stop and has left it to another one: it is handed over as soon as"
+        "Agent a1 was told to stop and has left it to another one: it is handed over as soon as"
         in found.sentence
     )
     assert "silent" not in found.sentence

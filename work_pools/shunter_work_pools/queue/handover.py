@@ -157,11 +157,20 @@ def left_waits(tx: Tx) -> bool:
     return tx.conn.scalar(select(leases.c.run_id).where(leases.c.lost, LEFT).limit(1)) is not None
 
 
-def take_back(tx: Tx, agent_id: int, agent: str, session: UUID) -> None:
-    """A new life of an agent has what the one before left and nobody else took over."""
+def take_back(
+    tx: Tx, agent_id: int, agent: str, session: UUID, pool_ids: Sequence[int], holds: Sequence[UUID]
+) -> None:
+    """A new life of an agent has what the one before left and nobody else took over.
+
+    Args:
+        pool_ids: that it serves: of others it would take nothing, and who serves them is waited for.
+        holds: runs that it has found in its folder, and follows whatever it serves.
+    """
     rows = tx.conn.execute(
         update(leases)
-        .where(leases.c.agent_id == agent_id, LEFT)
+        .where(
+            leases.c.agent_id == agent_id, LEFT, leases.c.pool_id.in_(pool_ids) | leases.c.run_id.in_(holds)
+        )
         .values(session=session, lost=False)
         .returning(leases.c.run_id, leases.c.attempt)
     ).all()

@@ -129,9 +129,13 @@ def register(tx: Tx, name: str, request: SyncRequest, lost_after: float) -> Regi
                 f"a newer session of agent {name!r} has taken over",
                 "Stop one of the two: they use copies of one state folder.",
             )
+        # Of pools that it serves no more it may have left something, and others are to know where that is.
+        before = {pool: reach for pool, reach in row.reaches.items() if pool not in ids}
+        values["reaches"] = before | request.reaches
         tx.conn.execute(update(agents).where(agents.c.id == row.id).values(**values))
         if row.session != request.session:
-            take_back(tx, row.id, name, request.session)
+            holds = [held.run for held in request.holds]
+            take_back(tx, row.id, name, request.session, list(ids.values()), holds)
     return Registered(
         id=agent_id,
         name=name,
