@@ -204,6 +204,38 @@ def _knows_epoch(launcher: KubernetesLauncher, world: World, handle: Handle, epo
     return bool(job["metadata"]["annotations"]["shunter.dev/epoch"] == epoch)
 
 
+@pytest.mark.parametrize("started", [True, False])
+async def test_a_pool_whose_namespace_is_another_by_now(world: World, started: bool) -> None:
+    """Its template changed while the run was live: another agent finds it where it is, and begins nothing anew."""
+    attempt = world.attempt(shell("echo up; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo down; exit 6"))
+    one, other = world.launcher(), world.launcher()
+    reach = await one.reach(attempt.assignment.template)
+    assert await other.reach(attempt.assignment.template) == reach
+    old = await attempt.start(one)
+    await one.let_go(attempt.assignment, attempt.folder)
+    now = {
+        "epoch": 2,
+        "handed_over": Output(size=0, started=started),
+        "template": attempt.assignment.template | {"namespace": "default"},
+    }
+    taken = Attempt.__new__(Attempt)
+    taken.folder = world.root / "taken"
+    taken.folder.mkdir()
+    taken.assignment = attempt.assignment.model_copy(update=now)
+    new = await other.recover(taken.assignment, taken.folder, agent="a2")
+    assert new is not None
+    assert (new.data["pod"], new.data["namespace"]) == (old.data["pod"], world.namespace)
+    assert await other.start(taken.assignment, taken.folder, "a2") == new
+    await other.close()
+    later = world.launcher()  # a later life of that agent, which reaches what the pool says by then
+    assert await later.reach(taken.assignment.template) != reach
+    assert await later.recover(taken.assignment, taken.folder, agent="a2") == new
+    await world.kubectl("exec", str(new.data["pod"]), "-c", "run", "--", "touch", "/tmp/go")
+    assert (await ended(later, new)).exit_code == 6
+    assert await output(later, new) == b"up\ndown\n"
+    await later.cleanup(new)
+
+
 async def test_a_lower_epoch_never_overwrites_a_higher_one(world: World) -> None:
     attempt = world.attempt(UP)
     attempt.assignment = attempt.assignment.model_copy(update={"epoch": 5})

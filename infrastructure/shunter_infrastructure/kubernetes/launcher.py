@@ -46,6 +46,8 @@ log = get_logger()
 HANDLE_VERSION = 1
 #: Files in the attempt's folder: the Job that was made, which pod began when, how it ended, what was asked for.
 MADE, STARTED, ENDED, MANIFEST = "made.json", "pod.json", "ended.json", "manifest.json"
+#: Where the Job is of an attempt that was handed over, if its template says another namespace by now.
+PLACE = "namespace.json"
 #: Seconds without news of a launch after which the cluster is asked for its events, and between two such questions.
 ASK_AFTER, ASK_EVERY = 2.0, 10.0
 #: Seconds between two such questions, whichever launches they are about: a cluster that is slow is not asked more.
@@ -140,7 +142,7 @@ class KubernetesLauncher:
         self._ours.add(name)
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
-        template = manifest.read_template(assignment)
+        template = _template(assignment, folder)
         launch = _Launch(assignment, template, folder, agent, self._watching(template.namespace), prepared)
         await self._ready(launch)
         watch = launch.watch
@@ -437,7 +439,9 @@ class KubernetesLauncher:
             await asyncio.wait({post})
         if assignment.handed_over is None and not (folder / MANIFEST).exists():
             return None  # it was never asked for: not even the cluster is needed to know that
-        template = manifest.read_template(assignment)
+        if assignment.handed_over is not None:
+            await self._find_place(assignment, folder)
+        template = _template(assignment, folder)
         watch = await self._watch(template.namespace)
         job, pod = watch.job(name), watch.pod(name)
         there = job is not None and not job.get("gone")
@@ -462,6 +466,25 @@ class KubernetesLauncher:
                 (folder / MADE).unlink()
             self._forget(watch, name)
         return None
+
+    async def _find_place(self, assignment: Assignment, folder: Path) -> None:
+        """Write down where the Job of an attempt is that another agent had, if not where its template says: that is the
+        pool's as it is now. In another namespace the work would seem to be gone, or be begun a second time."""
+        said = _template(assignment, folder).namespace
+        name = manifest.name_of(assignment.run, assignment.attempt)
+        if (await self._watch(said)).job(name) is not None:
+            return
+        for namespace in sorted(self._namespaces - {said}):
+            # Not by a watch: that may be behind, and the same name in two namespaces is no conflict.
+            try:
+                job = await self.client.call("GET", f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}")
+            except Refused as exc:
+                if exc.status == _NOT_FOUND:
+                    continue
+                raise LauncherUnavailable(f"Job {name} cannot be looked for: {exc.detail}") from exc
+            (await self._watch(namespace)).take(job)
+            _write(folder / PLACE, namespace)
+            return
 
     async def hold(self, handle: Handle, lease: Lease) -> None:
         """See :meth:`Launcher.hold`: nobody would keep a lease while the agent is away."""
@@ -770,6 +793,16 @@ def _write(path: Path, what: Any) -> None:
     os.replace(draft, path)
 
 
+def _template(assignment: Assignment, folder: Path) -> KubernetesTemplate:
+    """The template of an attempt, see :func:`~shunter_infrastructure.kubernetes.manifest.read_template`."""
+    template = manifest.read_template(assignment)
+    try:
+        place = json.loads((folder / PLACE).read_text())
+    except FileNotFoundError:
+        return template
+    return template.model_copy(update={"namespace": place})
+
+
 def _has_begun_before(assignment: Assignment, folder: Path) -> bool:
     """Whether its Job was there once: if it is not any more, it must not be made again."""
     before = assignment.handed_over
@@ -794,7 +827,7 @@ def _noted(assignment: Assignment, folder: Path) -> Handle:
         note = json.loads((folder / STARTED).read_text())
     except FileNotFoundError:
         note = {"pod": "", "started": None}
-    template = manifest.read_template(assignment)
+    template = _template(assignment, folder)
     handed_over = assignment.handed_over
     return Handle(
         launcher="kubernetes",
