@@ -155,6 +155,7 @@ class Agent:
         }
         self._pools = options.pools
         self._types: dict[str, str] = {}
+        self._knows_pools = False  # all of them are there, and their types are known
         self._launchers: dict[str, Launcher] = {}
         self._link = Link()
         self._health = Health(folder.path)
@@ -366,6 +367,8 @@ class Agent:
                 self._denied = told(exc) if judge(exc) is Trouble.DENIED else ""
                 if not self._met and _is_refusal(exc):
                     raise Fatal(told(exc)) from exc
+                if isinstance(exc, NotFound) and self._options.own_pools is not None:
+                    self._knows_pools = False  # one is gone, or the server is a new one: it is made again
                 if judge(exc) in (Trouble.BAD, Trouble.UNKNOWN):
                     log.error("the server refuses to sync; trying again", reason=told(exc))
                     await self._pause(backoff.next() + NOTHING_NEW)
@@ -476,8 +479,8 @@ class Agent:
             log.info("took up runs of a former life", runs=len(self._holdings.attempts))
 
     async def _meet(self) -> bool:
-        """Learn the types of the pools, once; False if that was no use yet."""
-        if self._met or len(self._types) == len(set(self._pools)):
+        """Learn the types of the pools, once (what it makes itself, whenever it is missing); False if that was no use yet."""
+        if self._knows_pools:
             return True
         for name in self._pools:
             pool = await self._ask(self._pool(name), SYNC_LIMIT)
@@ -500,6 +503,7 @@ class Agent:
                 log.error("a launcher cannot be used now", pool=name, reason=told(exc))
         if not any(self._launcher(kind).capabilities.own_machine for kind in self._types.values()):
             self._forget_machine()
+        self._knows_pools = True
         return True
 
     async def _pool(self, name: str) -> Pool:

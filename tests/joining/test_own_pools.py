@@ -15,8 +15,12 @@ import pytest
 
 from shunter_agents.own_pools import OwnPools, served
 from shunter_work_pools.client import AsyncClient
-from shunter_work_pools.contracts.errors import InvalidInput
+from shunter_work_pools.contracts.agents import SyncAnswer, SyncRequest
+from shunter_work_pools.contracts.errors import InvalidInput, NotFound
 from shunter_work_pools.contracts.identities import Kind
+from shunter_work_pools.contracts.pools import Pool, PoolSpec
+from tests.agents.fake_server import FakeServer
+from tests.agents.lives import life
 from tests.agents.real_server import Site, site
 from tests.api.serving import Served
 from tests.api.test_identities import made
@@ -131,6 +135,43 @@ async def test_what_is_in_the_way_is_told_to_who_can_change_it(server: Served) -
 
 
 # ---- whole agents
+
+
+class Forgetful(FakeServer):
+    """A server whose pools may be gone: deleted, or it is a new one, or has a copy from before they were made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools: set[str] = set()
+
+    def _see(self, name: str) -> None:
+        if name not in self.pools:
+            raise NotFound(f"there is no pool {name!r}", "Make it.")
+
+    async def get_pool(self, name: str) -> Pool:
+        self._see(name)
+        return await super().get_pool(name)
+
+    async def create_pool(self, spec: PoolSpec) -> Pool:
+        self.pools.add(spec.name)
+        self.touch()
+        return await self.get_pool(spec.name)
+
+    async def sync(self, name: str, request: SyncRequest) -> SyncAnswer:
+        for pool in request.pools:
+            self._see(pool)
+        return await super().sync(name, request)
+
+
+async def test_a_pool_that_is_gone_while_its_agent_is_there_is_made_again(tmp_path: Path) -> None:
+    server = Forgetful()
+    async with life(server, tmp_path, own_pools=OwnPools("process")) as one:
+        await server.ended(server.add("exit=0"))
+        server.pools.clear()
+        key = server.add("exit=0")  # ends the sync that is held
+        await server.until(lambda: server.pools == {"default"})
+        await server.ended(key, server.add("exit=0"))
+        assert await one.drained() == 0
 
 
 @pytest.mark.parametrize(
