@@ -667,7 +667,7 @@ async def test_missing_rights_are_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(LauncherUnavailable) as told:
         await world.attempt(["true"]).start(launcher)
     assert "create, patch, delete jobs" in told.value.detail
-    assert "get, list, watch, patch, delete pods" in told.value.detail
+    assert "; list, watch, patch, delete pods" in told.value.detail
     assert world.namespace in told.value.detail
 
 
