@@ -190,6 +190,31 @@ async def test_it_is_made_in_a_queue_that_somebody_serves(server: Served) -> Non
     assert (await check(server))["queue"] == "default"
 
 
+async def test_one_in_a_queue_that_nobody_serves_by_now_is_not_waited_for(server: Served) -> None:
+    """It was made before there were any agents."""
+    await server.pool()
+    await server.post("/pools/main/queues", {"name": "quick"}, 201)
+    first = await check(server)
+    await server.sync(queues=["quick"])
+    second = await check(server)
+    assert (first["queue"], second["queue"]) == ("default", "quick")
+    assert (await check(server, status=200))["run"] == second["run"]
+    (granted,) = await server.take(queues=["quick"])
+    assert granted["run"] == second["run"]
+    assert (await check(server, status=200))["run"] == second["run"], "it is under way"
+
+
+async def test_one_that_somebody_wants_later_is_not_waited_for(server: Served) -> None:
+    await server.pool()
+    await check(server)
+    (granted,) = await server.take()
+    await ends(server, granted)
+    later = await server.submit("check-main", scheduled_at="2100-01-01T00:00:00Z")
+    found = await check(server)
+    assert found["run"] != later
+    assert (await check(server, status=200))["run"] == found["run"]
+
+
 async def test_it_keeps_no_queue_from_being_deleted(server: Served) -> None:
     await server.pool()
     await server.post("/pools/main/queues", {"name": "quick"}, 201)

@@ -20,7 +20,7 @@ from shunter_work_pools.queue import remove
 from shunter_work_pools.queue.apply import Times, apply
 from shunter_work_pools.queue.catalog import DEFAULT_QUEUE, deployment, deployment_row, pool_row
 from shunter_work_pools.queue.submit import submit
-from shunter_work_pools.storage.schema import agents, queues, runs
+from shunter_work_pools.storage.schema import agents, lanes, queues, ready, runs
 from shunter_work_pools.storage.store import Tx
 
 TAG = "check"
@@ -51,6 +51,8 @@ def name_of(pool: str) -> str:
 def start(tx: Tx, pool: str, times: Times, alive_after: Micros) -> tuple[UUID, bool]:
     """The check of a pool that has not ended: its run, and whether it was made now.
 
+    One that waits for a later time, or in a queue that nobody serves by now, is none: it would be waited for in vain.
+
     Args:
         alive_after: agents heard of since this moment count as alive.
 
@@ -61,9 +63,20 @@ def start(tx: Tx, pool: str, times: Times, alive_after: Micros) -> tuple[UUID, b
     row = pool_row(tx, pool)
     if tx.postgres:  # two that ask at once shall not make two
         tx.conn.execute(_LOCK, {"pool": row.id})
-    found = _own(tx, pool)
+    found, queue = _own(tx, pool), _queue(tx, row, alive_after)
     if found is not None:
-        its = (runs.c.deployment_id == found.id, runs.c.ended_at.is_(None))
+        elsewhere = (
+            select(ready.c.run_id)
+            .join(lanes, lanes.c.id == ready.c.lane_id)
+            .join(queues, queues.c.id == lanes.c.queue_id)
+            .where(lanes.c.deployment_id == found.id, queues.c.name != queue)
+        )
+        its = (
+            runs.c.deployment_id == found.id,
+            runs.c.ended_at.is_(None),
+            runs.c.scheduled_at <= tx.now,
+            runs.c.id.not_in(elsewhere),
+        )
         under_way: UUID | None = tx.conn.scalar(
             select(runs.c.id).where(*its).order_by(runs.c.id.desc()).limit(1)
         )
@@ -73,7 +86,7 @@ def start(tx: Tx, pool: str, times: Times, alive_after: Micros) -> tuple[UUID, b
         work=Work(command=list(COMMAND), timeout=TIMEOUT),
         tags=[TAG],
         pool=pool,
-        queue=_queue(tx, row, alive_after),
+        queue=queue,
         priority=_PRIORITY,
         keep=Keep(runs=_KEPT),
         description=DESCRIPTION,
