@@ -65,7 +65,7 @@ def test_install_run_and_uninstall_in_a_namespace_with_rules(place: Place, clust
         assert waits_for_the_quota(server)
     for release in ("agents", "server"):
         place.helm("uninstall", release, "--wait")
-    kept = ("PersistentVolumeClaim", "data-server-shunter-server"), ("Secret", "server-shunter-server")
+    kept = ("PersistentVolumeClaim", "server-shunter-server"), ("Secret", "server-shunter-server")
     wanted = {f"{kind}/{place.namespace}/{name}" for kind, name in kept}
     (runner,) = {one["metadata"]["name"] for one in place.get("configmaps")["items"]} - {"kube-root-ca.crt"}
     assert runner.startswith("shunter-runner-")

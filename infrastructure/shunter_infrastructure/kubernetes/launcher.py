@@ -209,7 +209,10 @@ class KubernetesLauncher:
     async def _make(self, launch: _Launch) -> Document:
         template, assignment = launch.template, launch.assignment
         if assignment.work.entrypoint is not None:
-            await self._provide_runner(template.namespace)
+            try:
+                await self._provide_runner(template.namespace)
+            except Refused as exc:
+                raise await self._creation_fault(launch, exc) from exc
         document = manifest.job(assignment, template, launch.agent, self._environ, launch.source)
         holder = manifest.held_by(launch.agent, assignment.epoch, self.identity)
         document["metadata"]["annotations"] |= holder["annotations"]
@@ -259,7 +262,7 @@ class KubernetesLauncher:
             )
         except Refused as exc:
             if exc.status == _FORBIDDEN:
-                raise await missing_rights(self.client, namespace, exc) from exc
+                raise
             if exc.status != _CONFLICT:
                 raise LaunchFailed(Cause.START_FAILED, f"the runner of entrypoints: {exc.detail}") from exc
 

@@ -36,6 +36,8 @@ async def _may(client: Client, namespace: str, group: str, resource: str, verb: 
     """https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access"""
     resource, _, part = resource.partition("/")
     wanted = {"namespace": namespace, "group": group, "resource": resource, "subresource": part, "verb": verb}
+    if resource == "namespaces":
+        wanted["name"] = namespace  # it may be allowed that one alone
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
