@@ -74,7 +74,7 @@ def test_install_run_and_uninstall_in_a_namespace_with_rules(place: Place, clust
     wanted.add(f"PersistentVolume//{volume}")
     until(lambda: all_objects(cluster, place.namespace) - before == wanted, 30)
     told = [(ROOT / chart / "UPGRADING.md").read_text() for chart in (SERVER, AGENT)]
-    assert all(word in told[0] for word in ("persistentvolumeclaim", "secret"))
+    assert all(word in told[0] for word in ("`pvc server-shunter-server`", "`secret server-shunter-server`"))
     assert "shunter-runner-" in told[1]
 
 

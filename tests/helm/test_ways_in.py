@@ -65,7 +65,7 @@ def _with_processes(place: Place, server: Reached) -> None:
     """Runs are in the agent's own pod, which waits for them when it is to go."""
     _install(place, server, "processes", {"poolType": "process", "drainGrace": "60s"})
     (pod,) = place.pods("processes")
-    script = "echo $HOSTNAME; for n in $(seq 1 40); do sleep 0.2; done; echo done"
+    script = "uname -n; for n in $(seq 1 40); do sleep 0.2; done; echo done"
     server.client.deploy(
         "processes", DeploymentSpec(work=Work(command=["sh", "-c", script]), pool="processes")
     )
