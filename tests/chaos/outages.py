@@ -79,6 +79,7 @@ class Outage:
         killed: those of ``waiting`` whose process was not there any more when the outage ended.
         ended, outputs: of runs that ended at all.
         treated: exchanges that met the fault.
+        back: when the outage ended.
         recovered: seconds from the end of the outage until the last end was known.
     """
 
@@ -95,6 +96,7 @@ class Outage:
     ended: dict[str, Run] = field(default_factory=dict)
     outputs: dict[str, bytes] = field(default_factory=dict)
     treated: int = 0
+    back: datetime | None = None
     recovered: float = 0.0
 
     def begin(self) -> None:
@@ -106,6 +108,7 @@ class Outage:
     def end(self) -> None:
         """It is back."""
         self.treated = self.proxy.counts[self.fault.name]
+        self.back = datetime.now(UTC)
         self.names.write_text(json.dumps({NAME: "127.0.0.1"}))
         self.proxy.begin(Fault())
 

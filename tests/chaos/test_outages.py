@@ -82,7 +82,8 @@ def test_what_was_made_meanwhile_waited(outages: Outages) -> None:
         for run in outage.born if outage.away else ():
             ended = outage.ended[run]
             assert ended.started_at is not None
-            assert (ended.started_at - ended.created_at).total_seconds() > AWAY / 2, name
+            assert outage.back is not None
+            assert ended.started_at > outage.back, name
 
 
 def test_nothing_is_left(outages: Outages) -> None:
