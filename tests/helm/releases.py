@@ -76,7 +76,7 @@ def terminal(cluster: Cluster, helm: Path, folder: Path) -> Terminal:
         "PATH": f"{programs}:{Path(SHUNTER).parent}:{env['PATH']}",
         "KUBECONFIG": str(cluster.kubeconfig),
         "SHUNTER_HOME": str(folder / "home"),
-        "HOME": str(folder),  # Helm's folders
+        **{f"HELM_{kind}_HOME": str(folder / f"helm-{kind.lower()}") for kind in ("CACHE", "CONFIG", "DATA")},
         "MAKEFLAGS": "",
     }
     return Terminal(cluster, programs, env)
