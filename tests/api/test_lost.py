@@ -208,8 +208,8 @@ async def test_a_clock_that_is_set_between_a_look_and_a_deed_does_no_harm(serve:
             if "silent_holds" in work.__code__.co_names and not stepped.is_set():
                 clock.offset += HOUR
                 stepped.set()
-                now, acts, late, _ = found
-                return now, acts, late, True  # it goes on to mark, and to give up
+                now, acts, late, _, left = found
+                return now, acts, late, True, left  # it goes on to mark, and to give up
             return found
 
         server.engine.store.read = reading  # type: ignore[method-assign]

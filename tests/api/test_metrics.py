@@ -364,6 +364,7 @@ async def test_an_agent_that_drained_and_ended_is_not_lost(plain: Served) -> Non
     await plain.pool()
     await plain.sync(capacity={"cpu": 4})
     await plain.sync(capacity={"cpu": 4}, draining=True, taking=False, free=0)
+    await plain.without("heartbeat")
     await plain.engine.store.write(lambda tx: tx.conn.execute(update(agents).values(last_seen_at=0)))
     seen = await scraped(plain)
     assert seen("agents", status="stopped") == 1

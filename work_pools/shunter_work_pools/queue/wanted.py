@@ -22,7 +22,7 @@ def could_start(tx: Tx, pool_ids: Sequence[int]) -> Counter[int]:
     heads: list[Row[Any]] = list(tx.conn.execute(HEADS, {"pools": pool_ids, "now": tx.now}))
     room = Room(tx, heads, locking=False)
     in_lane = select(ready.c.lane_id, func.count()).where(ready.c.due_at <= tx.now).group_by(ready.c.lane_id)
-    due: dict[int, int] = dict(tx.conn.execute(in_lane).tuples().all()) if heads else {}
+    due = {row[0]: row[1] for row in tx.conn.execute(in_lane)} if heads else {}
     found: Counter[int] = Counter()
     for head in heads:
         count = max(0, min(due[head.id], room.left(head)))
