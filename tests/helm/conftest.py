@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,9 +20,12 @@ NewPlace = Callable[..., AbstractContextManager[Place]]
 
 @pytest.fixture(scope="session")
 def terminals(
-    cluster: Cluster, chart_tools: Tools, tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster,
+    chart_tools: Tools,
+    image_archives: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[int, Terminal]:
-    """A terminal for each Helm, by its major version."""
+    """A terminal for each Helm, by its major version. The images are built: ``make images`` has them at once."""
     if not isinstance(cluster, OwnCluster):
         pytest.skip("the cluster of KUBECONFIG has not the images: unset it, and make cluster-up images")
     programs = {3: chart_tools.helm3, 4: chart_tools.helm4}
@@ -32,9 +36,11 @@ def terminals(
 
 
 @pytest.fixture(scope="session")
-def images(terminals: dict[int, Terminal]) -> None:
+def images(cluster: Cluster, image_archives: dict[str, Path]) -> None:
     """The cluster has those of agent and server."""
-    terminals[4]("make images", timeout=1200)
+    assert isinstance(cluster, OwnCluster)
+    for archive in image_archives.values():
+        cluster.load_image(archive)
 
 
 @pytest.fixture(scope="session")
