@@ -61,8 +61,10 @@ def new_place(terminals: dict[int, Terminal], images: None) -> NewPlace:
         where.cluster.kubectl(
             "wait", "--for=create", "serviceaccount/default", "-n", namespace, "--timeout=60s"
         )
-        yield Place(where, namespace)
-        where.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+        try:
+            yield Place(where, namespace)
+        finally:
+            where.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
     return make
 

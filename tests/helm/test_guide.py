@@ -121,7 +121,10 @@ def test_kill_9_of_agents_and_server_while_runs_live(place: Place, effects: Effe
 
 
 def test_drain_of_the_agents_node(place: Place, server: Reached, effects: Effects) -> None:
-    """Its Jobs are untouched, and adopted again where it comes back."""
+    """Its Jobs are untouched, and adopted again where it comes back. (Of two, the second would not be let go: there is no
+    other node on which the first could be again.)"""
+    place.upgrade("agents", AGENT, {"replicas": 1}, "--reuse-values")
+    until(lambda: len(place.get("pods", "-l", "app.kubernetes.io/instance=agents")["items"]) == 1, 90)
     (node,) = {one["spec"]["nodeName"] for one in place.pods("agents")}
     with pods_seen(place) as pods:
         with living(server, effects, 4) as runs:
