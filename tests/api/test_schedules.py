@@ -164,7 +164,7 @@ async def test_bad_backfills_are_told(server: Served) -> None:
         assert problem["detail"]
     await server.post("/deployments/jbo/backfill", good, 404)
     await server.post(path, good | {"schedule": "x"}, 404)
-    assert (await server.get("/runs"))["runs"] == []
+    assert [run for run in (await server.get("/runs"))["runs"] if run["backfill"] is not None] == []
 
 
 async def test_late_runs_are_flushed_and_a_run_is_skipped(server: Served) -> None:

@@ -197,7 +197,7 @@ async def test_a_drain_nobody_heard_of_reaches_the_agent(tmp_path: Path) -> None
 
 def test_every_point_is_died_at() -> None:
     here = Path(__file__)
-    others = ("agents/test_handover.py", "joining/test_agent_joins.py")
+    others = ("agents/test_handover.py", "agents/test_leaving.py", "joining/test_agent_joins.py")
     told = "".join(path.read_text() for path in (here, *(here.parents[1] / other for other in others)))
     assert [point for point in POINTS if f'"{point}"' not in told] == []
 
