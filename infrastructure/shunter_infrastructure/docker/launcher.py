@@ -185,8 +185,7 @@ class DockerLauncher(OwnWork):
             found = await self._engine.call(begin)
         except APIError as exc:
             said = explanation(exc)
-            # Another life took it for one of its own that never began: it is gone, or about to be.
-            if f"No such container: {made}" in said or "marked for removal" in said:
+            if any(words.format(made) in said for words in _GONE):
                 raise _Withdrawn from exc
             with contextlib.suppress(APIError):
                 await self._engine.call(lambda client: client.remove_container(made, v=True))
@@ -513,6 +512,11 @@ class DockerLauncher(OwnWork):
         await self._events.close()
         await self._outputs.close()
         await self._engine.close()
+
+
+#: What the engine says of a container that another life took for one of its own that never began: it is gone, or about
+#: to be, its files before itself.
+_GONE = ("No such container: {}", "marked for removal", "Could not find the file / in container {}")
 
 
 class _Withdrawn(Exception):
