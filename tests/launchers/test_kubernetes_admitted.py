@@ -318,7 +318,8 @@ def test_the_rights_on_the_page_are_those_that_an_agent_needs(restricted: Place,
     assert (found["labels"][manifest.AGENT], found["annotations"][manifest.EPOCH]) == ("a2", "2")
     assert found["labels"][manifest.RUN] == str(work.run)
     (pod,) = agent.get("pods", "-l", f"{manifest.RUN}={work.run}")["items"]
-    assert agent.kubectl("logs", pod["metadata"]["name"]) == "hi\n"
+    pods = f"/api/v1/namespaces/{restricted.name}/pods"
+    assert agent.kubectl("get", "--raw", f"{pods}/{pod['metadata']['name']}/log") == "hi\n"
     agent.kubectl("get", "--raw", f"/api/v1/namespaces/{restricted.name}/events?limit=1")
     launcher = KubernetesLauncher(environ={"KUBECONFIG": str(config)})
     assert asyncio.run(_reach(launcher, restricted.name)), "no agent could take over from another"
