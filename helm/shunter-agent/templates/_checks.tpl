@@ -67,7 +67,7 @@ names the value, all of them at once.
 {{- if and .Values.namespaces (eq .Values.poolType "process") }}
 - "namespaces has no meaning for process pools: their runs are in the agents' own pods."
 {{- else if and .Values.namespaces (not .Values.rbac.create) }}
-- "namespaces is set, but rbac.create is false: it says where the chart makes Roles. Set rbac.create, or leave namespaces away and make the Roles of docs/kubernetes.md yourself."
+- "namespaces is set, but rbac.create is false: it says where the chart makes Roles. Set rbac.create, or leave namespaces away and make the Roles of docs/kubernetes-pools.md yourself."
 {{- end }}
 {{- end -}}
 
