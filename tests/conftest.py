@@ -22,15 +22,21 @@ pytest_plugins = ["tests.engines.closing_words", "tests.engines.helm", "tests.en
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresCluster]:
-    """A throw-away Postgres cluster for this test run."""
+def postgres_binaries() -> Path:
+    """The folder of Postgres' programs, for a cluster of a test's own."""
     binaries = find_binaries()
     if binaries is None and os.environ.get("SHUNTER_TEST_INSTALL") == "1":
         install()
         binaries = find_binaries()
     if binaries is None:
         pytest.skip("no Postgres: install its server, or set SHUNTER_TEST_INSTALL=1 (root, Debian or Ubuntu)")
-    cluster = PostgresCluster(binaries)
+    return binaries
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_binaries: Path) -> Iterator[PostgresCluster]:
+    """A throw-away Postgres cluster for this test run."""
+    cluster = PostgresCluster(postgres_binaries)
     try:
         cluster.start()
         yield cluster

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.api.serving import SOON, ServerProcess, server_process, until
-from tests.engines.postgres import PostgresCluster, find_binaries
+from tests.engines.postgres import PostgresCluster
 from tests.storage.stores import KINDS
 
 BODY = {
@@ -242,11 +242,10 @@ async def test_servers_that_start_at_once_on_an_empty_database(
                 one.process.wait()
 
 
-async def test_it_is_not_ready_while_its_database_hangs_or_is_away(tmp_path: Path) -> None:
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("no Postgres: install Debian's postgresql, or set SHUNTER_TEST_INSTALL=1")
-    own = PostgresCluster(binaries)
+async def test_it_is_not_ready_while_its_database_hangs_or_is_away(
+    tmp_path: Path, postgres_binaries: Path
+) -> None:
+    own = PostgresCluster(postgres_binaries)
     try:
         own.start()
         assert own._process is not None
