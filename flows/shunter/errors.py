@@ -1,0 +1,51 @@
+"""What flows and tasks raise beside the user's own exceptions."""
+
+from __future__ import annotations
+
+
+class UpstreamFailed(Exception):
+    """The task was skipped, since one that it depends on did not complete; that one's error is the cause."""
+
+
+class TaskTimeout(TimeoutError):
+    """A task took longer than its time-out."""
+
+
+class FlowTimeout(TimeoutError):
+    """A flow took longer than its time-out."""
+
+
+class TaskCancelled(Exception):
+    """The task was cancelled, or belongs to a flow that is."""
+
+
+class TaskExit(Exception):
+    """A task called ``sys.exit``: it fails, and the flow goes on."""
+
+
+class WorkerDied(Exception):
+    """The process that executed a task died: the text says by which signal or exit code."""
+
+
+class ExecutorError(Exception):
+    """What was to execute tasks is not there, went away, or cannot take them."""
+
+
+class ForeignFuture(ValueError):
+    """A future of another flow run was given to a task."""
+
+
+class NotInFlow(RuntimeError):
+    """Something that only makes sense inside a flow was called outside of one."""
+
+
+class ParameterError(TypeError):
+    """Parameters that do not fit the flow's signature; the text names them."""
+
+
+class RunCancelled(BaseException):
+    """The run is being cancelled. No ``Exception``, so that a handler of those does not hold it up."""
+
+
+class Interrupted(BaseException):
+    """Raised inside a task's thread that is to stop: it was cancelled or took too long."""

@@ -1,0 +1,71 @@
+"""Tasks at any executor of ``concurrent.futures``, of which only that interface is known.
+
+It may be anywhere, so a task is sent there as to another process.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError, Executor
+from typing import Any
+
+from shunter import engine, remote
+from shunter.errors import ExecutorError
+from shunter.futures import TaskFuture
+
+
+class AnyExecutor:
+    """One that somebody else made, and ends."""
+
+    here = False
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def resolves(self, run: TaskFuture[Any]) -> bool:
+        """No."""
+        return False
+
+    def fetch(self, run: TaskFuture[Any]) -> Any:
+        """The value is here."""
+        return run._value
+
+    def start(self, run: TaskFuture[Any]) -> None:
+        """Submit it."""
+        turn = engine.attempt_started(run)
+        if turn is None:
+            return
+        try:
+            args, kwargs = engine.values_of(run)
+            if run.task.cache is not None and engine.from_cache(run, args, kwargs):
+                engine.attempt_ended(run, turn, run._value, None)
+                return
+            native = self._executor.submit(remote.do, remote.Order(run, args, kwargs))
+        except BaseException as exc:
+            engine.attempt_ended(run, turn, None, _explained(exc))
+            return
+        run._native = native
+        native.add_done_callback(lambda ended: _ended(run, turn, ended))
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """Take it back, if it has not begun; what has begun there goes on, and is not listened to."""
+        if run._native is not None:
+            run._native.cancel()
+
+    def close(self) -> None:
+        """It is not ours."""
+
+
+def _ended(run: TaskFuture[Any], turn: int, native: Any) -> None:
+    run._native = None
+    try:
+        error = native.exception()
+        value = native.result() if error is None else None
+    except CancelledError:
+        value, error = None, ExecutorError(f"the executor cancelled task {run.name}")
+    engine.attempt_ended(run, turn, value, error)
+
+
+def _explained(error: BaseException) -> BaseException:
+    if isinstance(error, RuntimeError) and "shutdown" in str(error):
+        return ExecutorError(f"the executor takes no tasks any more: {error}")
+    return error

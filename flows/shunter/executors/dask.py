@@ -1,0 +1,98 @@
+"""Tasks on Dask: ``executor=`` is a client, a cluster, a scheduler's address, or ``Dask(one of them, resources=...)``."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shunter.errors import ExecutorError
+from shunter.executors.futures_of_others import PlaceWithFutures
+
+#: Seconds to wait for a scheduler.
+PATIENCE = 10
+
+
+class Dask:
+    """A Dask cluster to execute tasks.
+
+    Args:
+        where: ``dask.distributed.Client``, a cluster object that has ``get_client``, or an address as
+            ``tcp://host:8786``.
+        resources: what a task with a tag takes of its worker: ``{"gpu": {"GPU": 1}}``. Tags that are not in it
+            mean nothing to Dask.
+    """
+
+    def __init__(self, where: Any, resources: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        self.where = where
+        self.resources = {tag: dict(taken) for tag, taken in (resources or {}).items()}
+
+
+def place(executor: Any) -> PlaceWithFutures:
+    """The place that this means.
+
+    Raises:
+        ExecutorError: it is nothing of Dask's, or the scheduler is not there.
+    """
+    wanted = executor if isinstance(executor, Dask) else Dask(executor)
+    where = wanted.where
+    if isinstance(where, str) and "://" not in where:
+        raise ExecutorError(
+            f"there is no executor {where!r}: it is 'threads', 'processes', or the address of a Dask scheduler (tcp://...)"
+        )
+    if isinstance(where, str):
+        return PlaceWithFutures(_Connected(_connect(where), wanted.resources, own=True))
+    if callable(getattr(where, "get_client", None)) and hasattr(where, "scheduler_address"):
+        return PlaceWithFutures(_Connected(_connect(where), wanted.resources, own=True))
+    if hasattr(where, "scheduler_info") and hasattr(where, "submit"):
+        if getattr(where, "asynchronous", False):
+            raise ExecutorError(
+                "an asynchronous Dask client cannot be used: give one made without asynchronous=True"
+            )
+        return PlaceWithFutures(_Connected(where, wanted.resources, own=False))
+    raise ExecutorError(
+        f"{where!r} cannot execute tasks: it is no concurrent.futures.Executor, and no client or cluster of Dask"
+    )
+
+
+def _connect(where: Any) -> Any:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ExecutorError("Dask needs the package distributed: pip install 'shunter[dask]'") from None
+    try:
+        return Client(where, timeout=PATIENCE, set_as_default=False)
+    except (OSError, TimeoutError) as exc:
+        raise ExecutorError(f"there is no Dask scheduler at {where}: {exc}") from None
+
+
+class _Connected:
+    """A client, as an executor that resolves its own futures."""
+
+    def __init__(self, client: Any, resources: Mapping[str, Mapping[str, float]], own: bool) -> None:
+        self._client = client
+        self._resources = resources
+        self._own = own
+
+    def submit_with_futures(
+        self, function: Any, payload: Any, upstream: Sequence[Any], *, name: str, tags: frozenset[str]
+    ) -> Any:
+        """Submit it; its future."""
+        if self._client.status in ("closed", "closing"):
+            raise ExecutorError("the Dask client is closed")
+        taken: dict[str, float] = {}
+        for tag in tags:
+            taken.update(self._resources.get(tag, {}))
+        return self._client.submit(
+            function,
+            payload,
+            list(upstream),
+            key=f"{name}-{uuid.uuid4().hex}",
+            pure=False,
+            resources=taken or None,
+        )
+
+    def close_own(self) -> None:
+        """End the connection, if it was made here."""
+        if self._own:
+            self._client.close()

@@ -1,0 +1,232 @@
+"""``@flow``: a function whose tasks are looked after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from shunter.hooks import Hook, Hooks
+from shunter.identity import identity_of, is_coroutine_function, name_of, refuse_bad
+from shunter.retries import Condition, Delay, Retries
+
+if TYPE_CHECKING:
+    from shunter.states import State
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class BaseFlow(Generic[P, R]):
+    """What asynchronous flows and others have in common; made by ``@flow``, which says what the options mean.
+
+    Attributes:
+        fn: the function.
+        name: what it is called.
+        is_async: whether it is ``async def``.
+    """
+
+    _shunter_kind = "flow"
+    is_async = False
+
+    def __init__(self, fn: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.fn = fn
+        self._options = options
+        self.name = name_of(fn, options.get("name"))
+        self.executor: Any = options.get("executor")
+        self.timeout: float | None = options.get("timeout")
+        self.result_storage: str | None = options.get("result_storage")
+        self.result_limit: int | None = options.get("result_limit")
+        self.validate_parameters: bool = options.get("validate_parameters", True)
+        self.retries = Retries(
+            options.get("retries", 0),
+            options.get("retry_delay", 0.0),
+            options.get("retry_backoff", 1.0),
+            options.get("retry_jitter", 0.0),
+            options.get("retry_if"),
+        )
+        kinds = ("on_completion", "on_failure", "on_cancelled", "on_crashed")
+        self.hooks = Hooks(**{kind: options.get(kind) for kind in kinds})
+        self.hints: dict[str, Any] | None = None
+        self.__wrapped__ = fn
+        for attribute in ("__doc__", "__module__", "__qualname__", "__name__"):
+            if (value := getattr(fn, attribute, None)) is not None:
+                setattr(self, attribute, value)
+        if self.timeout is not None and not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout}; it is a number of seconds above 0")
+        self._identity = ""
+        self._version: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other flows, in every process."""
+        if not self._identity:
+            self._identity = identity_of(self.fn, self.name)
+        return self._identity
+
+    @property
+    def version(self) -> str:
+        """A short hash of its code."""
+        if self._version is None:
+            from shunter.keys import code_version
+
+            self._version = code_version(self.fn)
+        return self._version
+
+    def parameter_schema(self) -> dict[str, Any]:
+        """JSON schema (draft 2020-12) of its parameters."""
+        from shunter.parameters import schema
+
+        return schema(self)
+
+    def on_completion(self, hook: Hook) -> Hook:
+        """Call this when a run of it has completed: ``hook(flow, run, state)``."""
+        return self.hooks.add("on_completion", hook)
+
+    def on_failure(self, hook: Hook) -> Hook:
+        """Call this when a run of it has failed, all tries over."""
+        return self.hooks.add("on_failure", hook)
+
+    def on_cancelled(self, hook: Hook) -> Hook:
+        """Call this when a run of it was cancelled."""
+        return self.hooks.add("on_cancelled", hook)
+
+    def on_crashed(self, hook: Hook) -> Hook:
+        """Keep this for runs whose process died, in which nothing can be called any more."""
+        return self.hooks.add("on_crashed", hook)
+
+    def _changed(self, options: dict[str, Any]) -> dict[str, Any]:
+        return self._options | _known_options(options)
+
+    def __reduce__(self) -> Any:
+        from shunter.by_reference import reduced
+
+        return reduced(self, _rebuilt)
+
+    def __repr__(self) -> str:
+        return f"<flow {self.name}>"
+
+
+class Flow(BaseFlow[P, R]):
+    """A flow that is a plain function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it; what it returns, with the values of futures.
+
+        Raises:
+            BaseException: what it raised, or the error of a future that it returned.
+            ParameterError: the parameters do not fit its signature.
+        """
+        value: R = self.run(*args, **kwargs).result()
+        return value
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> State[R]:
+        """Run it; its final state, also if it failed."""
+        from shunter import flow_engine
+
+        return flow_engine.run(self, args, kwargs)
+
+    def with_options(self, **options: Any) -> Flow[P, R]:
+        """The same flow with other options, those of ``@flow``."""
+        return Flow(self.fn, self._changed(options))
+
+
+class AsyncFlow(BaseFlow[P, R]):
+    """A flow that is ``async def``."""
+
+    is_async = True
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As ``Flow.__call__``, awaited."""
+        value: R = (await self.run(*args, **kwargs)).result()
+        return value
+
+    async def run(self, *args: P.args, **kwargs: P.kwargs) -> State[R]:
+        """As ``Flow.run``, awaited."""
+        from shunter import flow_engine
+
+        return await flow_engine.run_async(self, args, kwargs)
+
+    def with_options(self, **options: Any) -> AsyncFlow[P, R]:
+        """The same flow with other options, those of ``@flow``."""
+        return AsyncFlow(self.fn, self._changed(options))
+
+
+def _rebuilt(function: Any, options: dict[str, Any]) -> BaseFlow[Any, Any]:
+    return (AsyncFlow if is_coroutine_function(function) else Flow)(function, options)
+
+
+_OPTIONS = frozenset(
+    {
+        "executor", "name", "on_cancelled", "on_completion", "on_crashed", "on_failure", "result_limit", "result_storage",
+        "retries", "retry_backoff", "retry_delay", "retry_if", "retry_jitter", "timeout", "validate_parameters",
+    }
+)  # fmt: skip
+
+
+def _known_options(options: dict[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(options) - _OPTIONS):
+        raise TypeError(f"a flow has no option {unknown[0]!r}; it has {', '.join(sorted(_OPTIONS))}")
+    return options
+
+
+class _Decorator:
+    """``@flow(...)``, to be put on a function."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]]) -> AsyncFlow[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R]) -> Flow[P, R]: ...
+    def __call__(self, fn: Callable[..., Any]) -> Any:
+        refuse_bad(fn, "flow")
+        return (AsyncFlow if is_coroutine_function(fn) else Flow)(fn, self._options)
+
+
+@overload
+def flow(fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncFlow[P, T]: ...
+@overload
+def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+@overload
+def flow(
+    *,
+    name: str | None = None,
+    executor: Any = None,
+    retries: int = 0,
+    retry_delay: Delay = 0.0,
+    retry_backoff: float = 1.0,
+    retry_jitter: float = 0.0,
+    retry_if: Condition = None,
+    timeout: float | None = None,
+    result_storage: str | None = None,
+    result_limit: int | None = None,
+    validate_parameters: bool = True,
+    on_completion: Iterable[Hook] | None = None,
+    on_failure: Iterable[Hook] | None = None,
+    on_cancelled: Iterable[Hook] | None = None,
+    on_crashed: Iterable[Hook] | None = None,
+) -> _Decorator: ...
+def flow(fn: Any = None, /, **options: Any) -> Any:
+    """Make a function a flow.
+
+    Args:
+        name: what it is called; by default the function's name.
+        executor: where submitted tasks are executed: ``"threads"`` (the default of an outermost flow; one inside another
+            has that one's), ``"processes"``, a ``concurrent.futures.Executor``, or of Dask a client, a cluster or a
+            scheduler's address; see ``shunter.executors``.
+        retries: tries after the first one, if it raises an ``Exception``. Tasks that completed are not executed again.
+        retry_delay, retry_backoff, retry_jitter, retry_if: as of ``@task``.
+        timeout: seconds that one try may take.
+        result_storage: a URL of fsspec at which results are kept that are too large for the journal, and cached ones.
+        result_limit: bytes that one result may have.
+        validate_parameters: whether parameters are made to fit the types of the signature.
+        on_completion, on_failure, on_cancelled, on_crashed: functions of (flow, run, state).
+
+    Raises:
+        TypeError: it is no function, or a generator; there is no such option.
+        ValueError: an option's value is out of its range.
+    """
+    decorator = _Decorator(_known_options(options))
+    return decorator if fn is None else decorator(fn)
