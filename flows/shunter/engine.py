@@ -552,7 +552,9 @@ def _call_back(callback: Callable[[TaskFuture[Any]], None], run: TaskFuture[Any]
 
 def _tried_again(run: TaskFuture[Any], error: BaseException, direct: bool) -> float | None:
     try:
-        pause = run.task.retries.after(run.attempt, error) if isinstance(error, Exception) else None
+        pause: float | None = (
+            run.task.retries.after(run.attempt, error) if isinstance(error, Exception) else None
+        )
     except Exception as exc:
         pause, error = None, exc  # the user's condition or delay failed
     if pause is None:
@@ -563,7 +565,7 @@ def _tried_again(run: TaskFuture[Any], error: BaseException, direct: bool) -> fl
     if run.root.journal is not None:
         run.root.journal.note(run)
     if not direct:
-        clock.later(pause, lambda: run._ending or _begin(run))  # type: ignore[func-returns-value]
+        clock.later(pause, lambda: _begin(run))
     return pause
 
 

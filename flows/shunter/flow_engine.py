@@ -313,7 +313,7 @@ def _over(one: FlowRun, value: Any, error: BaseException | None, alarm: Any) -> 
     elif error is not None and state == states.COMPLETED:
         state = states.FAILED
     if state == states.FAILED and isinstance(error, Exception):
-        pause = one.flow.retries.after(one.attempt, error)
+        pause: float | None = one.flow.retries.after(one.attempt, error)
         if pause is not None:
             one.state = states.RETRYING
             if one.root.journal is not None:
@@ -345,11 +345,8 @@ def _state(one: FlowRun) -> State[Any]:
 
 def _settled(value: Any) -> tuple[Any, str, BaseException | None]:
     """What a returned value means: the value with results in it, the state, the first error."""
-    found: list[tuple[str, BaseException | None]] = []
-    for future in engine.futures_in(value):
-        found.append((future.state, future.error))
-    for each in _states_in(value):
-        found.append((each.name, each.error))
+    found = [(future.state, future.error) for future in engine.futures_in(value)]
+    found += [(each.name, each.error) for each in _states_in(value)]
     for wanted in (states.FAILED, states.SKIPPED, states.CANCELLED):
         for state, error in found:
             if state == wanted:

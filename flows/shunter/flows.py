@@ -177,7 +177,7 @@ class _Decorator:
         self._options = options
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]]) -> AsyncFlow[P, T]: ...
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]]) -> AsyncFlow[P, T]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, fn: Callable[P, R]) -> Flow[P, R]: ...
     def __call__(self, fn: Callable[..., Any]) -> Any:
@@ -186,7 +186,7 @@ class _Decorator:
 
 
 @overload
-def flow(fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncFlow[P, T]: ...
+def flow(fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncFlow[P, T]: ...  # type: ignore[overload-overlap]
 @overload
 def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
 @overload

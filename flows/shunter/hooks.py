@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shunter import states
+if TYPE_CHECKING:
+    from shunter.states import State
 
 Hook = Callable[[Any, Any, Any], Any]
 #: ``on_crashed`` is only kept: a flow that crashed has no process to call it in.
 KINDS = ("on_completion", "on_failure", "on_cancelled", "on_crashed")
 _AT = {
-    states.COMPLETED: "on_completion",
-    states.CACHED: "on_completion",
-    states.FAILED: "on_failure",
-    states.CANCELLED: "on_cancelled",
+    "Completed": "on_completion",
+    "Cached": "on_completion",
+    "Failed": "on_failure",
+    "Cancelled": "on_cancelled",
 }
 
 
@@ -51,7 +52,7 @@ class Hooks:
         """Another with the same."""
         return Hooks(**self._by_kind)
 
-    def call(self, what: Any, run: Any, state: states.State[Any]) -> None:
+    def call(self, what: Any, run: Any, state: State[Any]) -> None:
         """Call those of this end. What they raise is logged, and changes nothing."""
         for hook in self.of(_AT.get(state.name, "")):
             try:

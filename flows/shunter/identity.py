@@ -65,7 +65,7 @@ def is_coroutine_function(function: Any) -> bool:
     plain = getattr(function, "__func__", function)
     code = getattr(plain, "__code__", None)
     if code is None and not isinstance(plain, type):
-        code = getattr(getattr(type(plain), "__call__", None), "__code__", None)
+        code = getattr(vars(type(plain)).get("__call__"), "__code__", None)
     return code is not None and bool(code.co_flags & 0x80)  # CO_COROUTINE
 
 

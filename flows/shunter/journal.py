@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shunter.clock import clock
 from shunter.states import COMPLETED, LETTERS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shunter.futures import TaskFuture
     from shunter.runs import FlowRun
 
-    Run = Union[TaskFuture[Any], FlowRun]
+    Run: TypeAlias = TaskFuture[Any] | FlowRun
 
 VERSION = 1
 #: Seconds that a line which is no end may wait for the next one, and lines that may wait.

@@ -91,7 +91,13 @@ def _fits(annotation: Any, value: Any) -> bool:
 
 def _hints(flow: Any) -> dict[str, Any]:
     if flow.hints is None:
-        flow.hints = runner.resolved(runner.plain_function(flow.fn))
+        try:
+            flow.hints = runner.resolved(runner.plain_function(flow.fn))
+        except TypeError as exc:
+            from shunter.loggers import get_logger
+
+            flow.hints = {}
+            get_logger("shunter").warning("flow %s: its parameters are taken as they are: %s", flow.name, exc)
     hints: dict[str, Any] = flow.hints
     return hints
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Union
+from typing import TypeAlias
 
 #: Seconds; or seconds for each retry (the last one for those behind); or a function of the retry's number, 1 first.
-Delay = Union[float, Sequence[float], Callable[[int], float]]
+Delay: TypeAlias = "float | Sequence[float] | Callable[[int], float]"
 #: Whether an exception is worth another try: a function, or types of exceptions.
-Condition = Union[Callable[[BaseException], bool], type[BaseException], tuple[type[BaseException], ...], None]
+Condition: TypeAlias = (
+    "Callable[[BaseException], bool] | type[BaseException] | tuple[type[BaseException], ...] | None"
+)
 
 
 class Retries:

@@ -87,17 +87,17 @@ class FlowRun:
         self.flow_run = self
         self.root = root
         self.parent = parent
-        self.parent_key = parent.key if parent is not None else None
+        self.parent_key: str | None = parent.key if parent is not None else None
         self.parameters = parameters
-        self.depth = parent.depth + 1 if parent is not None else 0
-        self.flows = parent.flow_run.flows + 1 if parent is not None else 0
+        self.depth: int = parent.depth + 1 if parent is not None else 0
+        self.flows: int = parent.flow_run.flows + 1 if parent is not None else 0
         self.state = states.PENDING
         self.attempt = 0
         self.error: BaseException | None = None
-        self.key = ""
-        above = parent.flow_run if parent is not None else None
+        self.key: str = ""
+        above: FlowRun | None = parent.flow_run if parent is not None else None
         #: Whether a later try of it or of a flow around it wants what was completed in this one.
-        self.remembers = flow.retries.count > 0 or (above is not None and above.remembers)
+        self.remembers: bool = flow.retries.count > 0 or (above is not None and above.remembers)
         self.keyed = root.journal is not None or self.remembers
         self.counts: dict[Any, int] | None = None
         self.upstream: tuple[TaskFuture[Any], ...] = ()

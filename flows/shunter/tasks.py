@@ -153,8 +153,8 @@ class Task(BaseTask[P, R]):
             return value
         from shunter import engine
 
-        value = engine.called(self, scope, args, kwargs)
-        return value
+        made: R = engine.called(self, scope, args, kwargs)
+        return made
 
     def with_options(self, **options: Any) -> Task[P, R]:
         """The same task with other options, those of ``@task``."""
@@ -228,7 +228,7 @@ class _Decorator:
         self._options = options
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]]) -> AsyncTask[P, T]: ...
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]]) -> AsyncTask[P, T]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, fn: Callable[P, R]) -> Task[P, R]: ...
     def __call__(self, fn: Callable[..., Any]) -> Any:
@@ -237,7 +237,7 @@ class _Decorator:
 
 
 @overload
-def task(fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncTask[P, T]: ...
+def task(fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncTask[P, T]: ...  # type: ignore[overload-overlap]
 @overload
 def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 @overload

@@ -100,9 +100,13 @@ async def wait_for(future: TaskFuture[Any]) -> None:
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
 
+    def ring() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
     def note(_: TaskFuture[Any]) -> None:
         try:
-            loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+            loop.call_soon_threadsafe(ring)
         except RuntimeError:
             return  # the loop was closed meanwhile: nobody waits there
 

@@ -61,7 +61,7 @@ def _connect(where: Any) -> Any:
     except ImportError:
         raise ExecutorError("Dask needs the package distributed: pip install 'shunter[dask]'") from None
     try:
-        return Client(where, timeout=PATIENCE, set_as_default=False)
+        return Client(where, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError) as exc:
         raise ExecutorError(f"there is no Dask scheduler at {where}: {exc}") from None
 

@@ -165,6 +165,7 @@ def _done(order: bytes) -> bytes:
 
     pid = os.getpid()
     name = "?"
+    error: BaseException | None
     try:
         unpacked = unpack(order)
         name = unpacked.task.name
