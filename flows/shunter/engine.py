@@ -517,19 +517,23 @@ def _end(run: TaskFuture[Any], state: str, value: Any, error: BaseException | No
             if dependant._waiting == 0 and not dependant._ending:
                 ready.append(dependant)
         event = run._event
-        if not run.task.hooks:
-            run.flow_run.open.pop(run, None)
-            root.open.discard(run)
+        if not (callbacks or run.task.hooks):
+            _close(run)
     if event is not None:
         event.set()
     for callback in callbacks:
         _call_back(callback, run)
     if run.task.hooks:
         run.task.hooks.call(run.task, run, states.State(state, value, error))
+    if callbacks or run.task.hooks:
         with root.lock:
-            run.flow_run.open.pop(run, None)
-            root.open.discard(run)
+            _close(run)
     return ready
+
+
+def _close(run: TaskFuture[Any]) -> None:
+    run.flow_run.open.pop(run, None)
+    run.root.open.discard(run)
 
 
 def _keep(run: TaskFuture[Any], state: str, value: Any, error: BaseException | None) -> None:
