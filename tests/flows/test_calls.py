@@ -212,7 +212,7 @@ def test_what_cannot_be_a_task_is_refused_where_it_is_marked() -> None:
         pass
 
     for bad in (generator, async_generator):
-        with pytest.raises(TypeError, match="is a generator.*return a list instead"):
+        with pytest.raises(TypeError, match=r"is a generator.*return a list instead"):
             task(bad)
         with pytest.raises(TypeError, match="is a generator"):
             flow(bad)
@@ -299,7 +299,7 @@ def test_two_tasks_with_one_name() -> None:
         first()
         again()
 
-    with pytest.raises(ValueError, match="two tasks are called 'the same': .*give one of them another name"):
+    with pytest.raises(ValueError, match=r"two tasks are called 'the same': .*give one of them another name"):
         clash()
 
 
@@ -360,7 +360,7 @@ def test_parameters_are_made_to_fit_or_refused() -> None:
         (1.5,),
         {"x": 4},
     ]
-    with pytest.raises(ParameterError, match="flow typed: parameter count: .*valid integer"):
+    with pytest.raises(ParameterError, match=r"flow typed: parameter count: .*valid integer"):
         typed(date(2026, 1, 2), Path("/"), "many")  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="missing a required argument: 'where'"):
         typed(date(2026, 1, 2))  # type: ignore[call-arg]

@@ -292,7 +292,7 @@ def test_a_task_that_takes_too_long_fails_at_its_time(executor: str) -> None:
     def whole() -> float:
         add.submit(1).result()  # a process is there
         before = time.monotonic()
-        with pytest.raises(TaskTimeout, match="task nap took longer than 0.2 seconds"):
+        with pytest.raises(TaskTimeout, match=r"task nap took longer than 0.2 seconds"):
             nap.with_options(timeout=0.2).submit(30).result()
         took = time.monotonic() - before
         assert add.submit(1, 2).result() == 3
@@ -394,7 +394,7 @@ def test_a_flow_that_takes_too_long(way: str) -> None:
     one: Any = whole_async if way == "async" else whole
     one.on_failure(lambda f, run, state: hooks.append(state.name))
     before = time.monotonic()
-    with pytest.raises(FlowTimeout, match="took longer than 0.3 seconds"):
+    with pytest.raises(FlowTimeout, match=r"took longer than 0.3 seconds"):
         asyncio.run(one()) if way == "async" else one()
     assert time.monotonic() - before < 5
     assert hooks == ["Failed"]
@@ -471,7 +471,7 @@ def test_sys_exit_in_a_task_is_a_failure_of_that_task(executor: str) -> None:
             leave.submit("sys.exit").result()
         with pytest.raises(TaskExit):
             leave("sys.exit")
-        with pytest.raises(TypeError, match="returned a generator.*make it a list"):
+        with pytest.raises(TypeError, match=r"returned a generator.*make it a list"):
             leave.submit("generator").result()
         return total.submit([1, 2]).result()
 
@@ -498,7 +498,7 @@ def test_waiting_with_limits() -> None:
     @flow
     def whole() -> list[float]:
         slow = nap.submit(0.4)
-        with pytest.raises(TimeoutError, match="has not ended within 0.01 seconds"):
+        with pytest.raises(TimeoutError, match=r"has not ended within 0.01 seconds"):
             slow.result(timeout=0.01)
         done, others = wait([slow, add.submit(1)], timeout=0.05)
         assert [len(done), len(others)] == [1, 1]

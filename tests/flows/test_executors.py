@@ -121,7 +121,7 @@ def test_a_process_that_dies_takes_its_task_alone(how: str, text: str) -> None:
     def whole() -> int:
         sleeping = nap.submit(0.5)
         dead = leave.with_options(retries=1).submit(how)
-        with pytest.raises(WorkerDied, match=f"the process that executed task leave .*{text}"):
+        with pytest.raises(WorkerDied, match=rf"the process that executed task leave .*{text}"):
             dead.result()
         assert dead.attempt == 2
         assert sleeping.result() == 0.5
@@ -150,7 +150,7 @@ def test_what_cannot_go_to_another_process_is_told() -> None:
     @flow(executor="processes")
     def whole() -> None:
         with pytest.raises(
-            TypeError, match="task add or its arguments cannot be sent to another process.*lock"
+            TypeError, match=r"task add or its arguments cannot be sent to another process.*lock"
         ):
             add.submit(threading.Lock()).result()
         with pytest.raises(

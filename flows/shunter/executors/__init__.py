@@ -11,7 +11,7 @@ itself has made. An executor of another kind fits in without any of that, if it 
     submit_with_futures(function, payload, upstream, *, name, tags) -> future
 
 where ``function(payload, values)`` is to be called where it likes, with the values of ``upstream``, a list of futures
-that it gave before, in that order, and the future has ``add_done_callback``, ``result``, ``exception`` and ``cancel``
+that it gave before, in that order, and the future has ``add_done_callback``, ``done``, ``result``, ``exception``, ``cancelled`` and ``cancel``
 as ``concurrent.futures.Future`` has them. Values then stay with the executor until somebody asks for them.
 """
 

@@ -76,8 +76,13 @@ class PlaceWithFutures:
     def _ended(self, run: TaskFuture[Any], turn: int, native: Any) -> None:
         error: BaseException | None
         try:
-            error = native.exception()
-        except BaseException as exc:  # cancelled there; Dask has an exception of its own for that
+            if native.cancelled():
+                error = ExecutorError(
+                    f"the executor gave up task {run.name}: was it closed, or its scheduler lost?"
+                )
+            else:
+                error = native.exception()
+        except BaseException as exc:
             error = ExecutorError(f"the executor gave up task {run.name}: {type(exc).__name__}: {exc}")
         if error is not None:
             for one in run.upstream:
@@ -122,6 +127,6 @@ def keep_there(payload: tuple[str | None, int], values: list[Any]) -> dict[str, 
 
 def _failed(native: Any) -> bool:
     try:
-        return bool(native.done()) and native.exception() is not None
+        return bool(native.done()) and (native.cancelled() or native.exception() is not None)
     except BaseException:
         return True

@@ -1,0 +1,201 @@
+"""A flow in a process of its own that tests kill, stop, and start again: ``a_flow.py FLOW FOLDER [ARGUMENT...]``.
+
+Each task leaves a line in FOLDER/ran when it is executed, so that it can be seen what was executed again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from shunter import artifacts, context, flow, get_logger, task, track
+
+folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path()
+
+
+def ran(name: object) -> None:
+    """A side effect."""
+    with (folder / "ran").open("a") as file:
+        file.write(f"{name}\n")
+
+
+def there(name: str) -> bool:
+    """Whether the test has left this for the flow to find."""
+    return (folder / name).exists()
+
+
+@task
+def square(n: int) -> int:
+    ran(n)
+    if n == 99 and not there("good"):
+        raise ValueError("the last one fails")
+    return n * n
+
+
+@task
+def large(n: int) -> bytes:
+    ran(f"large{n}")
+    return bytes([n]) * 100_000
+
+
+@task
+def size(data: bytes) -> int:
+    ran("size")
+    return len(data)
+
+
+@task
+def wait_for_ever(*_: Any) -> str:
+    ran("wait")
+    (folder / "waiting").touch()
+    while not there("good"):
+        time.sleep(0.02)
+    return "waited"
+
+
+@flow
+def hundred() -> int:
+    """A hundred tasks, of which the last one fails."""
+    futures = square.map(range(100))
+    return sum(futures.result())
+
+
+@flow
+def below(n: int) -> int:
+    ran("below")
+    return square(n) + square.submit(n).result()
+
+
+@flow
+def mixed() -> list[Any]:
+    """Inline results, results in files, called tasks, a flow inside, and then a long wait."""
+    data = large.map([1, 2])
+    sizes = size.map(data).result()
+    inside = below(3)
+    called = square(4)
+    said = wait_for_ever.submit(data[0])
+    return [sizes, inside, called, said.result()]
+
+
+@task
+def unkept() -> Any:
+    ran("unkept")
+    import threading
+
+    return threading.Lock()
+
+
+@task(persist=False)
+def unwanted() -> int:
+    ran("unwanted")
+    return 5
+
+
+@flow(result_limit=1000)
+def odd() -> int:
+    """Results that are not kept."""
+    unkept()
+    large.submit(1).result()
+    unwanted.submit().result()
+    square.submit(1).result()
+    wait_for_ever()
+    return 1
+
+
+def note(what: str) -> Any:
+    """A hook."""
+
+    def hook(of: Any, run: Any, state: Any) -> None:
+        ran(f"{what} {run.name} {state.name}")
+
+    return hook
+
+
+@task(on_cancelled=[note("hook")])
+def sleeps(n: int) -> None:
+    ran(f"sleeps{n}")
+    (folder / "waiting").touch()
+    while True:
+        time.sleep(0.02)
+
+
+@task(on_cancelled=[note("hook")])
+async def sleeps_async() -> None:
+    import asyncio
+
+    await asyncio.sleep(600)
+
+
+@flow(on_cancelled=[note("hook")], on_failure=[note("wrong")])
+def stopped() -> None:
+    """Is cancelled by the test."""
+    running = sleeps.map([1, 2])
+    sleeps_async.submit()
+    square.submit(5, wait_for=running)
+    running.result()
+
+
+@flow(on_cancelled=[note("hook")])
+async def stopped_async() -> None:
+    """The same by ``await``."""
+    sleeps_async.submit()
+    await sleeps.submit(1)
+
+
+@flow(on_cancelled=[note("hook")], executor="processes")
+def stopped_processes() -> None:
+    """The same in another process."""
+    sleeps.submit(1).result()
+
+
+@flow
+def inside(n: int = 3) -> dict[str, Any]:
+    """What a run knows of itself."""
+    get_logger().warning("from the flow")
+    found = looks.submit().result()
+    import logging
+
+    logging.getLogger("some.library").info("two\nlines")
+    print("printed")
+    artifacts.table("prices", [{"a": 1}, {"a": 2}], "what was found")
+    artifacts.link("page", "https://example.org/x")
+    return found | {"squares": sum(square(i) for i in track(range(n), "squares"))}
+
+
+@task
+def looks() -> dict[str, Any]:
+    get_logger().info("from the task")
+    return {
+        "run_id": context.run_id,
+        "attempt": context.attempt,
+        "tags": context.tags,
+        "deployment": context.deployment,
+        "parameters": context.parameters,
+        "scheduled": str(context.scheduled_at),
+        "flow": context.flow,
+        "task": context.task,
+        "try": context.task_attempt,
+        "key": bool(context.key),
+    }
+
+
+@flow
+def forked() -> int:
+    """Its process is killed by one of its own tasks."""
+    square.map(range(5)).wait()
+    if not there("good"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(6)
+
+
+if __name__ == "__main__":
+    value = globals()[sys.argv[1]](*map(int, sys.argv[3:]))
+    if hasattr(value, "__await__"):
+        import asyncio
+
+        value = asyncio.run(value)
+    print("value:", value)

@@ -1,0 +1,294 @@
+"""A real Dask cluster of processes: data stays on the workers, one is killed, tags become resources."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster
+
+from shunter import allow_failure, flow, task
+from shunter.errors import ExecutorError
+from shunter.executors.dask import Dask
+from shunter.futures import NOT_HERE
+from shunter.journal import Journal, lines
+from shunter.runs import Root
+from tests.flows.workflows import SHAPES, add, add_async, by_hand, fail, nap, nested, pid_of, workflow
+
+MEGABYTES = 100
+
+
+@task
+def made(megabytes: int) -> bytes:
+    return os.urandom(1024) * 1024 * megabytes
+
+
+@task
+def changed(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@task
+def length(data: bytes, *_: Any) -> int:
+    return len(data)
+
+
+@task
+def kind(value: Any) -> str:
+    return type(value).__name__
+
+
+@task(tags=["big"])
+def where() -> int:
+    return os.getpid()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, resources={"BIG": 1}
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    with Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_published_workflows(client: Client, shape: str) -> None:
+    assert workflow.with_options(executor=client)(shape) == by_hand(shape)
+
+
+def test_by_address_and_by_cluster(cluster: LocalCluster) -> None:
+    for executor in (cluster.scheduler_address, cluster, Dask(cluster)):
+
+        @flow(executor=executor)
+        def whole() -> list[Any]:
+            return [
+                pid_of.submit().result(),
+                add.submit(add.submit(1), 2).result(),
+                add_async.submit(3).result(),
+            ]
+
+        pid, *values = whole()
+        assert pid != os.getpid()
+        assert values == [3, 3]
+
+
+def test_intermediate_data_never_reaches_the_client(client: Client) -> None:
+    """Every byte that the client's process receives is counted, at its sockets."""
+    counted = _received()
+
+    @flow(executor=client)
+    def whole() -> int:
+        data = made.submit(MEGABYTES)
+        for _ in range(3):
+            data = changed.submit(data)
+        found = length.submit(data).result()
+        assert data._value is NOT_HERE
+        return found
+
+    assert whole() == MEGABYTES * 1024 * 1024
+    assert _received() - counted < 2 * 1024 * 1024
+
+
+def _received() -> int:
+    """Bytes that this process has read by any system call, sockets too."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def test_tags_become_resources_where_asked_for(client: Client) -> None:
+    @flow(executor=Dask(client, resources={"big": {"BIG": 1}}))
+    def asked() -> int:
+        return where.submit().result()
+
+    assert asked() != os.getpid()
+    future: list[Any] = []
+
+    @flow(executor=Dask(client, resources={"big": {"MISSING": 1}}))
+    def waits() -> str:
+        future.append(where.submit())
+        with pytest.raises(TimeoutError):
+            future[0].result(timeout=0.5)
+        future[0].cancel()
+        return "no worker has it"
+
+    assert waits() == "no worker has it"
+
+
+def test_failures_retries_and_what_depends_on_them(client: Client) -> None:
+    @flow(executor=client)
+    def whole() -> list[Any]:
+        bad = fail.with_options(retries=1).submit("far")
+        below = add.submit(add.submit(bad), 1)
+        below.wait()
+        with pytest.raises(ValueError, match="far"):
+            bad.result()
+        after = add.submit(1, wait_for=[allow_failure(bad)])
+        return [
+            bad.state,
+            below.state,
+            kind.submit(allow_failure(bad)).result(),
+            after.result(),
+            nested.submit(2).result(),
+        ]
+
+    assert whole() == ["Failed", "Skipped", "ValueError", 1, 2]
+
+
+def test_a_worker_is_killed_during_a_map(client: Client, cluster: LocalCluster, tmp_path: Path) -> None:
+    @task
+    def slow(n: int) -> int:
+        time.sleep(0.05)
+        return n * n
+
+    @flow(executor=client)
+    def whole() -> int:
+        victim = pid_of.submit().result()
+        futures = slow.map(range(60))
+        futures[5].wait()
+        os.kill(victim, signal.SIGKILL)
+        return sum(futures.result())
+
+    assert whole() == sum(n * n for n in range(60))
+    client.wait_for_workers(2, timeout=30)
+
+
+def test_going_on_with_results_that_stayed_on_the_workers(client: Client, tmp_path: Path) -> None:
+    storage = f"file://{tmp_path}/results"
+    ran = tmp_path / "ran"
+
+    @task
+    def step(n: int, data: bytes = b"") -> bytes:
+        with ran.open("a") as file:
+            file.write(f"{n}\n")
+        return bytes(50_000) if n == 1 else b"small"
+
+    @flow(executor=client, result_storage=storage)
+    def whole() -> int:
+        one = step.submit(1)
+        two = step.submit(2, one)
+        if FAIL:
+            raise RuntimeError("after two tasks")
+        return length.submit(one, two).result()
+
+    from shunter import flow_engine
+
+    global FAIL
+    FAIL = True
+    journal = Journal(str(tmp_path / "journal"))
+    assert flow_engine.run(whole, (), {}, Root(journal)).name == "Failed"
+    kept = {line["t"]: line.get("r") for line in lines(journal.path) if "t" in line}
+    assert sorted(os.listdir(tmp_path / "results")) != []
+    assert kept["step"] is not None
+    FAIL = False
+    again = Journal(str(tmp_path / "journal"))
+    assert flow_engine.run(whole, (), {}, Root(again)).result() == 50_000
+    assert ran.read_text() == "1\n2\n"
+
+
+FAIL = False
+
+
+def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shunter.executors import dask
+
+    monkeypatch.setattr(dask, "PATIENCE", 1)
+
+    @flow(executor="tcp://127.0.0.1:9")
+    def whole() -> None:
+        add.submit(1)
+
+    with pytest.raises(ExecutorError, match=r"there is no Dask scheduler at tcp://127.0.0.1:9"):
+        whole()
+
+
+@pytest.mark.parametrize("how", ["killed", "closed"])
+def test_a_scheduler_that_goes_away(how: str, tmp_path: Path) -> None:
+    with _scheduler_and_worker(tmp_path) as (address, scheduler):
+        client = Client(address, set_as_default=False, timeout=2)
+
+        @flow(executor=client)
+        def whole() -> list[str]:
+            slow = nap.submit(60)
+            below = add.submit(slow)
+            with pytest.raises(TimeoutError):
+                slow.result(timeout=0.5)
+            if how == "killed":
+                scheduler.kill()
+            else:
+                client.close()
+            assert slow.wait(timeout=30)
+            with pytest.raises(ExecutorError, match="the executor gave up task nap"):
+                slow.result()
+            late = add.submit(below)
+            late.wait()
+            again = add.submit(1)
+            with pytest.raises(ExecutorError):
+                again.result(timeout=30)
+            return [slow.state, below.state, late.state, again.state]
+
+        assert whole() == ["Failed", "Skipped", "Skipped", "Failed"]
+        client.close(timeout=0)
+
+
+@contextmanager
+def _scheduler_and_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and a worker that are processes of their own."""
+    told = folder / "scheduler.json"
+    run = [sys.executable, "-m"]
+    quiet: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen(
+        [
+            *run,
+            "distributed.cli.dask_scheduler",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(told),
+        ],
+        **quiet,
+    )
+    worker = subprocess.Popen(
+        [*run, "distributed.cli.dask_worker", "--scheduler-file", str(told), "--no-dashboard", "--no-nanny"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, **quiet,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while not told.exists() or not told.read_text():
+            assert time.monotonic() < deadline, "the scheduler does not start"
+            time.sleep(0.05)
+        yield json.loads(told.read_text())["address"], scheduler
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
+
+
+def test_an_asynchronous_client_is_refused(cluster: LocalCluster) -> None:
+    class Asynchronous:
+        asynchronous = True
+
+        def submit(self) -> None: ...
+
+        def scheduler_info(self) -> None: ...
+
+    @flow(executor=Asynchronous())
+    def whole() -> None:
+        add.submit(1)
+
+    with pytest.raises(ExecutorError, match="asynchronous Dask client cannot be used"):
+        whole()
