@@ -333,7 +333,7 @@ def _end(one: FlowRun, state: str, value: Any, error: BaseException | None) -> N
                 result = None  # its tasks are kept one by one
         one.root.journal.end(one, state, error, result)
     one.state, one.error, one.value = state, error, value
-    one.flow.hooks.call(one.flow, one, _state(one))
+    one.flow.hooks.call(one.flow, one, State(state, value, error))
 
 
 def _state(one: FlowRun) -> State[Any]:

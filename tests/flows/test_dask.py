@@ -241,7 +241,7 @@ def test_a_scheduler_that_goes_away(how: str, tmp_path: Path) -> None:
             return [slow.state, below.state, late.state, again.state]
 
         assert whole() == ["Failed", "Skipped", "Skipped", "Failed"]
-        client.close(timeout=0)
+        client.close()
 
 
 @contextmanager
@@ -249,23 +249,15 @@ def _scheduler_and_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[
     """A scheduler and a worker that are processes of their own."""
     told = folder / "scheduler.json"
     run = [sys.executable, "-m"]
-    quiet: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    scheduler = subprocess.Popen(
-        [
-            *run,
-            "distributed.cli.dask_scheduler",
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--scheduler-file",
-            str(told),
-        ],
-        **quiet,
-    )
-    worker = subprocess.Popen(
-        [*run, "distributed.cli.dask_worker", "--scheduler-file", str(told), "--no-dashboard", "--no-nanny"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, **quiet,
-    )  # fmt: skip
+    more: dict[str, Any] = {
+        "cwd": folder,
+        "env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
+    about = ["--scheduler-file", str(told), "--no-dashboard"]
+    scheduler = subprocess.Popen([*run, "distributed.cli.dask_scheduler", "--port", "0", *about], **more)
+    worker = subprocess.Popen([*run, "distributed.cli.dask_worker", "--no-nanny", *about], **more)
     try:
         deadline = time.monotonic() + 30
         while not told.exists() or not told.read_text():
