@@ -7,8 +7,6 @@ from typing import Any
 
 #: Types in which there is nothing else.
 SIMPLE = frozenset({int, float, bool, str, bytes, type(None), range})
-#: How deep containers are looked into.
-DEEPEST = 30
 
 
 def parts_of(value: Any) -> Any:

@@ -7,25 +7,21 @@ given up (it took too long, it was cancelled) may come back later, and is not li
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shunter import containers, states
-from shunter.annotations import AllowFailure, Unmapped
+from shunter import states
 from shunter.clock import clock
-from shunter.containers import SIMPLE, parts_of, rebuilt
+from shunter.dependencies import VALUE, upstream_of, values_of
 from shunter.errors import (
-    ForeignFuture,
-    Interrupted,
     NotInFlow,
-    RunCancelled,
     TaskCancelled,
     TaskExit,
     TaskTimeout,
+    is_cancellation,
 )
 from shunter.futures import NOT_HERE, TaskFuture, skipped_by
 from shunter.results import NotKept
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
     from shunter.scopes import Scope
 
 _NOTHING: dict[str, Any] = {}
-#: What is wanted of one upstream: its value, that it completed, that it ended.
-_VALUE, _END, _ANY_END = 1, 2, 4
 #: Runs inside each other. What has no end must end somewhere, before the machine's threads do.
 DEEPEST = 2000
 
@@ -58,14 +52,14 @@ def submit(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: A
     run = _made(task, scope)
     run._context = contextvars.copy_context()
     run._args, run._kwargs = args, kwargs
-    upstream = _upstream(run, args, kwargs, wait_for)
+    upstream = upstream_of(run, args, kwargs, wait_for)
     if scope.flow_run.keyed and _identified(run, scope, args, kwargs):
         return run
     root = run.root
     place = place_for(run)
     with root.lock:
         for one, wanted in upstream.items():
-            if one.state not in states.ENDS and not (wanted == _VALUE and place.resolves(one)):
+            if one.state not in states.ENDS and not (wanted == VALUE and place.resolves(one)):
                 run._waiting += 1
                 if one._dependants is None:
                     one._dependants = []
@@ -86,14 +80,14 @@ def called(task: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any
     """A task that is called: it runs here and now, and the value is given."""
     if task.timeout is not None:
         return submit(task, args, kwargs).result()  # where it can be left behind
-    run = _direct(task, scope, args, kwargs)
+    run = direct(task, scope, args, kwargs)
     if run.state in states.ENDS:
         return run.value_now()
     run._args, run._kwargs = args, kwargs
     for one in run.upstream:
         one.wait()
-    if (failed := _hindered(run)) is not None:
-        return _refused(run, failed)
+    if (failed := hindered(run)) is not None:
+        return refused(run, failed)
     token = current.set(run)
     try:
         while True:
@@ -110,39 +104,7 @@ def called(task: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any
             time.sleep(pause)
     finally:
         current.reset(token)
-    return _outcome(run, error)
-
-
-async def called_async(task: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """An asynchronous task that is called: it runs in the loop that awaits it."""
-    run = _direct(task, scope, args, kwargs)
-    if run.state in states.ENDS:
-        return run.value_now()
-    run._args, run._kwargs = args, kwargs
-    for one in run.upstream:
-        if not one.done():
-            from shunter.executors import coroutines
-
-            await coroutines.wait_for(one)
-    if (failed := _hindered(run)) is not None:
-        return _refused(run, failed)
-    token = current.set(run)
-    try:
-        while True:
-            turn = attempt_started(run)
-            error: BaseException | None = None
-            value = None
-            try:
-                value = await invoke(run)
-            except BaseException as exc:
-                error = exc
-            pause = attempt_ended(run, turn or 0, value, error, direct=True)
-            if pause is None:
-                break
-            await asyncio.sleep(pause)
-    finally:
-        current.reset(token)
-    return _outcome(run, error)
+    return outcome(run, error)
 
 
 def attempt_started(run: TaskFuture[Any]) -> int | None:
@@ -173,11 +135,19 @@ def invoke(run: TaskFuture[Any]) -> Any:
         if run.task.cache is not None and from_cache(run, args, kwargs):
             return _given(run._value) if run.task.is_async else run._value
         value = run.task.fn(*args, **kwargs)
-        return _with_timeout(run, value) if run.task.is_async else value
+        if run.task.is_async and run.task.timeout is not None:
+            from shunter import awaiting
+
+            return awaiting.timed(run, value)
+        return value
     finally:
         if os.getpid() != pid:
             _end_fork()
         current.reset(token)
+
+
+async def _given(value: Any) -> Any:
+    return value
 
 
 def from_cache(run: TaskFuture[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -229,10 +199,7 @@ def attempt_ended(
         return None
     if isinstance(error, SystemExit):
         error = task_exit(run.task, error)
-    if (
-        isinstance(error, (RunCancelled, KeyboardInterrupt, Interrupted, asyncio.CancelledError))
-        or run.root.cancelled
-    ):
+    if is_cancellation(error) or run.root.cancelled:
         finish(run, states.CANCELLED, None, _cancelled(run, error))
         return None
     if last:
@@ -247,7 +214,7 @@ def finish(run: TaskFuture[Any], state: str, value: Any = None, error: BaseExcep
     while ends:
         one, state, value, error = ends.pop()
         for dependant in _end(one, state, value, error):
-            failed = _hindered(dependant)
+            failed = hindered(dependant)
             if failed is None:
                 _begin(dependant)
             else:
@@ -276,14 +243,6 @@ def place_for(run: TaskFuture[Any]) -> Place:
     """Where it is executed: asynchronous tasks of this process on its loop."""
     place = run.flow_run.place
     return run.root.loop_lane if run.task.is_async and place.here else place
-
-
-def values_of(run: TaskFuture[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments, with values where futures were."""
-    if not run.upstream:
-        return run._args, run._kwargs
-    args, kwargs = replaced((run._args, run._kwargs), value_for)
-    return args, kwargs
 
 
 def result_line(run: TaskFuture[Any], value: Any) -> dict[str, Any] | None:
@@ -337,92 +296,12 @@ def _made(task: Any, scope: Scope) -> TaskFuture[Any]:
     return TaskFuture(task, flow_run, scope.key or None, scope.depth + 1)
 
 
-def _direct(task: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture[Any]:
+def direct(task: Any, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture[Any]:
     run = _made(task, scope)
-    _upstream(run, args, kwargs, None)
+    upstream_of(run, args, kwargs, None)
     if scope.flow_run.keyed:
         _identified(run, scope, args, kwargs)
     return run
-
-
-def _upstream(
-    run: TaskFuture[Any], args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
-) -> dict[TaskFuture[Any], int]:
-    """Those it depends on, each with what of it is wanted."""
-    found: dict[TaskFuture[Any], int] = {}
-    for value in args:
-        if type(value) not in SIMPLE:
-            _search(value, found, _VALUE, 0)
-    for value in kwargs.values():
-        if type(value) not in SIMPLE:
-            _search(value, found, _VALUE, 0)
-    if wait_for is not None:
-        _search([wait_for], found, _END, 0)
-    if found:
-        root = run.root
-        for one in found:
-            if one.root is not root:
-                raise ForeignFuture(
-                    f"task {run.name} was given the future of task {one.name}, which belongs to another run of a flow "
-                    f"({one.flow_run.name}): take its result() there and give the value"
-                )
-        run.upstream = tuple(found)
-        run._lenient = tuple(one for one, wanted in found.items() if not wanted & (_VALUE | _END))
-    return found
-
-
-def _search(value: Any, found: dict[TaskFuture[Any], int], wanted: int, depth: int) -> None:
-    kind = type(value)
-    if kind in SIMPLE:
-        return
-    if kind is TaskFuture:
-        found[value] = found.get(value, 0) | wanted
-    elif kind is AllowFailure:
-        _search(value.value, found, _ANY_END, depth)
-    elif kind is Unmapped:
-        _search(value.value, found, wanted, depth)
-    elif depth < containers.DEEPEST and (parts := parts_of(value)) is not None:
-        for part in parts:
-            if type(part) not in SIMPLE:
-                _search(part, found, wanted, depth + 1)
-
-
-def replaced(value: Any, put: Callable[[TaskFuture[Any], bool], Any], failing: bool = False) -> Any:
-    """A container with something else where futures are; the same one if there are none.
-
-    Args:
-        put: what to put there, by the future and whether it may have failed.
-    """
-    kind = type(value)
-    if kind in SIMPLE:
-        return value
-    if kind is TaskFuture:
-        return put(value, failing)
-    if kind is AllowFailure:
-        return replaced(value.value, put, True)
-    if kind is Unmapped:
-        return replaced(value.value, put, failing)
-    return rebuilt(value, lambda part: replaced(part, put, failing))
-
-
-def futures_in(value: Any) -> list[TaskFuture[Any]]:
-    """Those in a value, however deep in its containers, in order."""
-    found: dict[TaskFuture[Any], int] = {}
-    _search(value, found, _VALUE, 0)
-    return list(found)
-
-
-def value_for(one: TaskFuture[Any], failing: bool) -> Any:
-    """What a future is replaced by: its value, or its error if that may be.
-
-    Raises:
-        BaseException: the error.
-    """
-    if one.error is not None:
-        if failing:
-            return one.error
-        raise one.error
-    return one.value_now()
 
 
 def _identified(run: TaskFuture[Any], scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -470,7 +349,7 @@ def _completed_before(run: TaskFuture[Any]) -> bool:
     return True
 
 
-def _hindered(run: TaskFuture[Any]) -> TaskFuture[Any] | None:
+def hindered(run: TaskFuture[Any]) -> TaskFuture[Any] | None:
     """The first upstream that did not complete and had to."""
     for one in run.upstream:
         if one.error is not None and one not in run._lenient:
@@ -479,7 +358,7 @@ def _hindered(run: TaskFuture[Any]) -> TaskFuture[Any] | None:
 
 
 def _ready(run: TaskFuture[Any]) -> None:
-    failed = _hindered(run)
+    failed = hindered(run)
     if failed is None:
         _begin(run)
     else:
@@ -489,7 +368,7 @@ def _ready(run: TaskFuture[Any]) -> None:
 def _begin(run: TaskFuture[Any]) -> None:
     try:
         place_for(run).start(run)
-    except BaseException as exc:
+    except Exception as exc:
         attempt_started(run)
         attempt_ended(run, run._turn, None, exc)
 
@@ -582,29 +461,11 @@ def _expire(run: TaskFuture[Any], turn: int) -> None:
         turn = run._turn
         run._timer = None
     place_for(run).interrupt(run)
-    attempt_ended(run, turn, None, _too_long(run))
+    attempt_ended(run, turn, None, too_long(run))
 
 
-def _too_long(run: TaskFuture[Any]) -> TaskTimeout:
+def too_long(run: TaskFuture[Any]) -> TaskTimeout:
     return TaskTimeout(f"task {run.name} took longer than {run.task.timeout} seconds")
-
-
-async def _given(value: Any) -> Any:
-    return value
-
-
-def _with_timeout(run: TaskFuture[Any], coroutine: Any) -> Any:
-    return coroutine if run.task.timeout is None else _timed(run, coroutine)
-
-
-async def _timed(run: TaskFuture[Any], coroutine: Any) -> Any:
-    try:
-        async with asyncio.timeout(run.task.timeout) as limit:
-            return await coroutine
-    except TimeoutError:
-        if limit.expired():
-            raise _too_long(run) from None
-        raise
 
 
 def _cancelled(run: TaskFuture[Any], error: BaseException) -> TaskCancelled:
@@ -613,13 +474,13 @@ def _cancelled(run: TaskFuture[Any], error: BaseException) -> TaskCancelled:
     return cancelled
 
 
-def _refused(run: TaskFuture[Any], failed: TaskFuture[Any]) -> NoReturn:
+def refused(run: TaskFuture[Any], failed: TaskFuture[Any]) -> NoReturn:
     error = skipped_by(run.name, failed)
     finish(run, states.SKIPPED, None, error)
     raise error
 
 
-def _outcome(run: TaskFuture[Any], raised: BaseException | None) -> Any:
+def outcome(run: TaskFuture[Any], raised: BaseException | None) -> Any:
     """Of a run that was called."""
     if run.error is None:
         return run._value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 
 class UpstreamFailed(Exception):
     """The task was skipped, since one that it depends on did not complete; that one's error is the cause."""
@@ -49,3 +51,10 @@ class RunCancelled(BaseException):
 
 class Interrupted(BaseException):
     """Raised inside a task's thread that is to stop: it was cancelled or took too long."""
+
+
+def is_cancellation(error: BaseException | None) -> TypeGuard[BaseException]:
+    """Whether somebody wants this to stop. (asyncio's is told by its name, as that is not to be loaded for it.)"""
+    if isinstance(error, (RunCancelled, Interrupted, KeyboardInterrupt)):
+        return True
+    return type(error).__name__ == "CancelledError" and not isinstance(error, Exception)

@@ -7,7 +7,6 @@ has ended.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
@@ -18,20 +17,20 @@ from typing import Any
 
 from shunter import engine, journal, parameters, states
 from shunter.clock import clock
+from shunter.dependencies import futures_in, replaced, value_for
 from shunter.errors import (
     FlowTimeout,
     Interrupted,
     RunCancelled,
     TaskCancelled,
+    is_cancellation,
 )
-from shunter.futures import TaskFuture
 from shunter.interrupts import Interruptible
 from shunter.results import NotKept
 from shunter.runs import FlowRun, Root
 from shunter.scopes import current
 from shunter.states import State
 
-_CANCELLATIONS = (RunCancelled, KeyboardInterrupt, Interrupted, asyncio.CancelledError)
 #: What ``kill`` gives a shell for SIGTERM.
 _TERMINATED = 128 + 15
 
@@ -47,14 +46,14 @@ def run(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | N
         RecursionError: flows are nested too deep.
         BaseException: what cancelled the run, if anything did.
     """
-    for future in _futures_in(args, kwargs):
+    for future in futures_in((args, kwargs)):
         future.wait()
-    one, call = _made(flow, args, kwargs, root)
-    if (before := _completed_before(one)) is not None:
+    one, call = made(flow, args, kwargs, root)
+    if (before := completed_before(one)) is not None:
         return before
-    with _outermost(one):
+    with outermost(one):
         while True:
-            alarm = _started(one)
+            alarm = started(one)
             value, error = None, None
             token = current.set(one)
             gate = Interruptible()
@@ -69,46 +68,10 @@ def run(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | N
                 error = _all_awaited(one, error)
             finally:
                 current.reset(token)
-            pause = _over(one, value, error, alarm)
+            pause = over(one, value, error, alarm)
             if pause is None:
-                return _state(one)
+                return state(one)
             time.sleep(pause)
-
-
-async def run_async(
-    flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | None = None
-) -> State[Any]:
-    """The same for a flow that is ``async def``."""
-    for future in _futures_in(args, kwargs):
-        if not future.done():
-            await _ended(future)
-    one, call = _made(flow, args, kwargs, root)
-    if (before := _completed_before(one)) is not None:
-        return before
-    with _outermost(one, asyncio.current_task()):
-        while True:
-            alarm = _started(one)
-            value, error = None, None
-            token = current.set(one)
-            try:
-                async with asyncio.timeout(flow.timeout) as limit:
-                    value = await flow.fn(*call.args, **call.kwargs)
-            except BaseException as exc:
-                error = _too_long(one) if isinstance(exc, TimeoutError) and limit.expired() else exc
-            try:
-                if isinstance(error, (FlowTimeout, *_CANCELLATIONS)):
-                    stop(one, error)
-                while (each := one.an_open()) is not None:
-                    await _ended(each)
-            except BaseException as exc:
-                stop(one, exc)
-                error = exc
-            finally:
-                current.reset(token)
-            pause = _over(one, value, error, alarm)
-            if pause is None:
-                return _state(one)
-            await asyncio.sleep(pause)
 
 
 def stop(one: FlowRun, why: BaseException) -> None:
@@ -128,13 +91,9 @@ def _inside(inner: FlowRun, outer: FlowRun) -> bool:
     return found is outer
 
 
-def _futures_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[TaskFuture[Any]]:
-    return engine.futures_in((args, kwargs))
-
-
-def _made(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | None) -> tuple[FlowRun, Any]:
+def made(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | None) -> tuple[FlowRun, Any]:
     parent = current.get()
-    args, kwargs = engine.replaced((args, kwargs), engine.value_for)
+    args, kwargs = replaced((args, kwargs), value_for)
     named, call = parameters.validated(flow, args, kwargs)
     if parent is not None:
         root = parent.root
@@ -168,7 +127,7 @@ def _identify(one: FlowRun) -> None:
     one.key = keys.key(one.parent_key or "", one.flow.identity, inputs, occurrence)
 
 
-def _completed_before(one: FlowRun) -> State[Any] | None:
+def completed_before(one: FlowRun) -> State[Any] | None:
     """Of a flow inside another one that an earlier attempt completed."""
     if one.parent is None or (line := one.root.completed.get(one.key)) is None:
         return None
@@ -192,7 +151,7 @@ def _say_changed(one: FlowRun) -> None:
 
 
 @contextmanager
-def _outermost(one: FlowRun, task: asyncio.Task[Any] | None = None) -> Iterator[None]:
+def outermost(one: FlowRun, task: Any | None = None) -> Iterator[None]:
     """What is around an outermost flow: logging, SIGTERM of a run, the end of all that was started."""
     if one.parent is not None:
         try:
@@ -220,7 +179,7 @@ def _outermost(one: FlowRun, task: asyncio.Task[Any] | None = None) -> Iterator[
 
 
 @contextmanager
-def _terminable(root: Root, task: asyncio.Task[Any] | None) -> Iterator[None]:
+def _terminable(root: Root, task: Any | None) -> Iterator[None]:
     """In a run SIGTERM means that it is cancelled: tasks are interrupted, hooks are called, and the process exits."""
     if "SHUNTER_RUN_ID" not in os.environ or threading.current_thread() is not threading.main_thread():
         yield
@@ -242,8 +201,8 @@ def _terminable(root: Root, task: asyncio.Task[Any] | None) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except _CANCELLATIONS:
-        if not told:
+    except BaseException as exc:
+        if not (told and is_cancellation(exc)):
             raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -251,7 +210,7 @@ def _terminable(root: Root, task: asyncio.Task[Any] | None) -> Iterator[None]:
         sys.exit(_TERMINATED)
 
 
-def _started(one: FlowRun) -> Any:
+def started(one: FlowRun) -> Any:
     one.attempt += 1
     one.counts = None
     one.state = states.RUNNING
@@ -264,14 +223,14 @@ def _started(one: FlowRun) -> Any:
         return None
 
     def expire() -> None:
-        stop(one, _too_long(one))
+        stop(one, too_long(one))
         if one.gate is not None:
             one.gate.interrupt(Interrupted)
 
     return clock.later(one.flow.timeout, expire)
 
 
-def _too_long(one: FlowRun) -> FlowTimeout:
+def too_long(one: FlowRun) -> FlowTimeout:
     return FlowTimeout(f"flow {one.name} took longer than {one.flow.timeout} seconds")
 
 
@@ -279,22 +238,18 @@ def _all_awaited(one: FlowRun, error: BaseException | None) -> BaseException | N
     """Wait for what was submitted; the error, which may be one that came meanwhile."""
     while True:
         try:
-            if isinstance(error, _CANCELLATIONS):
+            if is_cancellation(error):
                 stop(one, error)
             while (each := one.an_open()) is not None:
                 each.wait()
             return error
-        except _CANCELLATIONS as exc:
+        except BaseException as exc:
+            if not is_cancellation(exc):
+                raise
             error = exc
 
 
-async def _ended(future: TaskFuture[Any]) -> None:
-    from shunter.executors import coroutines
-
-    await coroutines.wait_for(future)
-
-
-def _over(one: FlowRun, value: Any, error: BaseException | None, alarm: Any) -> float | None:
+def over(one: FlowRun, value: Any, error: BaseException | None, alarm: Any) -> float | None:
     """A try is over: seconds until the next one, or None when the flow has ended."""
     if alarm is not None:
         alarm.cancel()
@@ -307,7 +262,7 @@ def _over(one: FlowRun, value: Any, error: BaseException | None, alarm: Any) -> 
         )
     if error is None:
         value, state, error = _settled(value)
-    if isinstance(error, _CANCELLATIONS) or one.root.cancelled:
+    if is_cancellation(error) or one.root.cancelled:
         state = states.CANCELLED
         error = error or RunCancelled("the run is being cancelled")
     elif error is not None and state == states.COMPLETED:
@@ -336,22 +291,22 @@ def _end(one: FlowRun, state: str, value: Any, error: BaseException | None) -> N
     one.flow.hooks.call(one.flow, one, State(state, value, error))
 
 
-def _state(one: FlowRun) -> State[Any]:
+def state(one: FlowRun) -> State[Any]:
     state: State[Any] = State(one.state, one.value, one.error)
-    if isinstance(one.error, _CANCELLATIONS):
+    if is_cancellation(one.error):
         raise one.error
     return state
 
 
 def _settled(value: Any) -> tuple[Any, str, BaseException | None]:
     """What a returned value means: the value with results in it, the state, the first error."""
-    found = [(future.state, future.error) for future in engine.futures_in(value)]
+    found = [(future.state, future.error) for future in futures_in(value)]
     found += [(each.name, each.error) for each in _states_in(value)]
     for wanted in (states.FAILED, states.SKIPPED, states.CANCELLED):
         for state, error in found:
             if state == wanted:
                 return None, states.CANCELLED if state == states.CANCELLED else states.FAILED, error
-    value = engine.replaced(value, engine.value_for)
+    value = replaced(value, value_for)
     if isinstance(value, State):
         value = value.result()
     elif isinstance(value, (list, tuple)) and any(isinstance(part, State) for part in value):

@@ -143,9 +143,9 @@ class AsyncFlow(BaseFlow[P, R]):
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> State[R]:
         """As ``Flow.run``, awaited."""
-        from shunter import flow_engine
+        from shunter import async_flow_engine
 
-        return await flow_engine.run_async(self, args, kwargs)
+        return await async_flow_engine.run(self, args, kwargs)
 
     def with_options(self, **options: Any) -> AsyncFlow[P, R]:
         """The same flow with other options, those of ``@flow``."""

@@ -99,7 +99,9 @@ def _composed(value: Any, kind: type, seen: dict[int, tuple[bytes, Any]], strict
         parts = sorted(_digest(k, seen, strict) + _digest(v, seen, strict) for k, v in value.items())
         return _hash(b"d", b"".join(parts))
     if kind is set or kind is frozenset:
-        return _hash(b"s" if kind is set else b"z", b"".join(sorted(_digest(part, seen, strict) for part in value)))
+        return _hash(
+            b"s" if kind is set else b"z", b"".join(sorted(_digest(part, seen, strict) for part in value))
+        )
     if isinstance(value, (type, ModuleType, BuiltinFunctionType)):
         return _hash(b"n", _name(value).encode())
     if isinstance(value, FunctionType):

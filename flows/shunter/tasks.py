@@ -180,9 +180,9 @@ class AsyncTask(BaseTask[P, R]):
         if scope is None:
             coroutine: Coroutine[Any, Any, R] = self.fn(*args, **kwargs)
             return coroutine
-        from shunter import engine
+        from shunter import awaiting
 
-        return engine.called_async(self, scope, args, kwargs)
+        return awaiting.called(self, scope, args, kwargs)
 
     def with_options(self, **options: Any) -> AsyncTask[P, R]:
         """The same task with other options, those of ``@task``."""

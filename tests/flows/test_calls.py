@@ -88,6 +88,18 @@ def test_a_container_without_futures_is_handed_on_as_it_is() -> None:
     assert whole()
 
 
+def test_containers_that_contain_themselves() -> None:
+    loop: list[Any] = [1]
+    loop += [loop, loop, {"again": loop}]
+
+    @flow
+    def whole() -> Any:
+        same.submit(loop).result()
+        return same.submit([loop, add.submit(5)]).result()[1]
+
+    assert whole() == 5
+
+
 def test_wait_for_orders_without_handing_anything_over() -> None:
     seen: list[str] = []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError, Executor
 from typing import Any
 
-from shunter import engine, remote
+from shunter import dependencies, engine, remote
 from shunter.errors import ExecutorError
 from shunter.futures import TaskFuture
 
@@ -35,12 +35,12 @@ class AnyExecutor:
         if turn is None:
             return
         try:
-            args, kwargs = engine.values_of(run)
+            args, kwargs = dependencies.values_of(run)
             if run.task.cache is not None and engine.from_cache(run, args, kwargs):
                 engine.attempt_ended(run, turn, run._value, None)
                 return
             native = self._executor.submit(remote.do, remote.Order(run, args, kwargs))
-        except BaseException as exc:
+        except Exception as exc:
             engine.attempt_ended(run, turn, None, _explained(exc))
             return
         run._native = native
@@ -65,7 +65,7 @@ def _ended(run: TaskFuture[Any], turn: int, native: Any) -> None:
     engine.attempt_ended(run, turn, value, error)
 
 
-def _explained(error: BaseException) -> BaseException:
+def _explained(error: Exception) -> Exception:
     if isinstance(error, RuntimeError) and "shutdown" in str(error):
         return ExecutorError(f"the executor takes no tasks any more: {error}")
     return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from shunter import engine, remote
+from shunter import dependencies, engine, remote
 from shunter.errors import ExecutorError
 from shunter.futures import NOT_HERE, TaskFuture
 from shunter.results import INLINE, NotKept, Store
@@ -42,7 +42,7 @@ class PlaceWithFutures:
             return
         try:
             natives: list[Any] = []
-            args, kwargs = engine.replaced(
+            args, kwargs = dependencies.replaced(
                 (run._args, run._kwargs), lambda one, failing: self._put(one, failing, natives)
             )
             order = remote.Order(run, args, kwargs)
@@ -50,7 +50,7 @@ class PlaceWithFutures:
             native = self._executor.submit_with_futures(
                 remote.do_with_values, order, natives, name=run.name, tags=run.task.tags
             )
-        except BaseException as exc:
+        except Exception as exc:
             engine.attempt_ended(run, turn, None, exc, last=True)
             return
         run._native = native
@@ -71,7 +71,7 @@ class PlaceWithFutures:
         if one._native is not None and one.error is None and self.resolves(one):
             natives.append(one._native)
             return remote.Slot(len(natives) - 1)
-        return engine.value_for(one, failing)
+        return dependencies.value_for(one, failing)
 
     def _ended(self, run: TaskFuture[Any], turn: int, native: Any) -> None:
         error: BaseException | None

@@ -11,7 +11,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from shunter import engine
+from shunter import dependencies, engine
 from shunter.errors import ExecutorError, WorkerDied
 from shunter.executors.threads import Lane, own_pool
 from shunter.futures import TaskFuture
@@ -34,7 +34,7 @@ class ProcessLane(Lane):
         from shunter.remote import Order
 
         try:
-            args, kwargs = engine.values_of(run)
+            args, kwargs = dependencies.values_of(run)
             if run.task.cache is not None and engine.from_cache(run, args, kwargs):
                 return run._value, None
             order = _packed(run, Order(run, args, kwargs))
