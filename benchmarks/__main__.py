@@ -16,6 +16,7 @@ from benchmarks import (
     containers,
     explain,
     fleet,
+    flows,
     history,
     kubernetes,
     places,
@@ -30,6 +31,7 @@ from benchmarks import (
 from benchmarks.report import Table
 
 BENCHMARKS = {
+    "flows": ("Flows without a server", flows.flows),
     "latency": ("Start latency", starts.latency),
     "burst": ("Burst", starts.burst),
     "containers": ("Containers", containers.containers),

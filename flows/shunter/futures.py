@@ -235,11 +235,18 @@ class TaskFutures(list[TaskFuture[T]]):
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[T]:
         """The values in order; as ``TaskFuture.result`` for each, ``timeout`` for all of them."""
         end = None if timeout is None else time.monotonic() + timeout
-        values = []
         for future in self:
             left = None if end is None else max(0.0, end - time.monotonic())
-            values.append(future.result(left, raise_on_failure))
-        return values
+            if not future.wait(left):
+                break  # its result() tells
+        away = [future for future in self if future._value is NOT_HERE and future.error is None]
+        found = dict(zip(away, away[0].flow_run.place.fetch_all(away), strict=True)) if away else {}
+        return [
+            found[future]
+            if future in found
+            else future.result(0.0 if end is not None else None, raise_on_failure)
+            for future in self
+        ]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for all to end; whether they have."""

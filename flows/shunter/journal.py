@@ -61,7 +61,7 @@ class Journal:
         #: How often an outermost flow was run with the same parameters in this process.
         self.counts: dict[Any, int] = {}
         self._lock = threading.Lock()
-        self._held: dict[str, bytes] = {}
+        self._held: dict[str, tuple[Run, str, int, int]] = {}
         self._alarm = False
         self._torn = False
         self._failed = False
@@ -83,9 +83,9 @@ class Journal:
 
     def note(self, run: Run) -> None:
         """A state that is no end: written soon, unless the next one is sooner."""
-        line = _encoded(_line(run))
+        held = (run, run.state, run.attempt, _now())
         with self._lock:
-            self._held[run.key] = line
+            self._held[run.key] = held
             if len(self._held) >= WAITING:
                 self._flush()
             elif not self._alarm:
@@ -94,8 +94,7 @@ class Journal:
 
     def end(self, run: Run, state: str, error: BaseException | None, result: dict[str, Any] | None) -> None:
         """An end: written when this returns."""
-        line = _line(run)
-        line["s"] = LETTERS[state]
+        line = _line(run, state, run.attempt, _now())
         if run._started:
             line["b"] = run._started
         if error is not None:
@@ -127,7 +126,7 @@ class Journal:
 
     def _flush(self) -> None:
         if self._held:
-            lines = b"".join(self._held.values())
+            lines = b"".join(_encoded(_line(*held)) for held in self._held.values())
             self._held.clear()
             self._append(lines)
 

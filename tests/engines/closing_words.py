@@ -25,6 +25,7 @@ BUDGETS = {
     "contracts": 20,
     "demo": 150,
     "engines": 20,
+    "flows": 180,  # a real Dask cluster, one killed worker, one killed scheduler; processes that are killed
     "helm": 480,  # releases of both charts on a real cluster, as people install, upgrade and remove them
     "images": 240,  # both images are built, a real engine has them
     "joining": 150,  # a real cluster, a provider, agents that are killed at each step

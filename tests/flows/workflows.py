@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shunter import TaskFuture, flow, task
+from shunter.futures import TaskFutures
 
 
 @task
@@ -188,4 +189,4 @@ def workflow(shape: str) -> dict[str, int]:
     futures: dict[str, TaskFuture[int]] = {}
     for name, needs in SHAPES[shape]:
         futures[name] = work.submit(name, *(futures[need] for need in needs))
-    return {name: future.result() for name, future in futures.items()}
+    return dict(zip(futures, TaskFutures(futures.values()).result(), strict=True))

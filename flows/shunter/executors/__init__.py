@@ -12,7 +12,8 @@ itself has made. An executor of another kind fits in without any of that, if it 
 
 where ``function(payload, values)`` is to be called where it likes, with the values of ``upstream``, a list of futures
 that it gave before, in that order, and the future has ``add_done_callback``, ``done``, ``result``, ``exception``, ``cancelled`` and ``cancel``
-as ``concurrent.futures.Future`` has them. Values then stay with the executor until somebody asks for them.
+as ``concurrent.futures.Future`` has them. Values then stay with the executor
+until somebody asks for them; ``gather(futures)``, if it has that, gives many at once.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Place(Protocol):
     def interrupt(self, run: TaskFuture[Any]) -> None: ...
 
     def fetch(self, run: TaskFuture[Any]) -> Any: ...
+
+    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]: ...
 
     def close(self) -> None: ...
 

@@ -29,6 +29,10 @@ class AnyExecutor:
         """The value is here."""
         return run._value
 
+    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
+        """They are here."""
+        return [run._value for run in runs]
+
     def start(self, run: TaskFuture[Any]) -> None:
         """Submit it."""
         turn = engine.attempt_started(run)

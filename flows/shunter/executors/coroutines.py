@@ -35,6 +35,10 @@ class LoopLane:
         """The value is here."""
         return run._value
 
+    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
+        """They are here."""
+        return [run._value for run in runs]
+
     def start(self, run: TaskFuture[Any]) -> None:
         """Have it run on the loop."""
         with self._lock:

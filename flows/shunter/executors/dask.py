@@ -92,6 +92,11 @@ class _Connected:
             resources=taken or None,
         )
 
+    def gather(self, futures: list[Any]) -> list[Any]:
+        """The values of many, in one go."""
+        values: list[Any] = self._client.gather(futures)
+        return values
+
     def close_own(self) -> None:
         """End the connection, if it was made here."""
         if self._own:

@@ -35,6 +35,14 @@ class PlaceWithFutures:
         """Get the value from there."""
         return run._native.result()
 
+    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
+        """Get values from there; at once, if the executor has ``gather``."""
+        gather = getattr(self._executor, "gather", None)
+        if gather is None:
+            return [self.fetch(run) for run in runs]
+        values: list[Any] = gather([run._native for run in runs])
+        return values
+
     def start(self, run: TaskFuture[Any]) -> None:
         """Hand it over, with the executor's own futures for what has been handed over before."""
         turn = engine.attempt_started(run)

@@ -99,6 +99,10 @@ class Lane:
         """The value is here."""
         return run._value
 
+    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
+        """They are here."""
+        return [run._value for run in runs]
+
     def start(self, run: TaskFuture[Any]) -> None:
         """Put it at the end of the line."""
         self._ready.append(run)
