@@ -209,14 +209,8 @@ def described(error: BaseException) -> dict[str, str]:
     return {"type": name, "message": message[:_TEXT], "traceback": trace[-_TRACE:]}
 
 
-def _line(run: Run) -> dict[str, Any]:
-    line: dict[str, Any] = {
-        "k": run.key,
-        "t": run.name,
-        "s": LETTERS[run.state],
-        "n": run.attempt,
-        "at": _now(),
-    }
+def _line(run: Run, state: str, attempt: int, at: int) -> dict[str, Any]:
+    line: dict[str, Any] = {"k": run.key, "t": run.name, "s": LETTERS[state], "n": attempt, "at": at}
     if run.parent_key:
         line["p"] = run.parent_key
     if run.upstream:
