@@ -5,6 +5,7 @@ Each task leaves a line in FOLDER/ran when it is executed, so that it can be see
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -118,16 +119,22 @@ def note(what: str) -> Any:
 @task(on_cancelled=[note("hook")])
 def sleeps(n: int) -> None:
     ran(f"sleeps{n}")
-    (folder / "waiting").touch()
     while True:
         time.sleep(0.02)
 
 
 @task(on_cancelled=[note("hook")])
 async def sleeps_async() -> None:
-    import asyncio
-
+    ran("sleeps-async")
     await asyncio.sleep(600)
+
+
+def asleep(*names: str) -> bool:
+    """Whether all of these sleep; then the test is told."""
+    all_ = set(names) <= set((folder / "ran").read_text().split()) if there("ran") else False
+    if all_:
+        (folder / "waiting").touch()
+    return all_
 
 
 @flow(on_cancelled=[note("hook")], on_failure=[note("wrong")])
@@ -136,6 +143,8 @@ def stopped() -> None:
     running = sleeps.map([1, 2])
     sleeps_async.submit()
     square.submit(5, wait_for=running)
+    while not asleep("sleeps1", "sleeps2", "sleeps-async"):
+        time.sleep(0.01)
     running.result()
 
 
@@ -143,13 +152,19 @@ def stopped() -> None:
 async def stopped_async() -> None:
     """The same by ``await``."""
     sleeps_async.submit()
-    await sleeps.submit(1)
+    one = sleeps.submit(1)
+    while not asleep("sleeps1", "sleeps-async"):
+        await asyncio.sleep(0.01)
+    await one
 
 
 @flow(on_cancelled=[note("hook")], executor="processes")
 def stopped_processes() -> None:
     """The same in another process."""
-    sleeps.submit(1).result()
+    one = sleeps.submit(1)
+    while not asleep("sleeps1"):
+        time.sleep(0.01)
+    one.result()
 
 
 @flow
@@ -195,7 +210,5 @@ def forked() -> int:
 if __name__ == "__main__":
     value = globals()[sys.argv[1]](*map(int, sys.argv[3:]))
     if hasattr(value, "__await__"):
-        import asyncio
-
         value = asyncio.run(value)
     print("value:", value)

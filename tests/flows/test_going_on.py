@@ -360,7 +360,6 @@ def test_results_at_a_url(tmp_path: Path) -> None:
 def test_sigterm_in_a_run_interrupts_tasks_and_calls_hooks(tmp_path: Path, name: str) -> None:
     process = start(tmp_path, name, SHUNTER_RUN_ID="0199")
     until(tmp_path, "waiting", process)
-    time.sleep(0.2 if name == "stopped" else 0)  # both are asleep
     process.terminate()
     output = process.communicate(timeout=20)[0]
     assert process.returncode == 143, output
