@@ -153,7 +153,7 @@ async def stopped_async() -> None:
     """The same by ``await``."""
     sleeps_async.submit()
     one = sleeps.submit(1)
-    while not asleep("sleeps1", "sleeps-async"):
+    while not asleep("sleeps1", "sleeps-async"):  # noqa: ASYNC110 # the others are in threads and loops of their own
         await asyncio.sleep(0.01)
     await one
 

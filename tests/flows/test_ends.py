@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -299,6 +301,27 @@ def test_a_task_that_takes_too_long_fails_at_its_time(executor: str) -> None:
         return took
 
     assert 0.2 <= whole() < 5
+
+
+def test_the_process_of_a_task_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+
+    @task(timeout=1)
+    def stuck() -> None:
+        told.write_text(str(os.getpid()))
+        time.sleep(600)
+
+    @flow(executor="processes")
+    def whole() -> None:
+        add.submit(1).result()  # a process is there
+        with pytest.raises(TaskTimeout):
+            stuck.submit().result()
+
+    whole()
+    deadline = time.monotonic() + 10
+    while Path("/proc", told.read_text()).exists():
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.02)
 
 
 def test_a_called_task_with_a_time_out_and_an_asynchronous_one() -> None:

@@ -220,6 +220,27 @@ def test_executors_that_are_none() -> None:
         Threads(0)
 
 
+def test_a_try_that_comes_back_after_it_was_given_up_is_not_listened_to() -> None:
+    class Late(Executor):
+        def __init__(self) -> None:
+            self.given: list[Future[Any]] = []
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_running_or_notify_cancel()
+            self.given.append(future)
+            if len(self.given) == 2:
+                self.given[0].set_result("late")
+                future.set_result("second")
+            return future
+
+    @flow(executor=Late())
+    def whole() -> Any:
+        return add.with_options(timeout=0.1, retries=1).submit(1).result()
+
+    assert whole() == "second"
+
+
 def test_a_small_protocol_lets_another_executor_keep_its_values() -> None:
     """As docs/flows.md has it: one method, and values stay with the executor until somebody asks for them."""
     fetched: list[str] = []
