@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from shunter import TaskFuture, UpstreamFailed, allow_failure, flow, flow_engine, task
 from shunter.executors import Threads
@@ -208,8 +208,15 @@ class OneFlow(RuleBasedStateMachine):
             self.bell.notify_all()
         assert done.wait(10)
 
+    @initialize(target=futures)
+    def first(self) -> int:
+        return self._submitted([])
+
     @rule(target=futures, needs=st.lists(futures, max_size=3, unique=True))
     def submit(self, needs: list[int]) -> int:
+        return self._submitted(needs)
+
+    def _submitted(self, needs: list[int]) -> int:
         number = len(self.known)
         self.gates[number] = threading.Event()
         self.needs[number] = needs
@@ -276,7 +283,6 @@ class OneFlow(RuleBasedStateMachine):
             return all(self._settled(i) for i in self.needs[number])
         return expected not in ("Pending", "Running")
 
-    @precondition(lambda self: self.known)
     @rule()
     def nothing(self) -> None:
         """A moment in which the flow goes on by itself."""
