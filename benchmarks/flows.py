@@ -183,6 +183,7 @@ def beside_prefect() -> None:
             python=str(ENVIRONMENT / "bin" / "python"),
             PREFECT_HOME=home,
             PREFECT_LOGGING_LEVEL="ERROR",
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
         )
     ours = no_ops("shunter", COUNT, REPEATS)
     print("| a task that does nothing | Shunter | Prefect | |\n| --- | --- | --- | --- |")
