@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,26 @@ def start(
         | {"SHUNTER_JOURNAL": str(folder / "journal"), "PYTHONPATH": str(SCRIPT.parents[2])}
         | environment
     )
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, str(script), name, str(folder), *arguments],
         env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    _started.append(process)
+    return process
+
+
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """What a test that failed has left running is ended."""
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def finished(folder: Path, name: str, *arguments: str, **more: Any) -> str:
