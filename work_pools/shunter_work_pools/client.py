@@ -143,6 +143,18 @@ from shunter_work_pools.contracts.secrets import (
 )
 from shunter_work_pools.contracts.sign_in import SignInInfo, SignInRequest
 from shunter_work_pools.contracts.status import Status
+from shunter_work_pools.contracts.tasks import (
+    BYTES_MEDIA_TYPE,
+    RESULT_SIZE_HEADER,
+    Artifact,
+    ArtifactList,
+    JournalSize,
+    OwnTasks,
+    ResultSize,
+    TaskGraph,
+    TaskPage,
+    TaskRun,
+)
 from shunter_work_pools.proxies import Proxy, proxy_for
 from shunter_work_pools.unreachable import START_ONE, refused_by, unreachable
 
@@ -194,6 +206,18 @@ class LogPart:
     def end(self) -> int:
         """Offset after the last byte: where to go on."""
         return self.start + len(self.data)
+
+
+@dataclass(frozen=True)
+class ResultPart:
+    """Some bytes of a result.
+
+    Attributes:
+        size: bytes that all of it has.
+    """
+
+    data: bytes
+    size: int
 
 
 @dataclass(frozen=True)
@@ -424,6 +448,41 @@ class Endpoints:
     def put_result(self, result: AttemptResult) -> Call[None]:
         """Give the result of this attempt before its end."""
         return Call("PUT", _path("attempt", "result"), _nothing, body=result.model_dump_json().encode())
+
+    @endpoint
+    def put_journal(self, offset: int, data: bytes) -> Call[JournalSize]:
+        """Bytes of this attempt's journal from ``offset`` on, at most ``PIECE_LIMIT``; sending twice is harmless."""
+        return Call(
+            "PUT",
+            _path("attempt", "journal"),
+            _answer(JournalSize),
+            query={"offset": offset},
+            body=data,
+            media_type=BYTES_MEDIA_TYPE,
+        )
+
+    @endpoint
+    def put_task_result(self, name: str, offset: int, size: int, data: bytes) -> Call[ResultSize]:
+        """Bytes from ``offset`` on of a task's result that has ``size``, at most ``PIECE_LIMIT``; before the journal's
+        line that names it."""
+        return Call(
+            "PUT",
+            _path("attempt", "results", name),
+            _answer(ResultSize),
+            query={"offset": offset, "size": size},
+            body=data,
+            media_type=BYTES_MEDIA_TYPE,
+        )
+
+    @endpoint
+    def get_task_result(self, name: str, offset: int = 0) -> Call[ResultPart]:
+        """Bytes of a task's result that this attempt or an earlier one gave, at most ``PIECE_LIMIT``."""
+        return Call("GET", _path("attempt", "results", name), _result_part, query={"offset": offset or None})
+
+    @endpoint
+    def own_tasks(self, *, after: str | None = None, limit: int = 1000) -> Call[OwnTasks]:
+        """Some of the task runs that earlier attempts of this run completed; see :class:`OwnTasks`."""
+        return _call("GET", "attempt", "tasks", to=OwnTasks, query={"after": after, "limit": limit})
 
     # -- pools and queues
 
@@ -670,6 +729,35 @@ class Endpoints:
         return _call("GET", "runs", run, "manifest", to=Manifest, query={"attempt": attempt})
 
     @endpoint
+    def list_tasks(
+        self,
+        run: str | UUID,
+        *,
+        states: Sequence[str] = (),
+        name: str | None = None,
+        cursor: str | None = None,
+        limit: int = 1000,
+    ) -> Call[TaskPage]:
+        """One page of the task runs of a run, in the order in which they were made; at most 1000."""
+        query = {"state": list(states), "name": name, "cursor": cursor, "limit": limit}
+        return _call("GET", "runs", run, "tasks", to=TaskPage, query=query)
+
+    @endpoint
+    def get_graph(self, run: str | UUID, *, each: bool = False) -> Call[TaskGraph]:
+        """How the task runs of a run depend on each other, equals as one node, or ``each`` by itself."""
+        return _call("GET", "runs", run, "graph", to=TaskGraph, query={"each": each or None})
+
+    @endpoint
+    def list_artifacts(self, run: str | UUID) -> Call[ArtifactList]:
+        """What a run left for people to look at, without the data."""
+        return _call("GET", "runs", run, "artifacts", to=ArtifactList)
+
+    @endpoint
+    def get_artifact(self, run: str | UUID, key: str) -> Call[Artifact]:
+        """One artifact of a run, with its data."""
+        return _call("GET", "runs", run, "artifacts", key, to=Artifact)
+
+    @endpoint
     def update_run(self, run: str | UUID, patch: RunPatch) -> Call[Run]:
         """Change the priority of a run that waits."""
         return _call("PATCH", "runs", run, to=Run, body=patch, patch=True)
@@ -777,6 +865,37 @@ class Endpoints:
         return Call("POST", path, _answer(LogAnswer), body=body, media_type=LOG_MEDIA_TYPE)
 
     @endpoint
+    def upload_journals(self, name: str, body: bytes) -> Call[LogAnswer]:
+        """Frames of journals, as of logs; each attempt's ``size`` is the end of the last whole line that the server
+        has, where to go on."""
+        path = _path("agents", name, "journals")
+        return Call("POST", path, _answer(LogAnswer), body=body, media_type=LOG_MEDIA_TYPE)
+
+    @endpoint
+    def upload_task_result(
+        self,
+        name: str,
+        run: UUID,
+        attempt: int,
+        epoch: int,
+        result: str,
+        *,
+        offset: int,
+        size: int,
+        data: bytes,
+    ) -> Call[ResultSize]:
+        """Bytes from ``offset`` on of a result of ``size`` bytes, at most ``PIECE_LIMIT``, of an attempt that the agent
+        holds (or held); before the journal's line that names it. Raises ``StaleEpoch`` if it does not."""
+        return Call(
+            "PUT",
+            _path("agents", name, "results", run, str(attempt), result),
+            _answer(ResultSize),
+            query={"epoch": epoch, "offset": offset, "size": size},
+            body=data,
+            media_type=BYTES_MEDIA_TYPE,
+        )
+
+    @endpoint
     def invite(self, request: InvitationRequest) -> Call[NewKey]:
         """Make an enrolment token, by which agents join."""
         return _call("POST", "invitations", to=NewKey, body=request)
@@ -805,6 +924,13 @@ class Endpoints:
     def attempt_secrets(self, name: str, request: SecretsRequest) -> Call[AttemptSecrets]:
         """The secrets of an attempt that an agent holds."""
         return _call("POST", "agents", name, "secrets", to=AttemptSecrets, body=request)
+
+
+def _result_part(response: httpx.Response) -> ResultPart:
+    try:
+        return ResultPart(response.content, int(response.headers[RESULT_SIZE_HEADER]))
+    except KeyError as exc:
+        raise ValueError(f"header {exc} is missing") from exc
 
 
 def _log_part(response: httpx.Response, start: int) -> LogPart:
@@ -1052,6 +1178,11 @@ class Client(_Core):
         for page in self._pages(self.export_runs, **filters):
             yield from page.runs
 
+    def each_task(self, run: str | UUID, *, states: Sequence[str] = ()) -> Iterator[TaskRun]:
+        """All task runs of a run, in the order in which they were made, page by page."""
+        for page in self._pages(self.list_tasks, run=run, states=states):
+            yield from page.tasks
+
     def each_deployment(self) -> Iterator[Deployment]:
         """All deployments, by name, page by page."""
         for page in self._pages(self.list_deployments):
@@ -1128,6 +1259,12 @@ class AsyncClient(_Core):
         async for page in self._pages(self.export_runs, **filters):
             for run in page.runs:
                 yield run
+
+    async def each_task(self, run: str | UUID, *, states: Sequence[str] = ()) -> AsyncIterator[TaskRun]:
+        """All task runs of a run, in the order in which they were made, page by page."""
+        async for page in self._pages(self.list_tasks, run=run, states=states):
+            for task in page.tasks:
+                yield task
 
     async def each_deployment(self) -> AsyncIterator[Deployment]:
         """All deployments, by name, page by page."""
