@@ -12,6 +12,7 @@ from benchmarks.system import new_home, running
 from shunter_work_pools.contracts.deployments import Keep
 from shunter_work_pools.retention import Retention
 from shunter_work_pools.storage.logs import FileLogStore
+from shunter_work_pools.storage.results import FileResultStore
 from shunter_work_pools.storage.store import open_store
 
 #: Finished runs, of which all but a few are deleted.
@@ -27,7 +28,11 @@ async def _measure(home: Path) -> tuple[list[float], list[float], float]:
     try:
         quiet = await claims(store, 3 * _ROUND, "quiet")
         began = time.perf_counter()
-        sweep = asyncio.create_task(Retention(store, FileLogStore(home / "logs"), Keep(runs=10)).sweep())
+        sweep = asyncio.create_task(
+            Retention(
+                store, FileLogStore(home / "logs"), FileResultStore(home / "results"), Keep(runs=10)
+            ).sweep()
+        )
         busy: list[float] = []
         while not sweep.done():
             busy += await claims(store, _ROUND, f"busy-{len(busy)}")

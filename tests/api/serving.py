@@ -28,6 +28,7 @@ from shunter_work_pools.engine import Engine
 from shunter_work_pools.secret_keys import SecretKeys
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
+from shunter_work_pools.storage.results import FileResultStore
 from shunter_work_pools.storage.store import Store
 
 TOKEN = "t" * 43
@@ -180,7 +181,8 @@ async def served(
     store: Store, logs: Path, settings: Settings | None = None, secret_keys: SecretKeys | None = None
 ) -> AsyncIterator[Served]:
     """A server on a free port of the loopback, until the block ends."""
-    engine = Engine(store, FileLogStore(logs), settings, secret_keys)
+    results = FileResultStore(logs.with_name("results"))
+    engine = Engine(store, FileLogStore(logs), results, settings, secret_keys)
     engine.identities.admit_local(TOKEN)
     await engine.start()
     # With its protocol named, as only then asyncio turns off Nagle's algorithm, 40 ms for each answer.

@@ -18,6 +18,7 @@ from tests.api.test_identities import made
 #: Those who are nobody, or nobody any more.
 NOBODY = ("nobody", "a wrong token", "revoked", "expired", "ended attempt", "forged attempt")
 _NAMES = {"name": "a1", "run": "0" * 32, "kind": "person", "queue": "none", "schedule": "none"}
+_NAMES |= {"key": "none", "attempt": "1", "result": "0" * 40}
 
 
 def operations(document: Any) -> list[tuple[str, str]]:

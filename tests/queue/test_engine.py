@@ -34,6 +34,7 @@ from shunter_work_pools.queue.ids import new_run_id
 from shunter_work_pools.queue.submit import submit
 from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
+from shunter_work_pools.storage.results import FileResultStore
 from shunter_work_pools.storage.store import SqliteStore, Tx
 from tests.api.serving import until
 
@@ -83,7 +84,7 @@ def clock() -> Clock:
 @pytest_asyncio.fixture
 async def engine(tmp_path: Path, clock: Clock) -> AsyncIterator[Engine]:
     settings = Settings(lost_after=0.3, give_up_after=0.6, reap_every=0.02, heartbeat_every=0.02)
-    engine = Engine(SqliteStore(tmp_path / "shunter.db", clock), FileLogStore(tmp_path / "logs"), settings)
+    engine = Engine(SqliteStore(tmp_path / "shunter.db", clock), FileLogStore(tmp_path / "logs"), FileResultStore(tmp_path / "results"), settings)
     await engine.start()
     spec = DeploymentSpec(work=Work(command=["true"]), pool="main")
     await engine.store.write(lambda tx: catalog.create_pool(tx, PoolSpec(name="main")))

@@ -887,7 +887,7 @@ class Endpoints:
         """Bytes from ``offset`` on of a result of ``size`` bytes, at most ``PIECE_LIMIT``, of an attempt that the agent
         holds (or held); before the journal's line that names it. Raises ``StaleEpoch`` if it does not."""
         return Call(
-            "PUT",
+            "POST",
             _path("agents", name, "results", run, str(attempt), result),
             _answer(ResultSize),
             query={"epoch": epoch, "offset": offset, "size": size},

@@ -50,6 +50,7 @@ from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.glances import Glances
 from shunter_work_pools.hub import Hub, Waiting
 from shunter_work_pools.identities import LOOK_EVERY, Identities
+from shunter_work_pools.journals import Journals
 from shunter_work_pools.metrics import Metrics, gauges
 from shunter_work_pools.queue import audit, fire, keys, reap, remove, secrets, timetable
 from shunter_work_pools.queue.apply import Times
@@ -76,6 +77,7 @@ from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import LogStore
 from shunter_work_pools.storage.migrate import HEAD
 from shunter_work_pools.storage.partitions import make_partitions
+from shunter_work_pools.storage.results import ResultStore
 from shunter_work_pools.storage.store import Changes, Store, Tx, Work
 
 T = TypeVar("T")
@@ -107,6 +109,7 @@ class Engine:
     Args:
         store: not opened yet.
         logs: where output is kept.
+        results: where large results of tasks are kept.
         settings: times.
         secret_keys: None: keys that nobody else has, and that end with this engine.
         sign_in: by which people get keys who have an account elsewhere; None: they do not.
@@ -116,6 +119,7 @@ class Engine:
         self,
         store: Store,
         logs: LogStore,
+        results: ResultStore,
         settings: Settings | None = None,
         secret_keys: SecretKeys | None = None,
         sign_in: SignIn | None = None,
@@ -136,7 +140,8 @@ class Engine:
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready = False
         self.started_at = datetime.now(UTC)
-        self.retention = Retention(store, logs, self.settings.keep)
+        self.retention = Retention(store, logs, results, self.settings.keep)
+        self.journals = Journals(store, results, self.sealer, self.retention)
         self._retain_now = asyncio.Event()
         self._registered: dict[str, tuple[SyncRequest, Registered]] = {}
         self._seen: dict[int, float] = {}  # agent id -> monotonic time; written down and forgotten

@@ -16,6 +16,7 @@ POINTS = (
     "after-release-committed",
     "after-leave-committed",
     "after-logs-appended",
+    "after-journals-committed",
     "after-cancel-committed",
     "after-drain-committed",
     "after-handover-committed",

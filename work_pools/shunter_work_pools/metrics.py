@@ -20,7 +20,7 @@ from shunter_work_pools.storage.store import Changes
 _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 _SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 #: What agents send.
-REQUESTS = ("sync", "reports", "release", "secrets", "logs")
+REQUESTS = ("sync", "reports", "release", "secrets", "logs", "journals")
 
 
 class Metrics:

@@ -18,6 +18,7 @@ from shunter_work_pools.contracts.errors import Conflict
 from shunter_work_pools.queue import remove, retain
 from shunter_work_pools.queue.retain import Doomed, Part, Rule
 from shunter_work_pools.storage.logs import LogStore
+from shunter_work_pools.storage.results import ResultStore
 from shunter_work_pools.storage.store import Store
 
 #: A step is followed by a rest of so many times its length, and of at least so many seconds.
@@ -30,13 +31,14 @@ class Retention:
 
     Args:
         store: where the rows are.
-        logs: where the files are.
+        logs, results: where the files are.
         keep: what is kept where a deployment does not say.
     """
 
-    def __init__(self, store: Store, logs: LogStore, keep: Keep) -> None:
+    def __init__(self, store: Store, logs: LogStore, results: ResultStore, keep: Keep) -> None:
         self.store = store
         self.logs = logs
+        self.results = results
         self.keep = keep
         self._going: set[UUID] = set()
         self._receiving: Counter[UUID] = Counter()
@@ -76,7 +78,15 @@ class Retention:
                 self.logs.delete(one.run_id, attempt)
 
     async def _delete_rows(self, ids: list[UUID]) -> int:
+        gone = await self.store.write(lambda tx: retain.ended_of(tx, ids))
+        await asyncio.to_thread(self._delete_results, gone)
+        # Of one run there may be a hundred thousand: not all of them in one transaction.
+        await self._repeat(lambda: self.store.write(lambda tx: retain.delete_tasks(tx, gone)))
         return await self.store.write(lambda tx: retain.delete_runs(tx, ids))
+
+    def _delete_results(self, ids: Sequence[UUID]) -> None:
+        for run_id in ids:
+            self.results.delete(run_id)
 
     # ---- one run
 

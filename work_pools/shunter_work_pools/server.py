@@ -29,6 +29,7 @@ from shunter_work_pools.server_tls import ServerTls, server_tls
 from shunter_work_pools.service_manager import Condition, ServiceManager
 from shunter_work_pools.settings import settings_of
 from shunter_work_pools.storage.logs import FileLogStore
+from shunter_work_pools.storage.results import FileResultStore
 from shunter_work_pools.storage.store import open_store
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ async def _serve(
     store = open_store(values["server.database_url"], home.database_file)
     secret_keys = load_secret_keys(values, home)
     sign_in, trusted = _sign_in(values), _trusted(values)
-    engine = Engine(store, FileLogStore(home.logs), settings_of(values), secret_keys, sign_in)
+    logs, results = FileLogStore(home.logs), FileResultStore(home.results)
+    engine = Engine(store, logs, results, settings_of(values), secret_keys, sign_in)
     engine.identities.verifiers = trusted
     await engine.start()
     try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from shunter_work_pools import killpoints
+from shunter_work_pools.api.attempts import Offset, ResultName, Size
+from shunter_work_pools.api.bodies import BYTES, bytes_of
 from shunter_work_pools.api.dependencies import TheEngine, answer
 from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.agents import (
@@ -28,19 +31,27 @@ from shunter_work_pools.contracts.agents import (
     SyncRequest,
 )
 from shunter_work_pools.contracts.base import Name
-from shunter_work_pools.contracts.errors import BadRequest, Forbidden
+from shunter_work_pools.contracts.errors import BadRequest, Forbidden, StaleEpoch
 from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
+from shunter_work_pools.contracts.tasks import ResultSize
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.identities import Admission, Identity
 from shunter_work_pools.queue import handover, pausing, remove, sync, views
-from shunter_work_pools.queue.report import owned_logs
+from shunter_work_pools.queue.report import owned_logs, owns
 
 router = APIRouter(route_class=GuardedRoute, prefix="/agents", tags=["agents"])
 
 AgentName = Annotated[Name, Path()]
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+#: How the document of the API tells of frames.
+FRAMES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {LOG_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 
 @router.get("")
@@ -172,24 +183,10 @@ async def give_secrets(name: AgentName, body: SecretsRequest, engine: TheEngine)
     return answer(await engine.attempt_secrets(name, body))
 
 
-@router.post(
-    "/{name}/logs",
-    response_model=LogAnswer,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {LOG_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
-)
+@router.post("/{name}/logs", response_model=LogAnswer, openapi_extra=FRAMES)
 async def take_logs(name: AgentName, request: Request, engine: TheEngine) -> Response:
     """Output of attempts by offset: frames of a JSON line, then raw bytes."""
-    if request.headers.get("content-type") != LOG_MEDIA_TYPE:
-        raise BadRequest("logs do not come as JSON", f"Send {LOG_MEDIA_TYPE}.")
-    try:
-        frames = decode_frames(await request.body())
-    except ValidationError as exc:
-        raise BadRequest(f"a log frame's header is wrong: {exc.errors()[0]['msg']}") from exc
+    frames = await _frames(request)
     engine.metrics.requests["logs"].inc()
     engine.metrics.log_bytes.inc(sum(len(data) for _, data in frames))
     runs = {frame.run for frame, _ in frames}
@@ -201,6 +198,56 @@ async def take_logs(name: AgentName, request: Request, engine: TheEngine) -> Res
     for run_id in runs:
         engine.hub.touch(run_id)
     return answer(LogAnswer.model_construct(sizes=sizes))
+
+
+@router.post("/{name}/journals", response_model=LogAnswer, openapi_extra=FRAMES)
+async def take_journals(name: AgentName, request: Request, engine: TheEngine) -> Response:
+    """Journals of attempts by offset: frames as of logs. ``size`` is the end of the last whole line that is here."""
+    sizes: dict[tuple[UUID, int], LogSize] = {}
+    frames = await _frames(request)
+    engine.metrics.requests["journals"].inc()
+    for frame, data in frames:
+        may = partial(owns, agent=name, key=(frame.run, frame.attempt, frame.epoch))
+        kept = await engine.journals.append(frame.run, frame.attempt, frame.offset, bytes(data), may)
+        sizes[frame.run, frame.attempt] = LogSize(
+            run=frame.run,
+            attempt=frame.attempt,
+            size=0 if kept is None else kept.size,
+            stale=kept is None,
+            full=kept is not None and kept.full,
+        )
+    killpoints.reached("after-journals-committed")
+    return answer(LogAnswer.model_construct(sizes=list(sizes.values())))
+
+
+@router.post("/{name}/results/{run}/{attempt}/{result}", openapi_extra=BYTES)
+async def take_task_result(
+    name: AgentName,
+    run: UUID,
+    attempt: Annotated[int, Path(ge=1, le=2**31 - 1)],
+    result: ResultName,
+    request: Request,
+    engine: TheEngine,
+    epoch: Annotated[int, Query(ge=1, le=2**31 - 1)],
+    offset: Offset,
+    size: Size,
+) -> ResultSize:
+    """Bytes of a result of a task by offset; before the journal's line that names it."""
+    data = await bytes_of(request)
+    may = partial(owns, agent=name, key=(run, attempt, epoch))
+    kept = await engine.journals.put_result(run, result, offset, size, data, may)
+    if kept is None:
+        raise StaleEpoch(
+            f"attempt {attempt} of run {run} is not held under epoch {epoch} (any more)",
+            "Send no more of it.",
+        )
+    return kept
+
+
+async def _frames(request: Request) -> list[tuple[LogFrame, memoryview]]:
+    if request.headers.get("content-type") != LOG_MEDIA_TYPE:
+        raise BadRequest("frames do not come as JSON", f"Send {LOG_MEDIA_TYPE}.")
+    return decode_frames(await request.body())
 
 
 def _append(

@@ -27,6 +27,7 @@ from shunter_work_pools.api import (
     schedules,
     secrets,
     sign_in,
+    tasks,
 )
 from shunter_work_pools.api.dependencies import answer
 from shunter_work_pools.api.permissions import GuardedRoute, unguarded
@@ -82,6 +83,7 @@ def build_app(engine: Engine) -> FastAPI:
     for module in (
         identities,
         runs,
+        tasks,
         agents,
         pools,
         pool_checks,

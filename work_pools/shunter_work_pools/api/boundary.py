@@ -19,6 +19,7 @@ from shunter_work_pools.api.permissions import address_of
 from shunter_work_pools.contracts import PROTOCOL, PROTOCOL_HEADER, SERVED_PROTOCOLS
 from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE, LOG_UPLOAD_LIMIT
 from shunter_work_pools.contracts.errors import BadRequest, Forbidden, Refused, TooLarge, Unauthenticated
+from shunter_work_pools.contracts.tasks import BYTES_MEDIA_TYPE
 from shunter_work_pools.identities import REMEDY, Admission, Identities
 from shunter_work_pools.queue.audit import Deed
 
@@ -176,7 +177,7 @@ def _check_body(scope: Scope, headers: dict[bytes, bytes], limit: int) -> bool:
     if length == b"0":
         return False
     media = headers.get(b"content-type", b"").split(b";")[0].strip().decode("latin-1").lower()
-    if media not in ("application/json", LOG_MEDIA_TYPE):
+    if media not in ("application/json", LOG_MEDIA_TYPE, BYTES_MEDIA_TYPE):
         raise BadRequest(f"the body is of type {media or 'none'!r}", "Send JSON as application/json.")
     if length is None:
         return True

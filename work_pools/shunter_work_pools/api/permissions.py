@@ -129,6 +129,10 @@ RULES: Mapping[str, Rule] = {
     "get_manifest": READ,
     "read_logs": READ,
     "explain_run": READ,
+    "list_tasks": READ,
+    "get_graph": READ,
+    "list_artifacts": READ,
+    "get_artifact": READ,
     "patch_run": OPERATE,
     "cancel_run": OPERATE,
     "skip_run": OPERATE,
@@ -173,6 +177,10 @@ RULES: Mapping[str, Rule] = {
     "get_own_secrets": OF_ATTEMPT,
     "tell_progress": OF_ATTEMPT,
     "put_result": OF_ATTEMPT,
+    "put_journal": OF_ATTEMPT,
+    "put_task_result": OF_ATTEMPT,
+    "get_task_result": OF_ATTEMPT,
+    "get_own_tasks": OF_ATTEMPT,
     # Who asks, and who did what.
     "create_key": ADMINISTER,
     "list_keys": Rule(Role.ADMIN),
@@ -201,6 +209,8 @@ RULES: Mapping[str, Rule] = {
     "release_attempts": SERVE,
     "leave_attempts": SERVE,
     "take_logs": SERVE,
+    "take_journals": SERVE,
+    "take_task_result": SERVE,
     "give_secrets": SERVE,
 }
 

@@ -129,7 +129,7 @@ async def get_run(
     ] = None,
 ) -> Response:
     """One run with its attempts, by id or unique suffix."""
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
 
     def differs(found: Run) -> bool:
         return seen is None or f"{found.state}:{found.attempt_count}" != seen
@@ -143,7 +143,7 @@ async def get_run(
 @router.get("/{run}/events")
 async def list_events(run: str, engine: TheEngine) -> EventList:
     """What happened to it, oldest first."""
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
     return EventList(events=await engine.store.read(lambda tx: views.events_of(tx, run_id)))
 
 
@@ -152,14 +152,14 @@ async def get_manifest(
     run: str, engine: TheEngine, attempt: Annotated[int | None, Query(ge=1)] = None
 ) -> Response:
     """What the engine was asked for, for an attempt; by default for the last of which that is known."""
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
     return answer(await engine.store.read(lambda tx: views.manifest(tx, run_id, attempt)))
 
 
 @router.patch("/{run}", response_model=Run)
 async def patch_run(run: str, patch: RunPatch, engine: TheEngine) -> Response:
     """Change the priority of a run that waits."""
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
     await engine.store.write(lambda tx: control.set_priority(tx, run_id, patch.priority))
     return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
 
@@ -167,7 +167,7 @@ async def patch_run(run: str, patch: RunPatch, engine: TheEngine) -> Response:
 @router.get("/{run}/explain")
 async def explain_run(run: str, engine: TheEngine) -> Explanation:
     """Why it is where it is, in one sentence, and what a person can do about it."""
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
     settings = engine.settings
     return await engine.store.read(
         lambda tx: explain(tx, run_id, settings.lost_after, settings.give_up_after)
@@ -177,7 +177,7 @@ async def explain_run(run: str, engine: TheEngine) -> Explanation:
 @router.post("/{run}/cancel", response_model=Run)
 async def cancel_run(run: str, engine: TheEngine) -> Response:
     """End it now if it waits, have it stopped if it is active."""
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
     await engine.store.write(lambda tx: control.cancel(tx, run_id))
     killpoints.reached("after-cancel-committed")
     return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
@@ -186,7 +186,7 @@ async def cancel_run(run: str, engine: TheEngine) -> Response:
 @router.post("/{run}/skip", response_model=Run)
 async def skip_run(run: str, engine: TheEngine) -> Response:
     """End a run that waits, as skipped."""
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
     await engine.store.write(lambda tx: control.skip(tx, run_id))
     return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
 
@@ -194,7 +194,7 @@ async def skip_run(run: str, engine: TheEngine) -> Response:
 @router.post("/{run}/retry", response_model=Run)
 async def retry_run(run: str, engine: TheEngine) -> Response:
     """Try an ended run again: the same run, next attempt."""
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
     await engine.store.write(lambda tx: control.retry(tx, run_id))
     return answer(await engine.store.read(lambda tx: views.run(tx, run_id)))
 
@@ -202,7 +202,7 @@ async def retry_run(run: str, engine: TheEngine) -> Response:
 @router.delete("/{run}", status_code=204, response_class=Response)
 async def delete_run(run: str, engine: TheEngine) -> None:
     """Delete one that has ended, with its log and events."""
-    await engine.retention.delete_run(await _find(engine, run))
+    await engine.retention.delete_run(await find(engine, run))
 
 
 @router.get(
@@ -228,7 +228,7 @@ async def read_logs(
     Headers: ``Shunter-Log-Size`` is what there is to read, ``Shunter-Log-Reached`` how far in the output
     that comes, ``Shunter-Log-Complete`` whether that is all there will ever be.
     """
-    run_id = await _find(engine, run)
+    run_id = await find(engine, run)
     start, end = _bounds(range_)
 
     def enough(found: Run) -> bool:
@@ -297,7 +297,7 @@ def is_complete(attempt: Attempt, extent: Extent) -> bool:
     return attempt.state in _ATTEMPT_ENDED and (extent.cut or extent.size >= (attempt.log_size or 0))
 
 
-async def _find(engine: Engine, run: str) -> UUID:
+async def find(engine: Engine, run: str) -> UUID:
     """The id that is meant; a whole id is not looked up twice."""
     with contextlib.suppress(ValueError):
         if len(run) == 36:

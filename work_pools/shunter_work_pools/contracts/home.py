@@ -50,6 +50,11 @@ class Home:
         return self.data / "logs"
 
     @property
+    def results(self) -> Path:
+        """The folder of the results of tasks that are too large for the database."""
+        return self.data / "results"
+
+    @property
     def agents(self) -> Path:
         """The folder that holds one state folder per agent name."""
         return self.state / "agents"

@@ -565,6 +565,11 @@ def end_cancelled(tx: Tx, lease: Row[Any], actor: Actor) -> None:
     end_attempt(tx, lease, AttemptState.CANCELLED, actor, cause=cause, message=message)
 
 
+def owns(tx: Tx, agent: str, key: Key) -> bool:
+    """Whether an agent has, or had, (run, attempt, epoch)."""
+    return key in owned_logs(tx, agent, {key})
+
+
 def owned_logs(
     tx: Tx, agent: str, keys: set[tuple[UUID, int, int]]
 ) -> dict[tuple[UUID, int, int], int | None]:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
     update,
 )
 
@@ -33,10 +34,12 @@ from shunter_work_pools.contracts.errors import Conflict, NotFound
 from shunter_work_pools.contracts.states import RUN_ENDS
 from shunter_work_pools.queue.ids import lowest_id
 from shunter_work_pools.storage.schema import (
+    artifacts,
     attempts,
     backfills,
     deployments,
     events,
+    journals,
     lane_limits,
     lanes,
     manifests,
@@ -47,11 +50,14 @@ from shunter_work_pools.storage.schema import (
     run_tags,
     runs,
     schedules,
+    task_runs,
 )
 from shunter_work_pools.storage.store import Tx
 
 #: Runs that one transaction deletes at the most: claims wait for it, a few milliseconds.
 BATCH = 100
+#: Task runs, likewise.
+TASKS_BATCH = 1000
 _ENDS = [state.value for state in RUN_ENDS]
 _NONE = UUID(int=0)
 
@@ -176,11 +182,27 @@ def delete_runs(tx: Tx, run_ids: Sequence[UUID]) -> int:
     tags = [{"gone_tag": tag, "gone_run": row.id} for row in ended for tag in row.tags]
     if tags:
         tx.conn.execute(_DROP_TAG, tags)
-    for table in (payloads, attempts, manifests, events):
+    for table in (payloads, attempts, manifests, events, journals, task_runs, artifacts):
         tx.conn.execute(delete(table).where(table.c.run_id.in_(ids)))
     tx.conn.execute(delete(runs).where(runs.c.id.in_(ids)))
     tx.changes.runs.update(ids)
     return len(ids)
+
+
+def ended_of(tx: Tx, run_ids: Sequence[UUID]) -> list[UUID]:
+    """Those of some runs that have ended."""
+    return list(tx.conn.scalars(select(runs.c.id).where(runs.c.id.in_(run_ids), runs.c.state.in_(_ENDS))))
+
+
+def delete_tasks(tx: Tx, run_ids: Sequence[UUID]) -> int:
+    """Delete up to ``TASKS_BATCH`` task runs of runs that have ended; how many."""
+    some = (
+        select(task_runs.c.run_id, task_runs.c.key)
+        .where(task_runs.c.run_id.in_(ended_of(tx, run_ids)))
+        .limit(TASKS_BATCH)
+    )
+    gone = tx.conn.execute(delete(task_runs).where(tuple_(task_runs.c.run_id, task_runs.c.key).in_(some)))
+    return int(gone.rowcount)
 
 
 def deletable(tx: Tx, run_id: UUID) -> Doomed:

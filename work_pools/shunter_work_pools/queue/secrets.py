@@ -232,18 +232,22 @@ def attempt_secrets(
 
 
 def mask_of(tx: Tx, sealer: Sealer, run: UUID, attempt: int) -> Mask:
-    """What is not to be seen of what a live attempt tells of itself, as far as the server knows it: not what its agent
+    """What is not to be seen of what an attempt tells of itself, as far as the server knows it: not what its agent
     alone has.
 
     Raises:
         Conflict: there is no key for what it may have been given.
     """
-    lease = tx.conn.execute(
-        select(leases.c.deployment_id, leases.c.revision, leases.c.pool_id, leases.c.granted_at).where(
-            leases.c.run_id == run, leases.c.attempt == attempt
-        )
-    ).one_or_none()
-    found = AttemptSecrets() if lease is None else _gathered(tx, sealer, _Held(*lease))
+    live = select(leases.c.deployment_id, leases.c.revision, leases.c.pool_id, leases.c.granted_at).where(
+        leases.c.run_id == run, leases.c.attempt == attempt
+    )
+    ended = (
+        select(runs.c.deployment_id, runs.c.revision, runs.c.pool_id, attempts.c.claimed_at)
+        .join(attempts, attempts.c.run_id == runs.c.id)
+        .where(runs.c.id == run, attempts.c.number == attempt)
+    )
+    its = tx.conn.execute(live).one_or_none() or tx.conn.execute(ended).one_or_none()
+    found = AttemptSecrets() if its is None else _gathered(tx, sealer, _Held(*its))
     if found.unreadable:
         raise Conflict(
             "the server has no key for its secrets, so that what it tells cannot be masked",

@@ -20,7 +20,7 @@ from shunter_work_pools.storage import log_gaps
 from shunter_work_pools.storage.log_gaps import Extent
 
 #: Of a disk, folder or process that is not as it should be; anything else is a bug.
-_UNWRITABLE = frozenset(
+UNWRITABLE = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE),
         *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE),
@@ -129,7 +129,7 @@ class FileLogStore:
             finally:
                 os.close(handle)
         except OSError as exc:
-            if exc.errno in _UNWRITABLE:
+            if exc.errno in UNWRITABLE:
                 raise Unavailable(
                     f"the log folder {self.folder} cannot be written: {exc.strerror}",
                     "Free space there; agents keep their logs until then.",
@@ -186,7 +186,7 @@ class FileLogStore:
             path.unlink(missing_ok=True)
             log_gaps.path_of(path).unlink(missing_ok=True)
         except OSError as exc:
-            if exc.errno in _UNWRITABLE:
+            if exc.errno in UNWRITABLE:
                 raise Unavailable(
                     f"a log in {self.folder} cannot be deleted: {exc.strerror}",
                     "Check the folder's permissions and its disk.",

@@ -387,6 +387,53 @@ attempts = Table(
     Column("progress", Document),
 )
 
+#: How far the journal of each attempt has come; none of attempts that have none.
+journals = Table(
+    "journals",
+    metadata,
+    Column("run_id", Uuid(), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("offset", BigInteger, nullable=False),  # after the last whole line that was taken
+    Column("flow", Text),  # the first one that it names
+    Column("code", String(64)),  # version of that one's code
+)
+
+#: Tasks and flows within a run, as the last line about each says. What is JSON goes in and out as it is.
+task_runs = Table(
+    "task_runs",
+    metadata,
+    Column("run_id", Uuid(), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("parent", String(64)),
+    Column("name", Text, nullable=False),
+    Column("is_flow", Boolean(), nullable=False),
+    Column("state", State, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),  # of the run
+    Column("created_at", Time, nullable=False),
+    Column("started_at", Time),
+    Column("ended_at", Time),
+    Column("upstream", Text),  # JSON: keys
+    Column("error", Text),  # JSON: type, message, traceback
+    Column("result", Text),  # JSON: what is kept of its value, and where
+    Column("code", String(64)),
+    Index("ix_task_runs_run_id_created_at_key", "run_id", "created_at", "key"),
+)
+
+#: What runs leave for people to look at; the last one of a key counts.
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("run_id", Uuid(), primary_key=True),
+    Column("key", Label, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("task", String(64)),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Time, nullable=False),
+    Column("data", Text, nullable=False),  # JSON
+)
+
 #: Partitioned by day of ``at`` on Postgres (the migration says how).
 events = Table(
     "events",

@@ -1,0 +1,93 @@
+"""Takes journals and results of runs, from their agents or from themselves.
+
+A journal is cut into small transactions, with what else there is to do between them: of ten thousand tasks that end at
+once, no claim waits for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from uuid import UUID
+
+from shunter_work_pools.contracts.errors import Unavailable
+from shunter_work_pools.contracts.tasks import JOURNAL_LIMIT, JournalSize, ResultSize
+from shunter_work_pools.queue import journals, secrets
+from shunter_work_pools.queue.journals import Piece
+from shunter_work_pools.retention import Retention
+from shunter_work_pools.sealing import Sealer
+from shunter_work_pools.storage.results import ResultStore
+from shunter_work_pools.storage.store import Store, Tx
+
+#: Whether whoever brings something of an attempt holds, or held, it.
+May = Callable[[Tx], bool]
+
+
+class Journals:
+    """What becomes of the journals and results that come in.
+
+    Args:
+        retention: is told of what comes in, so that nothing comes of a run that is being deleted.
+    """
+
+    def __init__(self, store: Store, results: ResultStore, sealer: Sealer, retention: Retention) -> None:
+        self.store = store
+        self.results = results
+        self._sealer = sealer
+        self._retention = retention
+
+    async def append(self, run: UUID, attempt: int, offset: int, data: bytes, may: May) -> JournalSize | None:
+        """Take the whole lines among some bytes of an attempt's journal; where to go on. None: he may not.
+
+        Raises:
+            Conflict: the server has no key for the secrets that are to be masked.
+        """
+        with self._retention.receiving({run}) as going:
+            if run in going:
+                return None
+            known, mask, allowed = await self.store.read(
+                lambda tx: (
+                    journals.known_offset(tx, run, attempt),
+                    secrets.mask_of(tx, self._sealer, run, attempt),
+                    may(tx),
+                )
+            )
+            if not allowed:
+                return None
+            if known >= JOURNAL_LIMIT:
+                return JournalSize(size=max(known, offset + len(data)), full=True)
+            if offset > known:
+                return JournalSize(size=known)
+            cut = journals.pieces(data[known - offset :], known, mask)
+            while (piece := await asyncio.to_thread(_next, cut)) is not None:
+                work = partial(journals.take, run_id=run, attempt=attempt, piece=piece, may=may)
+                reached = await self.store.write(work)
+                if reached is None:
+                    return None
+                known = reached
+                if reached != piece.end:  # the same comes by another way, too
+                    break
+            return JournalSize(size=known)
+
+    async def put_result(
+        self, run: UUID, name: str, offset: int, size: int, data: bytes, may: May
+    ) -> ResultSize | None:
+        """Take some bytes of a result; None: he may not.
+
+        Raises:
+            BadRequest: the result is not what its name says.
+            Unavailable: it cannot be written now, or its run is being deleted.
+        """
+        with self._retention.receiving({run}) as going:
+            if not await self.store.read(may):
+                return None
+            if run in going:
+                raise Unavailable(f"run {run} is being deleted", "Ask again.")
+            put = partial(self.results.put, run, name, offset, size, data)
+            there, complete = await asyncio.to_thread(put)
+            return ResultSize(size=there, complete=complete)
+
+
+def _next(cut: Iterator[Piece]) -> Piece | None:
+    return next(cut, None)
