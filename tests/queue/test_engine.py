@@ -84,7 +84,12 @@ def clock() -> Clock:
 @pytest_asyncio.fixture
 async def engine(tmp_path: Path, clock: Clock) -> AsyncIterator[Engine]:
     settings = Settings(lost_after=0.3, give_up_after=0.6, reap_every=0.02, heartbeat_every=0.02)
-    engine = Engine(SqliteStore(tmp_path / "shunter.db", clock), FileLogStore(tmp_path / "logs"), FileResultStore(tmp_path / "results"), settings)
+    engine = Engine(
+        SqliteStore(tmp_path / "shunter.db", clock),
+        FileLogStore(tmp_path / "logs"),
+        FileResultStore(tmp_path / "results"),
+        settings,
+    )
     await engine.start()
     spec = DeploymentSpec(work=Work(command=["true"]), pool="main")
     await engine.store.write(lambda tx: catalog.create_pool(tx, PoolSpec(name="main")))

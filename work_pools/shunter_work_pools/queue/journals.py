@@ -51,6 +51,15 @@ _UNSAFE = re.compile("[\0\ud800-\udfff]")
 Line = dict[str, Any]
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+# Made once: there are many lines.
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 @dataclass
 class Piece:
     """Some whole lines of a journal, as rows.
@@ -103,7 +112,7 @@ def pieces(data: bytes, offset: int, mask: Mask) -> Iterator[Piece]:
 
 def _read(piece: Piece, raw: bytes, mask: Mask) -> None:
     try:
-        line = json.loads(raw, parse_constant=_refuse)
+        line = _DECODER.decode(raw.decode())
     except _WRONG:
         return
     if not isinstance(line, dict):
@@ -119,10 +128,6 @@ def _read(piece: Piece, raw: bytes, mask: Mask) -> None:
             piece.head = (_text(line["flow"], _NAME), _code(line))
     except _WRONG:
         return
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _read_task(piece: Piece, line: Line, mask: Mask) -> None:
@@ -245,7 +250,7 @@ def _json(value: Any) -> str:
     Raises:
         ValueError: a number in it is none of JSON.
     """
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 # ---- rows
