@@ -7,6 +7,7 @@ is told the same moment.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -156,6 +157,17 @@ class World:
         frame = LogFrame(run=given.run, attempt=given.attempt, epoch=given.epoch, offset=0, length=len(data))
         self.client.upload_logs("a1", encode_frames([(frame, data)]))
 
+    def tell(self, given: Assignment, *lines: dict[str, object]) -> None:
+        """Lines of an attempt's journal, each so many microseconds (``at``) after now; the first of all begins it."""
+        now = int(self.clock.read_text()) // 1000
+        moved = [
+            {key: now + value if key in ("at", "b") else value for key, value in line.items()}
+            for line in lines
+        ]  # type: ignore[operator]
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in moved)
+        frame = LogFrame(run=given.run, attempt=given.attempt, epoch=given.epoch, offset=0, length=len(data))
+        self.client.upload_journals("a1", encode_frames([(frame, data)]))
+
     def end(self, given: Assignment, state: AttemptState, **more: object) -> None:
         """The last step of an attempt."""
         usage = {"max_rss_bytes": 12_345_678, "cpu_seconds": 0.25, "log_size": 0}
@@ -196,6 +208,76 @@ def _reached(server: subprocess.Popen[bytes], shunter: Console, home: Path) -> C
         client.close()
         return None
     return client
+
+
+def _task(at: int, name: str, state: str, parent: int = 0, /, **more: object) -> dict[str, object]:
+    told: dict[str, object] = {"k": f"{at:020x}", "t": name, "s": state, "n": 1, "at": at * 1_000_000}
+    return told | ({"p": f"{parent:020x}"} if parent else {}) | more
+
+
+def _keys(*at: int) -> list[str]:
+    return [f"{one:020x}" for one in at]
+
+
+#: What the tasks of the run that failed did: a map, what follows it, a flow inside, and what was not done any more.
+_TOLD: list[dict[str, object]] = [
+    _task(1, "nightly-report", "R", y="flow"),
+    *(_task(at, "fetch", "C", 1, b=2_000_000, r={"i": at}) for at in range(2, 7)),
+    _task(
+        7,
+        "fetch",
+        "F",
+        1,
+        b=2_000_000,
+        n=3,
+        e={"type": "TimeoutError", "message": "no answer\nfor 30 s", "traceback": ""},
+    ),
+    *(_task(at + 10, "clean", "C", 1, b=9_000_000, u=_keys(at), r={"i": 1}) for at in range(2, 7)),
+    _task(
+        17,
+        "clean",
+        "S",
+        1,
+        n=0,
+        u=_keys(7),
+        e={"type": "Skipped", "message": "fetch failed", "traceback": ""},
+    ),
+    _task(20, "publish", "C", 1, y="flow", b=16_500_000),
+    _task(18, "render", "H", 20, b=17_000_000, r={"i": "<p>"}),
+    _task(19, "upload", "C", 20, b=18_000_000, u=_keys(18), r={"i": None}),
+    _task(
+        21,
+        "total",
+        "S",
+        1,
+        n=0,
+        u=_keys(*range(12, 18)),
+        e={"type": "Skipped", "message": "clean", "traceback": ""},
+    ),
+    _task(
+        22,
+        "nightly-report",
+        "F",
+        y="flow",
+        k=_keys(1)[0],
+        b=1_000_000,
+        e={"type": "TimeoutError", "message": "no answer", "traceback": ""},
+    ),
+    {
+        "art": {
+            "key": "prices",
+            "kind": "table",
+            "data": [{"city": "Zürich", "price": 7}, {"city": "Bern", "price": None}],
+            "description": "of today",
+        },
+        "k": _keys(1)[0],
+        "at": 20_000_000,
+    },
+    {
+        "art": {"key": "report", "kind": "markdown", "data": "# Report\n\nAll is well.", "description": ""},
+        "at": 21_000_000,
+    },
+]
 
 
 def _fill(world: World) -> None:
@@ -272,6 +354,7 @@ def _fill(world: World) -> None:
     world.at(hours=2, seconds=-61)
     world.end(given, AttemptState.FAILED, cause=Cause.EXIT_CODE, exit_code=3, message="exit code 3")
     given = world.take()
+    world.tell(given, *_TOLD)
     world.at(hours=2, seconds=-150)
     world.end(given, AttemptState.FAILED, cause=Cause.EXIT_CODE, exit_code=3, message="exit code 3")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shunter_cli import confirm, durations, faults, live, naming, output, parameters, waiting
+from shunter_cli.commands import run_tasks
 from shunter_cli.completing import deployments, runs
 from shunter_cli.connection import connect
 from shunter_cli.durations import ago, in_words, local
@@ -39,6 +40,7 @@ _BATCH = 1000
 
 def attach(app: typer.Typer) -> None:
     """Add the group."""
+    run_tasks.attach(group)
     app.add_typer(group, name="run")
 
 
@@ -399,6 +401,9 @@ def export(
         str | None,
         typer.Option(help="Where to, by default stdout; there only when complete.", metavar="FILE"),
     ] = None,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="Each with its task runs and artifacts, too.")
+    ] = False,
 ) -> None:
     """Write all that is known of runs, one a line as JSON.
 
@@ -409,7 +414,7 @@ def export(
     from shunter_cli.exporting import export as write
 
     with connect() as client:
-        count = with_names(client, filters, lambda known: write(client, known, file))
+        count = with_names(client, filters, lambda known: write(client, known, file, tasks=tasks))
     faults.tell(f"{output.counted(count, 'run')} exported" + (f" to {file}" if file else ""))
 
 
