@@ -15,6 +15,7 @@ import pytest
 from shunter_work_pools.killpoints import POINTS
 from tests.api.serving import SOON, ServerProcess, server_process
 from tests.api.test_process import BODY, database_url
+from tests.queue.journal_lines import done, head, key, line, text
 
 __all__ = ["database_url"]
 
@@ -48,13 +49,12 @@ class Life:
         (ack,) = (await self.ask("POST", "/agents/a1/reports", json=batch))["acks"]
         return ack
 
-    async def upload(self, granted: Any, offset: int, data: bytes) -> Any:
+    async def upload(self, granted: Any, offset: int, data: bytes, to: str = "logs") -> Any:
         frame = {key: granted[key] for key in ("run", "attempt", "epoch")}
         header = json.dumps(frame | {"offset": offset, "length": len(data)}).encode()
         media = {"content-type": "application/vnd.shunter.log-frames"}
-        (size,) = (await self.ask("POST", "/agents/a1/logs", content=header + b"\n" + data, headers=media))[
-            "sizes"
-        ]
+        body = header + b"\n" + data
+        (size,) = (await self.ask("POST", f"/agents/a1/{to}", content=body, headers=media))["sizes"]
         return size
 
     async def begin(self, **request: Any) -> str:
@@ -173,6 +173,20 @@ async def test_output_nobody_acknowledged_is_there_once(tmp_path: Path) -> None:
         assert (await server.upload(granted, 0, b"once"))["size"] == 4
         assert (await server.upload(granted, 4, b"!"))["size"] == 5
         assert (await server.http.get(f"/runs/{run_id}/logs")).content == b"once!"
+
+
+async def test_a_journal_nobody_acknowledged_is_there_once(tmp_path: Path) -> None:
+    lines = text(head(), line(1, "R"), done(1, 7), line(2, "R"))
+    async with dying(tmp_path, "", "after-journals-committed") as server:
+        run_id = await server.begin()
+        granted = await server.claim()
+        await server.upload(granted, 0, lines, to="journals")
+    async with life(tmp_path, "") as server:
+        assert (await server.upload(granted, 0, lines, to="journals"))["size"] == len(lines)
+        more = text(done(2, 8))
+        assert (await server.upload(granted, len(lines), more, to="journals"))["size"] == len(lines + more)
+        tasks = (await server.ask("GET", f"/runs/{run_id}/tasks"))["tasks"]
+        assert [(one["id"], one["state"]) for one in tasks] == [(key(1), "Completed"), (key(2), "Completed")]
 
 
 async def test_a_cancellation_nobody_heard_of_reaches_the_agent(tmp_path: Path) -> None:
