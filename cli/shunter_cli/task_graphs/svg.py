@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape, quoteattr
 
 from shunter_cli.task_graphs.blocks import Block, blocks, label, states, worst
 
@@ -135,7 +135,7 @@ def _drawn(boxes: Sequence[_Box], before: Mapping[str, Collection[str]]) -> list
         hint = f"{_printable(label(box.node))}: {state}"
         fill = "#fcfcfc" if box.inner else fill
         parts += [
-            f'<g transform="translate({box.x:.1f} {box.y:.1f})" data-id={quoteattr(_printable(box.node.id))}>',
+            f'<g transform="translate({box.x:.1f} {box.y:.1f})" data-id="{escape(_printable(box.node.id))}">',
             f"<title>{escape(hint)}</title>",
             f'<rect width="{box.width:.1f}" height="{box.height:.1f}" rx="6" fill="{fill}" stroke="{edge}"/>',
             f'<text x="12" y="18" font-size="13" fill="#1b1b1b">{escape(name)}</text>',
