@@ -48,11 +48,13 @@ class Attempt:
         in_start: a launch is under way at this moment.
         ended: its end is written down, nothing of it runs.
         end_acked: the server has the end.
+        end_held: its end is not told yet, since the server does not have all that its flow did.
         log_sent: offset in the output up to which the server has it; None: to be asked.
         log_gone: offset up to which the file may have holes instead of output. What of it the server has not
             is lost.
         log_final: all bytes of output, once known.
         log_done: no output is owed.
+        tasks_owed: of the journal of its flow, some is.
         mask: what is not to be seen of it; None: that is not known (yet), so nothing of its output is shipped.
         recalled: set once the server has said what is to be masked of an attempt that was found, or that it cannot.
     """
@@ -64,6 +66,7 @@ class Attempt:
         "devices",
         "dropped",
         "end_acked",
+        "end_held",
         "ended",
         "handle",
         "in_start",
@@ -90,6 +93,7 @@ class Attempt:
         "stopped_at",
         "successor",
         "task",
+        "tasks_owed",
         "timer",
     )
 
@@ -127,6 +131,8 @@ class Attempt:
         self.in_start = False
         self.ended = False
         self.end_acked = False
+        self.end_held = False
+        self.tasks_owed = False
         # The server may have more of it than this agent ever did.
         self.log_sent: int | None = None if adopted or record.assignment.handed_over else 0
         self.log_gone = 0
@@ -170,7 +176,7 @@ class Attempt:
         self.journal.append({"report": body, "at": at.to_json()})
 
     def reports(self, *, bare: bool = False) -> list[Report]:
-        """The owed reports, of this moment.
+        """The reports that can be told at this moment.
 
         Args:
             bare: only what cannot be wrong: the server refused them in full.
@@ -187,6 +193,7 @@ class Attempt:
                 **(_bare(step) if bare else step.fields),
             )
             for step in self.steps
+            if not (self.end_held and step.seq == END_SEQ)
         ]
 
     def acknowledge(self, seq: int) -> None:

@@ -40,6 +40,7 @@ from shunter_agents.spool import Spool
 from shunter_agents.state_folder import StateFolder, check_name, default_name
 from shunter_agents.supervisor import Supervisor
 from shunter_agents.tally import Tally
+from shunter_agents.task_shipper import TaskShipper
 from shunter_agents.verdict import Stop
 from shunter_infrastructure.launcher import Launcher, LauncherUnavailable, Prepared
 from shunter_infrastructure.stamp import Stamp, boot_id
@@ -167,6 +168,7 @@ class Agent:
         self._holdings.on_left = self._speak_up
         self._reporter = Reporter(server, name, folder.session, self._link, self._holdings)
         self._shipper = LogShipper(server, name, self._link)
+        self._task_shipper = TaskShipper(server, name, self._link)
         self._spool = Spool(self._holdings, self._health, options.spool_limit, options.min_disk)
         self._shipper.on_output = self._spool.wake
         self._janitor = Janitor(self._holdings)
@@ -177,6 +179,7 @@ class Agent:
             self._health,
             self._reporter,
             self._shipper,
+            self._task_shipper,
             self._janitor,
             self._tally,
             Secrets(server, name, folder.session, options.own_secrets),
@@ -397,6 +400,7 @@ class Agent:
         parts = [
             ("reporter", self._reporter.run()),
             ("log shipper", self._shipper.run()),
+            ("task shipper", self._task_shipper.run()),
             ("spool", self._spool.run()),
             ("janitor", self._janitor.run()),
             ("service manager", self._manager.keep_told(self._condition)),

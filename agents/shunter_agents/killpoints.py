@@ -45,7 +45,10 @@ JOIN_POINTS = ("after-join-drafted", "after-join-answered", "after-join-settled"
 #: While an agent that goes leaves its runs to others.
 LEAVE_POINTS = ("after-work-left", "after-leave-answered")
 
-_ALL = POINTS + RELIEF_POINTS + RENEWAL_POINTS + JOIN_POINTS + LEAVE_POINTS
+#: While the journal of a flow is brought to the server.
+JOURNAL_POINTS = ("after-results-taken", "after-journal-taken", "after-journal-brought")
+
+_ALL = POINTS + RELIEF_POINTS + RENEWAL_POINTS + JOIN_POINTS + LEAVE_POINTS + JOURNAL_POINTS
 _AT = os.environ.get("SHUNTER_TEST_KILL_AT")
 
 if _AT is None:

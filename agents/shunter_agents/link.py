@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable
 from enum import Enum
 from typing import Protocol, TypeVar
+from uuid import UUID
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
@@ -33,6 +34,7 @@ from shunter_work_pools.contracts.errors import (
 from shunter_work_pools.contracts.identities import Credential, CredentialRequest
 from shunter_work_pools.contracts.pools import Pool, PoolPatch, PoolSpec
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
+from shunter_work_pools.contracts.tasks import ResultSize
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
@@ -66,6 +68,19 @@ class Server(Protocol):
     async def sync(self, name: str, request: SyncRequest) -> SyncAnswer: ...
     async def report(self, name: str, batch: ReportBatch) -> ReportAnswer: ...
     async def upload_logs(self, name: str, body: bytes) -> LogAnswer: ...
+    async def upload_journals(self, name: str, body: bytes) -> LogAnswer: ...
+    async def upload_task_result(
+        self,
+        name: str,
+        run: UUID,
+        attempt: int,
+        epoch: int,
+        result: str,
+        *,
+        offset: int,
+        size: int,
+        data: bytes,
+    ) -> ResultSize: ...
     async def release(self, name: str, request: ReleaseRequest) -> ReportAnswer: ...
     async def leave(self, name: str, request: ReleaseRequest) -> ReportAnswer: ...
     async def attempt_secrets(self, name: str, request: SecretsRequest) -> AttemptSecrets: ...

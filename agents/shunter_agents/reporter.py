@@ -108,10 +108,11 @@ class Reporter:
                 self._urgent.set()
                 break
             del self._waiting[attempt.key]
-            if not attempt.steps:
-                continue  # the server had more of it already than was under way
+            owed = attempt.reports(bare=attempt.key in self._bare)
+            if not owed:
+                continue  # the server had more of it already than was under way, or its end is held
             batch.append(attempt)
-            reports += attempt.reports(bare=attempt.key in self._bare)
+            reports += owed
         return batch, reports
 
     def _put_back(self, batch: list[Attempt]) -> None:

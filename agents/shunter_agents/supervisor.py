@@ -28,6 +28,7 @@ from shunter_agents.link import Backoff
 from shunter_agents.log_shipper import PARKED, LogShipper
 from shunter_agents.reporter import Reporter
 from shunter_agents.tally import Tally
+from shunter_agents.task_shipper import TaskShipper
 from shunter_agents.verdict import Stop, Verdict, never_started, verdict
 from shunter_infrastructure.launcher import (
     NOTHING,
@@ -87,6 +88,7 @@ class Supervisor:
         health: Health,
         reporter: Reporter,
         shipper: LogShipper,
+        tasks: TaskShipper,
         janitor: Janitor,
         tally: Tally,
         secrets: Secrets,
@@ -102,6 +104,7 @@ class Supervisor:
         self._lease_came = asyncio.Event()
         self._reporter = reporter
         self._shipper = shipper
+        self._task_shipper = tasks
         self._janitor = janitor
         self._closing = False
         self._tasks: dict[asyncio.Task[None], Attempt] = {}
@@ -113,9 +116,13 @@ class Supervisor:
         reporter.on_acked = self._acked
         reporter.on_stale = self._stale
         shipper.on_done = self._settle
+        tasks.on_done = self._journal_brought
+        tasks.on_stuck = self._release_end
 
     def begin(self, attempt: Attempt) -> None:
         """See it through from where it is."""
+        if attempt.ended:
+            self._hold_end(attempt)
         self._reporter.add(attempt)
         attempt.task = self._spawn(attempt, self._guarded(attempt), "see through")
 
@@ -136,8 +143,7 @@ class Supervisor:
         attempt.log_done = True
         log.warning("a run is not this agent's any more; it is stopped", reason=why, **attempt.names)
         self._holdings.disown(attempt)
-        self._reporter.forget(attempt)
-        self._shipper.forget(attempt)
+        self._forget(attempt)
         if attempt.ended and (attempt.task is None or attempt.task.done()):
             self._janitor.take(attempt)
         else:
@@ -153,12 +159,17 @@ class Supervisor:
         attempt.dropped = attempt.let_go = True
         log.warning("a run is another agent's now; its work is left alone", **attempt.names)
         self._holdings.settle(attempt)
-        self._reporter.forget(attempt)
-        self._shipper.forget(attempt)
+        self._forget(attempt)
         self._over(attempt)
         if attempt.task is not None:
             attempt.task.cancel()
         self._spawn(attempt, self._part_with(attempt), "part with")
+
+    def _forget(self, attempt: Attempt) -> None:
+        """Nothing of it is to be told any more."""
+        self._reporter.forget(attempt)
+        self._shipper.forget(attempt)
+        self._task_shipper.forget(attempt)
 
     async def _part_with(self, attempt: Attempt) -> None:
         if attempt.task is not None:
@@ -173,8 +184,7 @@ class Supervisor:
         if not attempt.left:
             log.info("a run is left to other agents", **attempt.names)
             attempt.dropped = attempt.let_go = attempt.left = True
-            self._reporter.forget(attempt)
-            self._shipper.forget(attempt)
+            self._forget(attempt)
             self._over(attempt)
         mine = [task for task, whose in self._tasks.items() if whose is attempt]
         for task in mine:
@@ -473,7 +483,7 @@ class Supervisor:
         log.info(
             "a run has started" if not attempt.adopted else "a run goes on", pid=handle.pid, **attempt.names
         )
-        self._ship(attempt, self._shipper.watch)
+        self._ship(attempt)
         if attempt.assignment.exclusive and self._leased_until is not None:
             self._spawn(attempt, self._hold(attempt, handle), "hold")
         if self._health.doubts and not attempt.adopted:
@@ -547,6 +557,7 @@ class Supervisor:
             if attempt.state in (AttemptState.CLAIMED, AttemptState.STARTING):
                 fields = self._told_once(attempt) | fields  # it was not told with Running
             attempt.ended = True
+            self._hold_end(attempt)
             self._tally.ended(state, cause)
             self._judge_launch(attempt, judged)
             self._report(attempt, state, end.ended, fields | {"log_size": end.log_size})
@@ -588,16 +599,35 @@ class Supervisor:
         if attempt.dropped:
             self._janitor.take(attempt)
         else:
-            self._ship(attempt, self._shipper.finish)
+            self._ship(attempt)
 
-    def _ship(self, attempt: Attempt, ship: Callable[[Attempt], None]) -> None:
-        """Bring its output to the server, once it is known what is to be masked of it."""
-        if attempt.mask is None and not attempt.log_done:
+    def _ship(self, attempt: Attempt) -> None:
+        """Bring output and journal to the server, once it is known what is to be masked of them."""
+        if attempt.mask is None and (attempt.tasks_owed or not attempt.log_done):
             if attempt.recalled is None:
                 attempt.recalled = asyncio.Event()
                 self._spawn(attempt, self._recall(attempt, attempt.recalled), "recall")
+        elif attempt.ended:
+            self._shipper.finish(attempt)
+            self._task_shipper.finish(attempt)
         else:
-            ship(attempt)
+            self._shipper.watch(attempt)
+            self._task_shipper.watch(attempt)
+
+    def _hold_end(self, attempt: Attempt) -> None:
+        """Whoever goes on from its end finds all that its flow did: it is not told before that is with the server."""
+        attempt.tasks_owed = self._task_shipper.owes(attempt)
+        in_vain = attempt.mask is None and attempt.recalled is not None and attempt.recalled.is_set()
+        attempt.end_held = attempt.tasks_owed and not (attempt.end_acked or in_vain)
+
+    def _release_end(self, attempt: Attempt) -> None:
+        if attempt.end_held:
+            attempt.end_held = False
+            self._reporter.add(attempt)
+
+    def _journal_brought(self, attempt: Attempt) -> None:
+        self._release_end(attempt)
+        self._settle(attempt)
 
     async def _recall(self, attempt: Attempt, recalled: asyncio.Event) -> None:
         """Learn anew what is to be masked of it: it was found, and its secrets were in the memory of another life."""
@@ -614,14 +644,17 @@ class Supervisor:
                     "output of a run is held back: it cannot be masked", reason=exc.told, **attempt.names
                 )
                 recalled.set()
+                self._release_end(attempt)
                 await asyncio.sleep(PARKED)
         recalled.set()
         if not attempt.dropped:
-            self._ship(attempt, self._shipper.finish if attempt.ended else self._shipper.watch)
+            self._ship(attempt)
 
     async def _recall_output(self, attempt: Attempt) -> None:
         """It ended in a former life: find the rest of its output, and the engine's remains."""
         self._holdings.stop_working(attempt)
+        if attempt.tasks_owed:
+            self._ship(attempt)  # its end waits for that, and needs no engine
         attempt.handle = await self._recover(attempt)
         if attempt.dropped:
             self._janitor.take(attempt)
@@ -629,7 +662,7 @@ class Supervisor:
         if attempt.handle is None:
             attempt.log_done = True
             attempt.adopted = False
-        self._ship(attempt, self._shipper.finish)
+        self._ship(attempt)
         self._settle(attempt)
 
     # -- what the server says of it
@@ -638,7 +671,7 @@ class Supervisor:
         if not attempt.end_acked:
             return
         self._holdings.settle(attempt)
-        if not attempt.log_done:
+        if attempt.tasks_owed or not attempt.log_done:
             # The folder stays for its output; a next life need not tell its end again.
             self._write(attempt, {"acked": END_SEQ, "epoch": attempt.assignment.epoch})
         self._settle(attempt)
@@ -650,10 +683,10 @@ class Supervisor:
         self.drop(attempt, ack.detail or "the server has it no longer under this epoch")
 
     def _settle(self, attempt: Attempt) -> None:
-        """Its folder can go once its end and all its output are with the server."""
+        """Its folder can go once its end, all its output and its journal are with the server."""
         if attempt.adopted and attempt.handle is None and attempt.task and not attempt.task.done():
             return  # what the engine keeps of it is still being found
-        if attempt.end_acked and attempt.log_done and not attempt.dropped:
+        if attempt.end_acked and attempt.log_done and not (attempt.tasks_owed or attempt.dropped):
             attempt.dropped = True  # nothing will be said of it any more
             self._janitor.take(attempt)
 

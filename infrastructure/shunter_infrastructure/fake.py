@@ -56,6 +56,7 @@ from shunter_infrastructure.launcher import (
     leased,
 )
 from shunter_infrastructure.stamp import Stamp
+from shunter_infrastructure.task_files import TaskFiles
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
 
@@ -439,6 +440,10 @@ class FakeLauncher(OwnWork):
     def output_file(self, handle: Handle) -> Path | None:
         """See :meth:`Launcher.output_file`: it is in the script."""
         return None
+
+    def task_files(self, folder: Path) -> TaskFiles | None:
+        """See :meth:`Launcher.task_files`."""
+        return TaskFiles(folder) if self.engine is None else None
 
     async def cleanup(self, handle: Handle) -> None:
         """See :meth:`Launcher.cleanup`."""

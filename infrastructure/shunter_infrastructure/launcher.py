@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from shunter_infrastructure.stamp import Stamp
+from shunter_infrastructure.task_files import TaskFiles
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.errors import ShunterError
 from shunter_work_pools.contracts.states import Cause
@@ -254,6 +255,10 @@ class OwnWork:
         """See :meth:`Launcher.manifest`."""
         return None
 
+    def task_files(self, folder: Path) -> TaskFiles | None:
+        """See :meth:`Launcher.task_files`."""
+        return None
+
 
 @runtime_checkable
 class Launcher(Protocol):
@@ -350,6 +355,10 @@ class Launcher(Protocol):
     def output_file(self, handle: Handle) -> Path | None:
         """The file below the attempt's folder that holds its output, byte by byte, and nothing else; None if
         it is kept elsewhere. The agent may punch holes into what it has noted as lost or delivered."""
+
+    def task_files(self, folder: Path) -> TaskFiles | None:
+        """Where a flow leaves its journal and results for the agent to read, given the attempt's folder; None: the run
+        itself brings them to the server, if it has a token. Quick, and without the engine."""
 
     async def cleanup(self, handle: Handle) -> None:
         """Remove what the engine keeps of an ended attempt. The agent removes the folder itself."""

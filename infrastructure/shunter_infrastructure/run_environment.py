@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 
 from shunter_infrastructure.launcher import Devices, LaunchFailed
+from shunter_infrastructure.task_files import FOLDER, JOURNAL
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
 
@@ -45,6 +46,11 @@ def described(
     if devices:
         env["SHUNTER_DEVICES"] = json.dumps({name: list(numbers) for name, numbers in devices.items()})
     return env
+
+
+def journal_in(folder: str) -> dict[str, str]:
+    """Has a flow write its journal into a folder as the run sees it, see ``task_files``."""
+    return {"SHUNTER_JOURNAL": f"{folder}/{FOLDER}/{JOURNAL}"}
 
 
 def command_from(command: Sequence[str], source: str | None) -> list[str]:

@@ -29,6 +29,7 @@ from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.contracts.pools import Pool
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS
+from shunter_work_pools.contracts.tasks import ResultSize
 
 Key = tuple[UUID, int]
 
@@ -41,6 +42,7 @@ class Lease:
         steps: the reports it took, in order.
         live: still leased.
         log: its output; zeros where ``gaps`` says that it is lost.
+        journal, results: of its flow.
     """
 
     assignment: Assignment
@@ -49,6 +51,8 @@ class Lease:
     live: bool = True
     log: bytearray = field(default_factory=bytearray)
     gaps: list[tuple[int, int]] = field(default_factory=list)
+    journal: bytearray = field(default_factory=bytearray)
+    results: dict[str, bytearray] = field(default_factory=dict)
 
     @property
     def states(self) -> list[str]:
@@ -284,6 +288,47 @@ class FakeServer:
         await self._tell()
         self._lost("logs")
         return LogAnswer(sizes=list(sizes.values()))
+
+    async def upload_journals(self, name: str, body: bytes) -> LogAnswer:
+        self._reach()
+        if self.journals_away is not None:
+            raise self.journals_away
+        sizes = []
+        for frame, data in decode_frames(body):
+            lease = self.leases.get((frame.run, frame.attempt))
+            if lease is None or lease.assignment.epoch != frame.epoch:
+                sizes.append(LogSize(run=frame.run, attempt=frame.attempt, size=0, stale=True))
+                continue
+            if frame.offset <= len(lease.journal):
+                new = bytes(data[len(lease.journal) - frame.offset :])
+                lease.journal += new[: new.rfind(b"\n") + 1]
+            sizes.append(LogSize(run=frame.run, attempt=frame.attempt, size=len(lease.journal)))
+        await self._tell()
+        self._lost("journals")
+        return LogAnswer(sizes=sizes)
+
+    async def upload_task_result(
+        self,
+        name: str,
+        run: UUID,
+        attempt: int,
+        epoch: int,
+        result: str,
+        *,
+        offset: int,
+        size: int,
+        data: bytes,
+    ) -> ResultSize:
+        self._reach()
+        lease = self.leases.get((run, attempt))
+        if lease is None or lease.assignment.epoch != epoch:
+            raise StaleEpoch("the attempt is not this agent's")
+        kept = lease.results.setdefault(result, bytearray())
+        if offset <= len(kept):
+            kept += data[len(kept) - offset :]
+        await self._tell()
+        self._lost("results")
+        return ResultSize(size=len(kept), complete=len(kept) == size)
 
     async def release(self, name: str, request: ReleaseRequest) -> ReportAnswer:
         self._reach()

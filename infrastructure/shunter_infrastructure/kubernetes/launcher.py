@@ -597,6 +597,10 @@ class KubernetesLauncher:
         """See :meth:`Launcher.output_file`."""
         return handle.folder / OUTPUT
 
+    def task_files(self, folder: Path) -> None:
+        """See :meth:`Launcher.task_files`: they are in the pod."""
+        return
+
     def manifest(self, folder: Path) -> Any:
         """See :meth:`Launcher.manifest`."""
         try:

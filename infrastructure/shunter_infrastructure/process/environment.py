@@ -15,7 +15,13 @@ from shunter_infrastructure.launcher import NO_DEVICES, NOTHING, Devices, Launch
 from shunter_infrastructure.process import apart, users
 from shunter_infrastructure.process.lean import LAUNCH_VERSION
 from shunter_infrastructure.process.users import User
-from shunter_infrastructure.run_environment import GPU, RESERVED_PREFIX, described, runner_path
+from shunter_infrastructure.run_environment import (
+    GPU,
+    RESERVED_PREFIX,
+    described,
+    journal_in,
+    runner_path,
+)
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.states import Cause
@@ -235,6 +241,7 @@ def told_variables(
     """What the agent tells a run, whatever its deployment sets."""
     parameters = str(folder / "parameters.json") if assignment.parameters else NO_PARAMETERS
     env = described(assignment, agent, devices, parameters, str(folder / "result.json"))
+    env |= journal_in(str(folder))
     if devices.get(GPU):
         env[CUDA] = cuda_devices(devices[GPU], own)
     return env

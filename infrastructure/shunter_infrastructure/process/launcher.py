@@ -40,6 +40,7 @@ from shunter_infrastructure.process.lean import USED
 from shunter_infrastructure.process.memory import MemoryLimits
 from shunter_infrastructure.process.record import RECORD, Ended, Record
 from shunter_infrastructure.stamp import Stamp
+from shunter_infrastructure.task_files import TaskFiles
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.sizes import size
 from shunter_work_pools.contracts.states import Cause
@@ -263,6 +264,11 @@ class ProcessLauncher(OwnWork):
     def output_file(self, handle: Handle) -> Path | None:
         """See :meth:`Launcher.output_file`."""
         return handle.folder / OUTPUT
+
+    def task_files(self, folder: Path) -> TaskFiles:
+        """See :meth:`Launcher.task_files`."""
+        place = apart.of(folder)
+        return TaskFiles(folder) if place is None else TaskFiles(place, _user_of(_read_launch(folder)))
 
     async def cleanup(self, handle: Handle) -> None:
         """See :meth:`Launcher.cleanup`. (The keeper removed the cgroup, or whoever found it dead did.)"""

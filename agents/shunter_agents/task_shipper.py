@@ -1,0 +1,390 @@
+"""One task that brings the journals of flows to the server, by offset, and before each line the result that it names.
+
+Live attempts are looked at every :data:`LOOK` seconds, an ended one at once: its end is told only when the server has the
+whole journal, so that whoever goes on from it misses nothing. Lines stay in their file until the server has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shunter_agents.attempt import Attempt, Key
+from shunter_agents.killpoints import reached
+from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
+from shunter_infrastructure.task_files import TaskFiles
+from shunter_work_pools.contracts.agents import LogFrame, LogSize
+from shunter_work_pools.contracts.log_frames import encode_frames
+from shunter_work_pools.contracts.tasks import PIECE_LIMIT, RESULT_NAME
+from shunter_work_pools.daemon_log import get_logger
+from shunter_work_pools.masking import Mask
+
+log = get_logger()
+
+#: Seconds between two looks at the journals of what runs.
+LOOK = 0.5
+#: Bytes of journals in one upload, and of a result.
+UPLOAD, PIECE = 1024 * 1024, 4 * 1024 * 1024
+#: Bytes that one line may have here: a frame's head has to fit beside it.
+LONGEST = PIECE_LIMIT - 4096
+#: Attempts whose results are on their way at once.
+AT_ONCE = 4
+#: Seconds until a journal that the server does not take, or that cannot be read, is tried again.
+PARKED = 30.0
+
+_NAME = re.compile(RESULT_NAME)
+
+
+@dataclass
+class Way:
+    """How far the journal of an attempt has come.
+
+    Attributes:
+        seen: bytes of the file at the last look.
+        sent: offset up to which the server has it; None: to be asked.
+        final: bytes of the file, once nothing writes it any more.
+        lines: what comes next, whole lines.
+        results: names of results that must be there before.
+        busy: results are on their way.
+    """
+
+    attempt: Attempt
+    files: TaskFiles
+    sent: int | None
+    seen: int = 0
+    final: int | None = None
+    lines: bytes = b""
+    results: list[str] = field(default_factory=list)
+    brought: set[str] = field(default_factory=set)
+    busy: bool = False
+
+
+class TaskShipper:
+    """Journals on their way. Nothing is lost with it: the files have them, the server knows how much it has.
+
+    Attributes:
+        on_done: called when nothing more of an attempt that has ended will be brought.
+        on_stuck: called when it may take for ever.
+    """
+
+    def __init__(self, server: Server, name: str, link: Link) -> None:
+        self._server = server
+        self._name = name
+        self._link = link
+        self._ways: dict[Key, Way] = {}
+        self._live: dict[Key, Way] = {}
+        self._ready: deque[Way] = deque()
+        self._wake = asyncio.Event()
+        self._one_by_one = 0
+        self._few = asyncio.Semaphore(AT_ONCE)
+        self._bringing: set[asyncio.Task[None]] = set()
+        self.on_done: Callable[[Attempt], None] = lambda attempt: None
+        self.on_stuck: Callable[[Attempt], None] = lambda attempt: None
+
+    def owes(self, attempt: Attempt) -> bool:
+        """Whether the server does not have all that there is of its journal at this moment."""
+        way = self._way(attempt)
+        if way is None:
+            return False
+        size = way.files.journal_size()
+        return size > 0 and way.sent != size
+
+    def watch(self, attempt: Attempt) -> None:
+        """It runs, and may write; what is to be masked of it is known."""
+        way = self._way(attempt)
+        if way is None:
+            return
+        if not self._live:
+            self._wake.set()
+        self._live[attempt.key] = way
+
+    def finish(self, attempt: Attempt) -> None:
+        """It has ended: nothing writes any more."""
+        self._live.pop(attempt.key, None)
+        way = self._way(attempt)
+        if way is None or not attempt.tasks_owed:
+            self._ways.pop(attempt.key, None)
+            return
+        way.final = way.files.journal_size()
+        self._queue(way)
+
+    def forget(self, attempt: Attempt) -> None:
+        """Its journal is of no interest any more."""
+        self._live.pop(attempt.key, None)
+        self._ways.pop(attempt.key, None)
+        attempt.tasks_owed = False
+
+    async def run(self) -> None:
+        """Bring journals for ever."""
+        try:
+            backoff = Backoff()
+            while True:
+                if not self._ready:
+                    await self._look()
+                batch = self._gather()
+                if batch:
+                    await self._bring(batch, backoff)
+        finally:
+            for task in self._bringing:
+                task.cancel()
+            await asyncio.gather(*self._bringing, return_exceptions=True)
+
+    def _way(self, attempt: Attempt) -> Way | None:
+        """That of an attempt; None if its launcher's runs bring their journals themselves."""
+        way = self._ways.get(attempt.key)
+        if way is None:
+            files = attempt.launcher.task_files(attempt.journal.folder)
+            if files is None:
+                return None
+            way = self._ways[attempt.key] = Way(attempt, files, None if attempt.adopted else 0)
+        return way
+
+    def _queue(self, way: Way) -> None:
+        if way.busy or way in self._ready or self._ways.get(way.attempt.key) is not way:
+            return
+        self._ready.append(way)
+        self._wake.set()
+
+    async def _look(self) -> None:
+        """Wait until there may be something: at once for what has ended, by the clock for what runs."""
+        self._wake.clear()
+        if not self._live:
+            await self._wake.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK):
+                await self._wake.wait()
+                if self._ready:
+                    return
+        for way in self._live.values():
+            size = way.files.journal_size()
+            if size > way.seen:
+                way.seen = size
+                self._queue(way)
+
+    def _gather(self) -> list[Way]:
+        """Those whose lines go with the next upload."""
+        batch: list[Way] = []
+        room = UPLOAD
+        while self._ready and room > 0:
+            way = self._ready.popleft()
+            if way.busy or self._ways.get(way.attempt.key) is not way or not self._read(way):
+                continue
+            if way.results:
+                self._spawn(way)
+                continue
+            batch.append(way)
+            room -= len(way.lines)
+            if self._one_by_one > 0:
+                self._one_by_one -= 1
+                break
+        return batch
+
+    def _read(self, way: Way) -> bool:
+        """Have its next lines at hand; False if there is nothing to send now."""
+        if way.lines or way.sent is None:
+            return True
+        try:
+            data = way.files.read_journal(way.sent, UPLOAD)
+            if b"\n" not in data and len(data) == UPLOAD:
+                data = way.files.read_journal(way.sent, LONGEST)
+        except OSError as exc:
+            if way.final == 0 or (way.final is None and isinstance(exc, FileNotFoundError)):
+                return False  # there is none (any more)
+            log.error("the journal of a run cannot be read", reason=str(exc), **way.attempt.names)
+            self._later(way)
+            return False
+        end = len(data) if len(data) >= LONGEST else data.rfind(b"\n") + 1
+        if not end:  # nothing, or the beginning of a line: what is still torn at the end stays so
+            if way.final is not None:
+                self._done(way)
+            return False
+        way.lines = data[:end]
+        way.results = [name for name in _named(way.lines) if name not in way.brought]
+        assert way.attempt.mask is not None, "what is not to be seen of it is not known"
+        if way.attempt.mask:
+            way.lines = masked(way.lines, way.attempt.mask)
+        return True
+
+    async def _bring(self, batch: list[Way], backoff: Backoff) -> None:
+        frames = [(_frame(way), way.lines) for way in batch]
+        try:
+            body = encode_frames(frames)
+            answer = await whole(self._server.upload_journals(self._name, body), len(body))
+        except Exception as exc:
+            if judge(exc) is Trouble.BAD:
+                self._isolate(batch, told(exc))
+                return
+            self._ready.extendleft(reversed(batch))
+            await self._link.trouble(exc, backoff, "journals of runs")
+            return
+        backoff.reset()
+        self._link.up()
+        reached("after-journal-taken")
+        by_key = {(size.run, size.attempt): size for size in answer.sizes}
+        for way, (frame, _) in zip(batch, frames, strict=True):
+            if self._ways.get(way.attempt.key) is way:
+                self._account(way, frame, by_key.get(way.attempt.key))
+
+    def _account(self, way: Way, frame: LogFrame, size: LogSize | None) -> None:
+        """Go on from where the server says it is."""
+        names = way.attempt.names
+        if size is not None and size.stale:
+            if frame.epoch != way.attempt.assignment.epoch:
+                self._queue(way)  # it was granted anew meanwhile
+                return
+            log.info("the server takes no more of the journal of this run", **names)
+            self._done(way)
+        elif size is not None and size.full:
+            log.warning("the journal of this run has reached its limit; no more of it is kept", **names)
+            self._done(way)
+        elif size is None or (frame.length and size.size == frame.offset):
+            log.error("the journal of a run does not arrive", offset=frame.offset, **names)
+            self._later(way)
+        else:
+            way.sent, way.lines = size.size, b""
+            self._queue(way)  # perhaps there is more already, and if not it may be done
+
+    def _spawn(self, way: Way) -> None:
+        way.busy = True
+        run, number = way.attempt.key
+        task = asyncio.create_task(self._bring_results(way), name=f"results {run}.{number}")
+        self._bringing.add(task)
+        task.add_done_callback(self._bringing.discard)
+
+    async def _bring_results(self, way: Way) -> None:
+        """All that its next lines name."""
+        async with self._few:
+            for name in way.results:
+                if self._ways.get(way.attempt.key) is not way:
+                    return
+                try:
+                    await self._bring_result(way, name)
+                except Exception as exc:
+                    # Its line goes all the same: who goes on from it has that task executed again, and says so.
+                    log.error(
+                        "a result of a task cannot be brought to the server",
+                        result=name,
+                        reason=told(exc),
+                        **way.attempt.names,
+                    )
+                way.brought.add(name)
+        way.results, way.busy = [], False
+        reached("after-results-taken")
+        self._queue(way)
+
+    async def _bring_result(self, way: Way, name: str) -> None:
+        """One of them, piece by piece.
+
+        Raises:
+            OSError: it cannot be read.
+            ShunterError: the server will not take it.
+        """
+        run, number = way.attempt.key
+        backoff = Backoff()
+        at = 0
+        while True:
+            data, size = way.files.read_result(name, at, PIECE)
+            try:
+                answer = await whole(
+                    self._server.upload_task_result(
+                        self._name, run, number, way.attempt.assignment.epoch, name, offset=at, size=size, data=data
+                    ),
+                    len(data),
+                )
+            except Exception as exc:
+                if judge(exc) is Trouble.BAD:
+                    raise
+                await self._link.trouble(exc, backoff, "results of tasks")
+                if self._ways.get(way.attempt.key) is not way:
+                    return
+                continue
+            backoff.reset()
+            self._link.up()
+            if answer.complete:
+                return
+            if answer.size == at:
+                raise ValueError(f"it does not arrive: the server has {at} bytes of {size}")
+            at = answer.size
+
+    def _isolate(self, batch: list[Way], reason: str) -> None:
+        if len(batch) > 1:
+            log.warning("an upload of journals was refused; sending one by one", reason=reason)
+            self._one_by_one = len(batch)
+            self._ready.extendleft(reversed(batch))
+            return
+        log.error(
+            "the journal of a run is refused", reason=reason, again_in=PARKED, **batch[0].attempt.names
+        )
+        self._later(batch[0])
+
+    def _later(self, way: Way) -> None:
+        """Nothing else waits for it meanwhile, not even its attempt's end."""
+        self._live.pop(way.attempt.key, None)
+        self.on_stuck(way.attempt)
+        asyncio.get_running_loop().call_later(PARKED, self._again, way)
+
+    def _again(self, way: Way) -> None:
+        if self._ways.get(way.attempt.key) is not way:
+            return
+        if way.final is None:
+            self.watch(way.attempt)
+        self._queue(way)
+
+    def _done(self, way: Way) -> None:
+        self._live.pop(way.attempt.key, None)
+        if way.final is None:
+            way.sent = None  # whoever takes it up again asks
+            return
+        self._ways.pop(way.attempt.key, None)
+        way.attempt.tasks_owed = False
+        reached("after-journal-brought")
+        self.on_done(way.attempt)
+
+
+def masked(lines: bytes, mask: Mask) -> bytes:
+    """The same number of bytes, without secrets but in results, which must stay what they are."""
+    if mask.cover(lines) == lines:
+        return lines
+    return b"\n".join(line if _is_result(line) else mask.cover(line) for line in lines.split(b"\n"))
+
+
+def _is_result(line: bytes) -> bool:
+    return isinstance(_parsed(line).get("r"), dict)
+
+
+def _named(lines: bytes) -> list[str]:
+    """The results that some lines name, each once."""
+    names: dict[str, None] = {}
+    for line in lines.split(b"\n"):
+        if b'"f":' in line:
+            result = _parsed(line).get("r")
+            name = result.get("f") if isinstance(result, dict) else None
+            if isinstance(name, str) and _NAME.fullmatch(name):
+                names[name] = None
+    return list(names)
+
+
+def _parsed(line: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _frame(way: Way) -> LogFrame:
+    run, number = way.attempt.key
+    return LogFrame.model_construct(
+        run=run,
+        attempt=number,
+        epoch=way.attempt.assignment.epoch,
+        offset=way.sent or 0,
+        length=len(way.lines),
+        gap=0,
+    )

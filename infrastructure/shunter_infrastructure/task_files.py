@@ -1,0 +1,83 @@
+"""What a flow leaves of its tasks where the agent can read it: the journal, and larger results beside it.
+
+``tasks/journal`` and ``tasks/results/NAME`` in a folder of the run's. The run decides what lies there, and the agent may
+read more than the run may: no link is followed, and nothing but regular files counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = "tasks"
+JOURNAL = "journal"
+RESULTS = "results"
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Not blocking: a run may have put a named pipe there.
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """Those of one attempt.
+
+    Attributes:
+        place: the folder that ``tasks`` is in; nobody but the agent decides what that is.
+        owner: user whose files they must be; None: whoever can write there.
+    """
+
+    place: Path
+    owner: int | None = None
+
+    def journal_size(self) -> int:
+        """Bytes of the journal; 0: there is none, or what is there cannot be one."""
+        try:
+            # Of most runs there is none: this is all that they cost.
+            os.lstat(f"{self.place}/{FOLDER}/{JOURNAL}")
+        except OSError:
+            return 0
+        with suppress(OSError), self._opened(JOURNAL) as fd:
+            return os.fstat(fd).st_size
+        return 0
+
+    def read_journal(self, offset: int, limit: int) -> bytes:
+        """Some of it; empty at its end.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with self._opened(JOURNAL) as fd:
+            return os.pread(fd, limit, offset)
+
+    def read_result(self, name: str, offset: int, limit: int) -> tuple[bytes, int]:
+        """Some of a result, and how large all of it is.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with self._opened(RESULTS, os.path.basename(name)) as fd:
+            return os.pread(fd, limit, offset), os.fstat(fd).st_size
+
+    @contextmanager
+    def _opened(self, *names: str) -> Iterator[int]:
+        fd = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in (FOLDER, *names):
+                flags = _FILE_FLAGS if name is names[-1] else _FOLDER_FLAGS
+                inner = os.open(name, flags, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
+            if self.owner is not None and found.st_uid != self.owner:
+                raise OSError(errno.EPERM, "it is a file of another user")
+            yield fd
+        finally:
+            os.close(fd)
