@@ -45,6 +45,22 @@ class ParameterError(TypeError):
     """Parameters that do not fit the flow's signature; the text names them."""
 
 
+class ServerAway(Exception):
+    """The run's server does not answer."""
+
+
+class ServerRefused(Exception):
+    """The run's server says no.
+
+    Args:
+        status: of HTTP.
+    """
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class RunCancelled(BaseException):
     """The run is being cancelled. No ``Exception``, so that a handler of those does not hold it up."""
 

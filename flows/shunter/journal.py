@@ -18,7 +18,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shunter.clock import clock
@@ -44,19 +44,28 @@ class Journal:
     Args:
         path: the file; made if it is not there.
         completed: what others know of completed runs (key to line), beside the file.
+        fetch: gives a result of theirs by its name.
 
     Raises:
         OSError: the file cannot be read or made.
         ValueError: it was written by a newer version.
     """
 
-    def __init__(self, path: str, completed: Mapping[str, dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        completed: Mapping[str, dict[str, Any]] | None = None,
+        fetch: Callable[[str], bytes] | None = None,
+    ) -> None:
         self.path = path
+        self.fetch = fetch
         self.folder = os.path.join(os.path.dirname(os.path.abspath(path)), "results")
         self.completed: dict[str, dict[str, Any]] = dict(completed or {})
         if os.path.exists(path):
             self.completed.update(completed_in(path))
             _without_torn_end(path)
+        else:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         #: How often an outermost flow was run with the same parameters in this process.
         self.counts: dict[Any, int] = {}
@@ -155,14 +164,46 @@ _opening = threading.Lock()
 
 
 def of_process() -> Journal | None:
-    """The journal that ``SHUNTER_JOURNAL`` names; None: there is none. Processes started from here have none."""
+    """The journal that ``SHUNTER_JOURNAL`` names; None: there is none. Processes started from here have none.
+
+    Raises:
+        ServerAway, ServerRefused: the run is tried again, and what was completed before cannot be known.
+    """
     global _opened
     if _opened is None and "SHUNTER_JOURNAL" in os.environ:
         with _opening:
-            path = os.environ.pop("SHUNTER_JOURNAL", "")
+            path = os.environ.get("SHUNTER_JOURNAL", "")
             if path:
-                _opened = Journal(path)
+                _opened = _of_run(path)
+            os.environ.pop("SHUNTER_JOURNAL", None)
     return _opened
+
+
+def _of_run(path: str) -> Journal:
+    """That of a run, with what earlier attempts of it completed."""
+    retried = int(os.environ.get("SHUNTER_ATTEMPT") or 1) > 1
+    brings = bool(os.environ.get("SHUNTER_BRING_JOURNAL"))
+    if not (retried or brings):
+        return Journal(path)
+    from shunter import own_server
+
+    server = own_server.of_process()
+    if server is None:
+        return Journal(path)
+    if retried:
+        from shunter.earlier_attempts import EarlierAttempts
+
+        earlier = EarlierAttempts(server)
+        journal = Journal(path, earlier.completed, earlier.result)
+    else:
+        journal = Journal(path)
+    if brings:
+        import atexit
+
+        from shunter.bringing import Bringer
+
+        atexit.register(Bringer(path, server).finish)
+    return journal
 
 
 def lines(path: str) -> Iterator[dict[str, Any]]:

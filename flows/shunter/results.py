@@ -11,6 +11,7 @@ import base64
 import json
 import math
 import os
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -34,10 +35,14 @@ class Store:
     Args:
         place: a folder, or a URL of fsspec (``s3://bucket/results``).
         limit: bytes that one value may have.
+        fetch: gives what is in no file here, by its name.
     """
 
-    def __init__(self, place: str, limit: int = LIMIT) -> None:
+    def __init__(
+        self, place: str, limit: int = LIMIT, fetch: Callable[[str], bytes] | None = None
+    ) -> None:
         self.place = place
+        self._fetch = fetch
         self.limit = limit
         self._remote = "://" in place
 
@@ -106,7 +111,13 @@ class Store:
     def _referred(self, reference: dict[str, Any]) -> bytes:
         if "url" in reference:
             return _read_url(reference["url"])
-        return _read_file(os.path.join(self.place, os.path.basename(reference["f"])))
+        name = os.path.basename(reference["f"])
+        try:
+            return _read_file(os.path.join(self.place, name))
+        except FileNotFoundError:
+            if self._fetch is None:
+                raise
+            return self._fetch(name)
 
 
 def _read_url(url: str) -> bytes:

@@ -171,7 +171,8 @@ class FlowRun:
         if self._store is None:
             journal = self.root.journal
             beside = journal.folder if journal is not None else "."
-            self._store = Store(self.result_storage or beside, self.result_limit)
+            fetch = journal.fetch if journal is not None else None
+            self._store = Store(self.result_storage or beside, self.result_limit, fetch)
         return self._store
 
     def close(self) -> None:

@@ -1,0 +1,119 @@
+"""A thread that brings the journal to the server, in runs whose files nobody else can read (pods).
+
+Lines go in batches, each after the results that it names; what has not gone when the process is killed is lost with it.
+At the end of the process it waits until everything is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from shunter.errors import ServerAway, ServerRefused
+from shunter.own_server import OwnServer, patiently
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Seconds between two looks at the journal, and that an ending process waits for a server that is away.
+LOOK, PATIENCE = 0.3, 600.0
+#: Bytes in one request, and that one line may have.
+UPLOAD, LONGEST = 1024 * 1024, 8 * 1024 * 1024
+_PIECE = 4 * 1024 * 1024
+
+
+class Bringer:
+    """Brings the journal of this process.
+
+    Args:
+        path: the journal.
+        server: that takes it.
+    """
+
+    def __init__(self, path: str, server: OwnServer) -> None:
+        self._path = path
+        self._server = server
+        self._sent = 0
+        self._brought: set[str] = set()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shunter-journal", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until the server has all that was written."""
+        self._ending.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                last = self._ending.wait(LOOK)  # before reading: what was written until then is read
+                while lines := self._next():
+                    for name in _named(lines):
+                        self._bring_result(name)
+                    self._bring(lines)
+                if last:
+                    return
+        except (ServerAway, ServerRefused, OSError) as exc:
+            from shunter.loggers import get_logger
+
+            get_logger("shunter").error(
+                "the journal is not brought to the server any more (%s): what is done from here on will be done again if "
+                "this run is retried",
+                exc,
+            )
+
+    def _next(self) -> bytes:
+        """Whole lines that the server does not have; nothing: there are none."""
+        with open(self._path, "rb") as file:
+            file.seek(self._sent)
+            lines = file.read(UPLOAD)
+            if len(lines) == UPLOAD and b"\n" not in lines:
+                lines += file.read(LONGEST - UPLOAD)
+        return lines if len(lines) == LONGEST else lines[: lines.rfind(b"\n") + 1]
+
+    def _bring(self, lines: bytes) -> None:
+        ask = partial(self._server.ask, "PUT", "journal", {"offset": self._sent}, lines)
+        told = json.loads(self._patiently(ask))
+        if told.get("full"):
+            raise ServerRefused("it has reached its limit", 413)
+        self._sent = told["size"]
+
+    def _bring_result(self, name: str) -> None:
+        if name in self._brought:
+            return
+        path = os.path.join(os.path.dirname(self._path), "results", name)
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            at = 0
+            while True:
+                file.seek(at)
+                ask = partial(
+                    self._server.ask, "PUT", f"results/{name}", {"offset": at, "size": size}, file.read(_PIECE)
+                )
+                told = json.loads(self._patiently(ask))
+                if told.get("complete") or told["size"] == at:
+                    break
+                at = told["size"]
+        self._brought.add(name)
+
+    def _patiently(self, ask: partial[tuple[bytes, object]]) -> bytes:
+        """The answer. While the run goes on a server that is away is waited for without end."""
+        while not self._ending.is_set():
+            try:
+                return patiently(ask, LOOK, "")[0]
+            except ServerAway:
+                self._ending.wait(LOOK)
+        return patiently(ask, PATIENCE, "the journal of this run")[0]
+
+
+def _named(lines: bytes) -> Iterator[str]:
+    for line in lines.split(b"\n"):
+        if b'"f":' in line:
+            result = json.loads(line).get("r")
+            if isinstance(result, dict) and "f" in result:
+                yield result["f"]
