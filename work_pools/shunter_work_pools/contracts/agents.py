@@ -146,6 +146,7 @@ class Assignment(Contract):
         handed_over: another agent had it and fell silent (or this one, whose folder is gone): it may run, or
             have ended. The work is found, not begun anew, if there is any; and it is not given back. None: nobody
             had it.
+        goes_on: an attempt before has left a journal: this one is given a token, by which it learns what was completed.
     """
 
     run: UUID
@@ -165,6 +166,12 @@ class Assignment(Contract):
     template: dict[str, Json] = {}
     handed_over: Output | None = None
     commit: Annotated[str, StringConstraints(pattern=COMMIT)] | None = None
+    goes_on: bool = False
+
+    @property
+    def wants_token(self) -> bool:
+        """It is to speak to the server."""
+        return self.work.token or self.goes_on
 
     @property
     def wants_server_secrets(self) -> bool:
@@ -174,7 +181,7 @@ class Assignment(Contract):
             any(isinstance(value, FromSecret) for value in self.work.env.values())
             or (source is not None and not isinstance(source, str) and source.secret is not None)
             or bool(self.template.get(SECRETS))
-            or self.work.token
+            or self.wants_token
         )
 
     @property

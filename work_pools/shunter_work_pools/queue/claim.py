@@ -28,6 +28,7 @@ from shunter_work_pools.contracts.secret_variables import hidden
 from shunter_work_pools.contracts.states import Actor, AttemptState, RunState
 from shunter_work_pools.queue.catalog import revision_spec
 from shunter_work_pools.queue.events import event_row, record
+from shunter_work_pools.queue.journals import going_on
 from shunter_work_pools.queue.lanes import needed
 from shunter_work_pools.queue.pinned import commits
 from shunter_work_pools.queue.retries import AVOIDED_FOR, memory_after
@@ -571,6 +572,7 @@ def _grant(tx: Tx, taken: list[_Taken], room: Room) -> None:
     templates = templates_of(tx, {one.lane.pool for one in taken if one.lane.pool_type != "process"})
     memories = _memories(tx, rows)
     pinned = commits(tx, rows)
+    again = going_on(tx, [row.id for row in rows if row.attempts])
     lease_rows, run_rows, event_rows = [], [], []
     for one in taken:
         run_id, head, offer = one.run_id, one.lane, one.offer
@@ -608,6 +610,7 @@ def _grant(tx: Tx, taken: list[_Taken], room: Room) -> None:
         event_rows.append(event_row(run_id, AttemptState.CLAIMED.value, Actor.QUEUE, tx.now, attempt, **told))
         granted = assignment(tx, run, attempt, epoch, offer.session, head.pool, head.queue, template, memory)
         granted.commit = pinned.get(run_id)
+        granted.goes_on = run_id in again
         offer.granted.append(granted)
         tx.changes.runs.add(run_id)
     tx.conn.execute(_ACTIVATE, run_rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -271,6 +271,13 @@ _MOVE = (
 )
 #: Whoever deletes a run waits, and nothing comes in of one that is gone.
 _THERE = select(runs.c.id).where(runs.c.id == bindparam("run")).with_for_update(read=True, key_share=True)
+
+
+def going_on(tx: Tx, runs_again: Collection[UUID]) -> set[UUID]:
+    """Those of some runs of which an earlier attempt has left a journal."""
+    if not runs_again:
+        return set()
+    return set(tx.conn.scalars(select(journals.c.run_id).where(journals.c.run_id.in_(runs_again)).distinct()))
 
 
 def known_offset(tx: Tx, run_id: UUID, attempt: int) -> int:

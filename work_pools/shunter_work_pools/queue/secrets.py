@@ -25,6 +25,7 @@ from shunter_work_pools.contracts.secrets import (
 )
 from shunter_work_pools.masking import NO_MASK, Mask
 from shunter_work_pools.queue.catalog import nearest, revision_spec
+from shunter_work_pools.queue.journals import going_on
 from shunter_work_pools.sealing import Sealer, Unreadable, sealed_bytes
 from shunter_work_pools.storage.schema import (
     attempts,
@@ -213,7 +214,7 @@ def attempt_secrets(
 
     Args:
         output_known: how much of its output is here.
-        tokens: make one for an attempt whose work asks for it.
+        tokens: make one for an attempt whose work asks for it, or that goes on from an earlier one.
 
     Raises:
         StaleEpoch: this agent does not hold it, or not under this epoch.
@@ -226,7 +227,8 @@ def attempt_secrets(
             "Sync.",
         )
     found = _gathered(tx, sealer, held)
-    if revision_spec(tx, held.deployment_id, held.revision).work.token:
+    asked = revision_spec(tx, held.deployment_id, held.revision).work.token
+    if asked or (request.attempt > 1 and going_on(tx, [request.run])):
         found.token = tokens.make(request.run, request.attempt)
     return found
 

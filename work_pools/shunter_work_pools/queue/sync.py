@@ -24,6 +24,7 @@ from shunter_work_pools.queue.claim import assignment, templates_of
 from shunter_work_pools.queue.events import event_row, record
 from shunter_work_pools.queue.fire import first_due
 from shunter_work_pools.queue.handover import LEFT, NOBODY, others_have, take_back
+from shunter_work_pools.queue.journals import going_on
 from shunter_work_pools.queue.lanes import hold_limits, lane_of
 from shunter_work_pools.queue.limits import places_freed
 from shunter_work_pools.queue.notes import is_news
@@ -279,6 +280,7 @@ def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
     )
     found = {row.id: row for row in tx.conn.execute(statement)}
     templates = templates_of(tx, {lease.pool for lease in unknown})
+    again = going_on(tx, [lease.run_id for lease in unknown if lease.attempt > 1])
     return [
         assignment(
             tx,
@@ -290,7 +292,13 @@ def _assign_again(tx: Tx, unknown: list[Row[Any]]) -> list[Assignment]:
             lease.queue,
             templates.get(lease.pool, {}),
             lease.memory,
-        ).model_copy(update={"handed_over": _begun_before(lease), "commit": lease.commit})
+        ).model_copy(
+            update={
+                "handed_over": _begun_before(lease),
+                "commit": lease.commit,
+                "goes_on": lease.run_id in again,
+            }
+        )
         for lease in unknown
     ]
 
