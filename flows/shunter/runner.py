@@ -209,7 +209,8 @@ def call(function: Callable[..., Any], parameters: dict[str, Any]) -> None:
     """Call the user's function and leave what it returns."""
 
     def run() -> None:
-        value = function(**convert(function, parameters))
+        flow = getattr(function, "_shunter_kind", None) == "flow"  # it makes its parameters fit by itself
+        value = function(**(parameters if flow else convert(function, parameters)))
         if hasattr(value, "__await__"):
             import asyncio
 
@@ -359,18 +360,31 @@ def describe(exc: BaseException) -> str:
 
 
 def print_traceback(exc: BaseException) -> None:
-    """The traceback without this file's frames and those of the import system."""
+    """The traceback without frames of this file, of the import system and of flows' engine."""
     import traceback
 
     traceback.print_exception(type(exc), exc, own_frames_removed(exc.__traceback__))
 
 
 def own_frames_removed(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame of the user's code on."""
+    """The traceback from the first frame of the user's code on, without those by which a flow calls its tasks."""
     first = trace
     while first is not None and _is_loader(first.tb_frame.f_code.co_filename):
         first = first.tb_next
-    return first
+    package = sys.modules.get("shunter")
+    if package is None:
+        return first
+    own = os.path.dirname(package.__file__ or "") + os.sep
+    users = []
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not (_is_loader(name) or name.startswith(own)):
+            users.append(trace)
+        trace = trace.tb_next
+    kept = None
+    for one in reversed(users):
+        kept = type(one)(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return kept or first
 
 
 def _is_loader(file: str) -> bool:

@@ -74,12 +74,67 @@ def below(n: int) -> int:
 @flow
 def mixed() -> list[Any]:
     """Inline results, results in files, called tasks, a flow inside, and then a long wait."""
+    return _mixed(wait_for_ever)
+
+
+def _mixed(last: Any) -> list[Any]:
     data = large.map([1, 2])
     sizes = size.map(data).result()
     inside = below(3)
     called = square(4)
-    said = wait_for_ever.submit(data[0])
+    said = last.submit(data[0])
     return [sizes, inside, called, said.result()]
+
+
+@flow
+def mixed_late() -> list[Any]:
+    """The same, once the test says so; it fails where that waits, if the test wants it to."""
+    (folder / "begun").touch()
+    while not there("go"):
+        time.sleep(0.02)
+    try:
+        return _mixed(fails)
+    finally:
+        (folder / "failed").touch()
+
+
+@task
+def fails(*_: Any) -> str:
+    ran("wait")
+    (folder / "waiting").touch()
+    while not there("good"):
+        if there("fail"):
+            raise ValueError("as the test wants it")
+        time.sleep(0.02)
+    return "waited"
+
+
+@task
+def square_slowly(n: int) -> int:
+    time.sleep(0.1)
+    ran(n)
+    return n * n
+
+
+@flow
+def slow() -> int:
+    """Tasks for some seconds, then one that fails."""
+    futures = square_slowly.map(range(40))
+    if len(futures.result()) and not there("good"):
+        ran("wait")
+        raise ValueError("as the test wants it")
+    ran("wait")
+    return 1
+
+
+@task
+def a_task_that_raises() -> None:
+    raise ValueError("no such thing")
+
+
+@flow
+def raises() -> None:
+    a_task_that_raises.submit().result()
 
 
 @task

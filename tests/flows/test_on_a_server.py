@@ -85,3 +85,199 @@ def test_a_retried_run_executes_what_failed_and_nothing_else(here: Site, tmp_pat
         assert f"value: {sum(n * n for n in range(100))}".encode() in here.output(run)
     assert here.attempts("hundred") == []
     assert '"error"' not in here.log("hundred")
+
+
+#: What ``mixed`` has done when it waits, and what it does when it goes on from there.
+BEFORE = Counter(["large1", "large2", "size", "size", "below", "3", "3", "4", "wait"])
+
+
+def running(here: Site, name: str, folder: Path) -> tuple[UUID, int]:
+    """A run of ``mixed`` that waits for the test, and the id of its process."""
+    run = begun(here, name)
+    until(folder, "waiting")
+    deadline = time.monotonic() + 30
+    while not (pid := here.client.get_run(run).attempts[-1].pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return run, pid
+
+
+def test_a_killed_flow_goes_on_at_another_agent(here: Site, tmp_path: Path) -> None:
+    deploy(here, "killed", "mixed", tmp_path)
+    with here.agent("killed"):
+        run, pid = running(here, "killed", tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        ended = here.ended(run)
+        assert (ended.state, ended.cause) == ("Crashed", "signal")
+        assert Counter(completed(here, run)) == Counter(
+            ["large", "large", "size", "size", "square", "square", "below", "square"]
+        )
+    # Nothing of the first attempt's folder is left, and the second one is another agent's.
+    assert here.attempts("killed") == []
+    with here.agent("killed-too"):
+        ended = again(here, run, "killed-too", tmp_path)
+        assert [one.agent for one in ended.attempts] == ["killed", "killed-too"]
+    assert ran(tmp_path) == BEFORE + Counter(["wait"])
+    assert b"value: [[100000, 100000], 18, 16, 'waited']" in here.output(run)
+
+
+@pytest.mark.parametrize(
+    "point", ["after-results-taken", "after-journal-taken", "after-journal-brought", "after-end-journaled", "after-end-reported"]
+)
+def test_the_agent_is_killed_while_it_brings_a_journal(here: Site, tmp_path: Path, point: str) -> None:
+    deploy(here, point, "mixed", tmp_path)
+    first = here.start_agent(point, kill_at=point)
+    run = begun(here, point)
+    until(tmp_path, "waiting")
+    if point in ("after-results-taken", "after-journal-taken"):
+        assert first.wait(30) == -signal.SIGKILL, here.log(point)
+        with here.agent(point):
+            _fails_and_goes_on(here, tmp_path, run, point)
+        return
+    os.kill(here.client.get_run(run).attempts[-1].pid or 0, signal.SIGKILL)
+    assert first.wait(30) == -signal.SIGKILL, here.log(point)
+    with here.agent(point):
+        assert here.ended(run).state == "Crashed"
+        again(here, run, point, tmp_path)
+    assert ran(tmp_path) == BEFORE + Counter(["wait"])
+
+
+def _fails_and_goes_on(here: Site, folder: Path, run: UUID, agent: str) -> None:
+    deadline = time.monotonic() + 30
+    while not (pid := here.client.get_run(run).attempts[-1].pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    assert here.ended(run).state == "Crashed"
+    again(here, run, agent, folder)
+    assert ran(folder) == BEFORE + Counter(["wait"])
+
+
+def test_the_agent_is_away_while_a_flow_runs_and_is_killed(here: Site, tmp_path: Path) -> None:
+    deploy(here, "away", "mixed", tmp_path)
+    first = here.start_agent("away")
+    run, pid = running(here, "away", tmp_path)
+    first.kill()
+    first.wait()
+    os.kill(pid, signal.SIGKILL)
+    with here.agent("away"):
+        assert here.ended(run).state == "Crashed"
+        assert len(completed(here, run)) == 8
+        again(here, run, "away", tmp_path)
+    assert ran(tmp_path) == BEFORE + Counter(["wait"])
+
+
+def test_the_server_is_killed_again_and_again_while_a_flow_runs(here: Site, tmp_path: Path) -> None:
+    deploy(here, "storm", "slow", tmp_path)
+    with here.agent("storm"):
+        run = begun(here, "storm")
+        until(tmp_path, "ran")
+        for _ in range(3):
+            here.server.send_signal(signal.SIGKILL)
+            here.server.wait()
+            here.start_server()
+            time.sleep(0.2)  # so that some of it is taken by each life
+        assert here.ended(run, 60).state == "Failed"
+        assert Counter(completed(here, run)) == Counter({"square_slowly": 40})
+        again(here, run, "storm", tmp_path)
+    assert ran(tmp_path) == Counter(map(str, range(40))) + Counter(["wait", "wait"])
+
+
+def test_the_server_is_away_for_the_whole_flow(here: Site, tmp_path: Path) -> None:
+    deploy(here, "alone", "mixed_late", tmp_path)
+    with here.agent("alone"):
+        run = begun(here, "alone")
+        until(tmp_path, "begun")
+        here.server.send_signal(signal.SIGKILL)
+        here.server.wait()
+        (tmp_path / "go").touch()
+        until(tmp_path, "waiting")
+        (tmp_path / "fail").touch()
+        until(tmp_path, "failed")
+        here.start_server()
+        ended = here.ended(run, 60)
+        assert (ended.state, ended.cause) == ("Failed", "exit_code")
+        # With the end there is all that the flow did.
+        assert len(completed(here, run)) == 8
+        again(here, run, "alone", tmp_path)
+    assert ran(tmp_path) == BEFORE + Counter(["wait"])
+
+
+def test_a_cancelled_run_interrupts_its_tasks_and_calls_its_hooks(here: Site, tmp_path: Path) -> None:
+    deploy(here, "stopped", "stopped", tmp_path)
+    with here.agent("stopped"):
+        run = begun(here, "stopped")
+        until(tmp_path, "waiting")
+        here.client.cancel_run(str(run))
+        ended = here.ended(run)
+        assert (ended.state, ended.cause) == ("Cancelled", "cancelled"), here.output(run)
+        left = ran(tmp_path)
+        assert left["hook stopped Cancelled"] == 1
+        assert left["hook sleeps Cancelled"] == 2
+        assert left["wrong stopped Cancelled"] == 0
+        states = Counter((task.name, task.state) for task in here.client.each_task(str(run)))
+        assert states["sleeps", "Cancelled"] == 2
+        assert states["stopped", "Cancelled"] == 1
+
+
+def test_a_flow_is_an_entrypoint(here: Site, tmp_path: Path) -> None:
+    work = Work(entrypoint="a_flow.py:inside", source=str(SCRIPT.parent), env={"PYTHONPATH": str(SCRIPT.parents[2])})
+    spec = DeploymentSpec(work=work, pool="default", parameters={"n": 4}, tags=["demo"])
+    here.client.deploy("inside", spec)
+    with here.agent("inside"):
+        run = begun(here, "inside")
+        ended = here.ended(run)
+        assert ended.state == "Completed", here.output(run)
+        found = ended.result
+        assert found["squares"] == 14
+        assert found["run_id"] == str(run)
+        assert (found["attempt"], found["tags"], found["deployment"]) == (1, ["demo"], "inside")
+        assert (found["parameters"], found["flow"], found["task"]) == ({"n": 4}, "inside", "looks")
+        output = here.output(run).decode()
+        assert "| WARNING | shunter.inside | from the flow" in output
+        assert "| INFO    | shunter.looks | from the task" in output
+        assert "| INFO    | some.library | two\nlines" in output
+        assert "printed" in output
+        assert [one.key for one in here.client.list_artifacts(str(run)).artifacts] == ["page", "prices"]
+        assert here.client.get_artifact(str(run), "prices").data == [{"a": 1}, {"a": 2}]
+        assert ended.attempts[-1].progress is not None
+        assert ended.attempts[-1].progress.percent == 100
+
+
+def test_a_flow_that_raises_tells_the_users_frames_only(here: Site, tmp_path: Path) -> None:
+    work = Work(
+        entrypoint="a_flow.py:raises", source=str(SCRIPT.parent), env={"PYTHONPATH": str(SCRIPT.parents[2])}
+    )
+    here.client.deploy("raises", DeploymentSpec(work=work, pool="default"))
+    with here.agent("raises"):
+        run = begun(here, "raises")
+        ended = here.ended(run)
+        assert (ended.state, ended.cause, ended.message) == ("Failed", "exception", "ValueError: no such thing")
+        output = here.output(run).decode()
+        assert "in raises" in output
+        assert "in a_task_that_raises" in output
+        assert "flow_engine.py" not in output
+        assert "runner.py" not in output
+        assert "engine.py" not in output
+
+
+def test_a_run_without_an_agent_that_reads_brings_its_journal_itself(here: Site, tmp_path: Path) -> None:
+    """As in a pod."""
+    own = f"SHUNTER_BRING_JOURNAL=1 SHUNTER_JOURNAL={tmp_path}/own/journal"
+    command = f"{own}$SHUNTER_ATTEMPT exec {sys.executable} {SCRIPT} mixed {tmp_path}"
+    work = Work(
+        command=["sh", "-c", command], env={"PYTHONPATH": str(SCRIPT.parents[2])}, token=True
+    )
+    here.client.deploy("pod", DeploymentSpec(work=work, pool="default"))
+    with here.agent("pod"):
+        run, pid = running(here, "pod", tmp_path)
+        deadline = time.monotonic() + 30
+        while len(completed(here, run)) < 8:
+            assert time.monotonic() < deadline, here.output(run)
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)
+        assert here.ended(run).state == "Crashed"
+        again(here, run, "pod", tmp_path)
+        # The last line is there when the run has ended.
+        assert {task.state for task in here.client.each_task(str(run))} == {"Completed"}
+    assert ran(tmp_path) == BEFORE + Counter(["wait"])
