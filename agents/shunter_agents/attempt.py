@@ -211,6 +211,18 @@ class Attempt:
         self.journal.append({"gap": [self.log_gone, to]})
         self.log_gone = to
 
+    def crashed_at(self, size: int) -> int:
+        """Bytes of output when it crashed: the first answer counts, for what its hooks say is put behind them.
+
+        Raises:
+            OSError: it could not be written down.
+        """
+        for line in self.journal.read()[1]:
+            if "crashed" in line:
+                return int(line["crashed"])
+        self.journal.append({"crashed": size})
+        return size
+
     def grant_again(self, record: Record) -> None:
         """Go on under a higher epoch: all steps are told again, since the server counts anew.
 

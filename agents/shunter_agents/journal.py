@@ -9,6 +9,7 @@ never owned.
 * ``{"report": {...}, "at": STAMP}``: a report, in the order of ``seq``;
 * ``{"stop": REASON, "at": STAMP}``: the agent is about to stop the work;
 * ``{"gap": [FROM, TO]}``: these bytes of its output are given up; a hole in the file may take their place;
+* ``{"crashed": SIZE}``: its output had so many bytes when its flow crashed; behind them is what hooks say;
 * ``{"acked": SEQ, "epoch": EPOCH}``: the server has them up to SEQ (written only where the folder
   outlives the acknowledgement).
 

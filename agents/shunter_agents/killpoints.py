@@ -47,8 +47,10 @@ LEAVE_POINTS = ("after-work-left", "after-leave-answered")
 
 #: While the journal of a flow is brought to the server.
 JOURNAL_POINTS = ("after-results-taken", "after-journal-taken", "after-journal-brought")
+#: While hooks of a crashed flow are called.
+HOOK_POINTS = ("after-hooks-started", "after-hooks-told")
 
-_ALL = POINTS + RELIEF_POINTS + RENEWAL_POINTS + JOIN_POINTS + LEAVE_POINTS + JOURNAL_POINTS
+_ALL = POINTS + RELIEF_POINTS + RENEWAL_POINTS + JOIN_POINTS + LEAVE_POINTS + JOURNAL_POINTS + HOOK_POINTS
 _AT = os.environ.get("SHUNTER_TEST_KILL_AT")
 
 if _AT is None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+from shunter_agents import crash_hooks
 from shunter_agents.attempt import Attempt
 from shunter_agents.attempt_secrets import Secrets
 from shunter_agents.breaker import PROVEN
@@ -288,7 +291,10 @@ class Supervisor:
         reached("after-exit")
         if attempt.recalled is not None:
             await attempt.recalled.wait()
-        self._end(attempt, self._judge(attempt, end), end)
+        judged = self._judge(attempt, end)
+        if crash_hooks.wanted(attempt, judged):
+            end = await crash_hooks.call(attempt, attempt.handle, end, judged, self._start_hooks)
+        self._end(attempt, judged, end)
 
     async def _find_or_launch(self, attempt: Attempt) -> Handle | None:
         """Its handle; None if it has ended without anything of it having run."""
@@ -396,6 +402,19 @@ class Supervisor:
                         self.noted(*attempt.key, detail, exc.cause)
                 else:
                     self._health.engine_away(attempt.key, detail)
+                await asyncio.sleep(backoff.next())
+
+    async def _start_hooks(self, attempt: Attempt, folder: Path, told: Mapping[str, str]) -> Handle:
+        """Start what the attempt is in another folder; see ``crash_hooks``."""
+        backoff = Backoff(ENGINE_LIMIT)
+        while True:
+            try:
+                prepared = replace(await self._prepare(attempt), told=told)
+                lease = await self._lease_to_start(attempt) if attempt.assignment.exclusive else None
+                return await attempt.launcher.start(
+                    attempt.assignment, folder, self._agent, lease, self._holdings.visible(attempt), prepared
+                )
+            except NotReady:
                 await asyncio.sleep(backoff.next())
 
     async def _prepare(self, attempt: Attempt) -> Prepared:

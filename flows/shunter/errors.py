@@ -45,6 +45,10 @@ class ParameterError(TypeError):
     """Parameters that do not fit the flow's signature; the text names them."""
 
 
+class RunCrashed(Exception):
+    """The process of the flow died; the text says of what."""
+
+
 class ServerAway(Exception):
     """The run's server does not answer."""
 

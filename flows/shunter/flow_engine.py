@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from shunter import engine, journal, parameters, states
+from shunter import crashed, engine, journal, parameters, states
 from shunter.clock import clock
 from shunter.dependencies import futures_in, replaced, value_for
 from shunter.errors import (
@@ -100,13 +100,15 @@ def made(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | 
         if parent.flow_run.stopped():
             raise TaskCancelled(f"flow {flow.name} is not started: the flow around it is being cancelled")
     elif root is None:
-        root = Root(journal.of_process())
+        root = Root(None if crashed.is_told() else journal.of_process())
     one = FlowRun(flow, root, parent, named)
     most = sys.getrecursionlimit() // 20
     if one.flows > most or one.depth > engine.DEEPEST:
         raise RecursionError(
             f"flow {flow.name} is nested {one.flows} flows deep: does it call itself without end?"
         )
+    if parent is None and crashed.is_told():
+        crashed.call_hooks(one)
     if one.keyed:
         _identify(one)
     return one, call
@@ -164,7 +166,7 @@ def outermost(one: FlowRun, task: Any | None = None) -> Iterator[None]:
     loggers.set_up()
     root = one.root
     if root.journal is not None:
-        root.journal.head(one.name, one.version)
+        root.journal.head(one.name, one.version, bool(one.flow.hooks.of("on_crashed")))
         known = root.completed.get("")
         if known is not None and known.get("flow") == one.name and known.get("c") != one.version:
             _say_changed(one)

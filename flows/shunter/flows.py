@@ -92,7 +92,7 @@ class BaseFlow(Generic[P, R]):
         return self.hooks.add("on_cancelled", hook)
 
     def on_crashed(self, hook: Hook) -> Hook:
-        """Keep this for runs whose process died, in which nothing can be called any more."""
+        """Call this when the process of a run of it has died, in another one: ``hook(flow, run, state)``."""
         return self.hooks.add("on_crashed", hook)
 
     def _changed(self, options: dict[str, Any]) -> dict[str, Any]:

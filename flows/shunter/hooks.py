@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from shunter.states import State
 
 Hook = Callable[[Any, Any, Any], Any]
-#: ``on_crashed`` is only kept: a flow that crashed has no process to call it in.
+#: ``on_crashed`` is called in another process, see ``crashed.py``.
 KINDS = ("on_completion", "on_failure", "on_cancelled", "on_crashed")
 _AT = {
     "Completed": "on_completion",
     "Cached": "on_completion",
     "Failed": "on_failure",
     "Cancelled": "on_cancelled",
+    "Crashed": "on_crashed",
 }
 
 

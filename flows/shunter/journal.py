@@ -1,6 +1,6 @@
 """What a flow's tasks do, line by line, in a file of the attempt's folder.
 
-One JSON object a line; the first names the version and the flow. A task run's line:
+One JSON object a line; the first names the version and the flow (``h``: it has hooks for a crash). A task run's line:
 
 ``k`` key, ``p`` key of the run around it, ``t`` name, ``s`` letter of the state, ``n`` number of the try, ``at`` and, of an
 end, ``b`` (began), in microseconds since 1970, ``u`` keys upstream, ``e`` error (type, message, traceback), ``r`` result
@@ -75,20 +75,17 @@ class Journal:
         self._torn = False
         self._failed = False
 
-    def head(self, flow: str, version: str) -> None:
+    def head(self, flow: str, version: str, crash_hooks: bool = False) -> None:
         """The line that names a flow."""
-        self._write(
-            _encoded(
-                {
-                    "v": VERSION,
-                    "flow": flow,
-                    "c": version,
-                    "run": os.environ.get("SHUNTER_RUN_ID"),
-                    "a": int(os.environ.get("SHUNTER_ATTEMPT") or 1),
-                    "at": _now(),
-                }
-            )
-        )
+        line = {
+            "v": VERSION,
+            "flow": flow,
+            "c": version,
+            "run": os.environ.get("SHUNTER_RUN_ID"),
+            "a": int(os.environ.get("SHUNTER_ATTEMPT") or 1),
+            "at": _now(),
+        }
+        self._write(_encoded(line | ({"h": True} if crash_hooks else {})))
 
     def note(self, run: Run) -> None:
         """A state that is no end: written soon, unless the next one is sooner."""

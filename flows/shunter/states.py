@@ -14,6 +14,8 @@ CACHED = "Cached"
 FAILED = "Failed"
 SKIPPED = "Skipped"
 CANCELLED = "Cancelled"
+#: Of a flow whose process died; only its hooks in another process see it.
+CRASHED = "Crashed"
 
 #: One letter each, as a journal has them.
 LETTERS = {
@@ -35,7 +37,7 @@ class State(Generic[R]):
     """How a run stands, or ended.
 
     Attributes:
-        name: one of Pending, Running, Retrying, Completed, Cached, Failed, Skipped, Cancelled.
+        name: one of Pending, Running, Retrying, Completed, Cached, Failed, Skipped, Cancelled; in hooks also Crashed.
         error: the exception, where it ended without a value.
     """
 

@@ -108,6 +108,7 @@ class Prepared:
         source: folder of the code that was fetched, to be read only; None: ``Work.local_source`` counts.
         python: interpreter of the environment that was built; None: ``Work.python`` counts.
         rules: of the agent's policy, for its process.
+        told: variables that say more of a run to itself.
     """
 
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -116,6 +117,7 @@ class Prepared:
     source: Path | None = None
     python: str | None = None
     rules: Rules = NO_RULES
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 NOTHING = Prepared()

@@ -71,7 +71,8 @@ class FakeServer:
         leases: attempts that were granted.
         away: while set, every request fails with it.
         logs_away: while set, every upload of output fails with it.
-        lose: kinds of requests (``sync``, ``report``, ``logs``, ``release``) whose next answer is lost after
+        journals_away: the same for journals; ``journal_tries`` counts uploads of them.
+        lose: kinds of requests (``sync``, ``report``, ``logs``, ``journals``, ``results``, ``release``) whose next answer is lost after
             it took effect.
         uploads: after each upload, what there was of the attempts in it.
         refuse: a report for which it answers True makes its whole batch a bad request.
@@ -85,6 +86,8 @@ class FakeServer:
         self.leases: dict[Key, Lease] = {}
         self.away: Exception | None = None
         self.logs_away: Exception | None = None
+        self.journals_away: Exception | None = None
+        self.journal_tries = 0
         self.lose: list[str] = []
         self.refuse: Callable[[Report], bool] = lambda report: False
         self.api_url = "http://fake/api"
@@ -291,7 +294,9 @@ class FakeServer:
 
     async def upload_journals(self, name: str, body: bytes) -> LogAnswer:
         self._reach()
+        self.journal_tries += 1
         if self.journals_away is not None:
+            await self._tell()
             raise self.journals_away
         sizes = []
         for frame, data in decode_frames(body):

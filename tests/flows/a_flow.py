@@ -262,6 +262,32 @@ def forked() -> int:
     return square(6)
 
 
+def after_crash(of: Any, run: Any, state: Any) -> None:
+    """What a hook sees of a run whose process died."""
+    print("crashed:", of.name, state.name, run.parameters, state.error, context.attempt)
+    ran(f"crashed {context.run_id}")
+    if there("hook-waits"):
+        (folder / "hook").touch()
+        while not there("hook-goes"):
+            time.sleep(0.02)
+
+
+@flow(on_crashed=[after_crash], on_failure=[note("wrong")])
+def crashes(n: int = 7) -> int:
+    """Is killed by the test."""
+    print("begun", flush=True)
+    wait_for_ever(n)
+    return n
+
+
+@flow(on_crashed=[after_crash])
+async def crashes_async(n: int = 7) -> int:
+    """The same by ``async def``."""
+    print("begun", flush=True)
+    await sleeps_async.submit()
+    return n
+
+
 if __name__ == "__main__":
     value = globals()[sys.argv[1]](*map(int, sys.argv[3:]))
     if hasattr(value, "__await__"):

@@ -281,3 +281,48 @@ def test_a_run_without_an_agent_that_reads_brings_its_journal_itself(here: Site,
         # The last line is there when the run has ended.
         assert {task.state for task in here.client.each_task(str(run))} == {"Completed"}
     assert ran(tmp_path) == BEFORE + Counter(["wait"])
+
+
+def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_process(here: Site, tmp_path: Path) -> None:
+    deploy(here, "crashes", "crashes", tmp_path)
+    with here.agent("crashes"):
+        run, pid = running(here, "crashes", tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        ended = here.ended(run)
+        assert (ended.state, ended.cause) == ("Crashed", "signal")
+        assert here.output(run) == b"begun\ncrashed: crashes Crashed {'n': 7} ended by SIGKILL 1\n"
+        again(here, run, "crashes", tmp_path)
+    assert ran(tmp_path) == Counter(["wait", f"crashed {run}", "wait"])
+    assert here.attempts("crashes") == []
+
+
+@pytest.mark.parametrize("point", ["after-hooks-started", "after-hooks-told"])
+def test_the_agent_is_killed_while_hooks_are_called(here: Site, tmp_path: Path, point: str) -> None:
+    deploy(here, point, "crashes", tmp_path)
+    first = here.start_agent(point, kill_at=point)
+    run, pid = running(here, point, tmp_path)
+    os.kill(pid, signal.SIGKILL)
+    assert first.wait(30) == -signal.SIGKILL, here.log(point)
+    with here.agent(point):
+        assert here.ended(run).state == "Crashed"
+        assert here.output(run) == b"begun\ncrashed: crashes Crashed {'n': 7} ended by SIGKILL 1\n"
+    assert ran(tmp_path) == Counter(["wait", f"crashed {run}"])
+
+
+def test_hooks_of_a_crash_are_called_for_entrypoints_too(here: Site, tmp_path: Path) -> None:
+    script = tmp_path / "flows.py"
+    script.write_text(
+        "import os, signal\n"
+        "from shunter import flow\n"
+        "async def hook(flow, run, state):\n"
+        "    print('hook of', flow.name, run.parameters, state.name)\n"
+        "@flow(on_crashed=[hook])\n"
+        "async def dies(n: int):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    work = Work(entrypoint="flows.py:dies", source=str(tmp_path))
+    here.client.deploy("dies", DeploymentSpec(work=work, pool="default", parameters={"n": 5}))
+    with here.agent("dies"):
+        run = begun(here, "dies")
+        assert here.ended(run).state == "Crashed"
+        assert here.output(run) == b"hook of dies {'n': 5} Crashed\n"
