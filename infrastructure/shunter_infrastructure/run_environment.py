@@ -53,6 +53,12 @@ def journal_in(folder: str) -> dict[str, str]:
     return {"SHUNTER_JOURNAL": f"{folder}/{FOLDER}/{JOURNAL}"}
 
 
+def journal_brought_from(folder: str, assignment: Assignment) -> dict[str, str]:
+    """The same where nobody but the run can read that folder: it brings its journal to the server, by its token. Without one
+    it keeps none."""
+    return journal_in(folder) | {"SHUNTER_BRING_JOURNAL": "1"} if assignment.wants_token else {}
+
+
 def command_from(command: Sequence[str], source: str | None) -> list[str]:
     """A command as a container is given it: a relative program is meant from the source, if there is one."""
     program, *rest = command

@@ -616,3 +616,24 @@ def test_code_that_cannot_be_carried_into_a_pod_is_told(tmp_path: Path, kind: st
         source_files.read(tmp_path)
     assert caught.value.cause is Cause.SOURCE
     assert "Put the code into the image" in caught.value.told
+
+
+def test_a_run_with_a_token_brings_its_journal() -> None:
+    one = attempt(token=True)
+    env = env_of(job_of(one))
+    assert env["SHUNTER_JOURNAL"] == "/shunter/tasks/journal"
+    assert env["SHUNTER_BRING_JOURNAL"] == "1"
+    assert env["SHUNTER_RUN_TOKEN"] == {"secretKeyRef": {"name": NAME, "key": "SHUNTER_RUN_TOKEN"}}
+    pod = pod_of(job_of(one))
+    assert {"name": "shunter-tasks", "emptyDir": {}} in pod["volumes"]
+    assert {"name": "shunter-tasks", "mountPath": "/shunter/tasks"} in run_of(job_of(one))["volumeMounts"]
+    given = {"SHUNTER_RUN_TOKEN": "the-token", "SHUNTER_API_URL": "http://server/api"}
+    made = secret_of(one, prepared=Prepared(secrets=given))
+    assert made is not None
+    assert made["stringData"].items() >= given.items()
+
+
+def test_a_run_that_goes_on_has_a_token_too() -> None:
+    one = attempt().model_copy(update={"goes_on": True})
+    assert "SHUNTER_RUN_TOKEN" in env_of(job_of(one))
+    assert "SHUNTER_JOURNAL" not in env_of(job_of(attempt()))

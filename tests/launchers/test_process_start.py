@@ -75,6 +75,7 @@ async def test_the_environment_is_chosen(
         "SHUNTER_TAGS": '["demo", "region=eu"]',
         "SHUNTER_PARAMETERS": NO_PARAMETERS,
         "SHUNTER_RESULT": f"{folder}/result.json",
+        "SHUNTER_JOURNAL": f"{folder}/tasks/journal",
         "SHUNTER_SOURCE": str(tmp_path),
     }
 

@@ -20,6 +20,7 @@ from shunter_infrastructure.run_environment import (
     command_from,
     described,
     folder_from,
+    journal_brought_from,
     runner_path,
 )
 from shunter_infrastructure.wrong_template import wrong_template
@@ -138,6 +139,7 @@ def _env(
     if work.entrypoint is not None:
         env.setdefault("PYTHONUNBUFFERED", "1")
     env |= described(assignment, agent, devices, PARAMETERS, RESULT)
+    env |= journal_brought_from(FILES, assignment)
     if work.entrypoint is not None:
         env |= {"SHUNTER_ENTRYPOINT": work.entrypoint, "SHUNTER_FAILURE": FAILURE}
     return env

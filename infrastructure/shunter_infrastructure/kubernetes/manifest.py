@@ -29,8 +29,10 @@ from shunter_infrastructure.run_environment import (
     command_from,
     described,
     folder_from,
+    journal_brought_from,
     runner_path,
 )
+from shunter_infrastructure.task_files import FOLDER
 from shunter_infrastructure.wrong_template import wrong_template
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
@@ -44,6 +46,7 @@ from shunter_work_pools.contracts.kubernetes_reserved import (
     MANAGER,
     RESULT,
     RUN_CONTAINER,
+    RUN_FOLDER,
     RUN_VOLUME,
 )
 from shunter_work_pools.contracts.kubernetes_template import KubernetesTemplate, Mount, Source, bytes_of
@@ -51,6 +54,10 @@ from shunter_work_pools.contracts.states import Cause
 
 PARAMETERS = f"{FILES}/parameters.json"
 RUNNER = f"{FILES}/runner.py"
+#: Where a flow writes its journal: a volume of its own, as nothing else may be writable.
+TASKS, _TASKS_VOLUME = f"{RUN_FOLDER}/{FOLDER}", "shunter-tasks"
+#: By what a run speaks to the server.
+_TOKEN = ("SHUNTER_RUN_TOKEN", "SHUNTER_API_URL")
 #: Code that the agent has fetched.
 SOURCE = f"{FILES}/source"
 
@@ -282,6 +289,7 @@ def _pod(
         "initContainers": [_confined(one) for one in template.init_containers + sidecars],
         "containers": [_container(assignment, template, agent, own, SOURCE if source else None)],
         "volumes": [_run_volume(assignment, source)]
+        + ([{"name": _TASKS_VOLUME, "emptyDir": {}}] if assignment.wants_token else [])
         + [_volume(number, mount) for number, mount in enumerate(template.mounts)],
     }
     return _filled(made)
@@ -332,6 +340,7 @@ def _container(
         + ([{"name": "SHUNTER_SOURCE", "value": source}] if source else []),
         "resources": _resources(assignment, template),
         "volumeMounts": [{"name": RUN_VOLUME, "mountPath": FILES, "readOnly": True}]
+        + ([{"name": _TASKS_VOLUME, "mountPath": TASKS}] if assignment.wants_token else [])
         + [_mounted(number, mount) for number, mount in enumerate(template.mounts)],
         "securityContext": _filled(
             {
@@ -359,6 +368,7 @@ def _env(
 ) -> list[Document]:
     work = assignment.work
     told = described(assignment, agent, NO_DEVICES, PARAMETERS, RESULT)
+    told |= journal_brought_from(RUN_FOLDER, assignment)
     if work.entrypoint is not None:
         told |= {"SHUNTER_ENTRYPOINT": work.entrypoint, "SHUNTER_FAILURE": RESULT}
     secret = name_of(assignment.run, assignment.attempt)
@@ -475,7 +485,8 @@ def _secret_names(assignment: Assignment, template: KubernetesTemplate, own: Map
     """Variables that go by the run's Secret: what is in an agent's environment is a credential more often than not."""
     work = assignment.work
     below = [name for name in {**template.secret_env, **_passed(assignment, own)} if name not in work.env]
-    return [*below, *(name for name in work.env if name not in work.plain_env)]
+    own_token = _TOKEN if assignment.wants_token else ()
+    return [*below, *(name for name in work.env if name not in work.plain_env), *own_token]
 
 
 def _passed(assignment: Assignment, own: Mapping[str, str]) -> dict[str, str]:
