@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,10 @@ from shunter.own_server import OwnServer, patiently
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Seconds between two looks at the journal, and that an ending process waits for a server that is away.
-LOOK, PATIENCE = 0.3, 600.0
+#: Seconds between two looks at the journal.
+LOOK = 0.3
+#: Seconds that an ending process waits for a server that is away; and for one that never answered.
+PATIENCE, DOUBT = 600.0, 30.0
 #: Bytes in one request, and that one line may have.
 UPLOAD, LONGEST = 1024 * 1024, 8 * 1024 * 1024
 _PIECE = 4 * 1024 * 1024
@@ -39,6 +40,7 @@ class Bringer:
         self._server = server
         self._sent = 0
         self._brought: set[str] = set()
+        self._answered = self._said = False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shunter-journal", daemon=True)
         self._thread.start()
@@ -54,7 +56,7 @@ class Bringer:
                 last = self._ending.wait(LOOK)  # before reading: what was written until then is read
                 while lines := self._next():
                     for name in _named(lines):
-                        self._bring_result(name)
+                        self._try_result(name)
                     self._bring(lines)
                 if last:
                     return
@@ -83,9 +85,22 @@ class Bringer:
             raise ServerRefused("it has reached its limit", 413)
         self._sent = told["size"]
 
-    def _bring_result(self, name: str) -> None:
+    def _try_result(self, name: str) -> None:
         if name in self._brought:
             return
+        self._brought.add(name)
+        try:
+            self._bring_result(name)
+        except (ServerRefused, OSError) as exc:
+            from shunter.loggers import get_logger
+
+            get_logger("shunter").warning(
+                "the result %s is not brought to the server (%s): its task is executed again if this run is retried",
+                name,
+                exc,
+            )
+
+    def _bring_result(self, name: str) -> None:
         path = os.path.join(os.path.dirname(self._path), "results", name)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -99,21 +114,34 @@ class Bringer:
                 if told.get("complete") or told["size"] == at:
                     break
                 at = told["size"]
-        self._brought.add(name)
 
     def _patiently(self, ask: partial[tuple[bytes, object]]) -> bytes:
         """The answer. While the run goes on a server that is away is waited for without end."""
-        while not self._ending.is_set():
+        while True:
+            ending = self._ending.is_set()
+            limit = LOOK if not ending else PATIENCE if self._answered else DOUBT
             try:
-                return patiently(ask, LOOK, "")[0]
-            except ServerAway:
+                answer = patiently(ask, limit, "the end of this run")[0]
+            except ServerAway as exc:
+                if ending:
+                    raise
+                if not self._said:
+                    self._said = True
+                    from shunter.loggers import get_logger
+
+                    get_logger("shunter").warning("the journal of this run waits for the server: %s", exc)
                 self._ending.wait(LOOK)
-        return patiently(ask, PATIENCE, "the journal of this run")[0]
+                continue
+            self._answered = True
+            return answer
 
 
 def _named(lines: bytes) -> Iterator[str]:
     for line in lines.split(b"\n"):
         if b'"f":' in line:
-            result = json.loads(line).get("r")
+            try:
+                result = json.loads(line).get("r")
+            except (ValueError, AttributeError):
+                continue
             if isinstance(result, dict) and "f" in result:
                 yield result["f"]

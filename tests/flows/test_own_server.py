@@ -1,0 +1,207 @@
+"""What a run asks of its server and brings to it, with a server of this process that is away, refuses and lies."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from shunter import bringing, earlier_attempts, own_server
+from shunter.bringing import Bringer
+from shunter.earlier_attempts import EarlierAttempts
+from shunter.errors import ServerAway, ServerRefused
+from shunter.own_server import OwnServer
+from shunter.results import NotKept
+
+pytestmark = pytest.mark.timeout(60)
+
+Answer = tuple[int, bytes, dict[str, str]]
+
+
+class There:
+    """Answers by a function of (method, path, query, body), and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.tokens: set[str | None] = set()
+        self.answer: Callable[[str, str, dict[str, str], bytes], Answer] = lambda *asked: (200, b"{}", {})
+        there = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                url = urlsplit(self.path)
+                query = {name: values[0] for name, values in parse_qs(url.query).items()}
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                asked = (self.command, url.path, query, body)
+                there.asked.append(asked)
+                there.tokens.add(self.headers["Authorization"])
+                status, data, headers = there.answer(*asked)
+                if status == 0:  # cut off in the middle
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_PUT = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/api"
+
+
+@pytest.fixture
+def there() -> Iterator[There]:
+    one = There()
+    thread = threading.Thread(target=one.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield one
+    one.http.shutdown()
+    thread.join()
+    one.http.server_close()
+
+
+def test_all_pages_of_what_was_completed_are_asked_for(there: There) -> None:
+    pages = {
+        None: {"lines": [{"flow": "sums", "c": "1"}, {"k": "a", "s": "C", "r": {"i": 1}}], "next": "a"},
+        "a": {"lines": [{"k": "b", "s": "C", "r": {"i": 2}}], "next": None},
+    }
+    there.answer = lambda method, path, query, body: (200, json.dumps(pages[query.get("after")]).encode(), {})
+    found = EarlierAttempts(OwnServer(there.url, "the-token"))
+    assert list(found.completed) == ["", "a", "b"]
+    assert [path for _, path, _, _ in there.asked] == ["/api/v1/attempt/tasks"] * 2
+    assert there.tokens == {"Bearer the-token"}
+
+
+def test_a_server_that_is_away_is_asked_again(there: There) -> None:
+    ways = iter([(503, b"", {}), (0, b"", {}), (429, b"", {}), (502, b"proxy", {})])
+    page = (200, b'{"lines": [], "next": null}', {})
+    there.answer = lambda *asked: next(ways, page)  # type: ignore[arg-type]
+    assert EarlierAttempts(OwnServer(there.url, "t")).completed == {}
+    assert len(there.asked) == 5
+
+
+def test_nothing_goes_on_if_it_is_not_known_from_what(
+    there: There, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.answer = lambda *asked: (401, b'{"detail": "the attempt is over"}', {})
+    with pytest.raises(ServerRefused, match=r"nothing was executed.*401.*the attempt is over"):
+        EarlierAttempts(OwnServer(there.url, "t"))
+    monkeypatch.setattr(earlier_attempts, "PATIENCE", 0.3)
+    there.answer = lambda *asked: (503, b"", {})
+    with pytest.raises(ServerAway, match="nothing was executed"):
+        EarlierAttempts(OwnServer(there.url, "t"))
+
+
+def test_a_result_comes_in_pieces_and_is_what_its_name_says(there: There) -> None:
+    data = bytes(range(256)) * 100
+    name = blake2b(data, digest_size=20).hexdigest()
+
+    def answer(method: str, path: str, query: dict[str, str], body: bytes) -> Answer:
+        if path.endswith("tasks"):
+            return 200, b'{"lines": [], "next": null}', {}
+        if not path.endswith(name):
+            return 404, b'{"detail": "there is no such result"}', {}
+        at = int(query.get("offset", 0))
+        return 200, sent[at : at + 10_000], {"Shunter-Result-Size": str(len(data))}
+
+    sent = data
+    there.answer = answer
+    found = EarlierAttempts(OwnServer(there.url, "t"))
+    assert found.result(name) == data
+    with pytest.raises(NotKept, match="no such result"):
+        found.result("0" * 40)
+    sent = data[::-1]
+    with pytest.raises(NotKept, match="not what was kept"):
+        found.result(name)
+
+
+def test_a_proxy_on_the_way_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(ServerAway):
+        OwnServer("http://server.example/api", "t").ask("GET", "tasks", {})
+    assert own_server._proxy("http://server.example/api").port == 9
+    assert own_server._proxy("http://127.0.0.1:4400/api") is None
+
+
+def journal(there: There) -> Callable[[str, str, dict[str, str], bytes], Answer]:
+    """A server that takes journals and results by offset."""
+    taken = bytearray()
+    results: dict[str, bytearray] = {}
+    there.taken, there.results = taken, results  # type: ignore[attr-defined]
+
+    def answer(method: str, path: str, query: dict[str, str], body: bytes) -> Answer:
+        offset = int(query["offset"])
+        kept = taken if path.endswith("journal") else results.setdefault(path.rsplit("/", 1)[1], bytearray())
+        if offset <= len(kept):
+            kept += body[len(kept) - offset :]
+        told = {"size": len(kept), "complete": str(len(kept)) == query.get("size")}
+        return 200, json.dumps(told).encode(), {}
+
+    return answer
+
+
+def test_the_journal_is_brought_after_the_results_that_it_names(
+    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bringing, "_PIECE", 1000)
+    data = b"x" * 2500
+    name = blake2b(data, digest_size=20).hexdigest()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / name).write_bytes(data)
+    lines = json.dumps({"k": "a", "s": "C", "r": {"f": name}}, separators=(",", ":")).encode() + b"\n"
+    path = tmp_path / "journal"
+    lost = json.dumps({"k": "b", "s": "C", "r": {"f": "0" * 40}}, separators=(",", ":")).encode() + b"\n"
+    path.write_bytes(lines + lost + b'no JSON, "f":\n{"torn')
+    there.answer = journal(there)
+    bringer = Bringer(str(path), OwnServer(there.url, "t"))
+    with path.open("ab") as file:
+        file.write(b'"}\n')
+    bringer.finish()
+    assert bytes(there.taken) == path.read_bytes()  # type: ignore[attr-defined]
+    assert bytes(there.results[name]) == data  # type: ignore[attr-defined]
+    assert [one[1].rsplit("/", 1)[1] for one in there.asked][:4] == [name, name, name, "journal"]
+
+
+def test_the_end_of_a_run_waits_for_a_server_that_is_away(
+    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b'{"v":1}\n')
+    taken = journal(there)
+    away = 6
+
+    def answer(*asked: Any) -> Answer:
+        nonlocal away
+        away -= 1
+        return (503, b"", {}) if away > 0 else taken(*asked)
+
+    there.answer = answer
+    bringer = Bringer(str(path), OwnServer(there.url, "t"))
+    bringer.finish()
+    assert bytes(there.taken) == b'{"v":1}\n'  # type: ignore[attr-defined]
+
+
+def test_a_server_that_never_answers_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bringing, "DOUBT", 0.3)
+    path = tmp_path / "journal"
+    path.write_bytes(b'{"v":1}\n')
+    Bringer(str(path), OwnServer("http://127.0.0.1:9/api", "t")).finish()
+    assert "the journal is not brought to the server any more" in caplog.text
