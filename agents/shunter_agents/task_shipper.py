@@ -293,7 +293,14 @@ class TaskShipper:
             try:
                 answer = await whole(
                     self._server.upload_task_result(
-                        self._name, run, number, way.attempt.assignment.epoch, name, offset=at, size=size, data=data
+                        self._name,
+                        run,
+                        number,
+                        way.attempt.assignment.epoch,
+                        name,
+                        offset=at,
+                        size=size,
+                        data=data,
                     ),
                     len(data),
                 )
@@ -318,9 +325,7 @@ class TaskShipper:
             self._one_by_one = len(batch)
             self._ready.extendleft(reversed(batch))
             return
-        log.error(
-            "the journal of a run is refused", reason=reason, again_in=PARKED, **batch[0].attempt.names
-        )
+        log.error("the journal of a run is refused", reason=reason, again_in=PARKED, **batch[0].attempt.names)
         self._later(batch[0])
 
     def _later(self, way: Way) -> None:

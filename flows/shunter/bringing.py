@@ -16,7 +16,7 @@ from shunter.errors import ServerAway, ServerRefused
 from shunter.own_server import OwnServer, patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: Seconds between two looks at the journal.
 LOOK = 0.3
@@ -108,14 +108,18 @@ class Bringer:
             while True:
                 file.seek(at)
                 ask = partial(
-                    self._server.ask, "PUT", f"results/{name}", {"offset": at, "size": size}, file.read(_PIECE)
+                    self._server.ask,
+                    "PUT",
+                    f"results/{name}",
+                    {"offset": at, "size": size},
+                    file.read(_PIECE),
                 )
                 told = json.loads(self._patiently(ask))
                 if told.get("complete") or told["size"] == at:
                     break
                 at = told["size"]
 
-    def _patiently(self, ask: partial[tuple[bytes, object]]) -> bytes:
+    def _patiently(self, ask: Callable[[], tuple[bytes, object]]) -> bytes:
         """The answer. While the run goes on a server that is away is waited for without end."""
         while True:
             ending = self._ending.is_set()

@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from typing import TypeVar
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from shunter.errors import ServerAway, ServerRefused
 
@@ -70,28 +70,25 @@ class OwnServer:
                     self._connection = None
                 raise ServerAway(f"no answer of {self._url.netloc}: {exc or type(exc).__name__}") from exc
         if 200 <= response.status < 300:
-            return data, response.headers
+            return data, dict(response.headers)
         said = f"{self._url.netloc} says {response.status} {response.reason}: {_detail(data)}"
         if response.status >= 500 or response.status in _PASSING:
             raise ServerAway(said)
         raise ServerRefused(said, response.status)
 
     def _connected(self) -> HTTPConnection:
-        host, port = self._url.hostname or "", self._url.port
-        secure = self._url.scheme == "https"
         proxy = _proxy(self._url.geturl())
-        way = (host, port) if proxy is None else (proxy.hostname or "", proxy.port or 80)
-        if not secure:
-            plain = HTTPConnection(*way, timeout=_TIMEOUT)
-            if proxy is not None:
-                plain.set_tunnel(host, port or 80)
-            return plain
-        from shunter_work_pools.client_tls import trust
+        to = self._url if proxy is None else proxy
+        made: HTTPConnection
+        if self._url.scheme == "https":
+            from shunter_work_pools.client_tls import trust
 
-        closed = HTTPSConnection(*way, timeout=_TIMEOUT, context=trust("https"))
+            made = HTTPSConnection(to.hostname or "", to.port, timeout=_TIMEOUT, context=trust("https"))
+        else:
+            made = HTTPConnection(to.hostname or "", to.port, timeout=_TIMEOUT)
         if proxy is not None:
-            closed.set_tunnel(host, port or 443)
-        return closed
+            made.set_tunnel(self._url.hostname or "", self._url.port)
+        return made
 
 
 def of_process() -> OwnServer | None:
@@ -125,7 +122,7 @@ def patiently(work: Callable[[], T], seconds: float, doing: str) -> T:
         time.sleep(pause * random.uniform(0.5, 1))  # nosec B311 # spreads load over time, hides nothing
 
 
-def _proxy(url: str) -> Any:
+def _proxy(url: str) -> SplitResult | None:
     """The proxy on the way, split; None: there is none."""
     if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
         return None

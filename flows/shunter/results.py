@@ -38,9 +38,7 @@ class Store:
         fetch: gives what is in no file here, by its name.
     """
 
-    def __init__(
-        self, place: str, limit: int = LIMIT, fetch: Callable[[str], bytes] | None = None
-    ) -> None:
+    def __init__(self, place: str, limit: int = LIMIT, fetch: Callable[[str], bytes] | None = None) -> None:
         self.place = place
         self._fetch = fetch
         self.limit = limit

@@ -76,7 +76,9 @@ async def test_an_end_is_held_by_the_next_life_too(tmp_path: Path) -> None:
         assert server.leases[key].journal == HEAD
 
 
-async def test_a_journal_that_is_refused_holds_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_journal_that_is_refused_holds_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(task_shipper, "PARKED", 0.1)
     server = FakeServer()
     server.journals_away = BadRequest("as the test wants it")
@@ -105,7 +107,9 @@ async def test_results_are_there_before_the_lines_that_name_them(tmp_path: Path)
         assert server.leases[key].journal == journal
 
 
-async def test_a_line_that_is_too_long_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_line_that_is_too_long_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(task_shipper, "UPLOAD", 1000)
     journal = HEAD + line(k="a" * 5000, s="C") + line(k="b", s="C") * 100
     server = FakeServer()
@@ -129,7 +133,13 @@ async def test_secrets_are_masked_but_in_results(tmp_path: Path) -> None:
 
 
 def test_masking_keeps_offsets() -> None:
-    lines = line(k="a", e="secret-one") + b"\n" + b"not json secret-one\n" + line(r={"i": "secret-one"}) + b"torn secret-one"
+    lines = (
+        line(k="a", e="secret-one")
+        + b"\n"
+        + b"not json secret-one\n"
+        + line(r={"i": "secret-one"})
+        + b"torn secret-one"
+    )
     covered = task_shipper.masked(lines, Mask(["secret-one"]))
     assert len(covered) == len(lines)
     assert covered.count(b"secret-one") == 1
@@ -172,7 +182,7 @@ def test_no_link_pipe_or_file_of_others_is_read(place: Path, tmp_path: Path) -> 
     assert TaskFiles(place, owner=os.getuid() + 1).journal_size() == 0
     (place / "tasks" / "results").rmdir()
     (place / "tasks" / "results").symlink_to(tmp_path)
-    with pytest.raises(OSError, match="Not a directory|symbolic links"):
+    with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
         files.read_result("secret", 0, 100)
     (place / "tasks" / "results").unlink()
     (place / "tasks" / "results").mkdir()

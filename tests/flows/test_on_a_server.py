@@ -5,7 +5,6 @@ What a task does beside its value (a line in FOLDER/ran) is counted: what comple
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -122,7 +121,14 @@ def test_a_killed_flow_goes_on_at_another_agent(here: Site, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "point", ["after-results-taken", "after-journal-taken", "after-journal-brought", "after-end-journaled", "after-end-reported"]
+    "point",
+    [
+        "after-results-taken",
+        "after-journal-taken",
+        "after-journal-brought",
+        "after-end-journaled",
+        "after-end-reported",
+    ],
 )
 def test_the_agent_is_killed_while_it_brings_a_journal(here: Site, tmp_path: Path, point: str) -> None:
     deploy(here, point, "mixed", tmp_path)
@@ -221,7 +227,9 @@ def test_a_cancelled_run_interrupts_its_tasks_and_calls_its_hooks(here: Site, tm
 
 
 def test_a_flow_is_an_entrypoint(here: Site, tmp_path: Path) -> None:
-    work = Work(entrypoint="a_flow.py:inside", source=str(SCRIPT.parent), env={"PYTHONPATH": str(SCRIPT.parents[2])})
+    work = Work(
+        entrypoint="a_flow.py:inside", source=str(SCRIPT.parent), env={"PYTHONPATH": str(SCRIPT.parents[2])}
+    )
     spec = DeploymentSpec(work=work, pool="default", parameters={"n": 4}, tags=["demo"])
     here.client.deploy("inside", spec)
     with here.agent("inside"):
@@ -252,7 +260,11 @@ def test_a_flow_that_raises_tells_the_users_frames_only(here: Site, tmp_path: Pa
     with here.agent("raises"):
         run = begun(here, "raises")
         ended = here.ended(run)
-        assert (ended.state, ended.cause, ended.message) == ("Failed", "exception", "ValueError: no such thing")
+        assert (ended.state, ended.cause, ended.message) == (
+            "Failed",
+            "exception",
+            "ValueError: no such thing",
+        )
         output = here.output(run).decode()
         assert "in raises" in output
         assert "in a_task_that_raises" in output
@@ -265,9 +277,7 @@ def test_a_run_without_an_agent_that_reads_brings_its_journal_itself(here: Site,
     """As in a pod."""
     own = f"SHUNTER_BRING_JOURNAL=1 SHUNTER_JOURNAL={tmp_path}/own/journal"
     command = f"{own}$SHUNTER_ATTEMPT exec {sys.executable} {SCRIPT} mixed {tmp_path}"
-    work = Work(
-        command=["sh", "-c", command], env={"PYTHONPATH": str(SCRIPT.parents[2])}, token=True
-    )
+    work = Work(command=["sh", "-c", command], env={"PYTHONPATH": str(SCRIPT.parents[2])}, token=True)
     here.client.deploy("pod", DeploymentSpec(work=work, pool="default"))
     with here.agent("pod"):
         run, pid = running(here, "pod", tmp_path)

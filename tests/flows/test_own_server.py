@@ -96,9 +96,7 @@ def test_a_server_that_is_away_is_asked_again(there: There) -> None:
     assert len(there.asked) == 5
 
 
-def test_nothing_goes_on_if_it_is_not_known_from_what(
-    there: There, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_goes_on_if_it_is_not_known_from_what(there: There, monkeypatch: pytest.MonkeyPatch) -> None:
     there.answer = lambda *asked: (401, b'{"detail": "the attempt is over"}', {})
     with pytest.raises(ServerRefused, match=r"nothing was executed.*401.*the attempt is over"):
         EarlierAttempts(OwnServer(there.url, "t"))

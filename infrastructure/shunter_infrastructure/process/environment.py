@@ -118,7 +118,7 @@ def prepare(
     env = chosen(assignment, own, devices, user)
     if prepared.python is not None:
         env["PATH"] = f"{os.path.dirname(prepared.python)}{os.pathsep}{env['PATH']}"
-    told = told_variables(assignment, place or folder, agent, own, devices) | prepared.told
+    told = told_variables(assignment, place or folder, agent, own, devices) | {**prepared.told}
     if place is not None:
         told["SHUNTER_PARAMETERS"] = str(place / apart.PARAMETERS)
     if source is not None:
