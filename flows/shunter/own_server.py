@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
 from typing import TypeVar
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -41,7 +41,7 @@ class OwnServer:
 
     def ask(
         self, method: str, path: str, query: Mapping[str, object], body: bytes | None = None
-    ) -> tuple[bytes, Mapping[str, str]]:
+    ) -> tuple[bytes, HTTPMessage]:
         """Body and headers of the answer.
 
         Args:
@@ -70,7 +70,7 @@ class OwnServer:
                     self._connection = None
                 raise ServerAway(f"no answer of {self._url.netloc}: {exc or type(exc).__name__}") from exc
         if 200 <= response.status < 300:
-            return data, dict(response.headers)
+            return data, response.headers
         said = f"{self._url.netloc} says {response.status} {response.reason}: {_detail(data)}"
         if response.status >= 500 or response.status in _PASSING:
             raise ServerAway(said)

@@ -116,7 +116,7 @@ def test_a_killed_flow_goes_on_at_another_agent(here: Site, tmp_path: Path) -> N
     with here.agent("killed-too"):
         ended = again(here, run, "killed-too", tmp_path)
         assert [one.agent for one in ended.attempts] == ["killed", "killed-too"]
-    assert ran(tmp_path) == BEFORE + Counter(["wait"])
+    assert ran(tmp_path) == BEFORE + Counter(["wait"]), (here.output(run), here.log("killed"))
     assert b"value: [[100000, 100000], 18, 16, 'waited']" in here.output(run)
 
 

@@ -116,7 +116,8 @@ def test_a_result_comes_in_pieces_and_is_what_its_name_says(there: There) -> Non
         if not path.endswith(name):
             return 404, b'{"detail": "there is no such result"}', {}
         at = int(query.get("offset", 0))
-        return 200, sent[at : at + 10_000], {"Shunter-Result-Size": str(len(data))}
+        # In small letters, as servers may write them.
+        return 200, sent[at : at + 10_000], {"shunter-result-size": str(len(data))}
 
     sent = data
     there.answer = answer
