@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from shunter_work_pools.contracts.errors import InvalidInput
 
-#: Seconds that the import of an entrypoint may take.
-IMPORT_TIMEOUT = 60.0
 _ELSEWHERE = "If it exists only where the agent runs, add --no-check."
 #: Lines of a traceback that an error shows.
 _FRAME_LINES = 6
@@ -29,6 +23,8 @@ _REMEDIES = {
     "import-failed": "Mend it, or choose the interpreter that has what it needs with --python.",
     "bad-entrypoint": "Write path.py:function, module:function or path.py.",
     "unsupported-signature": "Give its parameters types that JSON can carry.",
+    "slow": "Work belongs into the function, not into the body of the module.",
+    "no-interpreter": "Check --python.",
 }
 
 
@@ -145,57 +141,17 @@ def entrypoint(text: str, source: Path, python: str | None) -> dict[str, Any]:
             "Write path.py:function, module:function or path.py; a command goes behind --, "
             f"as in: shunter deploy --name NAME -- {text}",
         )
-    words = [python or sys.executable, str(_inspector()), text, "--source", str(source)]
+    from shunter.entrypoints import Unfit, looked_at
+
     try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=IMPORT_TIMEOUT,
-            check=False,
-            cwd=source,
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise InvalidInput(
-            f"the import of {text} did not end within {IMPORT_TIMEOUT:.0f} seconds",
-            "Work belongs into the function, not into the body of the module.",
-        ) from exc
-    except OSError as exc:
-        raise InvalidInput(f"the interpreter {words[0]} cannot be started: {exc}", "Check --python.") from exc
-    answer = _last_object(done.stdout)
-    if answer is None:
-        told = done.stderr.decode("utf-8", "replace").strip()[-2000:]
-        raise InvalidInput(
-            f"{text} cannot be looked at: {words[0]} ended with {done.returncode} and no answer", told
-        )
-    if answer.get("error"):
-        remedy = _REMEDIES.get(str(answer.get("kind")), "Check the path and the function's name.")
-        where = _frames(str(answer.get("detail") or ""))
-        raise InvalidInput(str(answer["error"]), f"{where}\n{remedy}".strip("\n"))
-    return answer
+        return looked_at(text, str(source), python)
+    except Unfit as exc:
+        told = exc.detail if exc.kind == "no-answer" else _frames(exc.detail)
+        remedy = _REMEDIES.get(exc.kind, "")
+        raise InvalidInput(str(exc), f"{told}\n{remedy}".strip("\n")) from exc
 
 
 def _frames(trace: str) -> str:
     """Where it happened: the innermost lines of a traceback, without its heading and the error itself."""
     lines = [line for line in trace.rstrip().splitlines() if not line.startswith("Traceback")]
     return "\n".join(lines[:-1][-_FRAME_LINES:])
-
-
-def _inspector() -> Path:
-    # Executed by path: the interpreter it runs in need not have Shunter installed.
-    spec = find_spec("shunter")
-    if spec is None or spec.origin is None:
-        raise InvalidInput("the package shunter is not installed here", "Install it again.")
-    return Path(spec.origin).with_name("inspect_entrypoint.py")
-
-
-def _last_object(printed: bytes) -> dict[str, Any] | None:
-    """The JSON object on the last line; a module may print while it is imported."""
-    for line in reversed(printed.decode("utf-8", "replace").splitlines()):
-        if line.strip():
-            try:
-                found = json.loads(line)
-            except ValueError:
-                return None
-            return found if isinstance(found, dict) else None
-    return None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shunter import context as context
     from shunter.annotations import allow_failure as allow_failure
     from shunter.annotations import unmapped as unmapped
+    from shunter.deployments import deploy as deploy
     from shunter.errors import FlowTimeout as FlowTimeout
     from shunter.errors import TaskCancelled as TaskCancelled
     from shunter.errors import TaskTimeout as TaskTimeout
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from shunter.futures import wait as wait
     from shunter.loggers import get_logger as get_logger
     from shunter.progress import track as track
+    from shunter.serving import serve as serve
     from shunter.states import State as State
     from shunter.tasks import Task as Task
     from shunter.tasks import task as task
@@ -37,8 +39,10 @@ _HOMES = {
     "UpstreamFailed": "errors",
     "allow_failure": "annotations",
     "as_completed": "futures",
+    "deploy": "deployments",
     "flow": "flows",
     "get_logger": "loggers",
+    "serve": "serving",
     "task": "tasks",
     "track": "progress",
     "unmapped": "annotations",

@@ -10,7 +10,11 @@ from shunter.identity import identity_of, is_coroutine_function, name_of, refuse
 from shunter.retries import Condition, Delay, Retries
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
+    from shunter.deployments import FlowDeployment, Options, PoolOptions
     from shunter.states import State
+    from shunter_work_pools.contracts.deployments import Change
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,6 +82,42 @@ class BaseFlow(Generic[P, R]):
         from shunter.parameters import schema
 
         return schema(self)
+
+    def to_deployment(self, name: str | None = None, **options: Unpack[PoolOptions]) -> FlowDeployment:
+        """A deployment of it, for ``serve`` and ``deploy``.
+
+        Args:
+            name: of the deployment; no two of a server have the same, whatever their flows. Default: the flow's.
+            options: see ``shunter.deployments.Options`` and ``PoolOptions``.
+
+        Raises:
+            TypeError: there is no such option.
+        """
+        from shunter.deployments import to_deployment
+
+        return to_deployment(self, name, options)
+
+    def serve(
+        self,
+        name: str | None = None,
+        *,
+        limit: int | None = None,
+        pause_on_exit: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        """Deploy it from its own script, and execute its runs until Ctrl-C or SIGTERM; blocks. See ``serve``."""
+        from shunter.serving import serve
+
+        serve(self.to_deployment(name, **options), limit=limit, pause_on_exit=pause_on_exit)
+
+    def deploy(
+        self, name: str | None = None, *, pool: str | None = None, **options: Unpack[PoolOptions]
+    ) -> Change:
+        """Deploy it to a pool, whose agents execute its runs. See ``deploy``."""
+        from shunter.deployments import deploy
+
+        (change,) = deploy(self.to_deployment(name, **options), pool=pool)
+        return change
 
     def on_completion(self, hook: Hook) -> Hook:
         """Call this when a run of it has completed: ``hook(flow, run, state)``."""
