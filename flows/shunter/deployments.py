@@ -196,17 +196,19 @@ def _named(one: FlowDeployment, pool: str | None, served: Mapping[str, Any] | No
         spec = _spec(one.name, options, place, found)
         return Named.model_validate({"name": one.name, "spec": {**spec, "pool": pool}})
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
+        first = exc.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"] if part != "spec")
-        raise InvalidInput(f"deployment {one.name!r}: {where}: {first['msg']}", _remedy(where)) from None
+        raise InvalidInput(f"deployment {one.name!r}: {where}: {_words(first)}") from None
 
 
-def _remedy(where: str) -> str:
-    if where == "name":
-        return (
-            "Use 1 to 100 letters, digits, dots, dashes or underscores, with a letter or digit at both ends."
-        )
-    return ""
+def _words(error: Mapping[str, Any]) -> str:
+    """What is wrong; patterns of names and tags in words."""
+    if error["type"] != "string_pattern_mismatch":
+        return str(error["msg"])
+    return (
+        f"{error['input']!r} cannot be one: use letters, digits, dots, dashes and underscores, in tags also / : and one =, "
+        "with a letter or digit first"
+    )
 
 
 def _looked_at(
@@ -229,7 +231,16 @@ def _looked_at(
     except entrypoints.NotFound as exc:
         raise InvalidInput(f"deployment {one.name!r}: {exc}", exc.remedy) from None
     except entrypoints.Unfit as exc:
-        raise InvalidInput(f"deployment {one.name!r}: {exc}", exc.detail.rstrip()) from None
+        remedy = _REMEDIES.get(exc.kind, "")
+        raise InvalidInput(f"deployment {one.name!r}: {exc}", f"{exc.detail}{remedy}".rstrip()) from None
+
+
+#: What to do, by the kind of an entrypoint's fault.
+_REMEDIES = {
+    "missing-function": "A run imports the file, where what is under `if __name__` is not there: define it outside of that.",
+    "slow": "Work belongs into the flow, not into the body of the module.",
+    "unsupported-signature": "Give its parameters types that JSON can carry.",
+}
 
 
 def _summary(flow: BaseFlow[Any, Any]) -> str:
@@ -322,21 +333,25 @@ def applied(client: Client, named: Sequence[Named]) -> list[Change]:
     try:
         changes = client.apply(ApplyRequest(deployments=list(named))).deployments
     except BadRequest as exc:
-        faults = [
-            f"deployment {named[fault['deployment']].name!r}: {fault['detail']} {fault.get('remedy') or ''}".rstrip()
-            for fault in exc.extra.get("faults", ())
-        ]
+        faults = [_fault(named, fault) for fault in exc.extra.get("faults", ())]
+        if not faults:
+            raise
+        what, remedy = faults[0]
         if len(faults) > 1:
-            raise BadRequest(
-                f"{len(faults)} faults, and nothing is deployed", "\n".join(faults), **exc.extra
-            ) from None
-        raise
+            what = f"{len(faults)} faults, and nothing is deployed"
+            remedy = "\n".join(f"{each.rstrip('.')}. {then}".rstrip() for each, then in faults)
+        raise BadRequest(what, remedy, **exc.extra) from None
     for one, change in zip(named, changes, strict=True):
         for warning in change.warnings:
             log.warning("deployment %s: %s", one.name, warning)
         if change.before is not None and (before := _place_in(change.before)) != (now := _place_in(one.spec)):
             log.warning("deployment %s was %s, and is %s now", one.name, before, now)
     return changes
+
+
+def _fault(named: Sequence[Named], fault: Mapping[str, Any]) -> tuple[str, str]:
+    """What is wrong with which, and what to do."""
+    return f"deployment {named[fault['deployment']].name!r}: {fault['detail']}", fault.get("remedy") or ""
 
 
 def _place_in(spec: DeploymentSpec) -> str:

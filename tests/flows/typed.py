@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import assert_type
 
 from shunter import (
@@ -12,15 +13,19 @@ from shunter import (
     allow_failure,
     as_completed,
     context,
+    deploy,
     flow,
+    serve,
     task,
     track,
     unmapped,
     wait,
 )
+from shunter.deployments import FlowDeployment
 from shunter.flows import AsyncFlow
 from shunter.futures import TaskFutures
 from shunter.tasks import AsyncTask
+from shunter_work_pools.contracts.deployments import Change
 
 
 @task
@@ -129,3 +134,20 @@ def kinds() -> None:
     task(nmae="x")  # error: call-overload
     task(retries="x")  # error: call-overload
     flow(executor="threads", timeout="x")  # error: call-overload
+
+
+def deployments() -> None:
+    one = plain.to_deployment("one", parameters={"upto": 1}, cron="0 6 * * *", timezone="Europe/Berlin")
+    assert_type(one, FlowDeployment)
+    serve(one, asynchronous.to_deployment(interval=timedelta(minutes=1)), limit=2, pause_on_exit=False)
+    plain.serve(name="served", tags=["demo"], interval=60, env={"A": "b"}, retries=2)
+    assert_type(deploy(one, pool="main"), list[Change])
+    assert_type(
+        plain.deploy("two", pool="main", source={"git": "https://host/code.git"}, need={"gpu": 1}), Change
+    )
+    plain.serve(name="served", intervall=60)  # error: call-arg
+    plain.serve(name="served", interval="60s")  # error: arg-type
+    plain.serve(name="served", queue="fast")  # error: call-arg
+    plain.to_deployment("one", catch_up="some")  # error: arg-type
+    plain.deploy("two", tags=1)  # error: arg-type
+    serve(plain)  # error: arg-type
