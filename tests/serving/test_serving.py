@@ -21,6 +21,7 @@ from shunter_work_pools.contracts.deployments import SchedulePatch
 from shunter_work_pools.contracts.errors import NotFound
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
+from tests.serving import page
 
 #: As it stands in the issue of flows, but for what the tasks do.
 SUMS = """
@@ -232,6 +233,18 @@ def test_told_to_stop_runs_may_finish_and_told_twice_they_are_cancelled(one: Sit
         assert ended(process) == 0
         assert one.client.get_run(run).state == "Cancelled"
     one.client.delete_deployment("long")
+
+
+def test_the_page_for_people_who_know_prefect_shows_what_works(one: Site, tmp_path: Path) -> None:
+    path = written(tmp_path, page.blocks()[1])
+    with script(one, path) as process:
+        run = one.ended(started(one, "nightly", upto=4, day="2026-11-26"))
+        assert (run.state, run.result) == ("Completed", 14)
+        told = one.output(run.id).decode()
+        assert "squares up to 4 on 26.11." in told
+        assert "| INFO    | shunter.Squares | mapping" in told
+        assert one.client.get_deployment("nightly").schedules[0].words == "every day at 06:00 UTC"
+        assert ended(process) == 0
 
 
 TWO = """
