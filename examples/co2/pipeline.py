@@ -3,16 +3,21 @@
 The data are real: the weekly flask and in-situ averages of the Scripps Institution of Oceanography,
 1958 to 2001, as statsmodels ships them (``statsmodels.datasets.co2``). Weeks are missing in them.
 
-    load -> clean -> decompose -> forecast -> report          publish
-    weekly  monthly  trend and    two years   HTML with       the report to
-    record  means    season       ahead       a plot          the site's folder
+    load ── clean ─┬─ decompose ─┬─ draw ── report          publish
+    weekly monthly ├─ forecast ──┘  plot    HTML, at        the report to
+    record means   └─ backtest              out             the site's folder
 
-Each step is a plain function that reads the files of the steps before it from ``work`` and leaves its
-own; nothing here knows of Shunter. ``main`` runs them all and is what gets deployed:
+Each step is a task, ``main`` is the flow that runs them all; both work by themselves, too:
+
+    python -c "from examples.co2.pipeline import main; print(main('/tmp/co2'))"
+
+On a server (a run that fails or is killed goes on from the step where it was):
 
     shunter deploy examples/co2/pipeline.py:main --name co2-report --pool default --interval 20s -p out=/tmp/co2
     shunter deploy examples/co2/pipeline.py:publish --name co2-publish --pool default \\
         -p out=/tmp/co2 -p site=/tmp/co2-site --retries 40 --retry-delay 3s
+
+or without a pool: ``python examples/co2/pipeline.py`` serves the report from here.
 
 The libraries are imported by the steps that need them, so ``publish`` starts at once.
 """
@@ -20,12 +25,14 @@ The libraries are imported by the steps that need them, so ``publish`` starts at
 from __future__ import annotations
 
 import base64
-import html
-import json
+import io
 import os
-import shutil
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
+from typing import Any
+
+from shunter import context, flow, task
 
 #: ppm. What lies outside is a broken record, not air.
 PLAUSIBLE = (300.0, 400.0)
@@ -33,6 +40,7 @@ PLAUSIBLE = (300.0, 400.0)
 LONGEST_GAP = 20
 
 
+@flow(name="co2-report")
 def main(out: str, since: int = 1958, horizon: int = 24) -> dict[str, object]:
     """Run every step and put the report at ``out/report.html``.
 
@@ -41,31 +49,19 @@ def main(out: str, since: int = 1958, horizon: int = 24) -> dict[str, object]:
         since: first year to use, 1958 to 1990.
         horizon: months to forecast, 1 to 120.
     """
-    # A folder of this run's own: two runs at once do not touch each other's files.
-    work = Path(out) / "runs" / os.environ.get("SHUNTER_RUN_ID", "by-hand")
-    work.mkdir(parents=True, exist_ok=True)
-    for step in (
-        lambda: load(str(work), since),
-        lambda: clean(str(work)),
-        lambda: decompose(str(work)),
-        lambda: forecast(str(work), horizon),
-        lambda: report(str(work)),
-    ):
-        step()
-    replace(work / "report.html", Path(out) / "report.html")
-    say(f"report at {Path(out) / 'report.html'}")
-    facts = json.loads((work / "forecast.json").read_text())
-    return {
-        "report": str(Path(out) / "report.html"),
-        "last_month": facts["last_month"],
-        "last_ppm": facts["last_ppm"],
-        "forecast_ppm": facts["forecast_ppm"],
-        "backtest_error_ppm": facts["backtest_error_ppm"],
-    }
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(out) / "matplotlib"))  # its font list, made once
+    monthly = clean.submit(load.submit(since))
+    parts, ahead = decompose.submit(monthly), forecast.submit(monthly, horizon)
+    error = backtest.submit(monthly)
+    picture = draw.submit(monthly, parts, ahead)
+    found = report.submit(monthly, parts, ahead, error, picture, out).result()
+    print(f"report at {found['report']}")
+    return found
 
 
-def load(work: str, since: int = 1958) -> None:
-    """The weekly record from ``since`` on, checked, as ``weekly.csv``."""
+@task
+def load(since: int = 1958) -> Any:
+    """The weekly record from ``since`` on, checked."""
     if not 1958 <= since <= 1990:
         raise ValueError(f"since={since}: the record begins in 1958, and ten years are needed (up to 1990)")
     from statsmodels.datasets import co2
@@ -83,102 +79,96 @@ def load(work: str, since: int = 1958) -> None:
         )
     if longest > LONGEST_GAP:
         raise ValueError(f"a gap of {longest} weeks is too long to fill")
-    weekly.to_csv(Path(work) / "weekly.csv", index_label="week")
-    say(
+    print(
         f"load: {len(weekly)} weeks, {weekly.index[0]:%Y-%m-%d} to {weekly.index[-1]:%Y-%m-%d}, "
         f"{int(missing.sum())} missing, longest gap {longest} weeks"
     )
+    return weekly
 
 
-def clean(work: str) -> None:
-    """Gaps filled and monthly means, as ``monthly.csv``; ``filled`` counts the weeks made up."""
-    pd = pandas()
-    weekly = pd.read_csv(Path(work) / "weekly.csv", index_col="week", parse_dates=True)["co2"]
-    monthly = pd.DataFrame(
-        {
-            "co2": weekly.interpolate("time").resample("MS").mean(),
-            "filled": weekly.isna().resample("MS").sum(),
-        }
-    )
-    monthly.to_csv(Path(work) / "monthly.csv", index_label="month")
-    say(f"clean: {len(monthly)} monthly means, {int((monthly['filled'] > 0).sum())} with filled weeks")
+@task
+def clean(weekly: Any) -> Any:
+    """Gaps filled, and the means of each month."""
+    monthly = weekly.interpolate("time").resample("MS").mean()
+    filled = weekly.isna().resample("MS").sum()
+    print(f"clean: {len(monthly)} monthly means, {int((filled > 0).sum())} with filled weeks")
+    return monthly
 
 
-def decompose(work: str) -> None:
-    """Trend, season and rest by STL (Cleveland et al. 1990), as ``parts.csv``."""
+@task
+def decompose(monthly: Any) -> Any:
+    """Trend, season and rest by STL (Cleveland et al. 1990)."""
+    from pandas import DataFrame
     from statsmodels.tsa.seasonal import STL
 
-    monthly = read_monthly(work)
-    parts = STL(monthly, period=12, seasonal=13, robust=True).fit()
-    frame = pandas().DataFrame({"trend": parts.trend, "season": parts.seasonal, "rest": parts.resid})
-    frame.to_csv(Path(work) / "parts.csv", index_label="month")
-    swing = frame["season"].max() - frame["season"].min()
-    say(
-        f"decompose: trend {frame['trend'].iloc[0]:.1f} to {frame['trend'].iloc[-1]:.1f} ppm, "
-        f"season swings {swing:.1f} ppm, rest {frame['rest'].std():.2f} ppm"
+    fitted = STL(monthly, period=12, seasonal=13, robust=True).fit()
+    parts = DataFrame({"trend": fitted.trend, "season": fitted.seasonal, "rest": fitted.resid})
+    swing = parts["season"].max() - parts["season"].min()
+    print(
+        f"decompose: trend {parts['trend'].iloc[0]:.1f} to {parts['trend'].iloc[-1]:.1f} ppm, "
+        f"season swings {swing:.1f} ppm, rest {parts['rest'].std():.2f} ppm"
     )
+    return parts
 
 
-def forecast(work: str, horizon: int = 24) -> None:
-    """``horizon`` months ahead, and how wrong the same model was on the last months it did not see."""
+@task
+def forecast(monthly: Any, horizon: int = 24) -> Any:
+    """``horizon`` months ahead, with a band of 95 %."""
     if not 1 <= horizon <= 120:
         raise ValueError(f"horizon={horizon}: 1 to 120 months")
-    from statsmodels.tsa.arima.model import ARIMA
-    from statsmodels.tsa.forecasting.stl import STLForecast
+    predicted = model(monthly).get_prediction(len(monthly), len(monthly) + horizon - 1)
+    ahead = predicted.summary_frame(alpha=0.05)
+    print(f"forecast: {ahead['mean'].iloc[-1]:.2f} ppm in {ahead.index[-1]:%Y-%m}")
+    return ahead
 
-    def model(series):  # type: ignore[no-untyped-def]
-        return STLForecast(series, ARIMA, model_kwargs={"order": (1, 1, 1), "trend": "t"}, period=12).fit()
 
-    monthly = read_monthly(work)
+@task
+def backtest(monthly: Any) -> dict[str, float]:
+    """How wrong the same model was on the last months, which it did not see; and who says 'as last year'."""
     held_out = monthly.iloc[-24:]
-    error = (model(monthly.iloc[:-24]).forecast(24) - held_out).abs().mean()
-    same_as_last_year = (monthly.shift(12).iloc[-24:] - held_out).abs().mean()
-    ahead = model(monthly).get_prediction(len(monthly), len(monthly) + horizon - 1).summary_frame(alpha=0.05)
-    ahead.to_csv(Path(work) / "forecast.csv", index_label="month")
-    facts = {
-        "last_month": f"{monthly.index[-1]:%Y-%m}",
-        "last_ppm": round(float(monthly.iloc[-1]), 2),
-        "forecast_month": f"{ahead.index[-1]:%Y-%m}",
-        "forecast_ppm": round(float(ahead["mean"].iloc[-1]), 2),
-        "backtest_error_ppm": round(float(error), 3),
-        "same_as_last_year_error_ppm": round(float(same_as_last_year), 3),
-    }
-    (Path(work) / "forecast.json").write_text(json.dumps(facts))
-    say(
-        f"forecast: {facts['forecast_ppm']} ppm in {facts['forecast_month']}; on 24 months held out "
-        f"{error:.2f} ppm off, 'as last year' {same_as_last_year:.2f} ppm"
-    )
+    error = float((model(monthly.iloc[:-24]).forecast(24) - held_out).abs().mean())
+    same = float((monthly.shift(12).iloc[-24:] - held_out).abs().mean())
+    print(f"backtest: on 24 months held out {error:.2f} ppm off, 'as last year' {same:.2f} ppm")
+    return {"model": round(error, 3), "same_as_last_year": round(same, 3)}
 
 
-def report(work: str) -> None:
-    """The page ``report.html``, complete in itself, from the files of the steps before."""
-    folder = Path(work)
-    draw(folder, folder / "plot.png")
-    picture = base64.b64encode((folder / "plot.png").read_bytes()).decode()
-    facts = json.loads((folder / "forecast.json").read_text())
-    monthly, growth = read_monthly(work), growth_by_year(work)
+@task
+def report(
+    monthly: Any, parts: Any, ahead: Any, error: dict[str, float], picture: bytes, out: str
+) -> dict[str, object]:
+    """The page, complete in itself, at ``out/report.html``; what it says in numbers."""
+    growth = growth_by_year(parts)
     decades = growth.groupby(growth.index // 10 * 10).agg(["mean", "count"])
     rows = "".join(
         f"<tr><td>{decade}s</td><td>{row['mean']:.2f}</td><td>{int(row['count'])}</td></tr>"
         for decade, row in decades.iterrows()
     )
-    run = html.escape(os.environ.get("SHUNTER_RUN_ID", "by hand"))
-    (folder / "report.html").write_text(
-        PAGE.format(
-            first=f"{monthly.index[0]:%B %Y}",
-            last=f"{monthly.index[-1]:%B %Y}",
-            rise=f"{monthly.iloc[-12:].mean() - monthly.iloc[:12].mean():.0f}",
-            picture=picture,
-            rows=rows,
-            run=run,
-            made=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
-            **facts,
-        ),
-        "utf-8",
+    target = Path(out) / "report.html"
+    found: dict[str, object] = {
+        "report": str(target),
+        "last_month": f"{monthly.index[-1]:%Y-%m}",
+        "last_ppm": round(float(monthly.iloc[-1]), 2),
+        "forecast_month": f"{ahead.index[-1]:%Y-%m}",
+        "forecast_ppm": round(float(ahead["mean"].iloc[-1]), 2),
+        "backtest_error_ppm": error["model"],
+        "same_as_last_year_error_ppm": error["same_as_last_year"],
+    }
+    page = PAGE.format(
+        first=f"{monthly.index[0]:%B %Y}",
+        last=f"{monthly.index[-1]:%B %Y}",
+        rise=f"{monthly.iloc[-12:].mean() - monthly.iloc[:12].mean():.0f}",
+        picture=base64.b64encode(picture).decode(),
+        rows=rows,
+        run=escape(context.run_id or "by hand"),
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        **found,
     )
-    say(f"report: {(folder / 'report.html').stat().st_size // 1024} kB")
+    put(page.encode(), target)
+    print(f"report: {len(page) // 1024} kB")
+    return found
 
 
+@flow(name="co2-publish")
 def publish(out: str, site: str) -> dict[str, str]:
     """Copy the report to the folder ``site`` as ``index.html``.
 
@@ -188,46 +178,35 @@ def publish(out: str, site: str) -> dict[str, str]:
     source, target = Path(out) / "report.html", Path(site) / "index.html"
     if not source.exists():
         raise FileNotFoundError(f"{source} is not there yet: co2-report has not completed")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    replace(source, target)
+    put(source.read_bytes(), target)
     made = datetime.fromtimestamp(source.stat().st_mtime, UTC)
-    say(f"published {target}, made {made:%Y-%m-%d %H:%M:%S} UTC")
+    print(f"published {target}, made {made:%Y-%m-%d %H:%M:%S} UTC")
     return {"published": str(target)}
 
 
 # --- what the steps share ------------------------------------------------------------------------
 
 
-def say(text: str) -> None:
-    """One line of the run's log, at once."""
-    print(text, flush=True)
-
-
-def replace(source: Path, target: Path) -> None:
-    """Copy in one step: whoever opens ``target`` sees the old file or the new one, never half of it."""
+def put(page: bytes, target: Path) -> None:
+    """Write in one step: whoever opens ``target`` sees the old file or the new one, never half of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copyfile(source, draft)
+    draft.write_bytes(page)
     draft.replace(target)
 
 
-def pandas():  # type: ignore[no-untyped-def]
-    """pandas, loaded when first needed."""
-    import pandas
+def model(monthly: Any) -> Any:
+    """ARIMA(1,1,1) with drift on the deseasonalized series, fitted."""
+    from statsmodels.tsa.arima.model import ARIMA
+    from statsmodels.tsa.forecasting.stl import STLForecast
 
-    return pandas
-
-
-def read_monthly(work: str):  # type: ignore[no-untyped-def]
-    """The monthly means as a series with its frequency."""
-    frame = pandas().read_csv(Path(work) / "monthly.csv", index_col="month", parse_dates=True)
-    return frame["co2"].asfreq("MS")
+    return STLForecast(monthly, ARIMA, model_kwargs={"order": (1, 1, 1), "trend": "t"}, period=12).fit()
 
 
-def growth_by_year(work: str):  # type: ignore[no-untyped-def]
+def growth_by_year(parts: Any) -> Any:
     """Growth of the trend over each complete calendar year, ppm, by year."""
-    trend = pandas().read_csv(Path(work) / "parts.csv", index_col="month", parse_dates=True)["trend"]
-    january = trend[trend.index.month == 1]
-    growth = january.diff().dropna()
+    trend = parts["trend"]
+    growth = trend[trend.index.month == 1].diff().dropna()
     growth.index = growth.index.year - 1
     return growth
 
@@ -235,17 +214,15 @@ def growth_by_year(work: str):  # type: ignore[no-untyped-def]
 INK, RED, BLUE, GREY = "#1f2933", "#c8452d", "#2b6cb0", "#9aa5b1"
 
 
-def draw(folder: Path, target: Path) -> None:
+@task
+def draw(monthly: Any, parts: Any, ahead: Any) -> bytes:
     """The record with its forecast, the season, and the growth of each year, as one PNG."""
-    os.environ.setdefault("MPLCONFIGDIR", str(folder.parent / "matplotlib"))  # its font list, made once
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    pd, monthly, growth = pandas(), read_monthly(str(folder)), growth_by_year(str(folder))
-    parts = pd.read_csv(folder / "parts.csv", index_col="month", parse_dates=True)
-    ahead = pd.read_csv(folder / "forecast.csv", index_col="month", parse_dates=True)
+    growth, picture = growth_by_year(parts), io.BytesIO()
     style = {
         "font.size": 10,
         "axes.edgecolor": GREY,
@@ -312,8 +289,9 @@ def draw(folder: Path, target: Path) -> None:
         bars.margins(x=0.01)
         bars.grid(axis="y")
         bars.legend(frameon=False, loc="upper left")
-        figure.savefig(target)
+        figure.savefig(picture)
         plt.close(figure)
+    return picture.getvalue()
 
 
 PAGE = """<!doctype html>
@@ -341,3 +319,7 @@ monthly means, decomposed by robust STL; forecast by ARIMA(1,1,1) with drift on 
 <footer>Made {made} by run {run}.</footer>
 </body></html>
 """
+
+
+if __name__ == "__main__":
+    main.serve("co2-report", parameters={"out": "/tmp/co2"}, interval=20)
