@@ -36,7 +36,7 @@ BUDGETS = {
     "schedules": 45,
     "secrets": 120,  # a server, an agent and an engine for each launcher
     "services": 150,
-    "serving": 150,  # scripts with agents of their own, that are killed and started again; Prefect in its own environment
+    "serving": 240,  # scripts with agents of their own, that are killed and started again; Prefect in its own environment
     "settings": 120,
     "sources": 120,  # real git, real uv; a server, an agent and runs
     "states": 20,
