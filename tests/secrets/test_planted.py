@@ -134,11 +134,10 @@ def search(where: Site, planted: Planted, run: str) -> list[str]:
     return found + lines
 
 
-def deploy(where: Site, planted: Planted, pool: PoolSpec, variables: dict[str, Any], **env: EnvValue) -> str:
-    """A run that has all that is planted, once it has said all of it."""
+def deploy(where: Site, planted: Planted, variables: dict[str, Any], **env: EnvValue) -> str:
+    """A run in the pool ``planted`` that has all that is planted, once it has said all of it."""
     where.client.set_secret("token", SecretValue(value=planted.value("token")))
     where.client.set_secret("key", SecretValue(value=planted.value("key", lines=3)))
-    where.client.create_pool(pool)
     work = Work(
         command=["sh", "-c", SCRIPT],
         env={"TOKEN": FromSecret(secret="token"), "KEY": FromSecret(secret="key"), "OPEN": "said", **env},
@@ -175,16 +174,18 @@ def test_process(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(f'[secrets]\nmine = {{file = "{tmp_path}/mine"}}\n')
     (tmp_path / "agent.toml").chmod(0o600)
     policy = {"SHUNTER_AGENT_POLICY": str(tmp_path / "agent.toml")}
-    with site(home) as where, where.agent("a1", pool="planted", env=policy):
-        run = deploy(where, planted, PoolSpec(name="planted"), {}, MINE=FromAgent(agent_secret="mine"))
-        assert search(where, planted, run) == []
-        _, owners = processes(planted, run)
-        assert owners == {True}, "its own processes have them in their environment, and nobody else's"
-        # What a run itself writes is there as it wrote it, for the agent alone, until the server has it.
-        own = {"agents/a1/attempts/ATTEMPT/output", "agents/a1/attempts/ATTEMPT/result.json"}
-        assert files(home, planted).keys() == own
-        assert "of the agent" in files(home, planted)["agents/a1/attempts/ATTEMPT/output"]
-        end(where, planted, run)
+    with site(home) as where:
+        where.client.create_pool(PoolSpec(name="planted"))
+        with where.agent("a1", pool="planted", env=policy):
+            run = deploy(where, planted, {}, MINE=FromAgent(agent_secret="mine"))
+            assert search(where, planted, run) == []
+            _, owners = processes(planted, run)
+            assert owners == {True}, "its own processes have them in their environment, and nobody else's"
+            # What a run itself writes is there as it wrote it, for the agent alone, until the server has it.
+            own = {"agents/a1/attempts/ATTEMPT/output", "agents/a1/attempts/ATTEMPT/result.json"}
+            assert files(home, planted).keys() == own
+            assert "of the agent" in files(home, planted)["agents/a1/attempts/ATTEMPT/output"]
+            end(where, planted, run)
     assert files(home, planted) == {}
 
 
@@ -194,9 +195,10 @@ def test_docker(tmp_path: Path, docker_url: str) -> None:
     planted = Planted()
     with site(tmp_path) as where:
         where.env["DOCKER_HOST"] = docker_url
+        template = {"image": IMAGE, "networks": ["none"]}
+        where.client.create_pool(PoolSpec(name="planted", type="docker", template=template))
         with where.agent("a1", pool="planted"):
-            pool = PoolSpec(name="planted", type="docker", template={"image": IMAGE, "networks": ["none"]})
-            run = deploy(where, planted, pool, {})
+            run = deploy(where, planted, {})
             assert search(where, planted, run) == []
             assert json.dumps(where.client.get_manifest(run).manifest).count("***") == 2
             assert files(tmp_path, planted).keys() == {"agents/a1/attempts/ATTEMPT/output"}
@@ -218,17 +220,16 @@ def test_kubernetes(tmp_path: Path, jobs_of_tests: tuple[Cluster, str]) -> None:
     cluster, namespace = jobs_of_tests
     with site(tmp_path) as where:
         where.env["KUBECONFIG"] = str(cluster.kubeconfig)
+        # Of secret_env the deployment's goes over the pool's as a whole: both are planted, one is given.
+        template = {
+            "namespace": namespace,
+            "image": IMAGE,
+            "secret_env": {"OF_POOL": planted.value("of pool")},
+        }
+        variables = {"secret_env": {"OF_JOB": planted.value("of job")}}
+        where.client.create_pool(PoolSpec(name="planted", type="kubernetes", template=template))
         with where.agent("a1", pool="planted"):
-            # Of secret_env the deployment's goes over the pool's as a whole: both are planted, one is given.
-            template = {
-                "namespace": namespace,
-                "image": IMAGE,
-                "secret_env": {"OF_POOL": planted.value("of pool")},
-            }
-            variables = {"secret_env": {"OF_JOB": planted.value("of job")}}
-            run = deploy(
-                where, planted, PoolSpec(name="planted", type="kubernetes", template=template), variables
-            )
+            run = deploy(where, planted, variables)
             assert search(where, planted, run) == []
             assert files(tmp_path, planted).keys() == {"agents/a1/attempts/ATTEMPT/output"}
             selector = f"shunter.dev/run={run}"
