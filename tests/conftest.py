@@ -135,11 +135,19 @@ def registry() -> Iterator[registries.Registry]:
 
 
 @pytest.fixture(scope="module")
-def own_registry() -> Iterator[registries.Registry]:
-    """One that wants a login, and that a test may end and start again."""
+def registry_with_login() -> Iterator[registries.Registry]:
+    """One that wants a login."""
     _need_registry()
     with registries.running(login=True) as one:
         yield one
+
+
+@pytest.fixture
+def own_registry(registry_with_login: registries.Registry) -> Iterator[registries.Registry]:
+    """One that wants a login, and that a test may end: it runs again for the next one, however this one went."""
+    yield registry_with_login
+    if not registry_with_login.running:
+        registry_with_login.start()
 
 
 def _need_registry() -> None:

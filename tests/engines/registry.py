@@ -107,6 +107,11 @@ class Registry:
         self.kill()
         raise RuntimeError(f"the registry does not start: {self.log()[-4000:]}")
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not been ended."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """End it as by kill -9; what was pushed stays."""
         if self._process is not None:
@@ -213,6 +218,12 @@ class SlowWay:
             pass  # one of both has gone
         finally:
             self._open.discard(near)
+
+    def break_off(self) -> None:
+        """End all connections, and what is on its way with them: the kernel keeps megabytes of what a dead one sent."""
+        for near in list(self._open):
+            with contextlib.suppress(OSError):  # it has ended just now
+                near.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Let nobody new through."""
