@@ -20,6 +20,7 @@ from shunter_work_pools.client import Client
 from shunter_work_pools.contracts.errors import ServerUnreachable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run
+from tests.patience import SOON
 
 _SHARED = Path(__file__).with_name("shared_agent.py")
 _SERVE = "from shunter_work_pools.server import serve; serve({flags!r})"
@@ -49,7 +50,7 @@ class Site:
         self.server = _spawn(
             [sys.executable, "-c", _SERVE.format(flags=flags)], env, self.home / "server.log"
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while True:
             try:
                 self.client.ready()
@@ -93,7 +94,7 @@ class Site:
             yield process
             if process.poll() is None:
                 process.terminate()
-                assert process.wait(20) == 0, self.log(name)
+                assert process.wait(SOON) == 0, self.log(name)
         finally:
             process.kill()
             process.wait()
@@ -107,7 +108,7 @@ class Site:
         folder = self.home / "agents" / name / "attempts"
         return [path.name for path in folder.iterdir()] if folder.exists() else []
 
-    def ended(self, run: object, seconds: float = 30.0) -> Run:
+    def ended(self, run: object, seconds: float = SOON) -> Run:
         """The run, once it has ended."""
         deadline = time.monotonic() + seconds
         found = self.client.get_run(str(run))
@@ -116,7 +117,7 @@ class Site:
             found = self.client.get_run(str(run), wait=2.0, seen=(found.state, found.attempt_count))
         return found
 
-    def output(self, run: object, seconds: float = 20.0) -> bytes:
+    def output(self, run: object, seconds: float = SOON) -> bytes:
         """All output of its last attempt."""
         deadline = time.monotonic() + seconds
         while True:
@@ -140,7 +141,7 @@ class Site:
         result = environ.get("SHUNTER_RESULT", "")
         return environ.get("SHUNTER_HOME") == str(self.home) or result.startswith(f"{self.home}/")
 
-    def left_over(self, seconds: float = 10.0) -> list[str]:
+    def left_over(self, seconds: float = SOON) -> list[str]:
         """What still runs of this home after a while."""
         deadline = time.monotonic() + seconds
         while (found := self.processes()) and time.monotonic() < deadline:
@@ -180,7 +181,7 @@ def site(home: Path, flags: Mapping[str, str] | None = None) -> Iterator[Site]:
                 psutil.wait_procs(left, 5)
             if one.server is not None:
                 one.server.send_signal(signal.SIGTERM)
-                one.server.wait(20)
+                one.server.wait(SOON)
 
 
 def _spawn(words: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

@@ -19,6 +19,7 @@ from shunter_work_pools.storage.store import open_store
 from tests.agents.real_server import Site
 from tests.chaos.deeds import DEEDS, Effects, read_effects
 from tests.chaos.storm import Storm, Story
+from tests.patience import SOON
 from tests.queue import books
 
 _STOPPED = {Cause.KEEPER_LOST, Cause.CANCELLED, Cause.TIMEOUT}
@@ -107,7 +108,7 @@ class Audit:
     def _lines(self, run: str, attempt: Attempt, name: str) -> tuple[int | None, bool]:
         """How many lines of its output there are, and whether they are it, byte for byte. None: some may be missing,
         and a mark in it says so."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + SOON
         part = self.here.client.read_log(run, attempt=attempt.number)
         while not part.complete and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -141,7 +142,7 @@ class Audit:
         slots = len(self.ground.agents) * self.ground.limit
         batch = RunBatch(runs=[RunRequest(deployment="filling")] * slots)
         made = [str(run.id) for run in self.here.client.create_runs(batch).runs]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while time.monotonic() < deadline:
             states = Counter(self.here.client.get_run(run).state for run in made)
             if states["Running"] == slots:
@@ -159,7 +160,7 @@ class Audit:
         for process in self.agents.values():
             process.terminate()
         for name, process in self.agents.items():
-            if process.wait(30) != 0:
+            if process.wait(SOON) != 0:
                 self.faults.append(f"agent {name} drained with {process.returncode}")
             left = self.here.attempts(name) + _names(self.here.home / "agents" / name / "trash")
             if left:
@@ -170,7 +171,7 @@ class Audit:
 
     def _end_server(self) -> None:
         self.here.server.send_signal(signal.SIGTERM)
-        if self.here.server.wait(30) != 0:
+        if self.here.server.wait(SOON) != 0:
             self.faults.append(f"the server ended with {self.here.server.returncode}")
 
     def _read_the_books(self) -> None:

@@ -36,6 +36,7 @@ from tests.chaos.faults import (
     WrongCertificate,
 )
 from tests.chaos.proxy import Fault, Proxy, proxy
+from tests.patience import SOON
 
 NAME = "shunter.test"
 RESOLVER = Path(__file__).parent / "names"
@@ -306,7 +307,7 @@ class Outages:
         for outage in self.all.values():
             for name, process in outage.agents.items():
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(30)
+                    process.wait(SOON)
                 if process.poll() != 0:
                     outage.gone.append(f"{name}: exit code {process.poll()}")
 

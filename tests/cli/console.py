@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from tests.patience import SOON
+
 #: The installed command, as people call it.
 SHUNTER = str(Path(sys.executable).with_name("shunter"))
 
@@ -124,7 +126,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
-def until(condition: Any, seconds: float = 30.0) -> Any:
+def until(condition: Any, seconds: float = SOON) -> Any:
     """What ``condition`` returns once it is true.
 
     Raises:

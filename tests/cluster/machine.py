@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.packages import CannotHaveCluster, find, search_path
+from tests.patience import SOON
 
 #: What a kubelet would set for the whole machine. It finds these instead, and sets nothing.
 _KERNEL = {
@@ -281,7 +282,7 @@ def _remove_cgroup(path: Path) -> None:
     for below in path.iterdir():
         if below.is_dir():
             _remove_cgroup(below)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + SOON
     while True:
         try:
             path.rmdir()

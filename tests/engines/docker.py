@@ -25,11 +25,11 @@ import psutil
 
 from tests.engines.debian import unpack
 from tests.engines.packages import install_debian
+from tests.patience import SOON
 
 IMAGE = "localhost/python:3.11"
 #: The same without anything but one program.
 BARE_IMAGE = "localhost/bare:1"
-START_LIMIT = 60.0
 _PACKAGES = ["python3", "busybox-static"]
 _LEFT_OUT = {"dpkg", "tar", "perl-base"}  # dependencies that nothing here uses
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shunter-tests"
@@ -102,7 +102,7 @@ class Daemon:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_LIMIT
+        deadline = time.monotonic() + SOON
         while self._process.poll() is None and time.monotonic() < deadline:
             if self.answers():
                 return
@@ -125,7 +125,7 @@ class Daemon:
         assert self._process is not None
         beneath = int((self.folder / "exec/containerd/containerd.pid").read_text())
         self._process.send_signal(how)
-        self._process.wait(60)
+        self._process.wait(SOON)
         # The kernel kills it after its parent; a new one that finds it dying would wait for it in vain.
         while psutil.pid_exists(beneath):
             time.sleep(0.01)
@@ -157,7 +157,7 @@ class Daemon:
                 for process in [*shim.children(recursive=True), shim]:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
-                        process.wait(60)
+                        process.wait(SOON)
 
     def _mounts(self) -> list[str]:
         """What is mounted below its folder, the innermost first."""

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import SOON
+
 _AROUND = """
 user root;
 daemon off;
@@ -78,11 +80,11 @@ def nginx(
         yield one
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(SOON)
 
 
 def _until_it_listens(address: tuple[str, int], one: Nginx) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + SOON
     while True:
         try:
             socket.create_connection(address, 1).close()

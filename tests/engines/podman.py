@@ -16,8 +16,8 @@ import psutil
 
 from tests.engines.docker import load_images
 from tests.engines.packages import install_debian
+from tests.patience import SOON
 
-START_LIMIT = 60.0
 #: Limits that every machine grants: by itself it raises them, for which some do not let even root.
 _SETTINGS = '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n'
 
@@ -67,7 +67,7 @@ def service() -> Iterator[str]:
     finally:
         subprocess.run([*words, "rm", "--all", "--force", "--volumes", "--time=0"], check=True)
         process.terminate()
-        process.wait(30)
+        process.wait(SOON)
         for one in psutil.process_iter(["cmdline"]):  # conmon and the like, on their way out
             if any(str(folder) in word for word in one.info["cmdline"] or ()):
                 psutil.wait_procs([one], 10)
@@ -76,7 +76,7 @@ def service() -> Iterator[str]:
 
 
 def _wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT
+    deadline = time.monotonic() + SOON
     while process.poll() is None and time.monotonic() < deadline:
         try:
             client = docker.APIClient(url, timeout=5)

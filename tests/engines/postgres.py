@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.engines.packages import install_debian
+from tests.patience import SOON
 
 SUPERUSER = "shunter"
-START_LIMIT = 60.0
 _FAST = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
 
 
@@ -117,7 +117,7 @@ class PostgresCluster:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self._process.send_signal(signal.SIGQUIT)
-                self._process.wait(20)
+                self._process.wait(SOON)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -135,7 +135,7 @@ class PostgresCluster:
             *("-D", str(self.data), "-h", self.host, "-p", str(self.port), "-k", str(self.folder)),
             *settings,
         )
-        deadline = time.monotonic() + START_LIMIT
+        deadline = time.monotonic() + SOON
         while self._process.poll() is None and time.monotonic() < deadline:
             ready = subprocess.run(
                 [self.binaries / "pg_isready", "-q", "-h", self.host, "-p", str(self.port), "-d", "postgres"],
@@ -160,7 +160,7 @@ class PostgresCluster:
 
     def _run_as_owner(self, program: str, *arguments: str) -> None:
         process = self._spawn(program, *arguments)
-        if process.wait(START_LIMIT) != 0:
+        if process.wait(SOON) != 0:
             raise RuntimeError(f"{program} failed: {self._log()}")
 
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -27,6 +27,7 @@ import httpx
 
 from tests.cluster import cache
 from tests.cluster.packages import find, search_path
+from tests.patience import SOON
 
 VERSION = "v3.0.0"
 _MODULE = "github.com/distribution/distribution/v3/cmd/registry"
@@ -98,7 +99,7 @@ class Registry:
                 stderr=log,
                 env=os.environ | {"OTEL_TRACES_EXPORTER": "none"},
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while self._process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
                 httpx.get(f"http://127.0.0.1:{self.port}/v2/", timeout=5)

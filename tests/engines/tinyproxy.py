@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import SOON
+
 _CONF = """
 Port {port}
 Listen {address}
@@ -61,7 +63,7 @@ def tinyproxy(
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     one = Tinyproxy(folder, process)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + SOON
         while "Accepting connections" not in one.said():
             assert process.poll() is None, (folder / "output").read_text() + one.said()
             assert time.monotonic() < deadline, one.said()
@@ -69,4 +71,4 @@ def tinyproxy(
         yield one
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(SOON)

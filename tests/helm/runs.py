@@ -59,7 +59,7 @@ def ended(server: Reached, run: str, seconds: int = 90) -> Run:
     raise TimeoutError(f"the run has not ended: {found}\n{server.client.explain_run(run)}")
 
 
-def output(server: Reached, run: str, seconds: int = 30) -> bytes:
+def output(server: Reached, run: str, seconds: int = 90) -> bytes:
     """All that its last attempt wrote."""
     for _ in range(seconds):
         part = server.client.read_log(run, wait=1.0)

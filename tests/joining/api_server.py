@@ -14,6 +14,8 @@ from typing import Any
 
 import trustme
 
+from tests.patience import SOON
+
 NAMESPACE, TOKEN = "there", "of-the-service-account"
 
 
@@ -52,7 +54,7 @@ class ApiServer:
         if verb == "get":
             found = self.secrets.get(path.removeprefix(f"{place}/"))
             if self.together is not None:
-                self.together.wait(10)
+                self.together.wait(SOON)
             return (200, found) if found else (404, _status(404, "secrets not found"))
         name = body["metadata"]["name"]
         with self.lock:

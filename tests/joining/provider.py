@@ -18,6 +18,8 @@ from typing import Any
 
 import httpx
 
+from tests.patience import SOON
+
 CLIENT_ID = "shunter-cli"
 PEOPLE: dict[str, dict[str, Any]] = {
     "ada": {"sub": "u-1", "email": "ada@example.com", "email_verified": True, "groups": ["platform", "all"]},
@@ -177,7 +179,7 @@ def provider(port: int, log: Path) -> Iterator[Provider]:
         )
     one = Provider(f"http://127.0.0.1:{port}")
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while True:
             try:
                 httpx.get(f"{one.url}/jwks", trust_env=False).raise_for_status()

@@ -29,8 +29,7 @@ from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site, site
 from tests.cli.console import Console, console, until
-
-pytestmark = pytest.mark.timeout(120)
+from tests.patience import SOON
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +132,7 @@ def test_one_line_makes_an_agent(here: Site, far: Console) -> None:
     found = here.client.get_agent(folder.name)
     assert found.pools == ["default"]
     agent.terminate()
-    assert agent.wait(20) == 0
+    assert agent.wait(SOON) == 0
 
     # The line as a whole, again: it has joined already, and starts. A container says it each time.
     again = far.having(SHUNTER_JOIN_TOKEN=token).spawn("agent", "join", here.client.api_url, "--start")
@@ -253,7 +252,7 @@ def test_a_server_that_is_killed_before_it_answers_a_join(here: Site, far: Conso
     token = invited(here)
     line = far.having(SHUNTER_JOIN_TOKEN=token)
     assert line("agent", "join", here.client.api_url, "--name", "unanswered").code == 1
-    assert here.server.wait(10) == -signal.SIGKILL
+    assert here.server.wait(SOON) == -signal.SIGKILL
     here.start_server()
     assert uses_left(here, token) == 0
     done = line("agent", "join", here.client.api_url, "--name", "unanswered")
@@ -279,7 +278,7 @@ def test_a_renewal_that_is_killed_loses_nothing(here: Site, far: Console, point:
     join(here, far, name)
     old = make_due(far, name)
     first = start(far, "--name", name, "--tag", name, kill_at=point)
-    assert first.wait(30) == -signal.SIGKILL, log_of(far)
+    assert first.wait(SOON) == -signal.SIGKILL, log_of(far)
     second = start(far, "--name", name, "--tag", name)
     until(lambda: is_renewed(far, name, old))
     takes_runs(here, name)
@@ -287,7 +286,7 @@ def test_a_renewal_that_is_killed_loses_nothing(here: Site, far: Console, point:
     assert stat.S_IMODE((home_of(far) / "agents" / name / "credential").stat().st_mode) == 0o600
     assert "refuses" not in log_of(far), "no request was refused for it"
     second.terminate()
-    assert second.wait(20) == 0
+    assert second.wait(SOON) == 0
 
 
 def test_a_server_that_is_killed_before_it_answers_a_renewal(here: Site, far: Console) -> None:
@@ -297,13 +296,13 @@ def test_a_server_that_is_killed_before_it_answers_a_renewal(here: Site, far: Co
     here.server.wait()
     here.start_server(kill_at="after-renewal-committed")
     agent = start(far, "--name", "renews", "--tag", "renews")
-    assert here.server.wait(20) == -signal.SIGKILL, log_of(far)
+    assert here.server.wait(SOON) == -signal.SIGKILL, log_of(far)
     assert credential(far, "renews")["token"] == old
     here.start_server()
     until(lambda: is_renewed(far, "renews", old))
     takes_runs(here, "renews")
     agent.terminate()
-    assert agent.wait(20) == 0
+    assert agent.wait(SOON) == 0
 
 
 # ---- revoked
@@ -344,7 +343,7 @@ def test_a_revoked_agent_takes_nothing_says_why_and_its_runs_go_on(
     assert here.output(run) == b"did it\n"
     assert here.ended(waits).state == "Completed"
     again.terminate()
-    assert again.wait(20) == 0
+    assert again.wait(SOON) == 0
 
 
 def revoke(here: Site, name: str) -> None:
@@ -376,7 +375,7 @@ def test_it_is_one_agent_of_the_name_that_joins(here: Site, far: Console) -> Non
     assert "has joined already" in done.err
     assert "--name" in done.err
     os.kill(agent.pid, signal.SIGTERM)
-    assert agent.wait(20) == 0
+    assert agent.wait(SOON) == 0
 
 
 # ---- in a container

@@ -29,6 +29,7 @@ from tests.cli.console import Console, console, until
 from tests.cluster.cluster import Cluster
 from tests.engines.docker import IMAGE
 from tests.joining.signing import OTHER_KEY, token
+from tests.patience import SOON
 
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -164,7 +165,7 @@ def test_an_agent_serves_by_nothing_but_its_token(
         assert taken.code == 2, "one at a time in a home"
     finally:
         agent.terminate()
-        assert agent.wait(30) == 0, log.read_text()
+        assert agent.wait(SOON) == 0, log.read_text()
 
 
 def swap(file: Path, text: str) -> None:

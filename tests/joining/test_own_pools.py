@@ -25,6 +25,7 @@ from tests.agents.real_server import Site, site
 from tests.api.serving import Served
 from tests.api.test_identities import made
 from tests.cli.console import console
+from tests.patience import SOON
 
 TEMPLATE: dict[str, Any] = {"namespace": "runs", "image": "python:3.11", "env": {"A": "1"}}
 
@@ -201,7 +202,7 @@ def start(here: Site, name: str, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(program, env=here.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def until(true: Any, seconds: float = 30.0) -> None:
+def until(true: Any, seconds: float = SOON) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -228,7 +229,7 @@ def test_agents_that_start_before_their_server_wait_for_it(tmp_path: Path) -> No
             until(lambda: here.client.get_pool("two").match == [])
             wrong = start(here, "wrong", "--pool", "one", "--create-pool", "kubernetes")
             agents.append(wrong)
-            assert wrong.wait(30) == 2
+            assert wrong.wait(SOON) == 2
             assert "'one' is there, and of type process, not kubernetes" in here.log("wrong")
             assert [one.poll() for one in agents[:3]] == [None] * 3
         finally:

@@ -23,6 +23,7 @@ from tests.api.test_identities import bearing
 from tests.cli.console import console, free_port
 from tests.joining.provider import CLIENT_ID, Provider, provider
 from tests.joining.signing import ISSUER, NOW, RSA_KEY, public, token
+from tests.patience import SOON
 
 ROLES = ("groups=platform:admin", "groups=all:viewer", "email=root@example.com:admin")
 
@@ -102,7 +103,7 @@ async def test_the_command_signs_in_and_keeps_the_key(
         while not (code := re.search(r"^  (\w{4}-\w{4})$", told, re.MULTILINE)):
             told += command.stderr.readline().decode()
         there.answer(code[1], "ada")
-        out, err = command.communicate(timeout=30)
+        out, err = command.communicate(timeout=SOON)
         assert command.returncode == 0, err.decode()
         return out.decode()
 

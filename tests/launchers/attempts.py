@@ -19,10 +19,9 @@ from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
 from tests.engines.docker import IMAGE
+from tests.patience import SOON
 
 AGENT = "a1"
-#: Seconds within which something that is about to happen must have happened.
-SOON = 20.0
 
 
 def assignment(

@@ -28,6 +28,7 @@ from tests.launchers.attempts import (
     assignment,
     processes_in,
 )
+from tests.patience import SOON
 
 _ENGINES = {
     "fake": FakeEngine,
@@ -131,7 +132,7 @@ def attempts(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callabl
     if isinstance(engine, KubernetesEngine):
         cluster, namespace = request.getfixturevalue("jobs_of_tests")
         remove_jobs(cluster, namespace, made)
-    until = time.monotonic() + 5.0
+    until = time.monotonic() + SOON
     while left := _left(root, made):
         if time.monotonic() > until:
             pytest.fail(f"left over after the test: {left}")

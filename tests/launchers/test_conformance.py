@@ -12,7 +12,8 @@ import pytest
 
 from shunter_infrastructure.launcher import Launcher, LauncherUnavailable, LaunchFailed
 from shunter_work_pools.contracts.states import Cause
-from tests.launchers.attempts import SOON, Attempt, Engine, ended, output, written
+from tests.launchers.attempts import Attempt, Engine, ended, output, written
+from tests.patience import SOON
 
 Attempts = Callable[..., Attempt]
 NewLauncher = Callable[[], Launcher]

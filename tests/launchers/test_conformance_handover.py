@@ -11,8 +11,9 @@ import pytest_asyncio
 
 from shunter_infrastructure.launcher import Handle, Launcher
 from shunter_work_pools.contracts.agents import Output
-from tests.launchers.attempts import SOON, Attempt, Engine, ended, output, written
+from tests.launchers.attempts import Attempt, Engine, ended, output, written
 from tests.launchers.conftest import shared_engine
+from tests.patience import SOON
 
 Attempts = Callable[..., Attempt]
 

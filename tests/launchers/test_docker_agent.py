@@ -33,6 +33,7 @@ from tests.engines.registry import Registry, SlowWay
 from tests.launchers import killed_agent
 from tests.launchers.attempts import Attempt, assignment, output, until
 from tests.launchers.fetched_code import shows_fetched_code
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(180)
 TEMPLATE: dict[str, Any] = {"image": IMAGE, "networks": ["none"]}
@@ -75,7 +76,7 @@ def containers(where: Site, run_id: object = None) -> list[dict[str, Any]]:
 
 def gone(where: Site, run_id: object) -> None:
     """Nothing of a run is left on the engine, after a while."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + SOON
     while left := containers(where, run_id):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
@@ -200,7 +201,7 @@ def test_an_agent_that_was_away_has_every_byte_and_the_true_end(boxes: Site) -> 
 
 
 def _output_begins(where: Site, made: object) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + SOON
     while not where.client.read_log(str(made)).data:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -400,7 +401,7 @@ def test_agent_and_engine_are_killed_together(shaky: Site, docker_daemon: Daemon
         gone(shaky, made)
     finally:
         second.terminate()
-        second.wait(20)
+        second.wait(SOON)
 
 
 @pytest.mark.parametrize("dies", [True, False], ids=["engine-dies", "engine-lives"])
@@ -529,7 +530,7 @@ def test_a_run_is_cancelled_while_its_large_image_is_pulled(boxes: Site, registr
         found = boxes.ended(made)
         assert (found.state, found.cause) == ("Cancelled", "cancelled"), found
         slow.rate = 5e6
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + SOON
         while slow.connections:
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -20,6 +20,7 @@ from tests.engines.docker import make_image
 from tests.engines.registry import Registry, SlowWay
 from tests.launchers.attempts import Attempt, assignment, ended, output, until
 from tests.launchers.conftest import remove_containers
+from tests.patience import SOON
 
 COMMAND = ["/busybox", "cat", "/says"]
 
@@ -213,7 +214,7 @@ async def test_a_registry_that_comes_back_is_waited_for(
     going = asyncio.create_task(says(launcher, attempt(image)))
     await until(lambda: any("is tried again" in note for note in launcher.notes), "a note")
     own_registry.start()
-    assert await asyncio.wait_for(going, 30) == "hello"
+    assert await asyncio.wait_for(going, SOON) == "hello"
     assert launcher.notes[-1] == ""
 
 
@@ -239,10 +240,10 @@ async def test_a_registry_that_dies_during_a_pull(
         if comes_back:
             await until(lambda: any("is tried again" in note for note in launcher.notes), "a note")
             own_registry.start()
-            assert await asyncio.wait_for(going, 60) == "hello"
+            assert await asyncio.wait_for(going, SOON) == "hello"
         else:
             with pytest.raises(LaunchFailed, match=r"EOF|refused|reset"):
-                await asyncio.wait_for(going, 60)
+                await asyncio.wait_for(going, SOON)
     finally:
         slow.close()
 

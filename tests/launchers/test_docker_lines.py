@@ -13,8 +13,6 @@ import pytest
 from tests.agents.real_server import Site, site
 from tests.engines.docker import IMAGE
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

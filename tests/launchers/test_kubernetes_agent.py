@@ -22,6 +22,7 @@ from tests.cluster.cluster import Cluster, OwnCluster
 from tests.engines.docker import IMAGE
 from tests.launchers import killed_at_request
 from tests.launchers.fetched_code import shows_fetched_code
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(240)
 _ENDS = 60.0
@@ -58,7 +59,7 @@ def run(where: Site, name: str, **more: Any) -> Any:
 def gone(jobs_of_tests: tuple[Cluster, str], run_id: object) -> None:
     """Nothing of a run is left in the cluster, after a while."""
     cluster, namespace = jobs_of_tests
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + SOON
     label = f"shunter.dev/run={run_id}"
     while left := cluster.kubectl("get", "jobs,pods,secrets", "-n", namespace, "-l", label, "-o", "name"):
         assert time.monotonic() < deadline, left
@@ -66,7 +67,7 @@ def gone(jobs_of_tests: tuple[Cluster, str], run_id: object) -> None:
 
 
 def output_begins(where: Site, made: object) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SOON
     while not where.client.read_log(str(made)).data:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -145,7 +146,7 @@ def test_an_agent_that_was_away_has_every_byte_and_the_true_end(
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SOON
     while [one["status"]["phase"] for one in pods(jobs_of_tests, made)] != ["Failed"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -177,7 +178,7 @@ def test_a_run_that_is_cancelled_before_it_began(jobs: Site, jobs_of_tests: tupl
     deploy(jobs, "nowhere", "true", {"node_selector": {"no.such/node": "here"}})
     with jobs.agent("nowhere", pool="cluster"):
         made = run(jobs, "nowhere")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while not pods(jobs_of_tests, made):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -271,7 +272,7 @@ def _is_frozen(where: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
     try:
         first.send_signal(signal.SIGSTOP)
         with where.agent("frozen-2", pool="frozen"):
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + SOON
             while where.client.get_run(str(made)).attempts[-1].agent != "frozen-2":
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
@@ -289,7 +290,7 @@ def _loses_its_disk(where: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
     first.kill()
     first.wait()
     shutil.rmtree(where.home / "agents" / "fresh-1")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SOON
     while not where.client.get_run(str(made)).lost:  # another of its name is not let in before
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -353,7 +354,7 @@ def test_what_a_run_waits_for_is_read_by_people(jobs: Site, jobs_of_tests: tuple
     deploy(jobs, "waits", "true", {"node_selector": {"no.such/node": "here"}}, start_timeout=8)
     with jobs.agent("waits", pool="cluster"):
         made = run(jobs, "waits")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while "0/1 nodes are available" not in jobs.client.explain_run(str(made)).model_dump_json():
             assert time.monotonic() < deadline
             time.sleep(0.1)

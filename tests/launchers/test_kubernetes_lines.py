@@ -20,8 +20,6 @@ from tests.cluster.cluster import Cluster
 from tests.launchers.test_docker_lines import refused, said, shunter
 from tests.launchers.test_kubernetes_admitted import lost
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

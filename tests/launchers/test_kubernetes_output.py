@@ -24,6 +24,7 @@ from shunter_infrastructure.launcher import LauncherUnavailable
 from shunter_work_pools.contracts.agents import Output
 from tests.cluster import images
 from tests.cluster.cluster import Cluster, OwnCluster
+from tests.patience import SOON
 
 LIMIT = "--timeout=90s"
 
@@ -153,7 +154,7 @@ def output(folder: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+async def until(condition: Callable[[], bool], seconds: float = SOON) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

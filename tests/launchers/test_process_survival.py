@@ -19,7 +19,8 @@ from shunter_infrastructure.process.environment import prepare
 from shunter_infrastructure.process.forker_client import ForkerClient
 from shunter_infrastructure.process.launcher import ProcessLauncher, _write_inputs
 from shunter_work_pools.contracts.states import Cause
-from tests.launchers.attempts import SOON, Attempt, ended, is_gone, output, shell, until, written
+from tests.launchers.attempts import Attempt, ended, is_gone, output, shell, until, written
+from tests.patience import SOON
 
 Attempts = Callable[..., Attempt]
 Launchers = Callable[..., ProcessLauncher]

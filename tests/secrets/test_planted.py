@@ -26,9 +26,9 @@ from shunter_work_pools.contracts.secrets import EnvValue, FromAgent, FromSecret
 from tests.agents.real_server import Site, site
 from tests.cluster.cluster import Cluster
 from tests.engines.docker import IMAGE
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(240)
-_SOON = 60.0
 
 #: Prints the values in several forms, leaves them as its result and waits until it is asked to end.
 SCRIPT = """
@@ -149,7 +149,7 @@ def deploy(where: Site, planted: Planted, variables: dict[str, Any], **env: EnvV
 
 
 def _until(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + _SOON
+    deadline = time.monotonic() + SOON
     while not holds():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
