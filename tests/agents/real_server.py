@@ -150,16 +150,17 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(home: Path, flags: Mapping[str, str] | None = None) -> Iterator[Site]:
+def site(home: Path, flags: Mapping[str, str] | None = None, host: str = "127.0.0.1") -> Iterator[Site]:
     """A server with a pool named default; nothing of it runs afterwards.
 
     Args:
         flags: settings of the server.
+        host: the address of this machine where it listens.
     """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
+    url = f"http://{host}:{port}/api"
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SHUNTER_", "PYTHON"))}
     env |= {
         "SHUNTER_HOME": str(home),
@@ -168,7 +169,7 @@ def site(home: Path, flags: Mapping[str, str] | None = None) -> Iterator[Site]:
     }
     home.mkdir(parents=True, exist_ok=True)
     with Client(url, "a-token-of-the-tests") as client:
-        one = Site(home, env, port, client, None, dict(flags or {}))  # type: ignore[arg-type]
+        one = Site(home, env, port, client, None, {"server.host": host, **(flags or {})})  # type: ignore[arg-type]
         try:
             one.start_server()
             client.create_pool(PoolSpec(name="default"))

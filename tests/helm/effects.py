@@ -32,15 +32,20 @@ class Effects:
         self._server.effects = self
 
     @property
+    def url(self) -> str:
+        """Where it is told: ``URL/began/RUN`` and ``URL/ended/RUN``."""
+        host, port = str(self._server.server_address[0]), self._server.server_address[1]
+        return f"http://{host}:{port}"
+
+    @property
     def program(self) -> str:
         """Of a run, for ``python3 -c``: numbered lines, its two effects, and a result."""
-        host, port = str(self._server.server_address[0]), self._server.server_address[1]
         return f"""
 import json, os, time, urllib.request
 run = os.environ["SHUNTER_RUN_ID"]
 for part, effect in enumerate(("began", "ended")):
     print(*range(part * {LINES} + 1, (part + 1) * {LINES} + 1), sep="\\n", flush=True)
-    urllib.request.urlopen("http://{host}:{port}/" + effect + "/" + run).close()
+    urllib.request.urlopen("{self.url}/" + effect + "/" + run).close()
 with open(os.environ["SHUNTER_RESULT"], "w") as result:
     json.dump({{"run": run}}, result)
 time.sleep(0.5)  # what is on its way at the end the node may lose

@@ -1,0 +1,164 @@
+"""Flows in pods: a real cluster, a server that the pods reach, and what is killed of it all.
+
+What tasks do is counted by somebody outside, so that it is seen what was executed again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
+from shunter_work_pools.contracts.pools import PoolSpec
+from shunter_work_pools.contracts.runs import RunRequest
+from tests.agents.real_server import Site, site
+from tests.cluster import images
+from tests.cluster.cluster import Cluster, OwnCluster
+from tests.helm.effects import Effects, listening
+
+pytestmark = pytest.mark.timeout(240)
+
+IMAGE = "localhost/flows-of-tests:1"
+CODE = Path(__file__).with_name("code_of_pods")
+SDK = Path(__file__).parents[2] / "flows" / "shunter"
+_ENDS = 90.0
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory, jobs_of_tests: tuple[Cluster, str]) -> Iterator[Site]:
+    """A server that pods reach, and a pool whose image has Shunter and the flows."""
+    cluster, namespace = jobs_of_tests
+    if not isinstance(cluster, OwnCluster):
+        pytest.skip("the cluster of KUBECONFIG does not reach this machine: unset it, and make cluster-up")
+    folder = tmp_path_factory.mktemp("flows-in-pods")
+    packages = "usr/local/lib/python3.11/dist-packages"
+    images.python_with(folder / "image.tar", IMAGE, {f"{packages}/shunter": SDK, "code": CODE})
+    cluster.load_image(folder / "image.tar")
+    # The lease of an agent that died is over soon.
+    flags = {"server.allow_plaintext": "true", "server.lost_after": "15s", "server.lease_for": "20s"}
+    with site(folder / "home", flags, cluster.machine.outside) as one:
+        one.env["KUBECONFIG"] = str(cluster.kubeconfig)
+        template = {"namespace": namespace, "image": IMAGE, "workdir": "/code"}
+        one.client.create_pool(PoolSpec(name="cluster", type="kubernetes", template=template))
+        yield one
+
+
+@pytest.fixture
+def effects(pods: Site, jobs_of_tests: tuple[Cluster, str]) -> Iterator[Effects]:
+    cluster = jobs_of_tests[0]
+    assert isinstance(cluster, OwnCluster)
+    with listening(cluster.machine.outside) as one:
+        yield one
+
+
+def begun(pods: Site, flow: str, effects: Effects, **parameters: Any) -> UUID:
+    work = Work(entrypoint=f"flows_in_pods.py:{flow}", env={"EFFECTS": effects.url}, token=True)
+    pods.client.deploy(flow, DeploymentSpec(work=work, pool="cluster", parameters=parameters))
+    return pods.client.create_run(RunRequest(deployment=flow)).id
+
+
+def until(found: Callable[[], bool], told: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.05)
+
+
+def states(pods: Site, run: UUID) -> Counter[tuple[str, str]]:
+    return Counter((task.name, task.state) for task in pods.client.each_task(str(run)))
+
+
+def lost(jobs_of_tests: tuple[Cluster, str], run: UUID) -> None:
+    """Its pod is deleted by force, as if its node were gone: nothing of it is asked any more."""
+    cluster, namespace = jobs_of_tests
+    cluster.kubectl(
+        *("delete", "pods", "-n", namespace, "-l", f"shunter.dev/run={run}"), "--force", "--grace-period=0"
+    )
+
+
+def test_a_flow_and_its_retry(pods: Site, effects: Effects) -> None:
+    with pods.agent("whole", pool="cluster"):
+        run = begun(pods, "whole", effects, upto=10)
+        ended = pods.ended(run, _ENDS)
+        output = pods.output(run).decode()
+        assert (ended.state, ended.cause, ended.message) == (
+            "Failed",
+            "exception",
+            "ValueError: the last one fails",
+        ), output
+        assert "| WARNING | shunter.whole | from the flow" in output
+        assert "| INFO    | some.library | from a library" in output
+        assert "printed" in output
+        assert [one.key for one in pods.client.list_artifacts(str(run)).artifacts] == ["prices"]
+        # With the end there is all that the flow did.
+        assert states(pods, run)["square", "Completed"] == 9
+        assert states(pods, run)["square", "Failed"] == 1
+        pods.client.retry_run(str(run))
+        ended = pods.ended(run, _ENDS)
+        assert ended.state == "Completed", pods.output(run)
+        assert ended.result == {"sizes": [100_000] * 2, "other": True, "squares": 285, "attempt": 2}
+    once = ["large-1", "large-2", "size", "size", "process-0", "process-1", *(f"square-{n}" for n in range(10))]
+    assert effects.ended == Counter([*once, "square-9"])
+
+
+def test_a_pod_that_is_lost(pods: Site, effects: Effects, jobs_of_tests: tuple[Cluster, str]) -> None:
+    """In the midst of a stream of tasks: what it had not brought yet is done again, and nothing else."""
+    with pods.agent("many", pool="cluster"):
+        run = begun(pods, "many", effects)
+        until(lambda: len(effects.ended) >= 100, lambda: pods.output(run))
+        lost(jobs_of_tests, run)
+        ended = pods.ended(run, _ENDS)
+        assert (ended.state, ended.cause) == ("Crashed", "deleted")
+        before = Counter(effects.ended)
+        brought = states(pods, run)["slowly", "Completed"]
+        # Three times a second it brings what there is: a second at most is not there.
+        assert len(before) - 50 <= brought <= len(before)
+        pods.client.retry_run(str(run))
+        ended = pods.ended(run, _ENDS)
+        assert (ended.state, ended.result) == ("Completed", 400), pods.output(run)
+    again = {what for what, times in effects.ended.items() if times > 1}
+    assert again == {f"slowly-{n}" for n in range(brought, len(before))}
+    assert max(effects.ended.values()) <= 2
+
+
+def test_agent_and_server_are_killed(pods: Site, effects: Effects) -> None:
+    """The pod goes on, and brings what it did to whoever is there; everything is done once."""
+    first = pods.start_agent("killed-1", pool="cluster")
+    try:
+        run = begun(pods, "long", effects)
+        effects.wait_for(1)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    shutil.rmtree(pods.home / "agents" / "killed-1")
+    pods.server.send_signal(signal.SIGKILL)
+    pods.server.wait()
+    effects.go_on()
+    pods.start_server()
+    # Nobody holds the run's lease, and its pod is heard.
+    until(lambda: states(pods, run)["waits", "Completed"] == 1, lambda: states(pods, run))
+    with pods.agent("killed-2", pool="cluster"):
+        ended = pods.ended(run, _ENDS)
+        assert (ended.state, ended.result) == ("Completed", "waited"), pods.output(run)
+        assert [one.agent for one in ended.attempts] == ["killed-2"]
+    assert effects.ended == Counter(["large-7", "size", "waits"])
+
+
+def test_a_run_that_is_cancelled(pods: Site, effects: Effects) -> None:
+    with pods.agent("stops", pool="cluster"):
+        run = begun(pods, "long", effects)
+        effects.wait_for(1)
+        pods.client.cancel_run(str(run))
+        ended = pods.ended(run, _ENDS)
+        assert (ended.state, ended.cause) == ("Cancelled", "cancelled"), pods.output(run)
+        assert states(pods, run)["waits", "Cancelled"] == 1
+        assert states(pods, run)["long", "Cancelled"] == 1
+    assert effects.ended == Counter(["large-7", "size", "waits", "hook-waits-Cancelled", "hook-long-Cancelled"])
