@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shunter_agents import attempt_secrets
+from shunter_agents import attempt_secrets, crash_hooks
 from shunter_cli.reference import page
 from shunter_infrastructure import run_environment
 from shunter_infrastructure.process import environment
@@ -87,7 +87,7 @@ def test_every_variable_that_the_code_reads_is_a_setting() -> None:
 
 
 def test_what_an_agent_sets_inside_a_run_is_known() -> None:
-    files = (run_environment, environment, attempt_secrets)
+    files = (run_environment, environment, attempt_secrets, crash_hooks)
     found = {name for module in files for name in _variables(Path(module.__file__))}
     assert found - {"SHUNTER_"} == RUN_VARIABLES | {"SHUNTER_API_URL"}  # with a token, and a setting at that
 
