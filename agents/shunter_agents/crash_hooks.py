@@ -1,6 +1,6 @@
-"""``on_crashed`` of a flow: called in a fresh process of the same launcher, since its own died.
+"""``on_crashed`` of a flow: called in a fresh process, container or Job of the same launcher, since its own is dead.
 
-The process is given what the attempt was given, in a folder of its own inside the attempt's, and what it says is added to
+That is given what the attempt was given, in a folder of its own inside the attempt's, and what it says is added to
 the attempt's output. The end is told after it. Launching twice finds the first, so an agent that dies meanwhile goes on.
 """
 
@@ -11,37 +11,57 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from shunter_agents.attempt import Attempt
 from shunter_agents.killpoints import reached
 from shunter_agents.verdict import Verdict
-from shunter_infrastructure.launcher import Exit, Handle, LauncherUnavailable, LaunchFailed
+from shunter_infrastructure.launcher import HOOKS, Exit, Handle, LaunchFailed
+from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import AttemptState, Cause
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 
-#: Seconds that the hooks of one attempt have, and then to end.
+#: Seconds that the hooks of one attempt have once they are started, and then to end.
 LIMIT, GRACE = 60.0, 5.0
-#: Ends in which the flow's process is gone, and its machine is here.
-CAUSES = frozenset({Cause.SIGNAL, Cause.OOM, Cause.KEEPER_LOST, Cause.NODE_LOST, Cause.EVICTED})
+#: Ends in which the flow's process is gone, and another one can be had.
+CAUSES = frozenset(
+    {
+        Cause.SIGNAL,
+        Cause.OOM,
+        Cause.KEEPER_LOST,
+        Cause.NODE_LOST,
+        Cause.EVICTED,
+        Cause.PREEMPTED,
+        Cause.DELETED,
+    }
+)
 #: Variable that tells a flow why the process before crashed, see ``shunter/crashed.py``.
 CRASHED = "SHUNTER_CRASHED"
 #: Bytes of a journal in which its head is looked for.
 _HEAD = 64 * 1024
 _PIECE = 1024 * 1024
 
-Start = Callable[[Attempt, Path, Mapping[str, str]], Awaitable[Handle]]
+#: Asks the server whether the flow of an attempt has hooks.
+Ask = Callable[[Attempt], Awaitable[bool]]
+#: Launches what an attempt is in another folder, with some more variables; while the engine is away it waits.
+Start = Callable[[Attempt, Assignment, Path, Mapping[str, str]], Awaitable[Handle]]
+#: Asks a launcher something about an attempt, again while its engine is away.
+Patiently = Callable[..., Awaitable[Any]]
 
 
-def wanted(attempt: Attempt, judged: Verdict) -> bool:
-    """Whether its flow has hooks for this end: its journal says so."""
+async def wanted(attempt: Attempt, judged: Verdict, ask: Ask) -> bool:
+    """Whether its flow has hooks for this end: its journal says so, here or on the server."""
     state, cause, _ = judged
     if state is not AttemptState.CRASHED or cause not in CAUSES or attempt.dropped:
         return False
     files = attempt.launcher.task_files(attempt.journal.folder)
-    if files is None or not files.journal_size():
+    if files is None:
+        return attempt.assignment.wants_token and await ask(attempt)
+    if not files.journal_size():
         return False
     try:
         head = json.loads(files.read_journal(0, _HEAD).partition(b"\n")[0])
@@ -50,36 +70,52 @@ def wanted(attempt: Attempt, judged: Verdict) -> bool:
     return isinstance(head, dict) and head.get("h") is True
 
 
-async def call(attempt: Attempt, handle: Handle, end: Exit, judged: Verdict, start: Start) -> Exit:
-    """Have them called; the end of the attempt, with what they said in its output.
-
-    Args:
-        start: launches what the attempt is in another folder, with some more variables.
-    """
-    folder = attempt.journal.folder / f"{attempt.journal.folder.name}.crashed"
+async def call(
+    attempt: Attempt, handle: Handle, end: Exit, judged: Verdict, start: Start, patiently: Patiently
+) -> Exit:
+    """Have them called; the end of the attempt, with what they said in its output."""
+    folder = attempt.journal.folder / f"{attempt.journal.folder.name}{HOOKS}"
     folder.mkdir(mode=0o700, exist_ok=True)
     _, cause, message = judged
     why = {CRASHED: json.dumps({"cause": cause, "message": message})}
     log.info("the hooks of a run that crashed are called", **attempt.names)
-    try:
-        async with asyncio.timeout(LIMIT):
-            found = await start(attempt, folder, why)
-    except (LaunchFailed, LauncherUnavailable, TimeoutError) as exc:
-        told = str(exc) or f"their process could not be started within {LIMIT:g} seconds"
-        log.error("the hooks of a run that crashed cannot be called", reason=told, **attempt.names)
+    found = await _started(attempt, folder, why, start, patiently)
+    if found is None:
         return end
     reached("after-hooks-started")
+    launcher = attempt.launcher
     try:
         async with asyncio.timeout(LIMIT):
-            await attempt.launcher.wait(found)
+            await patiently(attempt, launcher.wait, found)
     except TimeoutError:
         log.error("the hooks of a run that crashed take too long", seconds=LIMIT, **attempt.names)
-        await attempt.launcher.stop(found, GRACE)
-        await attempt.launcher.wait(found)
+        await patiently(attempt, launcher.stop, found, GRACE)
+        await patiently(attempt, launcher.wait, found)
     said = await _add_output(attempt, handle, found, end.log_size)
     reached("after-hooks-told")
-    await attempt.launcher.cleanup(found)
+    await patiently(attempt, launcher.cleanup, found)
     return replace(end, log_size=said)
+
+
+async def _started(
+    attempt: Attempt, folder: Path, why: Mapping[str, str], start: Start, patiently: Patiently
+) -> Handle | None:
+    """Where they are called; None: they cannot be, and nothing of them is left."""
+    # What was handed over is the attempt's own work.
+    assignment = attempt.assignment.model_copy(update={"handed_over": None})
+    limit = assignment.work.start_timeout
+    told = f"they could not be started within {limit:g} seconds"
+    found: Handle | None = None
+    try:
+        async with asyncio.timeout(limit):
+            return await start(attempt, assignment, folder, why)
+    except LaunchFailed as exc:
+        told = exc.told
+    except TimeoutError:
+        found = await patiently(attempt, partial(attempt.launcher.recover, withdraw=True), assignment, folder)
+    if found is None:
+        log.error("the hooks of a run that crashed cannot be called", reason=told, **attempt.names)
+    return found
 
 
 async def _add_output(attempt: Attempt, handle: Handle, hooks: Handle, size: int) -> int:
@@ -91,7 +127,7 @@ async def _add_output(attempt: Attempt, handle: Handle, hooks: Handle, size: int
     if path is None:
         return size
     begin = attempt.crashed_at(size)
-    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         at = 0
         while data := await attempt.launcher.read_output(hooks, at, _PIECE):

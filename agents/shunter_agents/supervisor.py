@@ -51,6 +51,7 @@ from shunter_work_pools.contracts.agents import (
     LEASE_MARGIN,
     MANIFEST_LIMIT,
     NOTE_LIMIT,
+    Assignment,
     ReportAck,
 )
 from shunter_work_pools.contracts.deployments import RESULT_LIMIT
@@ -292,8 +293,10 @@ class Supervisor:
         if attempt.recalled is not None:
             await attempt.recalled.wait()
         judged = self._judge(attempt, end)
-        if crash_hooks.wanted(attempt, judged):
-            end = await crash_hooks.call(attempt, attempt.handle, end, judged, self._start_hooks)
+        if await crash_hooks.wanted(attempt, judged, self._task_shipper.has_crash_hooks):
+            end = await crash_hooks.call(
+                attempt, attempt.handle, end, judged, self._start_hooks, self._until_available
+            )
         self._end(attempt, judged, end)
 
     async def _find_or_launch(self, attempt: Attempt) -> Handle | None:
@@ -404,17 +407,20 @@ class Supervisor:
                     self._health.engine_away(attempt.key, detail)
                 await asyncio.sleep(backoff.next())
 
-    async def _start_hooks(self, attempt: Attempt, folder: Path, told: Mapping[str, str]) -> Handle:
+    async def _start_hooks(
+        self, attempt: Attempt, assignment: Assignment, folder: Path, told: Mapping[str, str]
+    ) -> Handle:
         """Start what the attempt is in another folder; see ``crash_hooks``."""
         backoff = Backoff(ENGINE_LIMIT)
         while True:
             try:
                 prepared = replace(await self._prepare(attempt), told=told)
-                lease = await self._lease_to_start(attempt) if attempt.assignment.exclusive else None
+                lease = await self._lease_to_start(attempt) if assignment.exclusive else None
                 return await attempt.launcher.start(
-                    attempt.assignment, folder, self._agent, lease, self._holdings.visible(attempt), prepared
+                    assignment, folder, self._agent, lease, self._holdings.visible(attempt), prepared
                 )
-            except NotReady:
+            except LauncherUnavailable as exc:
+                log.debug("the hooks of a run that crashed wait", reason=exc.detail, **attempt.names)
                 await asyncio.sleep(backoff.next())
 
     async def _prepare(self, attempt: Attempt) -> Prepared:

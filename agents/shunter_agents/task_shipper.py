@@ -94,6 +94,31 @@ class TaskShipper:
         size = way.files.journal_size()
         return size > 0 and way.sent != size
 
+    async def has_crash_hooks(self, attempt: Attempt) -> bool:
+        """Whether the server has it in a journal that the run itself brought; asked until there is an answer."""
+        run, number = attempt.key
+        backoff = Backoff()
+        while not attempt.dropped:
+            frame = LogFrame(
+                run=run, attempt=number, epoch=attempt.assignment.epoch, offset=0, length=0, gap=0
+            )
+            try:
+                answer = await whole(self._server.upload_journals(self._name, encode_frames([(frame, b"")])))
+            except Exception as exc:
+                if judge(exc) is Trouble.BAD:
+                    log.error(
+                        "whether a run that crashed has hooks is not told",
+                        reason=told(exc),
+                        **attempt.names,
+                    )
+                    return False
+                await self._link.trouble(exc, backoff, "to say whether a run that crashed has hooks")
+                continue
+            self._link.up()
+            if not answer.sizes[0].stale or frame.epoch == attempt.assignment.epoch:
+                return answer.sizes[0].crash_hooks
+        return False
+
     def watch(self, attempt: Attempt) -> None:
         """It runs, and may write; what is to be masked of it is known."""
         way = self._way(attempt)

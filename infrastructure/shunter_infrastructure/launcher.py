@@ -59,6 +59,15 @@ class LaunchFailed(ShunterError):
         self.cause = cause
 
 
+#: How the folder ends in which the hooks of an attempt run that crashed; it lies in the attempt's own.
+HOOKS = ".crashed"
+
+
+def number_of(assignment: Assignment, folder: Path) -> str:
+    """The attempt's number as names on an engine have it: its hooks are another container, or another Job."""
+    return f"{assignment.attempt}-crashed" if folder.name.endswith(HOOKS) else str(assignment.attempt)
+
+
 #: Numbers of the devices of an attempt, by name; an empty list: of those that the agent has it may use none.
 Devices = Mapping[str, Sequence[int]]
 NO_DEVICES: Devices = {}
@@ -108,7 +117,7 @@ class Prepared:
         source: folder of the code that was fetched, to be read only; None: ``Work.local_source`` counts.
         python: interpreter of the environment that was built; None: ``Work.python`` counts.
         rules: of the agent's policy, for its process.
-        told: variables that say more of a run to itself.
+        told: variables that say more of a run to itself: of its hooks, why it crashed.
     """
 
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -299,7 +308,7 @@ class Launcher(Protocol):
 
         Args:
             assignment: what to run.
-            folder: the attempt's own folder; it exists.
+            folder: the attempt's own folder, or that of its hooks (:data:`HOOKS`), which are work of their own; it exists.
             agent: name of the agent, for the run's environment.
             lease: until when it may run. It is in force before anything of the attempt runs; if it was
                 started before, this is as good as :meth:`hold`.

@@ -227,7 +227,7 @@ async def test_a_later_attempt_has_the_last_word(world: World) -> None:
     await take(world, second, text(head(code="new"), done(2, 2, n=1), line(3, "P", n=0)))
     # An agent that was away brings what the first attempt wrote last.
     rest = text(line(2, "R", n=9), line(3, "C", n=9), done(4, 4))
-    known = await world.store.read(lambda tx: journals.known_offset(tx, first.run, 1))
+    known, _ = await world.store.read(lambda tx: journals.known(tx, first.run, 1))
     await take(world, first, rest, known)
     found = {task.id: (task.state, task.attempt, task.run_attempt) for task in await tasks(world, first.run)}
     assert found == {

@@ -46,9 +46,9 @@ class Journals:
         with self._retention.receiving({run}) as going:
             if run in going:
                 return None
-            known, mask, allowed = await self.store.read(
+            (known, hooks), mask, allowed = await self.store.read(
                 lambda tx: (
-                    journals.known_offset(tx, run, attempt),
+                    journals.known(tx, run, attempt),
                     secrets.mask_of(tx, self._sealer, run, attempt),
                     may(tx),
                 )
@@ -56,9 +56,9 @@ class Journals:
             if not allowed:
                 return None
             if known >= JOURNAL_LIMIT:
-                return JournalSize(size=max(known, offset + len(data)), full=True)
+                return JournalSize(size=max(known, offset + len(data)), full=True, crash_hooks=hooks)
             if offset > known:
-                return JournalSize(size=known)
+                return JournalSize(size=known, crash_hooks=hooks)
             cut = journals.pieces(data[known - offset :], known, mask)
             while (piece := await asyncio.to_thread(_next, cut)) is not None:
                 work = partial(journals.take, run_id=run, attempt=attempt, piece=piece, may=may)
@@ -68,7 +68,7 @@ class Journals:
                 known = reached
                 if reached != piece.end:  # the same comes by another way, too
                     break
-            return JournalSize(size=known)
+            return JournalSize(size=known, crash_hooks=hooks)
 
     async def put_result(
         self, run: UUID, name: str, offset: int, size: int, data: bytes, may: May

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from shunter_infrastructure.launcher import NO_DEVICES, Devices
+from shunter_infrastructure.launcher import HOOKS, NO_DEVICES, Devices
 from shunter_infrastructure.run_environment import (
     GPU,
     RESERVED_PREFIX,
@@ -47,8 +47,8 @@ _SECRET = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVAT
 _LOG_FILES = 2
 
 
-def name_of(run: UUID, attempt: int) -> str:
-    """The container's name."""
+def name_of(run: UUID, attempt: int | str) -> str:
+    """The container's name; see :func:`~shunter_infrastructure.launcher.number_of`."""
     return f"shunter-{run}-{attempt}"
 
 
@@ -73,6 +73,7 @@ def configuration(
     devices: Devices = NO_DEVICES,
     *,
     secrets: Mapping[str, str] = NONE,
+    told: Mapping[str, str] = NONE,
     source: Path | None = None,
     log_driver: str = "local",
 ) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def configuration(
         own: the agent's environment, for ``pass_env``.
         devices: those that it may use, see :meth:`Launcher.start`.
         secrets: variables whose values are secret.
+        told: variables that say more of the run to itself.
         source: folder of the code that was fetched.
         log_driver: whose log can be read back: ``local``, where the engine has it.
     """
@@ -103,6 +105,7 @@ def configuration(
             f"{name}={value}"
             for name, value in {
                 **_env(assignment, template, agent, own, devices, secrets),
+                **told,
                 **({} if code is None else {"SHUNTER_SOURCE": code}),
             }.items()
         ],
@@ -113,7 +116,7 @@ def configuration(
             "shunter.deployment": assignment.deployment,
             "shunter.pool": assignment.pool,
             "shunter.agent": agent,
-            ROOT: str(folder.parent),
+            ROOT: str(folder.parents[1] if folder.name.endswith(HOOKS) else folder.parent),
             FOLDER: str(folder),
         },
         "WorkingDir": folder_from(work.working_dir, code, template.workdir),

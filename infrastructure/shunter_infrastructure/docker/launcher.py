@@ -37,6 +37,7 @@ from shunter_infrastructure.launcher import (
     OwnWork,
     Prepared,
     leased,
+    number_of,
 )
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
@@ -146,7 +147,7 @@ class DockerLauncher(OwnWork):
                 fresh = False
                 await asyncio.sleep(random.uniform(0, 0.5))  # nosec B311 # spreads load over time, hides nothing
         raise LauncherUnavailable(
-            f"the launch of {container.name_of(assignment.run, assignment.attempt)} was withdrawn "
+            f"the launch of {container.name_of(assignment.run, number_of(assignment, folder))} was withdrawn "
             f"{_START_TRIES} times",
             "See whether two agents use the same state folder.",
         )
@@ -207,7 +208,7 @@ class DockerLauncher(OwnWork):
         Raises:
             _Withdrawn: there is one of this name.
         """
-        name = container.name_of(assignment.run, assignment.attempt)
+        name = container.name_of(assignment.run, number_of(assignment, folder))
         pulled = template.pull_policy == "always"
         if pulled:
             await self._pull(assignment, template)
@@ -221,6 +222,7 @@ class DockerLauncher(OwnWork):
                 self._environ,
                 devices,
                 secrets=prepared.secrets,
+                told=prepared.told,
                 source=prepared.source,
                 log_driver="k8s-file" if self._engine.is_podman else "local",
             )
@@ -264,7 +266,7 @@ class DockerLauncher(OwnWork):
         """
         if (folder / STARTED).exists():
             return self._noted(assignment, folder, None, None)
-        name = container.name_of(assignment.run, assignment.attempt)
+        name = container.name_of(assignment.run, number_of(assignment, folder))
         while True:
             found = await self._inspect(name)
             if found is None or found["Config"]["Labels"].get(container.FOLDER) != str(folder):
@@ -326,7 +328,7 @@ class DockerLauncher(OwnWork):
             pid=note["pid"],
             data={
                 "container": note["id"],
-                "name": container.name_of(assignment.run, assignment.attempt),
+                "name": container.name_of(assignment.run, number_of(assignment, folder)),
                 "entrypoint": assignment.work.entrypoint is not None,
             },
         )

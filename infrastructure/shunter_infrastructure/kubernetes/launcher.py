@@ -34,6 +34,7 @@ from shunter_infrastructure.launcher import (
     Lease,
     Prepared,
     leased,
+    number_of,
 )
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment, Output
@@ -138,7 +139,7 @@ class KubernetesLauncher:
     ) -> Handle:
         """See :meth:`Launcher.start`. Returns when the user's container runs, or has run."""
         leased(assignment, lease)
-        name = manifest.name_of(assignment.run, assignment.attempt)
+        name = _name_of(assignment, folder)
         self._ours.add(name)
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
@@ -213,7 +214,15 @@ class KubernetesLauncher:
                 await self._provide_runner(template.namespace)
             except Refused as exc:
                 raise await self._creation_fault(launch, exc) from exc
-        document = manifest.job(assignment, template, launch.agent, self._environ, launch.source)
+        document = manifest.job(
+            assignment,
+            template,
+            launch.agent,
+            self._environ,
+            launch.source,
+            number=launch.number,
+            told=launch.prepared.told,
+        )
         holder = manifest.held_by(launch.agent, assignment.epoch, self.identity)
         document["metadata"]["annotations"] |= holder["annotations"]
         _write(launch.folder / MANIFEST, document)
@@ -232,7 +241,13 @@ class KubernetesLauncher:
         """Make what a Job needs beside it, unless it is there; then it is written down that all of it was made."""
         uid, namespace = job["metadata"]["uid"], launch.template.namespace
         secret = manifest.secret(
-            launch.assignment, launch.template, self._environ, uid, launch.prepared, launch.source
+            launch.assignment,
+            launch.template,
+            self._environ,
+            uid,
+            launch.prepared,
+            launch.source,
+            number=launch.number,
         )
         if secret is not None:
             try:
@@ -347,7 +362,7 @@ class KubernetesLauncher:
         if job is None or job.get("gone") or not ending.job_is_over(job):
             return False
         # Two watches: that of the Jobs may be ahead.
-        selector = f"{manifest.RUN}={launch.assignment.run},{manifest.ATTEMPT}={launch.assignment.attempt}"
+        selector = f"{manifest.RUN}={launch.assignment.run},{manifest.ATTEMPT}={launch.number}"
         path = f"/api/v1/namespaces/{launch.template.namespace}/pods"
         try:
             found = await self.client.call("GET", path, {"labelSelector": selector})
@@ -433,7 +448,7 @@ class KubernetesLauncher:
         self, assignment: Assignment, folder: Path, *, agent: str = "", withdraw: bool = False
     ) -> Handle | None:
         """See :meth:`Launcher.recover`."""
-        name = manifest.name_of(assignment.run, assignment.attempt)
+        name = _name_of(assignment, folder)
         self._ours.add(name)
         if (folder / STARTED).exists():
             return _noted(assignment, folder)
@@ -474,7 +489,7 @@ class KubernetesLauncher:
         """Write down where the Job of an attempt is that another agent had, if not where its template says: that is the
         pool's as it is now. In another namespace the work would seem to be gone, or be begun a second time."""
         said = _template(assignment, folder).namespace
-        name = manifest.name_of(assignment.run, assignment.attempt)
+        name = _name_of(assignment, folder)
         if (await self._watch(said)).job(name) is not None:
             return
         for namespace in sorted(self._namespaces - {said}):
@@ -630,7 +645,7 @@ class KubernetesLauncher:
 
     async def let_go(self, assignment: Assignment, folder: Path) -> None:
         """See :meth:`Launcher.let_go`."""
-        post = self._posts.get(manifest.name_of(assignment.run, assignment.attempt))
+        post = self._posts.get(_name_of(assignment, folder))
         if post is not None:
             await asyncio.wait({post})
         # It stays among ours: until the other agent has written down that it is its own, it would be a leftover of ours.
@@ -678,7 +693,8 @@ class _Launch:
         self.watch = watch
         self.prepared = prepared
         self.source = source_files.read(prepared.source)
-        self.name = manifest.name_of(assignment.run, assignment.attempt)
+        self.number = number_of(assignment, folder)
+        self.name = _name_of(assignment, folder)
         self.jobs = f"/apis/batch/v1/namespaces/{template.namespace}/jobs"
 
 
@@ -744,13 +760,14 @@ class _Patience:
         return None if next_at == math.inf else max(0.0, next_at - now)
 
 
+def _name_of(assignment: Assignment, folder: Path) -> str:
+    return manifest.name_of(assignment.run, number_of(assignment, folder))
+
+
 def _demand_ours(launch: _Launch, job: Document) -> None:
     labels = job["metadata"].get("labels") or {}
-    assignment = launch.assignment
-    if (labels.get(manifest.RUN), labels.get(manifest.ATTEMPT)) != (
-        str(assignment.run),
-        str(assignment.attempt),
-    ):
+    ours = (str(launch.assignment.run), launch.number)
+    if (labels.get(manifest.RUN), labels.get(manifest.ATTEMPT)) != ours:
         raise LaunchFailed(
             Cause.START_FAILED,
             f"there is a Job {launch.name} in namespace {launch.template.namespace} that is not this run's",
@@ -842,7 +859,7 @@ def _noted(assignment: Assignment, folder: Path) -> Handle:
         folder=folder,
         started=Stamp.from_json(note["started"]) if note["started"] else None,
         data={
-            "name": manifest.name_of(assignment.run, assignment.attempt),
+            "name": _name_of(assignment, folder),
             "namespace": template.namespace,
             "pod": note["pod"],
             "epoch": assignment.epoch,

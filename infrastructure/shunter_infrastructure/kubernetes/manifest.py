@@ -85,8 +85,8 @@ Document = dict[str, Any]
 BACKSTOP = 3600
 
 
-def name_of(run: UUID, attempt: int) -> str:
-    """Of the Job, and of its Secret."""
+def name_of(run: UUID, attempt: int | str) -> str:
+    """Of the Job, and of its Secret; see :func:`~shunter_infrastructure.launcher.number_of`."""
     return f"shunter-{run}-{attempt}"
 
 
@@ -154,6 +154,9 @@ def job(
     agent: str,
     own: Mapping[str, str],
     source: Sequence[SourceFile] = (),
+    *,
+    number: str = "",
+    told: Mapping[str, str] = NOTHING.told,
 ) -> Document:
     """The body of the request that creates the Job of an attempt.
 
@@ -161,11 +164,13 @@ def job(
         agent: name of the agent.
         own: the agent's environment, for ``pass_env``; only names count here.
         source: the code that was fetched, if any was.
+        number: the attempt's, as :func:`~shunter_infrastructure.launcher.number_of` gives it; default: its own.
+        told: variables that say more of the run to itself.
 
     Raises:
         LaunchFailed: the template's patch would break it.
     """
-    made = _unpatched(assignment, template, agent, own, source)
+    made = _unpatched(assignment, template, agent, own, source, number or str(assignment.attempt), told)
     if template.patch:
         made = _patched(made, template.patch, assignment.pool)
     pod = made["spec"]["template"]["spec"]
@@ -192,13 +197,16 @@ def _unpatched(
     agent: str,
     own: Mapping[str, str],
     source: Sequence[SourceFile],
+    number: str,
+    told: Mapping[str, str],
 ) -> Document:
     work = assignment.work
+    name = name_of(assignment.run, number)
     holder = held_by(agent, assignment.epoch)
     found_by = {
         MANAGED_BY: MANAGER,
         RUN: str(assignment.run),
-        ATTEMPT: str(assignment.attempt),
+        ATTEMPT: number,
         POOL: label(assignment.pool),
     }
     names = {POOL: assignment.pool, DEPLOYMENT: assignment.deployment}
@@ -225,7 +233,7 @@ def _unpatched(
                 "annotations": template.annotations
                 | ({} if len(given) > SMALL_PARAMETERS else {GIVEN: given.decode()}),
             },
-            "spec": _pod(assignment, template, agent, own, source),
+            "spec": _pod(assignment, template, agent, own, source, name, told),
         },
     }
     if work.timeout is not None:
@@ -235,7 +243,7 @@ def _unpatched(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": name_of(assignment.run, assignment.attempt),
+            "name": name,
             "namespace": template.namespace,
             "labels": template.labels
             | found_by
@@ -260,6 +268,8 @@ def _pod(
     agent: str,
     own: Mapping[str, str],
     source: Sequence[SourceFile],
+    name: str,
+    told: Mapping[str, str],
 ) -> Document:
     user = None if template.user == "image" else template.user
     sidecars = [{**one, "restartPolicy": "Always"} for one in template.sidecars]
@@ -287,8 +297,15 @@ def _pod(
             }
         ),
         "initContainers": [_confined(one) for one in template.init_containers + sidecars],
-        "containers": [_container(assignment, template, agent, own, SOURCE if source else None)],
-        "volumes": [_run_volume(assignment, source)]
+        "containers": [
+            _container(
+                assignment,
+                template,
+                _env(assignment, template, agent, own, name, told),
+                SOURCE if source else None,
+            )
+        ],
+        "volumes": [_run_volume(assignment, source, name)]
         + ([{"name": _TASKS_VOLUME, "emptyDir": {}}] if assignment.wants_token else [])
         + [_volume(number, mount) for number, mount in enumerate(template.mounts)],
     }
@@ -313,11 +330,7 @@ def _confined(container: Document) -> Document:
 
 
 def _container(
-    assignment: Assignment,
-    template: KubernetesTemplate,
-    agent: str,
-    own: Mapping[str, str],
-    source: str | None,
+    assignment: Assignment, template: KubernetesTemplate, env: list[Document], source: str | None
 ) -> Document:
     work = assignment.work
     command = (
@@ -336,8 +349,7 @@ def _container(
         "args" if template.image_entrypoint else "command": command,
         "workingDir": folder_from(work.working_dir, source, template.workdir),
         "envFrom": [_all_of(one, one.prefix) for one in template.env_from],
-        "env": _env(assignment, template, agent, own)
-        + ([{"name": "SHUNTER_SOURCE", "value": source}] if source else []),
+        "env": env + ([{"name": "SHUNTER_SOURCE", "value": source}] if source else []),
         "resources": _resources(assignment, template),
         "volumeMounts": [{"name": RUN_VOLUME, "mountPath": FILES, "readOnly": True}]
         + ([{"name": _TASKS_VOLUME, "mountPath": TASKS}] if assignment.wants_token else [])
@@ -364,14 +376,19 @@ def _literal(text: str) -> str:
 
 
 def _env(
-    assignment: Assignment, template: KubernetesTemplate, agent: str, own: Mapping[str, str]
+    assignment: Assignment,
+    template: KubernetesTemplate,
+    agent: str,
+    own: Mapping[str, str],
+    secret: str,
+    told: Mapping[str, str],
 ) -> list[Document]:
     work = assignment.work
-    told = described(assignment, agent, NO_DEVICES, PARAMETERS, RESULT)
-    told |= journal_brought_from(RUN_FOLDER, assignment)
+    known = described(assignment, agent, NO_DEVICES, PARAMETERS, RESULT)
+    known |= journal_brought_from(RUN_FOLDER, assignment)
     if work.entrypoint is not None:
-        told |= {"SHUNTER_ENTRYPOINT": work.entrypoint, "SHUNTER_FAILURE": RESULT}
-    secret = name_of(assignment.run, assignment.attempt)
+        known |= {"SHUNTER_ENTRYPOINT": work.entrypoint, "SHUNTER_FAILURE": RESULT}
+    known |= told
     env: dict[str, Document] = {}
     if work.entrypoint is not None:
         env["PYTHONUNBUFFERED"] = {"value": "1"}
@@ -381,7 +398,7 @@ def _env(
         name: {"valueFrom": {"secretKeyRef": {"name": secret, "key": name}}}
         for name in _secret_names(assignment, template, own)
     }
-    env |= {name: {"value": _literal(value)} for name, value in (work.plain_env | told).items()}
+    env |= {name: {"value": _literal(value)} for name, value in (work.plain_env | known).items()}
     return [{"name": name, **value} for name, value in env.items()]
 
 
@@ -435,11 +452,11 @@ def _quantity(amount: float) -> str:
     return str(int(amount)) if amount == int(amount) else f"{max(1, round(amount * 1000))}m"
 
 
-def _run_volume(assignment: Assignment, source: Sequence[SourceFile]) -> Document:
+def _run_volume(assignment: Assignment, source: Sequence[SourceFile], secret: str) -> Document:
     sources: list[Document] = []
     if len(_encoded_parameters(assignment)) > SMALL_PARAMETERS:
         items = [{"key": _PARAMETERS_KEY, "path": _PARAMETERS_KEY}]
-        sources.append({"secret": {"name": name_of(assignment.run, assignment.attempt), "items": items}})
+        sources.append({"secret": {"name": secret, "items": items}})
     else:
         reference = {"fieldPath": f"metadata.annotations['{GIVEN}']"}
         sources.append({"downwardAPI": {"items": [{"path": _PARAMETERS_KEY, "fieldRef": reference}]}})
@@ -448,7 +465,7 @@ def _run_volume(assignment: Assignment, source: Sequence[SourceFile]) -> Documen
         sources.append({"configMap": {"name": runner_name(), "items": items}})
     if source:
         items = [_laid_out(file) for file in source]
-        sources.append({"secret": {"name": name_of(assignment.run, assignment.attempt), "items": items}})
+        sources.append({"secret": {"name": secret, "items": items}})
     return {"name": RUN_VOLUME, "projected": {"defaultMode": 0o444, "sources": sources}}
 
 
@@ -502,6 +519,8 @@ def secret(
     uid: str,
     prepared: Prepared = NOTHING,
     source: Sequence[SourceFile] = (),
+    *,
+    number: str = "",
 ) -> Document | None:
     """The Secret of an attempt, which the cluster removes with its Job; None if it needs none.
 
@@ -509,6 +528,7 @@ def secret(
         uid: of the Job. It is there before: nothing would remove a Secret whose Job was never made.
         prepared: has the values of secrets.
         source: the code that was fetched, if any was.
+        number: as of :func:`job`.
 
     Raises:
         LaunchFailed: a secret variable has no value.
@@ -529,7 +549,8 @@ def secret(
         values[_PARAMETERS_KEY] = given.decode()
     if not values and not source:
         return None
-    name = name_of(assignment.run, assignment.attempt)
+    number = number or str(assignment.attempt)
+    name = name_of(assignment.run, number)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid, "blockOwnerDeletion": False}
     return {
         "apiVersion": "v1",
@@ -537,7 +558,7 @@ def secret(
         "metadata": {
             "name": name,
             "namespace": template.namespace,
-            "labels": {MANAGED_BY: MANAGER, RUN: str(assignment.run), ATTEMPT: str(assignment.attempt)},
+            "labels": {MANAGED_BY: MANAGER, RUN: str(assignment.run), ATTEMPT: number},
             "ownerReferences": [owner],
         },
         "immutable": True,

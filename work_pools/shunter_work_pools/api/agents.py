@@ -215,6 +215,7 @@ async def take_journals(name: AgentName, request: Request, engine: TheEngine) ->
             size=0 if kept is None else kept.size,
             stale=kept is None,
             full=kept is not None and kept.full,
+            crash_hooks=kept is not None and kept.crash_hooks,
         )
     killpoints.reached("after-journals-committed")
     return answer(LogAnswer.model_construct(sizes=list(sizes.values())))

@@ -313,6 +313,7 @@ class LogSize(Contract):
         size: offset in the output up to which it knows it, as bytes or as a gap.
         stale: the attempt is not this agent's (any more), or unknown: send no more.
         full: more of its output is not kept: send no more.
+        crash_hooks: of a journal: the flow has hooks for a crash, as far as was known before.
     """
 
     run: UUID
@@ -320,6 +321,7 @@ class LogSize(Contract):
     size: int
     stale: bool = False
     full: bool = False
+    crash_hooks: bool = False
 
 
 class LogAnswer(Contract):

@@ -65,10 +65,12 @@ class JournalSize(Contract):
     Attributes:
         size: offset after the last whole line that it has; go on from there.
         full: what comes after is not kept: send no more.
+        crash_hooks: the flow that it is of has hooks for a crash, as far as was known before.
     """
 
     size: int
     full: bool = False
+    crash_hooks: bool = False
 
 
 class ResultSize(Contract):

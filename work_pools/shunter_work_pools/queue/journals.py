@@ -69,7 +69,7 @@ class Piece:
         tasks: by key, of several lines the last.
         artifacts: likewise.
         progress: the last that was told.
-        head: flow and version of its code, of the first line that names one.
+        head: flow, version of its code, and whether it has hooks for a crash, of the first line that names one.
     """
 
     start: int
@@ -77,7 +77,7 @@ class Piece:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
     progress: Progress | None = None
-    head: tuple[str, str | None] | None = None
+    head: tuple[str, str | None, bool] | None = None
 
 
 # ---- lines
@@ -125,7 +125,7 @@ def _read(piece: Piece, raw: bytes, mask: Mask) -> None:
         elif "pr" in line:
             _read_progress(piece, line, mask)
         elif "flow" in line and piece.head is None:
-            piece.head = (_text(line["flow"], _NAME), _code(line))
+            piece.head = (_text(line["flow"], _NAME), _code(line), line.get("h") is True)
     except _WRONG:
         return
 
@@ -267,6 +267,7 @@ _MOVE = (
         offset=bindparam("end"),
         flow=func.coalesce(journals.c.flow, bindparam("named")),
         code=case((journals.c.flow.is_(None), bindparam("version")), else_=journals.c.code),
+        crash_hooks=case((journals.c.flow.is_(None), bindparam("hooks")), else_=journals.c.crash_hooks),
     )
 )
 #: Whoever deletes a run waits, and nothing comes in of one that is gone.
@@ -280,10 +281,11 @@ def going_on(tx: Tx, runs_again: Collection[UUID]) -> set[UUID]:
     return set(tx.conn.scalars(select(journals.c.run_id).where(journals.c.run_id.in_(runs_again)).distinct()))
 
 
-def known_offset(tx: Tx, run_id: UUID, attempt: int) -> int:
-    """How far the journal of an attempt has come; 0: there is nothing of it."""
-    statement = select(journals.c.offset).where(journals.c.run_id == run_id, journals.c.attempt == attempt)
-    return tx.conn.scalar(statement) or 0
+def known(tx: Tx, run_id: UUID, attempt: int) -> tuple[int, bool]:
+    """How far the journal of an attempt has come (0: there is nothing of it), and whether its flow has hooks for a crash."""
+    wanted = select(journals.c.offset, journals.c.crash_hooks)
+    found = tx.conn.execute(wanted.where(journals.c.run_id == run_id, journals.c.attempt == attempt)).first()
+    return (0, False) if found is None else (found.offset, found.crash_hooks)
 
 
 def take(tx: Tx, run_id: UUID, attempt: int, piece: Piece, may: Callable[[Tx], bool]) -> int | None:
@@ -313,8 +315,8 @@ def take(tx: Tx, run_id: UUID, attempt: int, piece: Piece, may: Callable[[Tx], b
         _keep_artifacts(tx, run_id, attempt, piece.artifacts)
     if piece.progress is not None:
         set_progress(tx, run_id, attempt, piece.progress)
-    flow, code = piece.head or (None, None)
-    tx.conn.execute(_MOVE, its | {"end": piece.end, "named": flow, "version": code})
+    flow, code, hooks = piece.head or (None, None, False)
+    tx.conn.execute(_MOVE, its | {"end": piece.end, "named": flow, "version": code, "hooks": hooks})
     tx.changes.runs.add(run_id)
     return piece.end
 

@@ -396,6 +396,7 @@ journals = Table(
     Column("offset", BigInteger, nullable=False),  # after the last whole line that was taken
     Column("flow", Text),  # the first one that it names
     Column("code", String(64)),  # version of that one's code
+    Column("crash_hooks", Boolean(), nullable=False, server_default=false()),  # that one has some
 )
 
 #: Tasks and flows within a run, as the last line about each says. What is JSON goes in and out as it is.
