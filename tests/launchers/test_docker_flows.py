@@ -1,0 +1,222 @@
+"""Flows in containers of a real Docker engine: who reads their journals is the server alone, to which they bring them.
+
+What a task does beside its value (a line in FOLDER/ran) is counted: what completed is never done again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import docker
+import pytest
+
+from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
+from shunter_work_pools.contracts.pools import PoolSpec
+from shunter_work_pools.contracts.runs import Run, RunRequest
+from tests.agents.real_server import Site, site
+from tests.engines.docker import IMAGE
+
+pytestmark = pytest.mark.timeout(180)
+
+TREE = Path(__file__).parents[2]
+#: What ``mixed`` of ``a_flow.py`` has done when it waits.
+BEFORE = Counter(["large1", "large2", "size", "size", "below", "3", "3", "4", "wait"])
+COMPLETED = Counter(["large", "large", "size", "size", "square", "square", "below", "square"])
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory, docker_url: str) -> Iterator[Site]:
+    """A server with the docker pool ``boxes``, whose containers reach it, and have the packages of this tree."""
+    mounts = [
+        {"type": "bind", "source": str(TREE / "flows"), "target": "/lib/flows", "read_only": True},
+        {"type": "bind", "source": str(TREE / "tests/flows"), "target": "/code", "read_only": True},
+    ]
+    template = {
+        "image": IMAGE,
+        "networks": ["host"],
+        "mounts": mounts,
+        "env": {"PYTHONPATH": "/lib/flows"},
+    }
+    with site(tmp_path_factory.mktemp("docker")) as one:
+        one.env["DOCKER_HOST"] = docker_url
+        one.client.create_pool(PoolSpec(name="boxes", type="docker", template=template))
+        yield one
+
+
+def deploy(boxes: Site, flow: str, folder: Path, **work: Any) -> None:
+    """One of the flows of ``a_flow.py``, which leaves its traces in a folder; named after it."""
+    command = Work(command=["python3", "/code/a_flow.py", flow, "/traces"], **{"token": True, **work})
+    spec = DeploymentSpec(work=command, pool="boxes", variables=mounted(boxes, folder))
+    boxes.client.deploy(folder.name, spec)
+
+
+def mounted(boxes: Site, folder: Path) -> dict[str, Any]:
+    """Variables by which a container has a folder as ``/traces``."""
+    mounts = boxes.client.get_pool("boxes").template["mounts"]
+    return {"mounts": [*mounts, {"type": "bind", "source": str(folder), "target": "/traces"}]}
+
+
+def begun(boxes: Site, folder: Path) -> UUID:
+    """A run, once it waits for the test."""
+    run = boxes.client.create_run(RunRequest(deployment=folder.name)).id
+    until(lambda: (folder / "waiting").exists(), boxes, run)
+    return run
+
+
+def until(true: Any, boxes: Site, run: UUID) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, (boxes.client.get_run(str(run)), boxes.output(run))
+        time.sleep(0.02)
+
+
+def ran(folder: Path) -> Counter[str]:
+    return Counter((folder / "ran").read_text().split("\n")[:-1])
+
+
+def completed(boxes: Site, run: UUID) -> Counter[str]:
+    return Counter(task.name for task in boxes.client.each_task(str(run), states=["Completed"]))
+
+
+def containers(boxes: Site, run: UUID) -> list[str]:
+    """Names of those of a run."""
+    client = docker.APIClient(boxes.env["DOCKER_HOST"], timeout=60)
+    try:
+        found = client.containers(all=True, filters={"label": f"shunter.run={run}"})
+        return [one["Names"][0].lstrip("/") for one in found]
+    finally:
+        client.close()
+
+
+def kill(boxes: Site, run: UUID) -> None:
+    """Kill -9 what runs of it."""
+    client = docker.APIClient(boxes.env["DOCKER_HOST"], timeout=60)
+    try:
+        (name,) = containers(boxes, run)
+        client.kill(name, "SIGKILL")
+    finally:
+        client.close()
+
+
+def again(boxes: Site, run: UUID, name: str, folder: Path) -> Run:
+    """The run, retried, once it has ended."""
+    (folder / "good").touch()
+    boxes.client.retry_run(str(run))
+    ended = boxes.ended(run, 60)
+    assert ended.state == "Completed", (boxes.output(run), boxes.log(name))
+    return ended
+
+
+def test_a_killed_flow_goes_on_at_another_agent(boxes: Site, tmp_path: Path) -> None:
+    deploy(boxes, "mixed", tmp_path)
+    with boxes.agent("killed", pool="boxes"):
+        run = begun(boxes, tmp_path)
+        until(lambda: completed(boxes, run) == COMPLETED, boxes, run)
+        kill(boxes, run)
+        ended = boxes.ended(run)
+        assert (ended.state, ended.cause) == ("Crashed", "signal")
+    with boxes.agent("killed-too", pool="boxes"):
+        ended = again(boxes, run, "killed-too", tmp_path)
+        assert [one.agent for one in ended.attempts] == ["killed", "killed-too"]
+        assert b"value: [[100000, 100000], 18, 16, 'waited']" in boxes.output(run)
+        # The last line is there when the run has ended.
+        assert {task.state for task in boxes.client.each_task(str(run))} == {"Completed"}
+    assert ran(tmp_path) == BEFORE + Counter(["wait"])
+    assert containers(boxes, run) == []
+
+
+def test_the_agent_is_killed_while_a_flow_runs(boxes: Site, tmp_path: Path) -> None:
+    """The run goes on, and brings its journal, while nobody watches it; then it is killed, too."""
+    deploy(boxes, "mixed_late", tmp_path)
+    first = boxes.start_agent("away", pool="boxes")
+    run = boxes.client.create_run(RunRequest(deployment=tmp_path.name)).id
+    until(lambda: (tmp_path / "begun").exists(), boxes, run)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    (tmp_path / "go").touch()
+    until(lambda: completed(boxes, run) == COMPLETED, boxes, run)
+    kill(boxes, run)
+    with boxes.agent("away", pool="boxes"):
+        ended = boxes.ended(run)
+        assert (ended.state, ended.cause, ended.attempt_count) == ("Crashed", "signal", 1)
+        again(boxes, run, "away", tmp_path)
+    assert ran(tmp_path) == BEFORE + Counter(["wait"])
+
+
+def test_a_cancelled_flow_calls_its_hooks(boxes: Site, tmp_path: Path) -> None:
+    deploy(boxes, "stopped", tmp_path)
+    with boxes.agent("cancelled", pool="boxes"):
+        run = begun(boxes, tmp_path)
+        boxes.client.cancel_run(str(run))
+        ended = boxes.ended(run)
+        assert (ended.state, ended.cause) == ("Cancelled", "cancelled"), boxes.output(run)
+        left = ran(tmp_path)
+        assert (left["hook stopped Cancelled"], left["hook sleeps Cancelled"]) == (1, 2)
+        states = Counter((task.name, task.state) for task in boxes.client.each_task(str(run)))
+        assert (states["sleeps", "Cancelled"], states["stopped", "Cancelled"]) == (2, 1)
+
+
+def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_container(boxes: Site, tmp_path: Path) -> None:
+    deploy(boxes, "crashes", tmp_path)
+    with boxes.agent("crashes", pool="boxes"):
+        run = begun(boxes, tmp_path)
+        until(lambda: list(boxes.client.each_task(str(run))) != [], boxes, run)
+        (tmp_path / "hook-waits").touch()
+        kill(boxes, run)
+        until(lambda: (tmp_path / "hook").exists(), boxes, run)
+        assert sorted(containers(boxes, run)) == [f"shunter-{run}-1", f"shunter-{run}-1-crashed"]
+        assert boxes.client.get_run(str(run)).ended_at is None
+        (tmp_path / "hook-goes").touch()
+        ended = boxes.ended(run)
+        assert (ended.state, ended.cause) == ("Crashed", "signal")
+        output = boxes.output(run)
+        assert output.startswith(b"begun\ncrashed: crashes Crashed {'n': 7} "), (output, boxes.log("crashes"))
+        assert output.endswith(b" 1\n")
+        again(boxes, run, "crashes", tmp_path)
+    assert ran(tmp_path) == Counter(["wait", f"crashed {run}", "wait"])
+    assert containers(boxes, run) == []
+    assert boxes.attempts("crashes") == []
+
+
+@pytest.mark.parametrize("point", ["after-hooks-started", "after-hooks-told"])
+def test_the_agent_is_killed_while_hooks_are_called(boxes: Site, tmp_path: Path, point: str) -> None:
+    deploy(boxes, "crashes", tmp_path)
+    first = boxes.start_agent(point, pool="boxes", kill_at=point)
+    run = begun(boxes, tmp_path)
+    until(lambda: list(boxes.client.each_task(str(run))) != [], boxes, run)
+    kill(boxes, run)
+    assert first.wait(60) == -signal.SIGKILL, boxes.log(point)
+    with boxes.agent(point, pool="boxes"):
+        assert boxes.ended(run).state == "Crashed"
+        assert boxes.output(run).count(b"\ncrashed: ") == 1
+    assert ran(tmp_path) == Counter(["wait", f"crashed {run}"])
+    assert containers(boxes, run) == []
+
+
+def test_a_flow_is_an_entrypoint(boxes: Site, tmp_path: Path) -> None:
+    shutil.copy(TREE / "tests/flows/a_flow.py", tmp_path)
+    work = Work(entrypoint="a_flow.py:inside", token=True, working_dir="/traces")
+    spec = DeploymentSpec(
+        work=work, pool="boxes", parameters={"n": 4}, tags=["demo"], variables=mounted(boxes, tmp_path)
+    )
+    boxes.client.deploy("inside", spec)
+    with boxes.agent("inside", pool="boxes"):
+        run = boxes.client.create_run(RunRequest(deployment="inside")).id
+        ended = boxes.ended(run)
+        assert ended.state == "Completed", boxes.output(run)
+        assert (ended.result["squares"], ended.result["tags"], ended.result["flow"]) == (14, ["demo"], "inside")
+        output = boxes.output(run).decode()
+        assert "| WARNING | shunter.inside | from the flow" in output
+        assert "| INFO    | some.library | two\nlines" in output
+        assert "printed" in output
+        assert [one.key for one in boxes.client.list_artifacts(str(run)).artifacts] == ["page", "prices"]
+        progress = ended.attempts[-1].progress
+        assert progress is not None
+        assert progress.percent == 100
