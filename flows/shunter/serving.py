@@ -8,14 +8,13 @@ the agents of its own scripts have.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import queue
-import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from shunter.deployments import FlowDeployment, applied, check, specs, told
 from shunter.entrypoints import is_looked_at
+from shunter.served import alone
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, InvalidInput, ShunterError
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
-    from shunter_work_pools.contracts.deployments import Change, Named, ScheduleView
+    from shunter_work_pools.contracts.agents import Agent
+    from shunter_work_pools.contracts.deployments import Named, ScheduleView
 
 #: The pool of all that is served.
 POOL = "served"
@@ -66,18 +67,13 @@ def serve(*deployments: FlowDeployment, limit: int | None = None, pause_on_exit:
         for one in named:
             one.spec.require = [*one.spec.require, tag_of(one.name)]
         names = [one.name for one in named]
-        for name in names:
-            stack.enter_context(_alone(name))
+        agent = stack.enter_context(alone(names))
         from shunter_work_pools.client import Client
 
         with Client() as client:
-            changes = _deployed(client, named)
+            _deployed(client, named, agent)
         client = stack.enter_context(Client(answer_timeout=PATIENCE))
-        service = _Service(client, names, limit, pause_on_exit)
-        with service.listening():
-            service.resume()
-            _welcome(changes)
-            service.run()
+        _Service(client, agent, names, limit, pause_on_exit).run()
 
 
 def tag_of(name: str) -> str:
@@ -103,53 +99,52 @@ def _own_surroundings() -> dict[str, Any]:
     return {"working_dir": os.getcwd(), "pass_env": passed}
 
 
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """Be the one process of this home that serves a deployment.
+def _deployed(client: Client, named: Sequence[Named], agent: str) -> None:
+    """Deploy; the pool is made if nothing else is wrong.
 
     Raises:
-        InvalidInput: another one does, or the folder cannot be written.
+        InvalidInput: one of them is served from another folder.
+        ShunterError: the server refuses them, or is not there.
     """
-    from shunter_work_pools.contracts.home import home_from_env
-
-    folder = home_from_env().state / "served"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as exc:
-        raise InvalidInput(
-            f"the folder {folder} cannot be written: {exc.strerror or exc}",
-            "Set SHUNTER_HOME to a folder of your own, or free space there.",
-        ) from exc
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            other = os.pread(file, 20, 0).decode("ascii", "replace").strip()
-            raise InvalidInput(
-                f"deployment {name!r} is served already, by process {other}",
-                "End that one first, or choose another name.",
-            ) from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(file)
-
-
-def _deployed(client: Client, named: Sequence[Named]) -> list[Change]:
-    """Deploy; the pool is made if nothing else is wrong."""
     from shunter_work_pools.contracts.pools import PoolSpec
 
+    _refuse_other_folders(client, named, agent)
     try:
-        return applied(client, named)
+        applied(client, named)
+        return
     except BadRequest as exc:
         faults = exc.extra.get("faults") or [{}]
         if any(fault.get("loc") != ["pool"] for fault in faults):
             raise
     with suppress(Conflict):  # another script was faster
         client.create_pool(PoolSpec(name=POOL))
-    return applied(client, named)
+    applied(client, named)
+
+
+def _refuse_other_folders(client: Client, named: Sequence[Named], agent: str) -> None:
+    """Several machines may serve a deployment, but what it says of folders has to be so on each of them."""
+    for one, others in zip(named, _others(client, [one.name for one in named], agent), strict=True):
+        if not others:
+            continue
+        before, now = client.get_deployment(one.name).spec.work, one.spec.work
+        for there, here in ((before.source, now.source), (before.working_dir, now.working_dir)):
+            if there != here:
+                other = others[0]
+                raise InvalidInput(
+                    f"deployment {one.name!r} is served already, by agent {other.name} on {other.host} from {there}, "
+                    f"and here it is in {here}",
+                    "Choose another name; or end that one; or have it in the same folder on both machines.",
+                )
+
+
+def _others(client: Client, names: Sequence[str], agent: str) -> list[list[Agent]]:
+    """Of each deployment the agents that serve it beside ours, and will go on."""
+    there = [
+        one
+        for one in client.list_agents().agents
+        if one.name != agent and POOL in one.pools and not one.draining and not one.lost
+    ]
+    return [[one for one in there if tag_of(name) in one.tags] for name in names]
 
 
 class _Service:
@@ -158,18 +153,54 @@ class _Service:
     Ends when: it was told to stop, and the agent has ended; or the agent ended by itself, which is an error.
     """
 
-    def __init__(self, client: Client, names: Sequence[str], limit: int | None, pause_on_exit: bool) -> None:
+    def __init__(
+        self, client: Client, agent: str, names: Sequence[str], limit: int | None, pause_on_exit: bool
+    ) -> None:
         self._client = client
+        self._agent = agent
         self._names = names
         self._pause_on_exit = pause_on_exit
         self._words = [*(sys.executable, "-m", "shunter_agents", "--pool", POOL, "--create-pool", "process")]
-        self._words += ["--name", _agent_name(min(names))]
-        self._words += [word for name in names for word in ("--tag", tag_of(name))]
+        self._words += ["--name", agent]
+        self._words += [word for name in self._names for word in ("--tag", tag_of(name))]
         self._words += ["--limit", str(limit)] if limit is not None else []
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._welcomed = False
+        self._unheard = ""  # what kept us from the schedules the last time
+
+    def run(self) -> None:
+        """Until told to stop.
+
+        Raises:
+            ServeError: the agent ended by itself.
+        """
+        with self._listening(), self._agents_word() as address:
+            agent = subprocess.Popen(
+                self._words,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"NOTIFY_SOCKET": address},
+                process_group=0,  # Ctrl-C comes to us alone; we pass it on
+                preexec_fn=_dying_with_parent(),
+            )
+            threading.Thread(target=lambda: self._events.put(f"ended {agent.wait()}"), daemon=True).start()
+            stopping = False
+            while not (event := self._events.get()).startswith("ended"):
+                if event == "stop":
+                    agent.terminate()
+                    if not stopping:
+                        stopping = True
+                        _say("stopping: runs may finish; once more cancels them")
+                        self._pause()
+                elif not stopping:
+                    self._ready()
+            self._pause()  # of two that end at once, the later one
+        if not stopping:
+            code = int(event.split()[1])
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise ServeError(f"the agent of this script ended by itself ({how})")
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def _listening(self) -> Iterator[None]:
         """SIGTERM and Ctrl-C are heard by :meth:`run`."""
 
         def heard(number: int, frame: object) -> None:
@@ -182,66 +213,89 @@ class _Service:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def run(self) -> None:
-        """Until told to stop.
+    @contextmanager
+    def _agents_word(self) -> Iterator[str]:
+        """Where the agent says that its server knows it: as to a service manager, at first and again every few seconds."""
+        with (
+            tempfile.TemporaryDirectory(prefix="shunter-") as folder,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear,
+        ):
+            ear.bind(address := f"{folder}/notify")
 
-        Raises:
-            ServeError: the agent ended by itself.
-        """
-        agent = subprocess.Popen(
-            self._words,
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C comes to us alone; we pass it on
-            preexec_fn=_dying_with_parent(),
-        )
-        threading.Thread(target=lambda: self._events.put(f"ended {agent.wait()}"), daemon=True).start()
-        stopping = False
-        while (event := self._events.get()) == "stop":
-            agent.terminate()
-            if not stopping:
-                stopping = True
-                _say("stopping: runs may finish; once more cancels them")
-                self._pause()
-        if not stopping:
-            self._pause()
-            code = int(event.split()[1])
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise ServeError(f"the agent of this script ended by itself ({how})")
+            def listen() -> None:
+                while word := ear.recv(4096):
+                    if b"READY=1" in word.splitlines():
+                        self._events.put("ready")
 
+            listener = threading.Thread(target=listen)
+            listener.start()
+            try:
+                yield address
+            finally:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mouth:
+                    mouth.sendto(b"", address)
+                listener.join()
+
+    def _ready(self) -> None:
+        # Each time, and not only at first: a script that ended while this machine was cut off has paused them.
+        with self._bearing_with_the_server():
+            self._each_schedule(self._names, _resumed)
+            if not self._welcomed:
+                self._welcomed = True
+                self._welcome()
+
+    # Who begins shows its agent and then resumes; who ends pauses and then looks for agents. So whichever is later sees
+    # the other, and the schedules of what somebody serves are not left paused.
     def _pause(self) -> None:
-        """Have the schedules make no slots until the next :meth:`resume`."""
-        if self._pause_on_exit:
-            self._each_schedule(lambda one: None if one.paused else True)
+        """Have the schedules make no slots until their deployments are served again, unless others serve them."""
+        if not self._pause_on_exit:
+            return
+        with self._bearing_with_the_server():
+            mine = self._of_nobody_else(self._names)
+            self._each_schedule(mine, lambda one: None if one.paused else True)
+            still = self._of_nobody_else(mine)
+            self._each_schedule([name for name in mine if name not in still], _resumed)
 
-    def resume(self) -> None:
-        """Have them make slots again, unless somebody else paused them."""
-        self._each_schedule(
-            lambda one: False if one.paused and one.pause is not None and one.pause.reason == PAUSED else None
-        )
+    def _of_nobody_else(self, names: Sequence[str]) -> list[str]:
+        others = _others(self._client, names, self._agent)
+        return [name for name, agents in zip(names, others, strict=True) if not agents]
 
-    def _each_schedule(self, wanted: Callable[[ScheduleView], bool | None]) -> None:
+    def _each_schedule(self, names: Sequence[str], wanted: Callable[[ScheduleView], bool | None]) -> None:
         from shunter_work_pools.contracts.deployments import SchedulePatch
 
+        for name in names:
+            for one in self._client.each_schedule(name):
+                if (paused := wanted(one)) is not None:
+                    patch = SchedulePatch(paused=paused, reason=PAUSED if paused else "", by=_me())
+                    self._client.update_schedule(name, one.name, patch)
+
+    @contextmanager
+    def _bearing_with_the_server(self) -> Iterator[None]:
+        """That it does not answer holds nothing up, and is said once."""
         try:
-            for name in self._names:
-                for one in self._client.each_schedule(name):
-                    if (paused := wanted(one)) is not None:
-                        reason = PAUSED if paused else ""
-                        self._client.update_schedule(
-                            name, one.name, SchedulePatch(paused=paused, reason=reason, by=_me())
-                        )
+            yield
+            self._unheard = ""
         except ShunterError as exc:
-            _say(f"schedules could not be paused or resumed: {exc.told}")
+            if exc.told != self._unheard:
+                self._unheard = exc.told
+                _say(f"schedules could not be paused or resumed: {exc.told}")
+
+    def _welcome(self) -> None:
+        for name in self._names:
+            slots = [one.next_at for one in self._client.each_schedule(name) if one.next_at is not None]
+            following = f", next at {min(slots):%Y-%m-%d %H:%M:%S} UTC" if slots else ""
+            _say(f"serving {name}{following}")
+        _say("Ctrl-C ends it")
+
+
+def _resumed(schedule: ScheduleView) -> bool | None:
+    """It makes slots again, unless somebody else paused it."""
+    ours = schedule.paused and schedule.pause is not None and schedule.pause.reason == PAUSED
+    return False if ours else None
 
 
 def _me() -> str:
     return f"{os.path.basename(sys.argv[0]) or 'python'}@{socket.gethostname()}"[:200]
-
-
-def _agent_name(name: str) -> str:
-    """The same at each start, so that it finds its runs again."""
-    text = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{socket.gethostname()}-{name}")
-    return text.strip("._-")[-100:].strip("._-")
 
 
 def _dying_with_parent() -> Callable[[], None] | None:
@@ -250,13 +304,6 @@ def _dying_with_parent() -> Callable[[], None] | None:
         return None
     prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
     return lambda: prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-def _welcome(changes: Sequence[Change]) -> None:
-    for change in changes:
-        following = f", next at {change.next_at:%Y-%m-%d %H:%M:%S} UTC" if change.next_at is not None else ""
-        _say(f"serving {change.name}{following}")
-    _say("Ctrl-C ends it")
 
 
 def _say(text: str) -> None:

@@ -8,20 +8,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import pytest
 
+from shunter.serving import PAUSED, _Service
 from shunter_work_pools.contracts.deployments import SchedulePatch
 from shunter_work_pools.contracts.errors import NotFound
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
 from tests.serving import page
+
+if TYPE_CHECKING:
+    from shunter_work_pools.client import Client
 
 #: As it stands in the issue of flows, but for what the tasks do.
 SUMS = """
@@ -167,6 +172,9 @@ def test_after_kill_9_its_runs_go_on_and_late_ones_are_made_up_for(one: Site, tm
         agent.wait(10)  # it dies with its script
     late = until(lambda: len(waiting(one)) >= 3 and waiting(one))
     assert not schedule(one, "ticks").paused  # nobody was there to pause it
+    written(
+        tmp_path, TICKS.replace("serve(", 'serve(tick.to_deployment("another"), ')
+    )  # the agent is the same one
     with script(one, path) as process:
         for run in late:
             assert one.ended(run.id).state == "Completed"
@@ -176,8 +184,8 @@ def test_after_kill_9_its_runs_go_on_and_late_ones_are_made_up_for(one: Site, tm
         assert ended(process) == 0
     slots = [run.slot for run in one.client.each_run(deployment="ticks")][::-1]
     assert {later - slot for slot, later in pairwise(slots)} == {timedelta(seconds=1)}
-    one.client.delete_deployment("ticks")
-    one.client.delete_deployment("long")
+    for name in ("ticks", "long", "another"):
+        one.client.delete_deployment(name)
 
 
 def ticks(folder: Path) -> list[str]:
@@ -207,6 +215,91 @@ def test_slots_of_the_pause_are_made_up_for_unless_a_person_paused(one: Site, tm
     with script(one, path) as process:
         found = schedule(one, "ticks")
         assert (found.paused, found.pause.reason) == (True, "by hand")
+        assert ended(process) == 0
+    one.client.delete_deployment("ticks")
+    one.client.delete_deployment("long")
+
+
+@contextmanager
+def other_machine(one: Site, folder: Path) -> Iterator[Site]:
+    """The same server from a home of its own, as on another machine of the same name."""
+    home = folder / "other-home"
+    found = replace(one, home=home, env=one.env | {"SHUNTER_HOME": str(home)})
+    yield found
+    assert found.left_over() == []
+
+
+def serving(one: Site, deployment: str) -> list[str]:
+    """Agents that serve it now."""
+    agents = one.client.list_agents().agents
+    return [each.name for each in agents if f"serves={deployment}" in each.tags and not each.draining]
+
+
+def test_machines_that_serve_one_deployment_do_not_pause_each_other(one: Site, tmp_path: Path) -> None:
+    path = written(tmp_path, TICKS)
+    with other_machine(one, tmp_path) as two:
+        with script(two, path) as second:
+            with script(one, path) as first:
+                names = serving(one, "ticks")
+                assert len(set(names)) == 2
+                assert ended(first) == 0
+            assert not schedule(one, "ticks").paused
+            (left,) = serving(one, "ticks")
+            with script(one, path) as first:
+                assert sorted(serving(one, "ticks")) == sorted(names)  # it has the name that it had
+                assert ended(second) == 0
+                assert not schedule(one, "ticks").paused
+                # One that was cut off while the last one that the server knew of ended:
+                pause = SchedulePatch(paused=True, reason=PAUSED)
+                one.client.update_schedule("ticks", "default", pause)
+                until(lambda: not schedule(one, "ticks").paused)
+                # Two that end at once:
+                with script(two, path) as second:
+                    for each in (first, second):
+                        each.terminate()
+                    assert (first.wait(30), second.wait(30)) == (0, 0)
+        assert left in names
+        assert schedule(one, "ticks").paused
+    one.client.delete_deployment("ticks")
+    one.client.delete_deployment("long")
+
+
+def test_one_that_begins_while_another_pauses_goes_on(one: Site, tmp_path: Path) -> None:
+    path = written(tmp_path, TICKS)
+    with script(one, path) as process:
+        assert ended(process) == 0
+    one.client.update_schedule("ticks", "default", SchedulePatch(paused=False))
+    begun: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
+
+        class Late:
+            """Another script begins just before the schedule is paused."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(one.client, name)
+
+            def update_schedule(self, *words: Any) -> None:
+                if not begun:
+                    begun.append(stack.enter_context(script(one, path)))
+                one.client.update_schedule(*words)
+
+        _Service(cast("Client", Late()), "ending", ["ticks"], None, pause_on_exit=True)._pause()
+        assert not schedule(one, "ticks").paused
+        assert ended(begun[0]) == 0
+    one.client.delete_deployment("ticks")
+    one.client.delete_deployment("long")
+
+
+def test_a_deployment_served_from_another_folder_is_left_alone(one: Site, tmp_path: Path) -> None:
+    here, there = written(tmp_path, TICKS, "here/script.py"), written(tmp_path, TICKS, "there/script.py")
+    with script(one, here) as process, other_machine(one, tmp_path) as two:
+        said = failed(two, there)
+        (agent,) = serving(one, "ticks")
+        assert f"deployment 'ticks' is served already, by agent {agent} on" in said
+        assert f"from {here.parent}, and here it is in {there.parent}" in said
+        assert one.client.get_deployment("ticks").revision == 1
+        assert ended(process) == 0
+    with script(one, there) as process:  # nobody serves it any more
         assert ended(process) == 0
     one.client.delete_deployment("ticks")
     one.client.delete_deployment("long")
