@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -28,7 +29,7 @@ def track(iterable: Iterable[T], description: str = "", total: int | None = None
 
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    teller = _Teller(description, total, journal.of_process())
+    teller = _Teller(description, None if total is None else int(total), journal.of_process())
     count = 0
     try:
         for element in iterable:
@@ -65,9 +66,20 @@ class _Teller:
 
     def _draw(self, count: int, last: bool) -> None:
         if self._total:
-            filled = _WIDTH * min(count, self._total) // self._total
-            bar = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {100 * count // self._total:3}%"
+            share = min(1.0, count / self._total)
+            filled = int(_WIDTH * share)
+            bar = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {int(100 * share):3}%"
         else:
             bar = str(count)
-        sys.stderr.write(f"\r{self._description} {bar}" + ("\n" if last else ""))
+        # On one line, whatever the description: what is wrapped cannot be drawn over. The last column stays free.
+        left = _columns() - len(bar) - 2
+        text = " ".join(self._description.split())[: max(0, left)]
+        sys.stderr.write(f"\r{text} {bar}".replace("\r ", "\r") + ("\n" if last else ""))
         sys.stderr.flush()
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
