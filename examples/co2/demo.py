@@ -74,6 +74,10 @@ class Demo:
         scheduled = self.scheduled_run("co2-report")
         self.shunter("run", "wait", scheduled, "--timeout", "60")
 
+        say("Its tasks: what followed what, and what it left to look at")
+        self.shunter("run", "graph", scheduled)
+        self.shunter("run", "artifacts", scheduled, "growth")
+
         say("What became of them")
         self.shunter("run", "list", "--tag", "co2")
         self.shunter("run", "inspect", publishing)

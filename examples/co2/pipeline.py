@@ -32,7 +32,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from shunter import context, flow, task
+from shunter import artifacts, context, flow, task
 
 #: ppm. What lies outside is a broken record, not air.
 PLAUSIBLE = (300.0, 400.0)
@@ -142,6 +142,14 @@ def report(
     rows = "".join(
         f"<tr><td>{decade}s</td><td>{row['mean']:.2f}</td><td>{int(row['count'])}</td></tr>"
         for decade, row in decades.iterrows()
+    )
+    artifacts.table(
+        "growth",
+        [
+            {"years": f"{decade}s", "ppm a year": round(row["mean"], 2), "counted": int(row["count"])}
+            for decade, row in decades.iterrows()
+        ],
+        "Growth of the trend",
     )
     target = Path(out) / "report.html"
     found: dict[str, object] = {

@@ -55,6 +55,15 @@ def test_the_demonstration_ends_by_itself_with_a_report(home: Path) -> None:
     assert re.search(r"attempt \d+ +Completed", told)
     assert "report.html is not there yet" in told
     assert "is of the slot" in told
+    # The graph of a run: steps beside each other have lines of their own. And its artifact.
+    (graph,) = re.findall(r"run graph .*\n((?:.*\n)+?)\$ shunter run artifacts", told)
+    assert re.match(r"co2-report +Completed +\d", graph), graph
+    drawn = [line.split() for line in graph.splitlines()[1:] if "Completed" in line]
+    steps = [next(word for word in words if word.isalpha()) for words in drawn]
+    assert sorted(steps) == ["backtest", "clean", "decompose", "draw", "forecast", "load", "report"], graph
+    assert (steps[0], steps[1], steps[-1]) == ("load", "clean", "report"), graph
+    assert max(map(len, graph.splitlines())) <= 80, graph
+    assert re.search(r"^1960s +0\.\d+ +10$", told, re.MULTILINE), told
     # The log of a run, the report and how to go on.
     assert "load: 2284 weeks, 1958-03-29 to 2001-12-29, 59 missing" in told
     report = home / "co2" / "report.html"
