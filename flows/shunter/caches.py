@@ -54,13 +54,13 @@ def keep(run: TaskFuture[Any], value: Any) -> None:
         return
     seconds = run.task.cache_expires
     until = None if seconds is None else time.time() + seconds
-    store = _store(run)
     try:
+        store = _store(run)
         kind, data = encode(value)
         if len(data) > store.limit:
             raise NotKept(f"it takes {len(data)} bytes, more than the {store.limit} allowed (result_limit)")
         store.write(run._cache_key, json.dumps({"z": kind, "until": until}).encode() + b"\n" + data)
-    except (NotKept, OSError) as exc:
+    except Exception as exc:  # a file system's drivers raise what they like
         run.root.say_once(f"cache of {run.task.identity}", "task %s is not cached: %s", run.name, exc)
 
 

@@ -22,6 +22,7 @@ from shunter.errors import (
     TaskExit,
     TaskTimeout,
     is_cancellation,
+    is_for_this_thread,
 )
 from shunter.futures import NOT_HERE, TaskFuture, skipped_by
 from shunter.results import NotKept
@@ -251,7 +252,7 @@ def result_line(run: TaskFuture[Any], value: Any) -> dict[str, Any] | None:
         return None
     try:
         return run.flow_run.store.keep(value)
-    except (NotKept, OSError) as exc:
+    except Exception as exc:  # a file system's drivers raise what they like
         run.root.say_once(
             f"result {run.task.identity}",
             "the result of task %s is not kept, so a retry of this run executes it again: %s",
@@ -276,7 +277,11 @@ def no_value(task: Any, value: Any) -> TypeError | None:
 
 def task_exit(task: Any, error: SystemExit) -> TaskExit:
     """What a ``sys.exit`` of a task is made into."""
-    converted = TaskExit(f"task {task.name} called sys.exit({error.code!r})")
+    try:
+        code = repr(error.code)
+    except Exception:
+        code = type(error.code).__qualname__
+    converted = TaskExit(f"task {task.name} called sys.exit({code})")
     converted.__cause__ = error
     return converted
 
@@ -400,13 +405,15 @@ def _end(run: TaskFuture[Any], state: str, value: Any, error: BaseException | No
             _close(run)
     if event is not None:
         event.set()
-    for callback in callbacks:
-        _call_back(callback, run)
-    if run.task.hooks:
-        run.task.hooks.call(run.task, run, states.State(state, value, error))
-    if callbacks or run.task.hooks:
-        with root.lock:
-            _close(run)
+    try:
+        for callback in callbacks:
+            _call_back(callback, run)
+        if run.task.hooks:
+            run.task.hooks.call(run.task, run, states.State(state, value, error))
+    finally:
+        if callbacks or run.task.hooks:
+            with root.lock:
+                _close(run)
     return ready
 
 
@@ -421,13 +428,20 @@ def _keep(run: TaskFuture[Any], state: str, value: Any, error: BaseException | N
     result = None
     if state in states.GOOD:
         result = run._reference if value is NOT_HERE else result_line(run, value)
-    journal.end(run, state, error, result)
+    try:
+        journal.end(run, state, error, result)
+    except Exception as exc:
+        run.root.say_once(
+            f"end {run.task.identity}", "the end of task %s is not in the journal: %s", run.name, exc
+        )
 
 
 def _call_back(callback: Callable[[TaskFuture[Any]], None], run: TaskFuture[Any]) -> None:
     try:
         callback(run)
-    except Exception:
+    except BaseException as exc:
+        if is_for_this_thread(exc):
+            raise
         from shunter.loggers import get_logger
 
         get_logger("shunter").exception("a function called at the end of task %s failed", run.name)

@@ -73,6 +73,13 @@ class Interrupted(BaseException):
     """Raised inside a task's thread that is to stop: it was cancelled or took too long."""
 
 
+def is_for_this_thread(error: BaseException) -> bool:
+    """Whether it came from outside while a function of the user's was called that nobody waits for: Ctrl-C or SIGTERM."""
+    import threading
+
+    return is_cancellation(error) and threading.current_thread() is threading.main_thread()
+
+
 def is_cancellation(error: BaseException | None) -> TypeGuard[BaseException]:
     """Whether somebody wants this to stop. (asyncio's is told by its name, as that is not to be loaded for it.)"""
     if isinstance(error, (RunCancelled, Interrupted, KeyboardInterrupt)):

@@ -286,7 +286,7 @@ def _end(one: FlowRun, state: str, value: Any, error: BaseException | None) -> N
         if state == states.COMPLETED and one.parent is not None:
             try:
                 result = one.store.keep(value)
-            except (NotKept, OSError):
+            except Exception:
                 result = None  # its tasks are kept one by one
         one.root.journal.end(one, state, error, result)
     one.state, one.error, one.value = state, error, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
@@ -39,7 +40,8 @@ class BaseFlow(Generic[P, R]):
         self.name = name_of(fn, options.get("name"))
         self.executor: Any = options.get("executor")
         self.timeout: float | None = options.get("timeout")
-        self.result_storage: str | None = options.get("result_storage")
+        storage = options.get("result_storage")
+        self.result_storage: str | None = os.fspath(storage) if storage is not None else None
         self.result_limit: int | None = options.get("result_limit")
         self.validate_parameters: bool = options.get("validate_parameters", True)
         self.retries = Retries(
@@ -240,7 +242,7 @@ def flow(
     retry_jitter: float = 0.0,
     retry_if: Condition = None,
     timeout: float | None = None,
-    result_storage: str | None = None,
+    result_storage: str | os.PathLike[str] | None = None,
     result_limit: int | None = None,
     validate_parameters: bool = True,
     on_completion: Iterable[Hook] | None = None,
@@ -259,7 +261,7 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         retries: tries after the first one, if it raises an ``Exception``. Tasks that completed are not executed again.
         retry_delay, retry_backoff, retry_jitter, retry_if: as of ``@task``.
         timeout: seconds that one try may take.
-        result_storage: a URL of fsspec at which results are kept that are too large for the journal, and cached ones.
+        result_storage: a URL of fsspec, or a folder, at which results are kept that are too large for the journal, and cached ones.
         result_limit: bytes that one result may have.
         validate_parameters: whether parameters are made to fit the types of the signature.
         on_completion, on_failure, on_cancelled, on_crashed: functions of (flow, run, state).

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from shunter.errors import is_for_this_thread
+
 if TYPE_CHECKING:
     from shunter.states import State
 
@@ -60,7 +62,9 @@ class Hooks:
                 done = hook(what, run, state)
                 if hasattr(done, "__await__"):
                     _run(done)
-            except Exception:
+            except BaseException as exc:
+                if is_for_this_thread(exc):
+                    raise
                 from shunter.loggers import get_logger
 
                 name = getattr(hook, "__name__", repr(hook))

@@ -32,14 +32,22 @@ def digest(value: Any, strict: bool = False) -> bytes:
     Raises:
         Unkeyed: there is such a part, and ``strict``.
     """
-    return _digest(value, {}, strict)
+    try:
+        return _digest(value, {}, strict)
+    except RecursionError:
+        if strict:
+            raise Unkeyed("a value is nested too deep") from None
+        return _hash(b"deep", _name(type(value)).encode())
 
 
 def call_digest(args: tuple[Any, ...], kwargs: dict[str, Any], strict: bool = False) -> bytes:
     """Of the arguments of a call; the order of keywords is of no matter."""
     if not kwargs and all(type(arg) in PLAIN for arg in args):
-        return _hash(b"a", repr(args).encode("utf-8", "surrogatepass"))
-    return _digest((args, sorted(kwargs.items())), {}, strict)
+        try:
+            return _hash(b"a", repr(args).encode("utf-8", "surrogatepass"))
+        except ValueError:
+            pass  # an int with more digits than Python writes
+    return digest((args, sorted(kwargs.items())), strict)
 
 
 def key(parent: str, identity: str, inputs: bytes, occurrence: int) -> str:
@@ -76,7 +84,7 @@ def _constant(value: Any) -> str:
 def _digest(value: Any, seen: dict[int, tuple[bytes, Any]], strict: bool) -> bytes:
     kind = type(value)
     if kind in PLAIN:
-        return _hash(b"v", repr(value).encode("utf-8", "surrogatepass"))
+        return _hash(b"v", _text(value).encode("utf-8", "surrogatepass"))
     if kind is TaskFuture:
         return _hash(b"f", value.key.encode())
     found = seen.get(id(value))
@@ -93,7 +101,7 @@ def _composed(value: Any, kind: type, seen: dict[int, tuple[bytes, Any]], strict
     if kind is list or kind is tuple:
         tag = b"l" if kind is list else b"t"
         if set(map(type, value)) <= PLAIN:
-            return _hash(tag, repr(value).encode("utf-8", "surrogatepass"))
+            return _hash(tag, _text(value).encode("utf-8", "surrogatepass"))
         return _hash(tag + b"-", b"".join(_digest(part, seen, strict) for part in value))
     if kind is dict:
         parts = sorted(_digest(k, seen, strict) + _digest(v, seen, strict) for k, v in value.items())
@@ -135,6 +143,13 @@ def _reduced(value: Any, kind: type, seen: dict[int, tuple[bytes, Any]], strict:
     ]
     parts += [_digest(list(part) if part is not None else None, seen, strict) for part in (items, pairs)]
     return _hash(b"r", b"".join(parts))
+
+
+def _text(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an int with more digits than Python writes
+        return hex(value) if isinstance(value, int) else ",".join(map(_text, value))
 
 
 def _name(value: Any) -> str:

@@ -22,7 +22,9 @@ INLINE = 16 * 1024
 #: Bytes that one value may have, unless the flow says otherwise.
 LIMIT = 256 * 1024 * 1024
 _DEEPEST = 40
-_PLAIN = (str, bool, int, type(None))
+_PLAIN = (str, bool, type(None))
+#: Bits of an int from which on it is not written as digits, of which Python allows 4300.
+_LONG = 10_000
 
 
 class NotKept(Exception):
@@ -176,6 +178,8 @@ def _exact(value: Any, depth: int) -> bool:
     kind = type(value)
     if kind in _PLAIN:
         return True
+    if kind is int:
+        return value.bit_length() < _LONG  # type: ignore[no-any-return]
     if kind is float:
         return math.isfinite(value)
     if depth > _DEEPEST:
