@@ -20,7 +20,7 @@ from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, who
 from shunter_infrastructure.task_files import TaskFiles
 from shunter_work_pools.contracts.agents import LogFrame, LogSize
 from shunter_work_pools.contracts.log_frames import encode_frames
-from shunter_work_pools.contracts.tasks import PIECE_LIMIT, RESULT_NAME
+from shunter_work_pools.contracts.tasks import LINE_LIMIT, RESULT_NAME
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.masking import Mask
 
@@ -30,8 +30,6 @@ log = get_logger()
 LOOK = 0.5
 #: Bytes of journals in one upload, and of a result.
 UPLOAD, PIECE = 1024 * 1024, 4 * 1024 * 1024
-#: Bytes that one line may have here: a frame's head has to fit beside it.
-LONGEST = PIECE_LIMIT - 4096
 #: Attempts whose results are on their way at once.
 AT_ONCE = 4
 #: Seconds until a journal that the server does not take, or that cannot be read, is tried again.
@@ -217,14 +215,14 @@ class TaskShipper:
         try:
             data = way.files.read_journal(way.sent, UPLOAD)
             if b"\n" not in data and len(data) == UPLOAD:
-                data = way.files.read_journal(way.sent, LONGEST)
+                data = way.files.read_journal(way.sent, LINE_LIMIT)
         except OSError as exc:
             if way.final == 0 or (way.final is None and isinstance(exc, FileNotFoundError)):
                 return False  # there is none (any more)
             log.error("the journal of a run cannot be read", reason=str(exc), **way.attempt.names)
             self._later(way)
             return False
-        end = len(data) if len(data) >= LONGEST else data.rfind(b"\n") + 1
+        end = len(data) if len(data) >= LINE_LIMIT else data.rfind(b"\n") + 1
         if not end:  # nothing, or the beginning of a line: what is still torn at the end stays so
             if way.final is not None:
                 self._done(way)

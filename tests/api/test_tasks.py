@@ -220,6 +220,43 @@ async def test_a_result_that_is_not_what_its_name_says_is_none(
         await run.put_journal(0, b"x" * (contracts.PIECE_LIMIT + 1))
 
 
+async def test_what_is_no_unicode_comes_back_as_it_was(
+    server: Served, granted: Any, run: AsyncClient
+) -> None:
+    """Names of files may be such; a run that could not be told of them could never go on."""
+    odd = "caf\udce9.csv"
+    left = {"art": {"key": "a", "kind": "table", "data": [{odd: f"{odd} \U0001f600"}]}, "at": BEGAN}
+    elsewhere = {"url": f"s3://b/{odd}", "n": 3, "z": "j"}
+    deep = json.loads("[" * 90 + "]" * 90)
+    await send(server, granted, 0, text(done(1, [odd]), line(2, "C", r=elsewhere), done(3, deep), left))
+    async with bearing(server, str(await token_of(server, granted))) as http:
+        answer = await http.get("/attempt/tasks")
+    assert answer.status_code == 200
+    assert [one["r"] for one in json.loads(answer.content)["lines"]] == [{"i": [odd]}, elsewhere, {"i": deep}]
+    addresses = {one["result"]["url"] for one in await listed(server, granted)}
+    assert addresses == {None, "s3://b/caf?.csv"}
+    shown = (await server.get(f"/runs/{granted['run']}/artifacts/a"))["data"]
+    assert shown == [{"caf\ufffd.csv": "caf\ufffd.csv \U0001f600"}]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://me:pass@host/a/b@c", "s3://host/a/b@c"),
+        ("simplecache::https://me@host:1/a?sig=x#y", "simplecache::https://host:1/a"),
+        ("memory://a", "memory://a"),
+        ("s3://b/?x@y", "s3://b/"),
+    ],
+)
+async def test_of_an_address_nobody_sees_what_opens_it(plain: Served, url: str, shown: str) -> None:
+    await plain.pool()
+    await plain.deploy(pool="main")
+    await plain.submit()
+    (one,) = await plain.take()
+    await send(plain, one, 0, text(line(1, "C", r={"url": url, "n": 1, "z": "j"})))
+    assert (await listed(plain, one))[0]["result"]["url"] == shown
+
+
 async def test_an_agent_brings_results_under_its_epoch(server: Served, granted: Any) -> None:
     data = b"\0" * 1000
     url = f"http://127.0.0.1:{server.port}/api"

@@ -86,6 +86,28 @@ def test_a_retried_run_executes_what_failed_and_nothing_else(here: Site, tmp_pat
     assert '"error"' not in here.log("hundred")
 
 
+#: Writes into its journal a line of nine million bytes, and a good one after it.
+_TOO_LONG = """
+import json, os
+line = {"k": "a", "t": "long", "s": "C", "n": 1, "at": 1, "u": ["x" * 64] * 140_000}
+path = os.environ["SHUNTER_JOURNAL"]
+os.makedirs(os.path.dirname(path))
+with open(path, "w") as journal:
+    for one in (line, line | {"k": "b", "t": "short", "u": []}):
+        journal.write(json.dumps(one, separators=(",", ":")) + "\\n")
+"""
+
+
+def test_what_follows_a_line_that_is_too_long_reaches_the_server(here: Site) -> None:
+    work = Work(command=[sys.executable, "-c", _TOO_LONG])
+    here.client.deploy("long", DeploymentSpec(work=work, pool="default"))
+    with here.agent("long"):
+        run = begun(here, "long")
+        assert here.ended(run).state == "Completed", here.output(run)
+        assert completed(here, run) == ["short"], here.log("long")
+    assert here.attempts("long") == []
+
+
 #: What ``mixed`` has done when it waits, and what it does when it goes on from there.
 BEFORE = Counter(["large1", "large2", "size", "size", "below", "3", "3", "4", "wait"])
 

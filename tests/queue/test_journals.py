@@ -17,7 +17,7 @@ from shunter_work_pools.contracts.errors import BadRequest, NotFound
 from shunter_work_pools.contracts.states import AttemptState
 from shunter_work_pools.contracts.tasks import (
     ARTIFACTS_LIMIT,
-    PIECE_LIMIT,
+    LINE_LIMIT,
     TASK_ENDS,
     TASK_STATES,
     TaskRun,
@@ -175,6 +175,8 @@ async def test_a_torn_end_waits_for_its_rest(world: World) -> None:
         b'{"art":{"key":"../x","kind":"table","data":1},"at":1}',
         b'{"art":{"key":"x","kind":["table"],"data":1},"at":1}',
         b'{"art":{"key":"x","kind":"script","data":1},"at":1}',
+        b'{"art":{"key":"x","kind":"table","data":' + b"[" * 101 + b"]" * 101 + b'},"at":1}',
+        b'{"s":"C","k":"a","at":1,"t":"t","r":{"i":' + b"[" * 100 + b"]" * 100 + b"}}",
         b'{"art":7,"at":1}',
         b'{"pr":7}',
         b'{"pr":{"done":1,"percent":"x"}}',
@@ -211,10 +213,10 @@ async def test_texts_that_no_store_keeps_are_made_fit(world: World) -> None:
 
 async def test_a_line_that_never_ends_does_not_hold_up_what_follows(world: World) -> None:
     _, one = await granted(world)
-    endless = b"x" * PIECE_LIMIT
-    assert await take(world, one, endless) == PIECE_LIMIT
+    endless = b"x" * LINE_LIMIT
+    assert await take(world, one, endless) == LINE_LIMIT
     rest = b"x\n" + text(done(1))
-    assert await take(world, one, rest, PIECE_LIMIT) == PIECE_LIMIT + len(rest)
+    assert await take(world, one, rest, LINE_LIMIT) == LINE_LIMIT + len(rest)
     assert [task.id for task in await tasks(world, one.run)] == [key(1)]
 
 
@@ -283,7 +285,7 @@ async def test_artifacts_and_progress_are_kept_masked(world: World) -> None:
         {"art": table, "k": key(1), "at": BEGAN + 1},
         {"pr": {"text": "with hunter22", "done": 3, "total": 12, "percent": 25.0}, "at": BEGAN + 2},
         line(1, "F", e={"type": "E", "message": "hunter22 is wrong", "traceback": "at hunter22"}),
-        done(2, "hunter22"),
+        done(2, "hunter22", t="with hunter22"),
     )
     await agent.report(one, AttemptState.STARTING, AttemptState.RUNNING)
     await take(world, one, data, mask=mask)
@@ -306,6 +308,7 @@ async def test_artifacts_and_progress_are_kept_masked(world: World) -> None:
     failed = (await tasks(world, one.run, "Failed"))[0].error
     assert failed is not None
     assert "hunter22" not in failed.message + failed.traceback
+    assert {task.name for task in await tasks(world, one.run)} == {"fetch", "with ********"}
     # A result is for the run itself, and must be what it was.
     own = await world.store.read(lambda tx: task_views.own_tasks(tx, one.run, 2, None, 10))
     assert own.lines[-1]["r"] == {"i": "hunter22"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import partial
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from shunter_work_pools import killpoints
 from shunter_work_pools.api.bodies import BYTES, bytes_of
-from shunter_work_pools.api.dependencies import TheEngine, TheIdentity, answer
+from shunter_work_pools.api.dependencies import TheEngine, TheIdentity
 from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.attempts import AttemptResult, OwnAttempt, Progress
 from shunter_work_pools.contracts.errors import NotFound
@@ -137,4 +138,7 @@ async def get_own_tasks(
 ) -> Response:
     """Task runs of this run that were completed, with what is kept of their values, by key."""
     run, number = identity.of_attempt
-    return answer(await engine.store.read(lambda tx: task_views.own_tasks(tx, run, number, after, limit)))
+    page = await engine.store.read(lambda tx: task_views.own_tasks(tx, run, number, after, limit))
+    # Not by pydantic: a text may hold what is no Unicode (the name of a file), and must come back as it was.
+    text = await asyncio.to_thread(json.dumps, {"lines": page.lines, "next": page.next})
+    return Response(text, media_type="application/json")

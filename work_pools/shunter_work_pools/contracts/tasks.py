@@ -15,8 +15,10 @@ from shunter_work_pools.contracts.base import Contract, Instant, Json
 
 #: Media type of a piece of a journal or a result that a run, or its agent, sends by itself.
 BYTES_MEDIA_TYPE = "application/octet-stream"
-#: Bytes of one piece of a journal or a result. A journal's line has no more either: a longer one is passed over.
+#: Bytes of one piece of a journal or a result.
 PIECE_LIMIT = LOG_UPLOAD_LIMIT
+#: Bytes of a journal's line, a little less, so that what goes beside it has room: so much without an end is passed over.
+LINE_LIMIT = PIECE_LIMIT - 4096
 #: Bytes of one result that is not in the journal itself.
 RESULT_FILE_LIMIT = 2 * 1024**3
 #: Bytes of a journal that are taken of one attempt; what comes after is counted and not kept.

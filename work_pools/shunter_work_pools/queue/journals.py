@@ -22,7 +22,7 @@ from shunter_work_pools.contracts.attempts import Progress
 from shunter_work_pools.contracts.tasks import (
     ARTIFACT_LIMIT,
     ARTIFACTS_LIMIT,
-    PIECE_LIMIT,
+    LINE_LIMIT,
     RESULT_NAME,
     TASK_ENDS,
     TASK_STATES,
@@ -42,6 +42,8 @@ _KINDS = frozenset({"table", "markdown", "link", "image"})
 _LATEST = 253_402_300_799_999_999
 _MOST = 2**31 - 1
 _NAME = 1000
+#: Lists in lists that a value may have.
+_DEEPEST = 100
 #: What of an exception is kept, in characters.
 _ERROR = {"type": 500, "message": 4000, "traceback": 8000}
 #: What a line that says what cannot be comes to: it is of another type, too large, or too deep.
@@ -87,7 +89,7 @@ def pieces(data: bytes, offset: int, mask: Mask) -> Iterator[Piece]:
     """The whole lines of some bytes of a journal, ``BATCH`` at a time; ``offset`` is where they begin.
 
     Args:
-        mask: what is not to be seen of errors, artifacts and progress. (Results are for the run itself.)
+        mask: what is not to be seen of names, errors, artifacts and progress. (Results are for the run itself.)
     """
     at = 0
     while at < len(data):
@@ -102,7 +104,7 @@ def pieces(data: bytes, offset: int, mask: Mask) -> Iterator[Piece]:
             piece.end = offset + at
             yield piece
             continue
-        if len(data) - at >= PIECE_LIMIT:
+        if len(data) - at >= LINE_LIMIT:
             at = len(data)  # no line is as long: its end will be passed over, too
         piece.end = offset + at
         if piece.end > piece.start:
@@ -152,7 +154,7 @@ def _read_task(piece: Piece, line: Line, mask: Mask) -> None:
     piece.tasks[key] = {
         "key": key,
         "parent": _key(parent) if parent else None,
-        "name": _text(line.get("t"), _NAME),
+        "name": mask.text(_text(line.get("t"), _NAME)),
         "is_flow": line.get("y") == "flow",
         "state": state.value,
         "tries": _whole(line.get("n", 0), _MOST),
@@ -186,7 +188,7 @@ def _read_artifact(piece: Piece, line: Line, mask: Mask) -> None:
     name, kind = about.get("key"), about.get("kind")
     if not isinstance(name, str) or not _ARTIFACT.fullmatch(name) or kind not in _KINDS:
         raise ValueError("no artifact")
-    data = _json(mask.document(about.get("data")))
+    data = _json(_seen(mask.document(about.get("data"))))
     if len(data) > ARTIFACT_LIMIT + 1024:  # of blanks there may be others than where it was made
         raise ValueError("too large")
     piece.artifacts[name] = {
@@ -197,6 +199,12 @@ def _read_artifact(piece: Piece, line: Line, mask: Mask) -> None:
         "at": _whole(line.get("at"), _LATEST),
         "data": data,
     }
+
+
+def _seen(value: Any) -> Any:
+    """A value that is to be shown, without what is no Unicode."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(_UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)) if _UNSAFE.search(text) else value
 
 
 def _read_progress(piece: Piece, line: Line, mask: Mask) -> None:
@@ -248,9 +256,19 @@ def _json(value: Any) -> str:
     """As JSON of ASCII, which both stores keep as it is.
 
     Raises:
-        ValueError: a number in it is none of JSON.
+        ValueError: a number in it is none of JSON, or it is deeper than whoever reads it could follow.
     """
-    return _ENCODER.encode(value)
+    text = _ENCODER.encode(value)
+    if text.count("[") + text.count("{") > _DEEPEST and not _within(value, _DEEPEST):
+        raise ValueError("too deep")
+    return text
+
+
+def _within(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_within(one, levels - 1) for one in parts)
 
 
 # ---- rows

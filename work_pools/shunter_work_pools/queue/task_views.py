@@ -114,8 +114,17 @@ def _result(kept: str) -> TaskResult:
         kept=where,
         format="pickle" if pickled else "json",
         bytes=size if type(size) is int else None,
-        url=url if isinstance(url, str) else None,
+        url=_address(url) if isinstance(url, str) else None,
     )
+
+
+def _address(url: str) -> str:
+    """An address without what opens it: neither user and password nor a query."""
+    scheme, found, rest = url.partition("://")
+    bare = re.split(r"[?#]", rest, maxsplit=1)[0]
+    host, slash, path = bare.partition("/")
+    shown = f"{scheme}{found}{host.rpartition('@')[2]}{slash}{path}" if found else url
+    return shown.encode(errors="replace").decode()
 
 
 def graph(tx: Tx, run_id: UUID, *, each: bool) -> TaskGraph:
