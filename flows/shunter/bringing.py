@@ -83,6 +83,8 @@ class Bringer:
         told = json.loads(self._patiently(ask))
         if told.get("full"):
             raise ServerRefused("it has reached its limit", 413)
+        if told["size"] == self._sent:
+            raise ServerRefused(f"it does not get beyond byte {self._sent} there", 409)
         self._sent = told["size"]
 
     def _try_result(self, name: str) -> None:

@@ -14,6 +14,7 @@ from shunter.results import NotKept
 #: Seconds that a server which is away is waited for.
 PATIENCE = 300.0
 _PAGE = 1000
+_NOT_FOUND = 404
 
 
 class EarlierAttempts:
@@ -52,14 +53,18 @@ class EarlierAttempts:
 
         Raises:
             NotKept: the server does not have it, or not as it was.
+            ServerAway, ServerRefused: whether it has it is not known. Its task may not be executed then.
         """
         data, size = b"", 1
         while len(data) < size:
             ask = partial(self._server.ask, "GET", f"results/{name}", {"offset": len(data)})
             try:
                 part, headers = patiently(ask, PATIENCE, "a result of an earlier attempt")
-            except ServerRefused as exc:
-                raise NotKept(str(exc)) from None
+            except (ServerAway, ServerRefused) as exc:
+                if isinstance(exc, ServerRefused) and exc.status == _NOT_FOUND:
+                    raise NotKept(str(exc)) from None
+                exc.args = (f"a result of an earlier attempt of this run cannot be had now: {exc}",)
+                raise
             size = int(headers["Shunter-Result-Size"])
             if not part:
                 break

@@ -23,6 +23,8 @@ T = TypeVar("T")
 _TIMEOUT = 30.0
 _SOONEST, _LATEST = 0.05, 5.0
 _PASSING = (408, 425, 429)
+#: In each answer of a Shunter server.
+_HEADER = "Shunter-Protocol"
 
 
 class OwnServer:
@@ -69,6 +71,10 @@ class OwnServer:
                     self._connection.close()
                     self._connection = None
                 raise ServerAway(f"no answer of {self._url.netloc}: {exc or type(exc).__name__}") from exc
+        if response.headers.get(_HEADER) is None:  # a proxy's, whose server is away or not there yet
+            raise ServerAway(
+                f"what answers at {self._url.netloc} is no Shunter server: it says {response.status} {response.reason}"
+            )
         if 200 <= response.status < 300:
             return data, response.headers
         said = f"{self._url.netloc} says {response.status} {response.reason}: {_detail(data)}"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
+from shunter.errors import ServerAway, ServerRefused
 from shunter.packing import pack, unpack
 
 #: Bytes up to which a value is in the journal's line.
@@ -68,6 +69,7 @@ class Store:
 
         Raises:
             NotKept: it is not there any more, or not what was kept.
+            ServerAway, ServerRefused: whether it is there cannot be known now.
         """
         if "i" in reference:
             return reference["i"]
@@ -78,7 +80,7 @@ class Store:
             if len(data) != reference["n"]:
                 raise NotKept(f"{len(data)} bytes are there instead of {reference['n']}")
             return decode(reference["z"], data)
-        except NotKept:
+        except (NotKept, ServerAway, ServerRefused):
             raise
         except Exception as exc:
             raise NotKept(f"{type(exc).__name__}: {exc}") from None

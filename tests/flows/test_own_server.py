@@ -13,12 +13,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from shunter import bringing, earlier_attempts, own_server
+from shunter import bringing, earlier_attempts, flow, flow_engine, own_server, task
 from shunter.bringing import Bringer
 from shunter.earlier_attempts import EarlierAttempts
 from shunter.errors import ServerAway, ServerRefused
+from shunter.journal import Journal, lines
 from shunter.own_server import OwnServer
 from shunter.results import NotKept
+from shunter.runs import Root
+from shunter.states import State
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -50,7 +53,9 @@ class There:
                     self.close_connection = True
                     return
                 self.send_response(status)
-                for name, value in headers.items():
+                for name, value in ({"Shunter-Protocol": "3"} | headers).items():
+                    if not value:
+                        continue
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -204,3 +209,67 @@ def test_a_server_that_never_answers_is_not_waited_for_long(
     path.write_bytes(b'{"v":1}\n')
     Bringer(str(path), OwnServer("http://127.0.0.1:9/api", "t")).finish()
     assert "the journal is not brought to the server any more" in caplog.text
+
+
+def test_a_result_that_cannot_be_had_now_does_not_have_its_task_executed_again(
+    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(earlier_attempts, "PATIENCE", 0.3)
+    executed = []
+
+    @task
+    def large() -> bytes:
+        executed.append("large")
+        return b"x" * 20_000
+
+    @flow
+    def inside() -> bytes:
+        return large()
+
+    @flow
+    def outside() -> int:
+        return len(inside())
+
+    def run(journal: Journal) -> State[Any]:
+        return flow_engine.run(outside, (), {}, Root(journal))
+
+    assert run(Journal(str(tmp_path / "first"))).name == "Completed"
+    kept = [line for line in lines(str(tmp_path / "first")) if "r" in line]
+    results: Answer = (200, b"", {})
+
+    def answer(method: str, path: str, query: dict[str, str], body: bytes) -> Answer:
+        return (200, json.dumps({"lines": kept, "next": None}).encode(), {}) if path.endswith("tasks") else results
+
+    there.answer = answer
+    earlier = EarlierAttempts(OwnServer(there.url, "t"))
+    for status, name in ((503, "away"), (401, "over")):
+        results = status, b'{"detail": "no"}', {}
+        (tmp_path / name).mkdir()
+        ended = run(Journal(str(tmp_path / name / "journal"), earlier.completed, earlier.result))
+        assert ended.name == "Failed"
+        assert "a result of an earlier attempt of this run cannot be had now" in str(ended.error)
+        # Nor is it said of what was completed that it is not.
+        told = [line for line in lines(str(tmp_path / name / "journal")) if "s" in line]
+        assert {line["t"] for line in told} == {"outside"}
+    assert executed == ["large"]
+
+
+def test_what_is_no_shunter_server_says_nothing(there: There) -> None:
+    """A proxy, whose server is away or is not known to it yet."""
+    none = {"Shunter-Protocol": ""}
+    ways = iter([(404, b"not found", none), (200, b"<html>", none), (301, b"", none), (403, b"", none)])
+    page = (200, b'{"lines": [], "next": null}', {})
+    there.answer = lambda *asked: next(ways, page)  # type: ignore[arg-type]
+    assert EarlierAttempts(OwnServer(there.url, "t")).completed == {}
+    assert len(there.asked) == 5
+
+
+def test_a_journal_that_does_not_arrive_is_not_sent_for_ever(
+    there: There, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b'{"v":1}\n')
+    there.answer = lambda *asked: (200, b'{"size": 0}', {})
+    Bringer(str(path), OwnServer(there.url, "t")).finish()
+    assert len(there.asked) == 1
+    assert "it does not get beyond byte 0 there" in caplog.text
