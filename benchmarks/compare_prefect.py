@@ -121,7 +121,10 @@ def measure_shunter(runs: int, burst: int) -> Found:
 def measure_prefect(runs: int, burst: int) -> Found:
     """A server and one process worker, as ``prefect server start`` and ``prefect worker start`` make them."""
     make_environment()
-    with _prefect() as (api, folder, server, worker):
+    with prefect_server() as prefect, _worker(prefect) as worker:
+        api, folder, server = prefect.api, prefect.folder, prefect.process
+        (folder / "flow.py").write_text(PREFECT_FLOW)
+        (folder / "started").mkdir()
         flow = api("POST", "/flows/", {"name": "main"})["id"]
         deployment = api(
             "POST",
@@ -225,14 +228,62 @@ def make_environment() -> None:
     stamp.write_text("\n".join(REQUIREMENTS))
 
 
-Api = Callable[..., Any]
+@dataclass
+class PrefectServer:
+    """Prefect's server in a home of its own.
+
+    Attributes:
+        folder: for what is tried with it.
+        env: of everything that is to speak to it.
+    """
+
+    port: int
+    folder: Path
+    env: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """What it answers."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            status, data = _request(self.port, method, f"/api{path}", body)
+            if status < 400:
+                return json.loads(data)
+            # Its SQLite is busy; its own client asks again as well.
+            if status != 503 or time.monotonic() > deadline:
+                raise RuntimeError(f"Prefect: {method} {path}: {status} {data[:2000].decode()}")
+            time.sleep(0.1)
+
+    @contextmanager
+    def program(self, path: str, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """``prefect ARGUMENTS``, once something answers at a path of the API."""
+        log = self.folder / f"{name}.log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [str(ENVIRONMENT / "bin" / "prefect"), *arguments],
+                env=self.env,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            method, body = ("GET", None) if path == "/health" else ("POST", {})
+            _wait_for(lambda: self._answers(method, path, body), process, log)
+            yield process
+        finally:
+            _end(process)
+
+    def _answers(self, method: str, path: str, body: Any) -> bool:
+        with suppress(OSError, http.client.HTTPException, RuntimeError):
+            return bool(self.api(method, path, body))
+        return False
 
 
 @contextmanager
-def _prefect() -> Iterator[tuple[Api, Path, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+def prefect_server() -> Iterator[PrefectServer]:
+    """As ``prefect server start`` makes one, on SQLite."""
     folder = Path(tempfile.mkdtemp(prefix="shunter-compare-"))
-    (folder / "flow.py").write_text(PREFECT_FLOW)
-    (folder / "started").mkdir()
     port = free_port()
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "PYTHON"))}
     env |= {
@@ -244,52 +295,22 @@ def _prefect() -> Iterator[tuple[Api, Path, subprocess.Popen[bytes], subprocess.
         "DO_NOT_TRACK": "1",
         "STARTED_FOLDER": str(folder / "started"),
     }
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with open(folder / f"{name}.log", "wb") as log:
-            process = subprocess.Popen(
-                [str(ENVIRONMENT / "bin" / "prefect"), *arguments],
-                env=env,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        processes.append(process)
-        return process
-
-    def api(method: str, path: str, body: Any = None) -> Any:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            status, data = _request(port, method, f"/api{path}", body)
-            if status < 400:
-                return json.loads(data)
-            # Its SQLite is busy; its own client asks again as well.
-            if status != 503 or time.monotonic() > deadline:
-                raise RuntimeError(f"Prefect: {method} {path}: {status} {data[:2000].decode()}")
-            time.sleep(0.1)
-
-    def answers(method: str, path: str, body: Any = None) -> bool:
-        with suppress(OSError, http.client.HTTPException, RuntimeError):
-            return bool(api(method, path, body))
-        return False
-
+    found = PrefectServer(port, folder, env)
+    start = ("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui")
     try:
-        server = start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui")
-        _wait_for(lambda: answers("GET", "/health"), server, folder / "server.log")
-        worker = start(
-            "worker",
-            *("worker", "start", "--pool", "compare", "--type", "process", "--name", "compare"),
-            *("--install-policy", "never"),
-        )
-        workers = "/work_pools/compare/workers/filter"
-        _wait_for(lambda: answers("POST", workers, {}), worker, folder / "worker.log")
-        yield api, folder, server, worker
+        with found.program("/health", "server", *start) as found.process:
+            yield found
     finally:
-        for process in reversed(processes):
-            _end(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _worker(prefect: PrefectServer) -> Iterator[subprocess.Popen[bytes]]:
+    start = ("worker", "start", "--pool", "compare", "--type", "process", "--name", "compare")
+    with prefect.program(
+        "/work_pools/compare/workers/filter", "worker", *start, "--install-policy", "never"
+    ) as worker:
+        yield worker
 
 
 def _request(port: int, method: str, path: str, body: Any) -> tuple[int, bytes]:
