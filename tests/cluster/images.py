@@ -85,7 +85,10 @@ def write(archive: Path, name: str, root: Path, config: dict[str, Any], base: Pa
         "architecture": _ARCHITECTURES[platform.machine()],
         "os": "linux",
         "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers]},
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers],
+        },
         "history": [{"created_by": "tests/cluster/images.py"}] * len(layers),
     }
     names = [f"layer-{number}.tar" for number in range(len(layers))]

@@ -238,7 +238,11 @@ def test_a_result_that_cannot_be_had_now_does_not_have_its_task_executed_again(
     results: Answer = (200, b"", {})
 
     def answer(method: str, path: str, query: dict[str, str], body: bytes) -> Answer:
-        return (200, json.dumps({"lines": kept, "next": None}).encode(), {}) if path.endswith("tasks") else results
+        return (
+            (200, json.dumps({"lines": kept, "next": None}).encode(), {})
+            if path.endswith("tasks")
+            else results
+        )
 
     there.answer = answer
     earlier = EarlierAttempts(OwnServer(there.url, "t"))

@@ -163,7 +163,9 @@ def test_a_cancelled_flow_calls_its_hooks(boxes: Site, tmp_path: Path) -> None:
         assert (states["sleeps", "Cancelled"], states["stopped", "Cancelled"]) == (2, 1)
 
 
-def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_container(boxes: Site, tmp_path: Path) -> None:
+def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_container(
+    boxes: Site, tmp_path: Path
+) -> None:
     deploy(boxes, "crashes", tmp_path)
     with boxes.agent("crashes", pool="boxes"):
         run = begun(boxes, tmp_path)
@@ -211,7 +213,11 @@ def test_a_flow_is_an_entrypoint(boxes: Site, tmp_path: Path) -> None:
         run = boxes.client.create_run(RunRequest(deployment="inside")).id
         ended = boxes.ended(run)
         assert ended.state == "Completed", boxes.output(run)
-        assert (ended.result["squares"], ended.result["tags"], ended.result["flow"]) == (14, ["demo"], "inside")
+        assert (ended.result["squares"], ended.result["tags"], ended.result["flow"]) == (
+            14,
+            ["demo"],
+            "inside",
+        )
         output = boxes.output(run).decode()
         assert "| WARNING | shunter.inside | from the flow" in output
         assert "| INFO    | some.library | two\nlines" in output

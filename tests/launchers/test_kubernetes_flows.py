@@ -105,7 +105,15 @@ def test_a_flow_and_its_retry(pods: Site, effects: Effects) -> None:
         ended = pods.ended(run, _ENDS)
         assert ended.state == "Completed", pods.output(run)
         assert ended.result == {"sizes": [100_000] * 2, "other": True, "squares": 285, "attempt": 2}
-    once = ["large-1", "large-2", "size", "size", "process-0", "process-1", *(f"square-{n}" for n in range(10))]
+    once = [
+        "large-1",
+        "large-2",
+        "size",
+        "size",
+        "process-0",
+        "process-1",
+        *(f"square-{n}" for n in range(10)),
+    ]
     assert effects.ended == Counter([*once, "square-9"])
 
 
@@ -161,4 +169,6 @@ def test_a_run_that_is_cancelled(pods: Site, effects: Effects) -> None:
         assert (ended.state, ended.cause) == ("Cancelled", "cancelled"), pods.output(run)
         assert states(pods, run)["waits", "Cancelled"] == 1
         assert states(pods, run)["long", "Cancelled"] == 1
-    assert effects.ended == Counter(["large-7", "size", "waits", "hook-waits-Cancelled", "hook-long-Cancelled"])
+    assert effects.ended == Counter(
+        ["large-7", "size", "waits", "hook-waits-Cancelled", "hook-long-Cancelled"]
+    )
