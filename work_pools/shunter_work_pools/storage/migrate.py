@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, text
 from shunter_work_pools.contracts.errors import StoreError
 
 #: Revisions of the schema, oldest first; the last one is this version's.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 HEAD = REVISIONS[-1]
 SCRIPTS = Path(__file__).parent / "migrations"
 

@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("offset", sa.BigInteger(), nullable=False),
         sa.Column("flow", sa.Text()),
         sa.Column("code", sa.String(64)),
+        sa.Column("crash_hooks", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.PrimaryKeyConstraint("run_id", "attempt", name="pk_journals"),
     )
     op.create_table(
