@@ -143,7 +143,30 @@ def deploy(*deployments: FlowDeployment, pool: str | None = None) -> list[Change
         from shunter_work_pools.client import Client
 
         with Client() as client:
+            _fit_for_images(client, named, pool)
             return applied(client, named)
+
+
+def _fit_for_images(client: Client, named: Sequence[Named], pool: str | None) -> None:
+    """Where runs are containers or pods only they can bring their journals to the server: by a token. Their code is in
+    the image."""
+    others = {one.name for one in client.list_pools().pools if one.type != "process"}
+    if not others or (pool is not None and pool not in others):
+        return
+    from shunter.loggers import get_logger, set_up
+
+    set_up()
+    for one in named:
+        one.spec.work.token = True
+        if pool is not None and one.spec.work.local_source is not None:
+            get_logger("shunter").warning(
+                "deployment %s: the runs of pool %s know nothing of the folder %s: the image has to have %s, found from "
+                "its working folder or as an installed module (then give source=None), or give a source that is fetched",
+                one.name,
+                pool,
+                one.spec.work.local_source,
+                one.spec.work.entrypoint,
+            )
 
 
 def check(deployments: Sequence[FlowDeployment], what: str) -> Sequence[FlowDeployment]:

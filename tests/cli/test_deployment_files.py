@@ -66,6 +66,7 @@ deployments:
     env: {A: "1"}
     pass_env: [HOME]
     working_dir: sub
+    token: true
     on_lost: retry
     exclusive: true
     keep: {runs: 10, logs_for: 2d}
@@ -103,6 +104,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
             "start_timeout": 30.0,
             "grace": 0.0,
             "memory_limit": 1536 * 2**20,
+            "token": True,
         },
         "description": "All there is.",
         "parameters": {"year": 2013, "deep": {"list": [1, None, True, 1.5]}},

@@ -21,6 +21,7 @@ import pytest
 from shunter.serving import PAUSED, _Service
 from shunter_work_pools.contracts.deployments import SchedulePatch
 from shunter_work_pools.contracts.errors import NotFound
+from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
 from tests.serving import page
@@ -436,6 +437,25 @@ def test_deploy_to_a_pool_from_modules_and_packages(one: Site, tmp_path: Path) -
     spec = one.client.get_deployment("by-module").spec
     assert (spec.work.entrypoint, spec.work.source) == ("team.jobs:where", str(tmp_path))
     assert one.client.get_deployment("by-import").spec.work.timeout == 60
+    assert not spec.work.token
+
+
+def test_deploy_to_a_pool_of_containers(one: Site, tmp_path: Path) -> None:
+    """Runs bring their journals themselves there, and have no folder of this machine."""
+    one.client.create_pool(PoolSpec(name="boxes", type="docker", template={"image": "localhost/python:3.11"}))
+    main = (
+        '\nif __name__ == "__main__":\n    where.deploy("folder", pool="boxes")\n'
+        '    where.deploy("image", pool="boxes", source=None)\n'
+    )
+    text = PACKAGE.split("class")[0].replace("from .inner import VALUE", "VALUE = 1") + main
+    path = written(tmp_path, text, "boxed.py")
+    done = subprocess.run(
+        [sys.executable, str(path)], env=one.env, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )  # fmt: skip
+    assert done.stderr.count("know nothing of the folder") == 1, done.stderr
+    assert f"deployment folder: the runs of pool boxes know nothing of the folder {tmp_path}" in done.stderr
+    for name in ("folder", "image"):
+        assert one.client.get_deployment(name).spec.work.token
     assert one.client.get_deployment("where").spec.tags == ["x"]
     with one.agent("a1"):
         assert one.ended(started(one, "by-import")).result == 42

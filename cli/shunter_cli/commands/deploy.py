@@ -283,6 +283,13 @@ def deploy(
         str | None,
         typer.Option(help="Likewise, by uv.lock, pylock.toml or requirements with hashes.", metavar="FILE"),
     ] = None,
+    token: Annotated[
+        bool,
+        typer.Option(
+            "--token",
+            help="Its runs are given a token to speak to the server of themselves; flows in containers and pods need it.",
+        ),
+    ] = False,
     var: Annotated[
         list[str] | None,
         typer.Option(
@@ -368,6 +375,7 @@ def deploy(
         grace=durations.seconds(grace, "--grace"),
         memory_limit=sizes.memory(memory_limit, "--memory-limit") if memory_limit is not None else None,
         run_as=checks.user("--run-as", run_as) if run_as is not None else None,
+        token=token,
     )
     spec = DeploymentSpec(
         work=work,

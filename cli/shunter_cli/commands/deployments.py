@@ -127,6 +127,7 @@ def inspect(name: NameArgument, output_as: OutputOption = Output.TABLE) -> None:
         ("builds", code_words.environment(work.environment) if work.environment else ""),
         ("working dir", work.working_dir or ""),
         ("runs as", work.run_as or ""),
+        ("token", "its runs are given one" if work.token else ""),
         ("python", work.python or ""),
         ("parameters", output.compact(spec.parameters) if spec.parameters else ""),
         ("pool", f"{spec.pool}, queue {spec.queue or 'default'}" if spec.pool else "by tags"),

@@ -478,6 +478,8 @@ class Defaults(Part):
     """Where it starts, from this file's folder; by default a folder of its own."""
     run_as: UserName | None = None
     """The user of the agent's machine as whom it runs, by name or number; by default the agent's own."""
+    token: Switch = False
+    """Its runs are given a token, by which they speak to the server of themselves; flows in containers and pods need it."""
     python: Text | None = None
     """Interpreter of an entrypoint; by default the agent's."""
     source: Annotated[

@@ -144,6 +144,7 @@ def _spec(entry: DeploymentEntry, known: _Known) -> DeploymentSpec:
             grace=entry.grace,
             memory_limit=entry.memory_limit,
             run_as=entry.run_as,
+            token=entry.token,
         ),
         parameters=_typed(entry.parameters, schema),
         parameter_schema=schema,
