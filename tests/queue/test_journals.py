@@ -103,6 +103,28 @@ def world_time(moment: Any) -> int:
     return round(moment.timestamp() * 1e6) - BEGAN
 
 
+async def test_the_first_flow_says_whether_there_are_hooks_for_a_crash(world: World) -> None:
+    agent, one = await granted(world)
+
+    async def known() -> tuple[int, bool]:
+        return await world.store.read(lambda tx: journals.known(tx, one.run, one.attempt))
+
+    assert await known() == (0, False)
+    first = text(line(1, "R"))
+    await take(world, one, first)
+    assert await known() == (len(first), False)
+    second = text(head() | {"h": True})
+    await take(world, one, second, len(first))
+    third = text(head("another"))
+    await take(world, one, third, len(first + second))
+    assert await known() == (len(first + second + third), True)
+    await agent.run_through(one, AttemptState.FAILED)
+    await world.retry(one.run)
+    (one,) = await agent.claim()
+    await take(world, one, text(head() | {"h": "yes"}))
+    assert (await known())[1] is False
+
+
 async def test_pages_have_each_task_once(world: World) -> None:
     _, one = await granted(world)
     await take(world, one, text(*(done(at // 2 * 2 + at % 2) | {"at": BEGAN + at // 3} for at in range(20))))
