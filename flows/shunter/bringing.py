@@ -1,18 +1,20 @@
 """A thread that brings the journal to the server, in runs whose files nobody else can read (pods).
 
 Lines go in batches, each after the results that it names; what has not gone when the process is killed is lost with it.
-At the end of the process it waits until everything is there.
+At the end of the process it waits until everything is there. Where the server says that the attempt is over (its node was
+silent, and given up), the flow is cancelled: another attempt may do the same by now.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from shunter.errors import ServerAway, ServerRefused
+from shunter.errors import AttemptOver, ServerAway, ServerRefused
 from shunter.own_server import OwnServer, patiently
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class Bringer:
                     self._bring(lines)
                 if last:
                     return
+        except AttemptOver as exc:
+            _cancel(exc)
         except (ServerAway, ServerRefused, OSError) as exc:
             from shunter.loggers import get_logger
 
@@ -93,6 +97,8 @@ class Bringer:
         self._brought.add(name)
         try:
             self._bring_result(name)
+        except AttemptOver:
+            raise
         except (ServerRefused, OSError) as exc:
             from shunter.loggers import get_logger
 
@@ -140,6 +146,15 @@ class Bringer:
                 continue
             self._answered = True
             return answer
+
+
+def _cancel(why: AttemptOver) -> None:
+    """Cancel the flow, unless that is being done already: a second SIGTERM would end it amid its hooks."""
+    from shunter.loggers import get_logger
+
+    get_logger("shunter").error("the flow is cancelled: %s", why)
+    if callable(signal.getsignal(signal.SIGTERM)):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _named(lines: bytes) -> Iterator[str]:

@@ -65,6 +65,10 @@ class ServerRefused(Exception):
         self.status = status
 
 
+class AttemptOver(ServerRefused):
+    """For the server this attempt has ended: the run goes on elsewhere, or not at all."""
+
+
 class RunCancelled(BaseException):
     """The run is being cancelled. No ``Exception``, so that a handler of those does not hold it up."""
 

@@ -15,7 +15,7 @@ from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnect
 from typing import TypeVar
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-from shunter.errors import ServerAway, ServerRefused
+from shunter.errors import AttemptOver, ServerAway, ServerRefused
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class OwnServer:
 
         Raises:
             ServerAway: there is none now.
-            ServerRefused: it says no.
+            ServerRefused: it says no; ``AttemptOver``, if that is why.
         """
         given = urlencode({name: value for name, value in query.items() if value is not None})
         target = f"{self._url.path.rstrip('/')}/v1/attempt/{path}" + (f"?{given}" if given else "")
@@ -80,7 +80,7 @@ class OwnServer:
         said = f"{self._url.netloc} says {response.status} {response.reason}: {_detail(data)}"
         if response.status >= 500 or response.status in _PASSING:
             raise ServerAway(said)
-        raise ServerRefused(said, response.status)
+        raise (AttemptOver if b"problem:attempt-over" in data else ServerRefused)(said, response.status)
 
     def _connected(self) -> HTTPConnection:
         proxy = _proxy(self._url.geturl())

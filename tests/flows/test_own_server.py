@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
@@ -10,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import pytest
 
@@ -22,6 +26,7 @@ from shunter.own_server import OwnServer
 from shunter.results import NotKept
 from shunter.runs import Root
 from shunter.states import State
+from shunter_work_pools.identities import attempt_over
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -277,3 +282,54 @@ def test_a_journal_that_does_not_arrive_is_not_sent_for_ever(
     Bringer(str(path), OwnServer(there.url, "t")).finish()
     assert len(there.asked) == 1
     assert "it does not get beyond byte 0 there" in caplog.text
+
+
+_CANCELLED = """
+import time
+from shunter import flow, task
+
+@task
+def step(n):
+    time.sleep(0.01)
+
+@flow(on_cancelled=[lambda of, run, state: print("hook of", of.name, state.name, flush=True)])
+def endless():
+    n = 0
+    while True:
+        step(n)
+        n += 1
+
+endless()
+"""
+
+
+def test_a_flow_whose_attempt_is_over_is_cancelled(there: There, tmp_path: Path) -> None:
+    """As in a pod whose node was silent: another attempt may do the same by now."""
+    takes = journal(there)
+    over = attempt_over(UUID(int=1), 1).problem()
+
+    def answer(method: str, path: str, query: dict[str, str], body: bytes) -> Answer:
+        if int(query["offset"]) > 1000:
+            return 401, json.dumps(over).encode(), {}
+        return takes(method, path, query, body)
+
+    there.answer = answer
+    env = {
+        "SHUNTER_RUN_ID": str(UUID(int=1)),
+        "SHUNTER_ATTEMPT": "1",
+        "SHUNTER_RUN_TOKEN": "t",
+        "SHUNTER_API_URL": there.url,
+        "SHUNTER_JOURNAL": f"{tmp_path}/journal",
+        "SHUNTER_BRING_JOURNAL": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _CANCELLED],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert done.stdout == "hook of endless Cancelled\n"
+    assert "is over, and with it its token" in done.stderr

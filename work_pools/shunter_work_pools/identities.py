@@ -24,7 +24,7 @@ from sqlalchemy import Row
 
 from shunter_work_pools.attempt_tokens import AttemptTokens
 from shunter_work_pools.contracts.base import Micros, Name, moment
-from shunter_work_pools.contracts.errors import TooManyRequests, Unauthenticated
+from shunter_work_pools.contracts.errors import AttemptOver, TooManyRequests, Unauthenticated
 from shunter_work_pools.contracts.identities import PREFIXES, Kind, Role, WhoAmI
 from shunter_work_pools.queue import joining, keys
 from shunter_work_pools.queue.progress import is_live
@@ -411,9 +411,9 @@ def identity_of(row: Row[Any]) -> Identity:
     )
 
 
-def attempt_over(run: UUID, number: int) -> Unauthenticated:
+def attempt_over(run: UUID, number: int) -> AttemptOver:
     """The refusal of a token whose attempt has ended."""
-    return Unauthenticated(
+    return AttemptOver(
         f"attempt {number} of run {run} is over, and with it its token", "Nothing more can be told of it."
     )
 

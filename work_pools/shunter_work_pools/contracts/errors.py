@@ -118,6 +118,12 @@ class Unauthenticated(Refused):
     title = "A valid token is needed"
 
 
+class AttemptOver(Unauthenticated):
+    """The token is one of an attempt that has ended."""
+
+    slug = "attempt-over"
+
+
 class Forbidden(Refused):
     """The Host header is not one this server answers to, or who asks may not do this."""
 
