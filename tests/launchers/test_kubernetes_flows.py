@@ -76,6 +76,13 @@ def states(pods: Site, run: UUID) -> Counter[tuple[str, str]]:
     return Counter((task.name, task.state) for task in pods.client.each_task(str(run)))
 
 
+def lose(jobs_of_tests: tuple[Cluster, str], run: UUID) -> None:
+    """Its pod is deleted by force: nobody waits for it any more."""
+    cluster, namespace = jobs_of_tests
+    label = f"shunter.dev/run={run}"
+    cluster.kubectl("delete", "pods", "-n", namespace, "-l", label, "--force", "--grace-period=0")
+
+
 def test_a_flow_and_its_retry(pods: Site, effects: Effects) -> None:
     with pods.agent("whole", pool="cluster"):
         run = begun(pods, "whole", effects, upto=10)
@@ -111,12 +118,10 @@ def test_a_flow_and_its_retry(pods: Site, effects: Effects) -> None:
 
 def test_a_pod_that_is_lost(pods: Site, effects: Effects, jobs_of_tests: tuple[Cluster, str]) -> None:
     """In the midst of a stream of tasks: what it has not brought is done again, and nothing else."""
-    cluster, namespace = jobs_of_tests
     with pods.agent("many", pool="cluster"):
         run = begun(pods, "many", effects)
         until(lambda: len(effects.ended) >= 100, lambda: pods.output(run))
-        label = f"shunter.dev/run={run}"
-        cluster.kubectl("delete", "pods", "-n", namespace, "-l", label, "--force", "--grace-period=0")
+        lose(jobs_of_tests, run)
         ended = pods.ended(run, _ENDS)
         assert (ended.state, ended.cause) == ("Crashed", "deleted")
         before = len(effects.ended)
@@ -166,3 +171,37 @@ def test_a_run_that_is_cancelled(pods: Site, effects: Effects) -> None:
     assert effects.ended == Counter(
         ["large-7", "size", "waits", "hook-waits-Cancelled", "hook-long-Cancelled"]
     )
+
+
+def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_pod(
+    pods: Site, effects: Effects, jobs_of_tests: tuple[Cluster, str]
+) -> None:
+    """Once, though the agent is killed meanwhile and another one goes on with them."""
+    cluster, namespace = jobs_of_tests
+    first = pods.start_agent("hooks", pool="cluster", kill_at="after-hooks-started")
+    try:
+        run = begun(pods, "long", effects)
+        effects.wait_for(1)
+        until(lambda: states(pods, run)["size", "Completed"] == 1, lambda: states(pods, run))
+        lose(jobs_of_tests, run)
+        assert first.wait(60) == -signal.SIGKILL, pods.log("hooks")
+    finally:
+        first.kill()
+        first.wait()
+    with pods.agent("hooks", pool="cluster"):
+        ended = pods.ended(run, _ENDS)
+        assert (ended.state, ended.cause) == ("Crashed", "deleted"), pods.log("hooks")
+        # A pod that is deleted is told so by SIGTERM, and has a moment for what it does when it is cancelled.
+        for one in ("hook-long-Cancelled", "hook-waits-Cancelled"):
+            effects.ended.pop(one, None)
+        assert effects.ended == Counter(["large-7", "size", "waits", "hook-long-Crashed"])
+        (told,) = [one for one in pods.output(run).decode().splitlines() if "hook: long Crashed" in one]
+        assert "{'n': 7}" in told
+        assert "was deleted by somebody" in told
+        label = f"shunter.dev/run={run}"
+        until(
+            lambda: (
+                not cluster.kubectl("get", "jobs,pods,secrets", "-n", namespace, "-l", label, "-o", "name")
+            ),
+            lambda: cluster.get("jobs,pods", "-n", namespace, "-l", label),
+        )

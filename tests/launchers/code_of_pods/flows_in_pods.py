@@ -23,6 +23,7 @@ def held(what: object) -> None:
 
 def note(of: Any, run: Any, state: Any) -> None:
     """A hook."""
+    print("hook:", of.name, state.name, getattr(run, "parameters", ""), state.error, flush=True)
     did(f"hook-{of.name}-{state.name}")
 
 
