@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -40,13 +41,22 @@ class Secrets:
         server: the client.
         agent, session: who asks.
         own: the agent's own.
+        authorities: the file by which the agent believes the server, and runs that speak to it, too; None: the system's.
     """
 
-    def __init__(self, server: SecretServer, agent: str, session: UUID, own: OwnSecrets) -> None:
+    def __init__(
+        self,
+        server: SecretServer,
+        agent: str,
+        session: UUID,
+        own: OwnSecrets,
+        authorities: Path | None = None,
+    ) -> None:
         self._server = server
         self._agent = agent
         self._session = session
         self._own = own
+        self._authorities = authorities
 
     async def prepare(self, attempt: Attempt, prepared: Prepared) -> Prepared:
         """With the secrets that it is launched with; they are masked from now on.
@@ -74,6 +84,7 @@ class Secrets:
             secrets={**prepared.secrets, **own, **got.env, **self._token(got)},
             template_secrets={**prepared.template_secrets, **got.template_env},
             source_secret=got.source,
+            authorities=None if got.token is None else self._authorities,
         )
 
     def _token(self, got: AttemptSecrets) -> dict[str, str]:

@@ -182,7 +182,7 @@ class Agent:
             self._task_shipper,
             self._janitor,
             self._tally,
-            Secrets(server, name, folder.session, options.own_secrets),
+            Secrets(server, name, folder.session, options.own_secrets, options.authorities),
         )
         self._code = self._make_code()
         self._supervisor.preparing = (
@@ -958,6 +958,7 @@ def run_agent(
             max_lifetime=max_lifetime,
             own_pools=None if create_pool is None else own_pools_of(create_pool, template_file, match),
             own_secrets=policy.secrets,
+            authorities=Path(values["tls_ca"]) if values["tls_ca"] else None,
             **of_settings(values) | {"policy": policy, "cache": _cache(values)},
         )
         machine.check_devices(options.capacity, os.environ)

@@ -41,6 +41,7 @@ class Options:
         max_lifetime: drain after so many seconds.
         policy: what it runs, whatever its server says; None: anything.
         own_secrets: what deployments may name of the agent's own side.
+        authorities: the file by which it believes its server; None: the system's alone.
         own_pools: as what it makes its pools; None: they are there.
     """
 
@@ -69,6 +70,7 @@ class Options:
     max_lifetime: float | None = None
     policy: PolicyFile | None = None
     own_secrets: OwnSecrets = field(default_factory=dict)
+    authorities: Path | None = None
     own_pools: OwnPools | None = None
 
 

@@ -414,7 +414,8 @@ class Supervisor:
         backoff = Backoff(ENGINE_LIMIT)
         while True:
             try:
-                prepared = replace(await self._prepare(attempt), told=told)
+                prepared = await self._prepare(attempt)
+                prepared = replace(prepared, told={**prepared.told, **told})
                 lease = await self._lease_to_start(attempt) if assignment.exclusive else None
                 return await attempt.launcher.start(
                     assignment, folder, self._agent, lease, self._holdings.visible(attempt), prepared

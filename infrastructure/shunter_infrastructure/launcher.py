@@ -117,6 +117,7 @@ class Prepared:
         source: folder of the code that was fetched, to be read only; None: ``Work.local_source`` counts.
         python: interpreter of the environment that was built; None: ``Work.python`` counts.
         rules: of the agent's policy, for its process.
+        authorities: the file (PEM) by which the server is believed that the run speaks to; None: the system's.
         told: variables that say more of a run to itself: of its hooks, why it crashed.
     """
 
@@ -126,6 +127,7 @@ class Prepared:
     source: Path | None = None
     python: str | None = None
     rules: Rules = NO_RULES
+    authorities: Path | None = None
     told: Mapping[str, str] = field(default_factory=dict)
 
 

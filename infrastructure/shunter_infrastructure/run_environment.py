@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 
-from shunter_infrastructure.launcher import Devices, LaunchFailed
+from shunter_infrastructure.launcher import Devices, LaunchFailed, Prepared
 from shunter_infrastructure.task_files import FOLDER, JOURNAL
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.states import Cause
@@ -16,6 +16,8 @@ from shunter_work_pools.contracts.states import Cause
 RESERVED_PREFIX = "SHUNTER_"
 #: Bytes that result and failure may have, where that is less than elsewhere.
 RESULT_LIMIT = "SHUNTER_RESULT_LIMIT"
+#: The file with the authorities of the server's certificate.
+TLS_CA = "SHUNTER_TLS_CA"
 #: The device that engines and CUDA are told of.
 GPU = "gpu"
 
@@ -57,6 +59,33 @@ def journal_brought_from(folder: str, assignment: Assignment) -> dict[str, str]:
     """The same where nobody but the run can read that folder: it brings its journal to the server, by its token. Without one
     it keeps none."""
     return journal_in(folder) | {"SHUNTER_BRING_JOURNAL": "1"} if assignment.wants_token else {}
+
+
+def told_more(prepared: Prepared, authorities: str) -> dict[str, str]:
+    """What else a run is told.
+
+    Args:
+        authorities: path of ``prepared.authorities`` as the run sees it.
+    """
+    return {**prepared.told, **({TLS_CA: authorities} if prepared.authorities else {})}
+
+
+def read_authorities(prepared: Prepared) -> bytes | None:
+    """What is to be in that file, where the run has a copy; None: it has none.
+
+    Raises:
+        LaunchFailed: it cannot be read.
+    """
+    if prepared.authorities is None:
+        return None
+    try:
+        return prepared.authorities.read_bytes()
+    except OSError as exc:
+        raise LaunchFailed(
+            Cause.START_FAILED,
+            f"{prepared.authorities}, by which the run is to believe the server, cannot be read: {exc.strerror}",
+            f"{TLS_CA} of the agent names it.",
+        ) from exc
 
 
 def command_from(command: Sequence[str], source: str | None) -> list[str]:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from shunter_work_pools.client import Client
 from shunter_work_pools.contracts.errors import ServerUnreachable
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run
+from tests.networks.certificates import Authority
 from tests.patience import SOON
 
 _SHARED = Path(__file__).with_name("shared_agent.py")
@@ -150,17 +152,27 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(home: Path, flags: Mapping[str, str] | None = None, host: str = "127.0.0.1") -> Iterator[Site]:
+def site(
+    home: Path,
+    flags: Mapping[str, str] | None = None,
+    host: str = "127.0.0.1",
+    authority: Authority | None = None,
+) -> Iterator[Site]:
     """A server with a pool named default; nothing of it runs afterwards.
 
     Args:
         flags: settings of the server.
         host: the address of this machine where it listens.
+        authority: of its certificate, which nobody knows by themselves; None: it has none.
     """
     with socket.socket() as probe:
         probe.bind((host, 0))
         port = probe.getsockname()[1]
-    url = f"http://{host}:{port}/api"
+    own = {"server.host": host}
+    if authority is not None:
+        pair = authority.pair(host)
+        own |= {"server.tls_cert": str(pair.cert), "server.tls_key": str(pair.key)}
+    url = f"http{'' if authority is None else 's'}://{host}:{port}/api"
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SHUNTER_", "PYTHON"))}
     env |= {
         "SHUNTER_HOME": str(home),
@@ -168,8 +180,10 @@ def site(home: Path, flags: Mapping[str, str] | None = None, host: str = "127.0.
         "SHUNTER_TOKEN": "a-token-of-the-tests",
     }
     home.mkdir(parents=True, exist_ok=True)
-    with Client(url, "a-token-of-the-tests") as client:
-        one = Site(home, env, port, client, None, {"server.host": host, **(flags or {})})  # type: ignore[arg-type]
+    if authority is not None:
+        env["SHUNTER_TLS_CA"] = str(authority.file)
+    with _believing(authority), Client(url, "a-token-of-the-tests") as client:
+        one = Site(home, env, port, client, None, {**own, **(flags or {})})  # type: ignore[arg-type]
         try:
             one.start_server()
             client.create_pool(PoolSpec(name="default"))
@@ -183,6 +197,15 @@ def site(home: Path, flags: Mapping[str, str] | None = None, host: str = "127.0.
             if one.server is not None:
                 one.server.send_signal(signal.SIGTERM)
                 one.server.wait(SOON)
+
+
+@contextlib.contextmanager
+def _believing(authority: Authority | None) -> Iterator[None]:
+    """Clients of this process believe it, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        if authority is not None:
+            patch.setenv("SHUNTER_TLS_CA", str(authority.file))
+        yield
 
 
 def _spawn(words: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

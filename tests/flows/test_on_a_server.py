@@ -19,6 +19,7 @@ import pytest
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
+from tests.networks.certificates import Authority
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -313,6 +314,17 @@ def test_a_run_without_an_agent_that_reads_brings_its_journal_itself(here: Site,
         # The last line is there when the run has ended.
         assert {task.state for task in here.client.each_task(str(run))} == {"Completed"}
     assert ran(tmp_path) == BEFORE + Counter(["wait"])
+
+
+def test_the_server_is_believed_as_the_agent_does(tmp_path: Path) -> None:
+    """Its certificate is of an authority that nobody but the agent is told of."""
+    with site(tmp_path / "home", authority=Authority(tmp_path, "own")) as one:
+        deploy(one, "hundred", "hundred", tmp_path)
+        with one.agent("believes"):
+            run = begun(one, "hundred")
+            assert one.ended(run).state == "Failed", one.output(run)
+            again(one, run, "believes", tmp_path)
+    assert ran(tmp_path) == Counter(map(str, range(100))) + Counter(["99"])
 
 
 def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_process(here: Site, tmp_path: Path) -> None:

@@ -86,17 +86,21 @@ def test_every_variable_that_the_code_reads_is_a_setting() -> None:
     assert not unknown
 
 
+#: With a token, and settings at that.
+SPEAKS = {"SHUNTER_API_URL", "SHUNTER_TLS_CA"}
+
+
 def test_what_an_agent_sets_inside_a_run_is_known() -> None:
     files = (run_environment, environment, attempt_secrets, crash_hooks)
     found = {name for module in files for name in _variables(Path(module.__file__))}
-    assert found - {"SHUNTER_"} == RUN_VARIABLES | {"SHUNTER_API_URL"}  # with a token, and a setting at that
+    assert found - {"SHUNTER_"} == RUN_VARIABLES | SPEAKS
 
 
 def test_the_docs_list_what_a_run_is_given() -> None:
     inside = (ROOT / "docs/environment.md").read_text().partition("## Inside a run")[2]
     told = set(re.findall(r"SHUNTER_[A-Z_]+", inside))
     between = {"SHUNTER_ENTRYPOINT", "SHUNTER_FAILURE"}  # launcher and runner
-    assert told == (RUN_VARIABLES | {"SHUNTER_API_URL"}) - between
+    assert told == (RUN_VARIABLES | SPEAKS) - between
 
 
 def test_the_settings_of_server_and_retention_are_all_there() -> None:

@@ -29,6 +29,7 @@ from shunter_work_pools.contracts.docker_template import RUN_FOLDER, DockerTempl
 
 FILES = f"{RUN_FOLDER}/run"
 PARAMETERS = f"{FILES}/parameters.json"
+AUTHORITIES = f"{FILES}/ca.pem"
 RESULT = f"{FILES}/result.json"
 FAILURE = f"{FILES}/failure.json"
 RUNNER = f"{FILES}/runner.py"
@@ -227,7 +228,9 @@ def redacted(made: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
     return made | {"Env": [shown(entry) for entry in made["Env"]]}
 
 
-def files(assignment: Assignment, template: DockerTemplate) -> tuple[str, bytes]:
+def files(
+    assignment: Assignment, template: DockerTemplate, authorities: bytes | None = None
+) -> tuple[str, bytes]:
     """What is put into the container before it starts: where, and a tar archive.
 
     The folder is open to everybody: the user that the image names is not known here.
@@ -235,6 +238,8 @@ def files(assignment: Assignment, template: DockerTemplate) -> tuple[str, bytes]
     contents = {"parameters.json": json.dumps(assignment.parameters, ensure_ascii=False).encode()}
     if assignment.work.entrypoint is not None:
         contents["runner.py"] = Path(runner_path()).read_bytes()
+    if authorities is not None:
+        contents["ca.pem"] = authorities
     # A read-only root can be written to only where a volume is, and that is there already.
     where, folders = (RUN_FOLDER, ["run"]) if template.read_only else ("/", ["shunter", "shunter/run"])
     packed = io.BytesIO()

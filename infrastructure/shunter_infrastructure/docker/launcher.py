@@ -39,6 +39,7 @@ from shunter_infrastructure.launcher import (
     leased,
     number_of,
 )
+from shunter_infrastructure.run_environment import read_authorities, told_more
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.docker_template import DockerTemplate
@@ -170,7 +171,7 @@ class DockerLauncher(OwnWork):
             )
         before = Stamp.now()
         made = await self._create(assignment, template, folder, agent, devices, prepared)
-        where, archive = container.files(assignment, template)
+        where, archive = container.files(assignment, template, read_authorities(prepared))
         networks = template.networks[1:]
 
         def begin(client: docker.APIClient) -> dict[str, Any]:
@@ -222,7 +223,7 @@ class DockerLauncher(OwnWork):
                 self._environ,
                 devices,
                 secrets=prepared.secrets,
-                told=prepared.told,
+                told=told_more(prepared, container.AUTHORITIES),
                 source=prepared.source,
                 log_driver="k8s-file" if self._engine.is_podman else "local",
             )

@@ -36,6 +36,7 @@ from shunter_infrastructure.launcher import (
     leased,
     number_of,
 )
+from shunter_infrastructure.run_environment import told_more
 from shunter_infrastructure.stamp import Stamp
 from shunter_work_pools.contracts.agents import Assignment, Output
 from shunter_work_pools.contracts.kubernetes_template import KubernetesTemplate
@@ -221,7 +222,7 @@ class KubernetesLauncher:
             self._environ,
             launch.source,
             number=launch.number,
-            told=launch.prepared.told,
+            told=told_more(launch.prepared, manifest.AUTHORITIES),
         )
         holder = manifest.held_by(launch.agent, assignment.epoch, self.identity)
         document["metadata"]["annotations"] |= holder["annotations"]

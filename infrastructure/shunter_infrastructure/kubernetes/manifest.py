@@ -26,10 +26,12 @@ from shunter_infrastructure.run_environment import (
     GPU,
     RESERVED_PREFIX,
     RESULT_LIMIT,
+    TLS_CA,
     command_from,
     described,
     folder_from,
     journal_brought_from,
+    read_authorities,
     runner_path,
 )
 from shunter_infrastructure.task_files import FOLDER
@@ -54,6 +56,7 @@ from shunter_work_pools.contracts.states import Cause
 
 PARAMETERS = f"{FILES}/parameters.json"
 RUNNER = f"{FILES}/runner.py"
+AUTHORITIES = f"{FILES}/ca.pem"
 #: Where a flow writes its journal: a volume of its own, as nothing else may be writable.
 TASKS, _TASKS_VOLUME = f"{RUN_FOLDER}/{FOLDER}", "shunter-tasks"
 #: By what a run speaks to the server.
@@ -78,7 +81,7 @@ _MESSAGE, _MESSAGES = 4096, 12 * 1024
 
 _POLICIES = {"always": "Always", "if_not_present": "IfNotPresent", "never": "Never"}
 _LABEL_LIMIT = 63
-_PARAMETERS_KEY, _RUNNER_KEY = "parameters.json", "runner.py"
+_PARAMETERS_KEY, _RUNNER_KEY, _AUTHORITIES_KEY = "parameters.json", "runner.py", "ca.pem"
 
 Document = dict[str, Any]
 #: Seconds that a Job has beyond the time-outs that its agent keeps.
@@ -305,7 +308,7 @@ def _pod(
                 SOURCE if source else None,
             )
         ],
-        "volumes": [_run_volume(assignment, source, name)]
+        "volumes": [_run_volume(assignment, source, name, TLS_CA in told)]
         + ([{"name": _TASKS_VOLUME, "emptyDir": {}}] if assignment.wants_token else [])
         + [_volume(number, mount) for number, mount in enumerate(template.mounts)],
     }
@@ -452,7 +455,9 @@ def _quantity(amount: float) -> str:
     return str(int(amount)) if amount == int(amount) else f"{max(1, round(amount * 1000))}m"
 
 
-def _run_volume(assignment: Assignment, source: Sequence[SourceFile], secret: str) -> Document:
+def _run_volume(
+    assignment: Assignment, source: Sequence[SourceFile], secret: str, authorities: bool
+) -> Document:
     sources: list[Document] = []
     if len(_encoded_parameters(assignment)) > SMALL_PARAMETERS:
         items = [{"key": _PARAMETERS_KEY, "path": _PARAMETERS_KEY}]
@@ -463,6 +468,9 @@ def _run_volume(assignment: Assignment, source: Sequence[SourceFile], secret: st
     if assignment.work.entrypoint is not None:
         items = [{"key": _RUNNER_KEY, "path": _RUNNER_KEY}]
         sources.append({"configMap": {"name": runner_name(), "items": items}})
+    if authorities:
+        items = [{"key": _AUTHORITIES_KEY, "path": _AUTHORITIES_KEY}]
+        sources.append({"secret": {"name": secret, "items": items}})
     if source:
         items = [_laid_out(file) for file in source]
         sources.append({"secret": {"name": secret, "items": items}})
@@ -547,6 +555,9 @@ def secret(
     given = _encoded_parameters(assignment)
     if len(given) > SMALL_PARAMETERS:
         values[_PARAMETERS_KEY] = given.decode()
+    authorities = read_authorities(prepared)
+    if authorities is not None:
+        values[_AUTHORITIES_KEY] = authorities.decode()
     if not values and not source:
         return None
     number = number or str(assignment.attempt)

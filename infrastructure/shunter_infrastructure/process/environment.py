@@ -21,6 +21,7 @@ from shunter_infrastructure.run_environment import (
     described,
     journal_in,
     runner_path,
+    told_more,
 )
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
@@ -118,7 +119,8 @@ def prepare(
     env = chosen(assignment, own, devices, user)
     if prepared.python is not None:
         env["PATH"] = f"{os.path.dirname(prepared.python)}{os.pathsep}{env['PATH']}"
-    told = told_variables(assignment, place or folder, agent, own, devices) | {**prepared.told}
+    told = told_variables(assignment, place or folder, agent, own, devices)
+    told |= told_more(prepared, str(prepared.authorities))
     if place is not None:
         told["SHUNTER_PARAMETERS"] = str(place / apart.PARAMETERS)
     if source is not None:
