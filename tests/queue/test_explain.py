@@ -1030,6 +1030,16 @@ async def test_silence_tells_what_becomes_of_the_run(world: World) -> None:
 # ---- what can be done
 
 
+async def test_one_agent_that_drains_is_told_in_the_singular(world: World) -> None:
+    await world.pool()
+    await world.deploy(pool="main")
+    await world.agent("a1", draining=True)
+    found = await explained(world, await world.submit())
+    assert found.sentence == (
+        "Agent a1, the only one that could take it, is draining: it takes nothing new and ends when idle."
+    )
+
+
 async def test_a_run_without_tags_is_told_that_no_pool_can_ever_take_it(world: World) -> None:
     await world.deploy()
     run = await world.submit()

@@ -163,9 +163,7 @@ def _away(
         sentence = f"{subject}: last heard of{last} at {since(one.row.last_seen_at, tx.now)}"
         step = f"Start it again on {one.row.host or 'its machine'}, or another: {start}."
     elif reason is AgentReason.DRAINING:
-        sentence = (
-            f"{subject}: {'it takes' if len(nearest) == 1 else 'they take'} nothing new and end when idle"
-        )
+        sentence = f"{subject}: {'it takes nothing new and ends' if len(nearest) == 1 else 'they take nothing new and end'} when idle"
         step = f"Start another: {start}."
     elif reason is AgentReason.PAUSED:
         said = who_paused(tx, "agent", one.offer.agent_id)
