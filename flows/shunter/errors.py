@@ -6,7 +6,13 @@ from typing import TypeGuard
 
 
 class UpstreamFailed(Exception):
-    """The task was skipped, since one that it depends on did not complete; that one's error is the cause."""
+    """The task was skipped, since one that it depends on did not complete; that one's error is the cause.
+
+    Attributes:
+        origin: the error with which it began, in words.
+    """
+
+    origin: str = ""
 
 
 class TaskTimeout(TimeoutError):

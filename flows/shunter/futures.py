@@ -296,8 +296,23 @@ def as_completed(futures: Iterable[TaskFuture[T]], timeout: float | None = None)
 
 def skipped_by(name: str, upstream: TaskFuture[Any]) -> UpstreamFailed:
     """The error of a task that is skipped because of this one."""
+    why = upstream.error
+    origin = why.origin if isinstance(why, UpstreamFailed) else _in_words(why)
     error = UpstreamFailed(
-        f"task {name} was skipped: {upstream.name}, which it needs, ended {upstream.state}"
+        f"task {name} was skipped: {upstream.name}, which it needs, ended {upstream.state}{origin and f' ({origin})'}"
     )
-    error.__cause__ = upstream.error
+    error.origin = origin
+    error.__cause__ = why
     return error
+
+
+def _in_words(error: BaseException | None) -> str:
+    """Its type, and its first line."""
+    if error is None:
+        return ""
+    try:
+        text = str(error).strip()
+    except Exception:
+        text = ""
+    first = text.partition("\n")[0][:200]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -258,7 +258,10 @@ def test_the_lines_of_a_journal(tmp_path: Path) -> None:
     assert failed["e"]["type"] == "KeyError"
     assert failed["e"]["message"] == "3"
     assert "raise KeyError(n)" in failed["e"]["traceback"]
-    assert ends["add", "S", None]["e"]["message"] == "task add was skipped: bad, which it needs, ended Failed"
+    assert (
+        ends["add", "S", None]["e"]["message"]
+        == "task add was skipped: bad, which it needs, ended Failed (KeyError: 3)"
+    )
     assert all(line["b"] <= line["at"] for line in ends.values() if "b" in line)
     assert len(found) <= 2 * len(ends)
 
