@@ -15,6 +15,8 @@ from shunter import entrypoints
 from shunter_work_pools.contracts.errors import BadRequest, InvalidInput, ShunterError
 
 if TYPE_CHECKING:
+    from logging import Logger
+
     from shunter.entrypoints import Place
     from shunter.flows import BaseFlow
     from shunter_work_pools.client import Client
@@ -144,7 +146,9 @@ def deploy(*deployments: FlowDeployment, pool: str | None = None) -> list[Change
 
         with Client() as client:
             _fit_for_images(client, named, pool)
-            return applied(client, named)
+            changes = applied(client, named)
+        warn(changes)
+        return changes
 
 
 def _fit_for_images(client: Client, named: Sequence[Named], pool: str | None) -> None:
@@ -341,20 +345,20 @@ def _schedules(name: str, options: Mapping[str, Any]) -> list[Any]:
     return [{"when": when, **further}, *options.get("schedules", ())]
 
 
-def applied(client: Client, named: Sequence[Named]) -> list[Change]:
-    """Deploy them, all or none.
+def applied(client: Client, named: Sequence[Named], *, dry_run: bool = False) -> list[Change]:
+    """Deploy them, all or none; what takes others' place is said.
+
+    Args:
+        dry_run: only what would change, and what keeps runs waiting.
 
     Raises:
         BadRequest: with all faults in its text.
         ShunterError: the server refuses, or is not there.
     """
-    from shunter.loggers import get_logger, set_up
     from shunter_work_pools.contracts.deployments import ApplyRequest
 
-    set_up()
-    log = get_logger("shunter")
     try:
-        changes = client.apply(ApplyRequest(deployments=list(named))).deployments
+        changes = client.apply(ApplyRequest(deployments=list(named), dry_run=dry_run)).deployments
     except BadRequest as exc:
         faults = [_fault(named, fault) for fault in exc.extra.get("faults", ())]
         if not faults:
@@ -364,12 +368,25 @@ def applied(client: Client, named: Sequence[Named]) -> list[Change]:
             what = f"{len(faults)} faults, and nothing is deployed"
             remedy = "\n".join(f"{each.rstrip('.')}. {then}".rstrip() for each, then in faults)
         raise BadRequest(what, remedy, **exc.extra) from None
+    log = _log()
     for one, change in zip(named, changes, strict=True):
-        for warning in change.warnings:
-            log.warning("deployment %s: %s", one.name, warning)
         if change.before is not None and (before := _place_in(change.before)) != (now := _place_in(one.spec)):
             log.warning("deployment %s was %s, and is %s now", one.name, before, now)
     return changes
+
+
+def warn(changes: Sequence[Change]) -> None:
+    """Say what keeps their runs waiting."""
+    for change in changes:
+        for warning in change.warnings:
+            _log().warning("deployment %s: %s", change.name, warning)
+
+
+def _log() -> Logger:
+    from shunter.loggers import get_logger, set_up
+
+    set_up()
+    return get_logger("shunter")
 
 
 def _fault(named: Sequence[Named], fault: Mapping[str, Any]) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from shunter.deployments import FlowDeployment, applied, check, specs, told
+from shunter.deployments import FlowDeployment, applied, check, specs, told, warn
 from shunter.entrypoints import is_looked_at
 from shunter.served import alone
 from shunter_work_pools.contracts.errors import BadRequest, Conflict, InvalidInput, ShunterError
@@ -73,7 +73,7 @@ def serve(*deployments: FlowDeployment, limit: int | None = None, pause_on_exit:
         with Client() as client:
             _deployed(client, named, agent)
         client = stack.enter_context(Client(answer_timeout=PATIENCE))
-        _Service(client, agent, names, limit, pause_on_exit).run()
+        _Service(client, agent, named, limit, pause_on_exit).run()
 
 
 def tag_of(name: str) -> str:
@@ -154,11 +154,12 @@ class _Service:
     """
 
     def __init__(
-        self, client: Client, agent: str, names: Sequence[str], limit: int | None, pause_on_exit: bool
+        self, client: Client, agent: str, named: Sequence[Named], limit: int | None, pause_on_exit: bool
     ) -> None:
         self._client = client
         self._agent = agent
-        self._names = names
+        self._named = named
+        self._names = [one.name for one in named]
         self._pause_on_exit = pause_on_exit
         self._words = [*(sys.executable, "-m", "shunter_agents", "--pool", POOL, "--create-pool", "process")]
         self._words += ["--name", agent]
@@ -174,6 +175,8 @@ class _Service:
         Raises:
             ServeError: the agent ended by itself.
         """
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what the script said so far comes first, also in a file
         with self._listening(), self._agents_word() as address:
             agent = subprocess.Popen(
                 self._words,
@@ -281,6 +284,9 @@ class _Service:
                 _say(f"schedules could not be paused or resumed: {exc.told}")
 
     def _welcome(self) -> None:
+        warn(
+            applied(self._client, self._named, dry_run=True)
+        )  # what its agent, which is there now, cannot execute
         for name in self._names:
             slots = [one.next_at for one in self._client.each_schedule(name) if one.next_at is not None]
             following = f", next at {min(slots):%Y-%m-%d %H:%M:%S} UTC" if slots else ""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -19,12 +19,13 @@ import psutil
 import pytest
 
 from shunter.serving import PAUSED, _Service
-from shunter_work_pools.contracts.deployments import SchedulePatch
+from shunter_work_pools.contracts.deployments import Named, SchedulePatch
 from shunter_work_pools.contracts.errors import NotFound
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
 from tests.serving import page
+from tests.serving.scripts import ended, script, started, until, written
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
@@ -77,52 +78,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         assert found.left_over() == []
 
 
-@contextmanager
-def script(one: Site, path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A script that serves, as soon as it says so; killed at the end with all that it has begun."""
-    log = path.with_suffix(".log")
-    with log.open("a") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(path), *words], env=one.env, cwd=path.parent,
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, text=True,
-        )  # fmt: skip
-    try:
-        begun = log.read_text().count("Ctrl-C ends it")
-        until(lambda: process.poll() is not None or log.read_text().count("Ctrl-C ends it") > begun)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def until(there: Callable[[], Any], seconds: float = 40.0) -> Any:
-    """What is found once there is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := there()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
-def written(folder: Path, text: str, name: str = "script.py") -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def started(one: Site, deployment: str, **parameters: Any) -> str:
-    return str(one.client.create_run(RunRequest(deployment=deployment, parameters=parameters)).id)
-
-
 def schedule(one: Site, deployment: str) -> Any:
     (found,) = one.client.each_schedule(deployment)
     return found
-
-
-def ended(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
-    process.send_signal(number)
-    return process.wait(30)
 
 
 def failed(one: Site, path: Path, *words: str) -> str:
@@ -155,6 +113,7 @@ def test_the_lines_of_the_issue_work_as_they_stand(one: Site, tmp_path: Path) ->
         assert schedule(one, "every-minute").paused
         assert schedule(one, "every-minute").next_at is None
         assert "Traceback" not in log.read_text()
+        assert "WARNING" not in log.read_text()
     with script(one, path) as process:
         assert not schedule(one, "every-minute").paused
         assert one.client.get_deployment("every-minute").revision == 1  # the same again changes nothing
@@ -284,7 +243,8 @@ def test_one_that_begins_while_another_pauses_goes_on(one: Site, tmp_path: Path)
                     begun.append(stack.enter_context(script(one, path)))
                 one.client.update_schedule(*words)
 
-        _Service(cast("Client", Late()), "ending", ["ticks"], None, pause_on_exit=True)._pause()
+        named = [Named(name="ticks", spec=one.client.get_deployment("ticks").spec)]
+        _Service(cast("Client", Late()), "ending", named, None, pause_on_exit=True)._pause()
         assert not schedule(one, "ticks").paused
         assert ended(begun[0]) == 0
     one.client.delete_deployment("ticks")
@@ -341,6 +301,28 @@ def test_the_page_for_people_who_know_prefect_shows_what_works(one: Site, tmp_pa
         assert ended(process) == 0
 
 
+DEMANDING = """
+from shunter import flow
+
+@flow
+def heavy() -> None: ...
+
+if __name__ == "__main__":
+    heavy.serve("heavy", need={"gpu": 1})
+"""
+
+
+def test_what_the_scripts_agent_cannot_execute_is_said(one: Site, tmp_path: Path) -> None:
+    path = written(tmp_path, DEMANDING)
+    with script(one, path) as process:
+        told = path.with_suffix(".log").read_text()
+        assert told.count("WARNING") == 1
+        assert "deployment heavy: " in told
+        assert "gpu" in told
+        assert ended(process) == 0
+    one.client.delete_deployment("heavy")
+
+
 TWO = """
 import sys
 from pathlib import Path
@@ -394,6 +376,8 @@ def test_an_agent_that_ends_by_itself_ends_the_script_and_pauses(one: Site, tmp_
         assert process.wait(20) == 1
         assert "ended by itself (killed by SIGKILL)" in path.with_suffix(".log").read_text()
         assert schedule(one, "ticks").paused
+    with script(one, path) as process:  # its runs are found again
+        assert ended(process) == 0
     one.client.delete_deployment("ticks")
     one.client.delete_deployment("long")
 
