@@ -71,6 +71,7 @@ def _store(run: TaskFuture[Any]) -> Store:
 
 def _key(run: TaskFuture[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     from shunter import keys
+    from shunter.identity import held_by, plain
     from shunter.parameters import bound
 
     task = run.task
@@ -82,7 +83,8 @@ def _key(run: TaskFuture[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
                 return ""
             made = str(text).encode()
         else:
-            made = f"{task.identity}\0{task.version}\0".encode() + keys.digest(arguments, strict=True)
+            code = f"{task.identity}\0{task.version}\0".encode() + keys.made_with(plain(task.fn), strict=True)
+            made = code + keys.digest((*held_by(task.fn), arguments), strict=True)
     except keys.Unkeyed as exc:
         run.root.say_once(f"cache of {task.identity}", "task %s is not cached: %s", run.name, exc)
         return ""

@@ -313,7 +313,7 @@ def _identified(run: TaskFuture[Any], scope: Scope, args: tuple[Any, ...], kwarg
     """Give it its key; True if it was completed before, and has ended by that."""
     from shunter import keys
 
-    inputs = keys.call_digest(args, kwargs)
+    inputs = keys.call_digest((*run.task.held, *args), kwargs)
     root = run.root
     with root.lock:
         if scope.counts is None:

@@ -117,7 +117,8 @@ def made(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | 
 def _identify(one: FlowRun) -> None:
     from shunter import keys
 
-    inputs = keys.digest(one.parameters)
+    held = one.flow.held
+    inputs = keys.digest((held, one.parameters) if held else one.parameters)
     counts = one.root.counts if one.parent is None else one.parent.counts
     if counts is None:
         assert one.parent is not None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from shunter.hooks import Hook, Hooks
-from shunter.identity import identity_of, is_coroutine_function, name_of, refuse_bad
+from shunter.identity import held_by, identity_of, is_coroutine_function, name_of, refuse_bad
 from shunter.retries import Condition, Delay, Retries
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from shunter_work_pools.contracts.deployments import Change
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -36,7 +39,7 @@ class BaseFlow(Generic[P, R]):
 
     def __init__(self, fn: Callable[..., Any], options: dict[str, Any]) -> None:
         self.fn = fn
-        self._options = options
+        self._options = dict(options)
         self.name = name_of(fn, options.get("name"))
         self.executor: Any = options.get("executor")
         self.timeout: float | None = options.get("timeout")
@@ -53,6 +56,7 @@ class BaseFlow(Generic[P, R]):
         )
         kinds = ("on_completion", "on_failure", "on_cancelled", "on_crashed")
         self.hooks = Hooks(**{kind: options.get(kind) for kind in kinds})
+        self.held = held_by(fn)
         self.hints: dict[str, Any] | None = None
         self.__wrapped__ = fn
         for attribute in ("__doc__", "__module__", "__qualname__", "__name__"):
@@ -123,19 +127,24 @@ class BaseFlow(Generic[P, R]):
 
     def on_completion(self, hook: Hook) -> Hook:
         """Call this when a run of it has completed: ``hook(flow, run, state)``."""
-        return self.hooks.add("on_completion", hook)
+        return self._hooked("on_completion", hook)
 
     def on_failure(self, hook: Hook) -> Hook:
         """Call this when a run of it has failed, all tries over."""
-        return self.hooks.add("on_failure", hook)
+        return self._hooked("on_failure", hook)
 
     def on_cancelled(self, hook: Hook) -> Hook:
         """Call this when a run of it was cancelled."""
-        return self.hooks.add("on_cancelled", hook)
+        return self._hooked("on_cancelled", hook)
 
     def on_crashed(self, hook: Hook) -> Hook:
         """Call this when the process of a run of it has died, in another one: ``hook(flow, run, state)``."""
-        return self.hooks.add("on_crashed", hook)
+        return self._hooked("on_crashed", hook)
+
+    def _hooked(self, kind: str, hook: Hook) -> Hook:
+        self.hooks.add(kind, hook)
+        self._options[kind] = self.hooks.of(kind)  # for its methods, and the same with other options
+        return hook
 
     def _changed(self, options: dict[str, Any]) -> dict[str, Any]:
         return self._options | _known_options(options)
@@ -172,6 +181,14 @@ class Flow(BaseFlow[P, R]):
         """The same flow with other options, those of ``@flow``."""
         return Flow(self.fn, self._changed(options))
 
+    @overload
+    def __get__(self, instance: None, owner: type) -> Flow[P, R]: ...
+    @overload
+    def __get__(self: Flow[Concatenate[S, Q], R], instance: S, owner: type) -> Flow[Q, R]: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        """As a method: the instance is the first argument."""
+        return self if instance is None else Flow(MethodType(self.fn, instance), self._options)
+
 
 class AsyncFlow(BaseFlow[P, R]):
     """A flow that is ``async def``."""
@@ -192,6 +209,14 @@ class AsyncFlow(BaseFlow[P, R]):
     def with_options(self, **options: Any) -> AsyncFlow[P, R]:
         """The same flow with other options, those of ``@flow``."""
         return AsyncFlow(self.fn, self._changed(options))
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> AsyncFlow[P, R]: ...
+    @overload
+    def __get__(self: AsyncFlow[Concatenate[S, Q], R], instance: S, owner: type) -> AsyncFlow[Q, R]: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        """As a method: the instance is the first argument."""
+        return self if instance is None else AsyncFlow(MethodType(self.fn, instance), self._options)
 
 
 def _rebuilt(function: Any, options: dict[str, Any]) -> BaseFlow[Any, Any]:

@@ -36,8 +36,8 @@ class Hooks:
     def __bool__(self) -> bool:
         return bool(self._by_kind)
 
-    def add(self, kind: str, hook: Hook) -> Hook:
-        """Add one; gives it back, so that it serves as a decorator.
+    def add(self, kind: str, hook: Hook) -> None:
+        """Add one.
 
         Raises:
             TypeError: it cannot be called.
@@ -45,15 +45,10 @@ class Hooks:
         if not callable(hook):
             raise TypeError(f"{kind} takes functions of (task or flow, run, state), not {hook!r}")
         self._by_kind.setdefault(kind, []).append(hook)
-        return hook
 
     def of(self, kind: str) -> list[Hook]:
         """Those of one kind."""
         return list(self._by_kind.get(kind, ()))
-
-    def copy(self) -> Hooks:
-        """Another with the same."""
-        return Hooks(**self._by_kind)
 
     def call(self, what: Any, run: Any, state: State[Any]) -> None:
         """Call those of this end. What they raise is logged, and changes nothing."""

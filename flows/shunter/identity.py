@@ -7,31 +7,51 @@ import sys
 from typing import Any
 
 
+def plain(function: Any) -> Any:
+    """The function that has the code: behind a partial, a method, an object that can be called."""
+    while hasattr(function, "func") and hasattr(function, "keywords"):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if hasattr(function, "__code__") or isinstance(function, type):
+        return function
+    own = type(function).__call__ if callable(function) else None
+    return own if hasattr(own, "__code__") else function
+
+
+def held_by(function: Any) -> tuple[Any, ...]:
+    """What it has with it beside its code, and which therefore counts as its arguments do.
+
+    Of a method that is its object, of a partial its arguments, of an object that can be called the object.
+    """
+    if hasattr(function, "func") and hasattr(function, "keywords"):
+        return (*held_by(function.func), function.args, function.keywords)
+    if hasattr(function, "__func__"):
+        return (function.__self__,)
+    return () if hasattr(function, "__code__") else (function,)
+
+
 def identity_of(function: Any, name: str) -> str:
     """Module, qualified name and the name given; of one made by another function also what it was made with."""
-    plain = getattr(function, "__func__", function)
-    module = getattr(plain, "__module__", None) or type(plain).__module__
+    function = plain(function)
+    module = getattr(function, "__module__", None) or type(function).__module__
     if module == "__main__" or module.startswith("_entrypoint_"):
         file = getattr(sys.modules.get(module), "__file__", None)
         module = os.path.basename(file)[:-3] if file else "__main__"
-    parts = [module, getattr(plain, "__qualname__", type(plain).__qualname__), name]
+    parts = [module, getattr(function, "__qualname__", type(function).__qualname__), name]
     if "<lambda>" in parts[1]:
         from shunter.keys import code_version
 
-        parts.append(code_version(plain))
-    for cell in getattr(plain, "__closure__", None) or ():
-        try:
-            inside = cell.cell_contents
-        except ValueError:
-            continue  # nothing in it yet
-        if type(inside) in (int, float, bool, str, bytes, type(None)):
-            parts.append(repr(inside))
+        parts.append(code_version(function))
+    if getattr(function, "__closure__", None):
+        from shunter.keys import made_with
+
+        parts.append(made_with(function).hex())
     return "|".join(parts)
 
 
 def origin_of(function: Any) -> tuple[Any, ...]:
     """File and line of the definition; empty where there is none."""
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    code = getattr(plain(function), "__code__", None)
     return (code.co_filename, code.co_firstlineno) if code is not None else ()
 
 
@@ -50,7 +70,7 @@ def refuse_bad(function: Any, what: str) -> None:
         raise TypeError(f"@{what} is for functions, not for {function!r}")
     if getattr(function, "_shunter_kind", None) is not None:
         raise TypeError(f"{function.name!r} is a {function._shunter_kind} already")
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    code = getattr(plain(function), "__code__", None)
     if code is not None and code.co_flags & (0x20 | 0x200):  # CO_GENERATOR, CO_ASYNC_GENERATOR
         raise TypeError(
             f"{function.__qualname__} is a generator, and what a {what} returns must be there as a whole: "
@@ -60,12 +80,7 @@ def refuse_bad(function: Any, what: str) -> None:
 
 def is_coroutine_function(function: Any) -> bool:
     """Whether it is ``async def``, also behind ``functools.partial``; inspect is not loaded for it."""
-    while hasattr(function, "func") and hasattr(function, "keywords"):
-        function = function.func
-    plain = getattr(function, "__func__", function)
-    code = getattr(plain, "__code__", None)
-    if code is None and not isinstance(plain, type):
-        code = getattr(vars(type(plain)).get("__call__"), "__code__", None)
+    code = getattr(plain(function), "__code__", None)
     return code is not None and bool(code.co_flags & 0x80)  # CO_COROUTINE
 
 

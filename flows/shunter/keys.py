@@ -1,8 +1,8 @@
 """Hashes of values that are the same in every process, for the keys of task runs and of caches.
 
 A value enters by what it is made of: numbers, text and bytes as they are; lists, dicts, sets, dataclasses and other
-objects by their parts, as pickle would take them apart; a future by the key of the task run that it comes from; functions
-and classes by their names (functions without a name of their own by their code). What cannot be taken apart (a lock, a
+objects by their parts, as pickle would take them apart; a future by the key of the task run that it comes from; functions,
+tasks and classes by their names (functions made inside others also by their code and what they were made with). What cannot be taken apart (a lock, a
 connection) enters by its type alone: those are told apart by their order only.
 """
 
@@ -13,6 +13,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 from shunter.futures import TaskFuture
+from shunter.identity import plain
 
 #: Types whose ``repr`` is the value.
 PLAIN = frozenset({int, float, bool, type(None), str, bytes})
@@ -58,8 +59,40 @@ def key(parent: str, identity: str, inputs: bytes, occurrence: int) -> str:
 
 def code_version(function: Any) -> str:
     """A short hash of a function's code: not of its comments or place in the file, nor of what it calls."""
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    code = getattr(plain(function), "__code__", None)
     return _of_code(code).hex()[:12] if code is not None else ""
+
+
+def made_with(function: Any, strict: bool = False) -> bytes:
+    """Of the variables around it that a function made inside another one uses.
+
+    Args:
+        strict: also those that may change (a list, a connection); otherwise the key of what uses them changed with them.
+
+    Raises:
+        Unkeyed: one cannot be taken apart, and ``strict``.
+    """
+    return _made_with(function, {}, strict)
+
+
+def _made_with(function: Any, seen: dict[int, tuple[bytes, Any]], strict: bool) -> bytes:
+    parts = []
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            inside = cell.cell_contents
+        except ValueError:
+            continue  # nothing in it yet
+        if strict or _steady(inside):
+            parts.append(_digest(inside, seen, strict))
+    return b"".join(parts)
+
+
+def _steady(value: Any) -> bool:
+    """Whether it stays as it is: functions and the like, and what has a hash by what it is."""
+    if hasattr(value, "_shunter_kind") or isinstance(value, (type, FunctionType, MethodType)):
+        return True
+    own = type(value).__hash__
+    return own is not None and own is not object.__hash__
 
 
 def _hash(tag: bytes, data: bytes) -> bytes:
@@ -86,6 +119,8 @@ def _digest(value: Any, seen: dict[int, tuple[bytes, Any]], strict: bool) -> byt
     if kind in PLAIN:
         return _hash(b"v", _text(value).encode("utf-8", "surrogatepass"))
     if kind is TaskFuture:
+        if strict:
+            raise Unkeyed(f"the future of task {value.name} has no value that can be looked at")
         return _hash(b"f", value.key.encode())
     found = seen.get(id(value))
     if found is not None:
@@ -113,11 +148,21 @@ def _composed(value: Any, kind: type, seen: dict[int, tuple[bytes, Any]], strict
     if isinstance(value, (type, ModuleType, BuiltinFunctionType)):
         return _hash(b"n", _name(value).encode())
     if isinstance(value, FunctionType):
-        own = _name(value)
-        return _hash(b"n", own.encode() + (_of_code(value.__code__) if "<" in own else b""))
+        return _hash(b"n", _name(value).encode() + _inner(value, seen, strict))
+    if hasattr(kind, "_shunter_kind"):
+        own = _name(value).encode() + b"\0" + value.name.encode()
+        return _hash(b"k", own + _inner(plain(value.fn), seen, strict))
     if isinstance(value, MethodType):
         return _hash(b"m", _name(value.__func__).encode() + _digest(value.__self__, seen, strict))
     return _reduced(value, kind, seen, strict)
+
+
+def _inner(function: Any, seen: dict[int, tuple[bytes, Any]], strict: bool) -> bytes:
+    """Of a function that its name alone does not tell from others, since it is made whenever another one is called."""
+    if not isinstance(function, FunctionType) or "<" not in function.__qualname__:
+        return b""
+    defaults = (function.__defaults__, function.__kwdefaults__)
+    return _of_code(function.__code__) + _digest(defaults, seen, strict) + _made_with(function, seen, strict)
 
 
 def _reduced(value: Any, kind: type, seen: dict[int, tuple[bytes, Any]], strict: bool) -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from shunter.hooks import Hook, Hooks
-from shunter.identity import identity_of, is_coroutine_function, name_of, origin_of, refuse_bad
+from shunter.identity import held_by, identity_of, is_coroutine_function, name_of, origin_of, refuse_bad
 from shunter.retries import Condition, Delay, Retries
 from shunter.scopes import current
 
@@ -37,7 +38,7 @@ class BaseTask(Generic[P, R]):
 
     def __init__(self, fn: Callable[..., Any], options: dict[str, Any]) -> None:
         self.fn = fn
-        self._options = options
+        self._options = dict(options)
         self.name = name_of(fn, options.get("name"))
         self.tags = frozenset(options.get("tags") or ())
         self.timeout: float | None = options.get("timeout")
@@ -61,6 +62,7 @@ class BaseTask(Generic[P, R]):
         self._identity = ""
         self._version: str | None = None
         self.origin = origin_of(fn)
+        self.held = held_by(fn)
 
     def _checked(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
@@ -120,15 +122,20 @@ class BaseTask(Generic[P, R]):
 
     def on_completion(self, hook: Hook) -> Hook:
         """Call this when a run of it has completed: ``hook(task, run, state)``."""
-        return self.hooks.add("on_completion", hook)
+        return self._hooked("on_completion", hook)
 
     def on_failure(self, hook: Hook) -> Hook:
         """Call this when a run of it has failed, all tries over."""
-        return self.hooks.add("on_failure", hook)
+        return self._hooked("on_failure", hook)
 
     def on_cancelled(self, hook: Hook) -> Hook:
         """Call this when a run of it was cancelled."""
-        return self.hooks.add("on_cancelled", hook)
+        return self._hooked("on_cancelled", hook)
+
+    def _hooked(self, kind: str, hook: Hook) -> Hook:
+        self.hooks.add(kind, hook)
+        self._options[kind] = self.hooks.of(kind)  # for its methods, and the same with other options
+        return hook
 
     def _changed(self, options: dict[str, Any]) -> dict[str, Any]:
         return self._options | {k: v for k, v in options.items() if v is not _KEEP}
@@ -166,7 +173,7 @@ class Task(BaseTask[P, R]):
     def __get__(self: Task[Concatenate[S, Q], R], instance: S, owner: type) -> Task[Q, R]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         """As a method: the instance is the first argument."""
-        return self if instance is None else Task(_method(self.fn, instance), self._options)
+        return self if instance is None else Task(MethodType(self.fn, instance), self._options)
 
 
 class AsyncTask(BaseTask[P, R]):
@@ -194,13 +201,7 @@ class AsyncTask(BaseTask[P, R]):
     def __get__(self: AsyncTask[Concatenate[S, Q], R], instance: S, owner: type) -> AsyncTask[Q, R]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
         """As a method: the instance is the first argument."""
-        return self if instance is None else AsyncTask(_method(self.fn, instance), self._options)
-
-
-def _method(function: Any, instance: Any) -> Any:
-    from types import MethodType
-
-    return MethodType(function, instance)
+        return self if instance is None else AsyncTask(MethodType(self.fn, instance), self._options)
 
 
 def _rebuilt(function: Any, options: dict[str, Any]) -> BaseTask[Any, Any]:

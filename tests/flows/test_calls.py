@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from shunter import Task, flow, task, unmapped
+from shunter import State, Task, flow, flow_engine, task, unmapped
 from shunter.errors import ForeignFuture, NotInFlow, ParameterError, TaskCancelled
 from shunter.futures import TaskFuture
+from shunter.journal import Journal, lines
+from shunter.runs import Root
 from shunter.tasks import AsyncTask
 from tests.flows.workflows import add, add_async, total
 
@@ -211,6 +213,78 @@ def test_methods_static_methods_partials_lambdas_and_callables() -> None:
         ]
 
     assert whole() == [12, 13, 14, 8, 15, 101, 9]
+
+
+def test_methods_are_flows_too(tmp_path: Path) -> None:
+    class Report:
+        def __init__(self, title: str) -> None:
+            self.title = title
+
+        @flow
+        def made(self, copies: int = 1) -> list[str]:
+            return [self.title] * copies
+
+        @flow
+        async def made_async(self, copies: int = 1) -> list[str]:
+            return [self.title] * copies
+
+    assert Report("a").made(2) == ["a", "a"]
+    assert Report("a").made() == ["a"]
+    assert Report.made(Report("b"), 2) == ["b", "b"]
+    assert asyncio.run(Report("c").made_async(copies=2)) == ["c", "c"]
+
+    titles = ["a", "b"]
+
+    @flow
+    def whole() -> None:
+        for title in titles:
+            Report(title).made()
+
+    keys = []
+    for i in range(2):
+        path = str(tmp_path / f"journal{i}")
+        flow_engine.run(whole, (), {}, Root(Journal(path)))
+        keys.append({line["k"] for line in lines(path) if "p" in line})
+        titles.reverse()
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 2
+
+
+def test_hooks_of_methods_and_of_the_same_with_other_options() -> None:
+    called: list[str] = []
+
+    class Source:
+        @task
+        def read(self, n: int) -> int:
+            raise ValueError(n)
+
+        @read.on_failure
+        def _told(task: Any, run: Any, state: State[Any]) -> None:
+            called.append(f"read {state.error}")
+
+        @flow
+        def whole(self) -> int:
+            return self.read.submit(3).result()
+
+        @whole.on_failure
+        def _ended(flow: Any, run: Any, state: State[Any]) -> None:
+            called.append(f"whole {state.error}")
+
+    assert Source().whole.run().is_failed()
+    assert called == ["read 3", "whole 3"]
+
+    mark = task(tags=["a"])
+    first, second = mark(lambda: 1), mark(lambda: 2)
+    first.on_completion(lambda task, run, state: called.append("first"))
+
+    @flow
+    def others() -> None:
+        first.with_options(retries=1)()
+        first.with_options(on_completion=[lambda task, run, state: called.append("instead")])()
+        second()
+
+    others()
+    assert called[2:] == ["first", "instead"]
 
 
 def test_what_cannot_be_a_task_is_refused_where_it_is_marked() -> None:

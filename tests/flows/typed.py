@@ -74,6 +74,14 @@ class Machine:
     async def turn_async(self, by: int) -> str:
         return str(by)
 
+    @flow
+    def day(self, turns: int) -> list[str]:
+        return [self.turn(turns)]
+
+    @flow
+    async def day_async(self, turns: int) -> list[str]:
+        return [self.turn(turns)]
+
 
 def calls() -> None:
     assert_type(bare(1, text="a"), list[str])
@@ -91,6 +99,9 @@ def calls() -> None:
     assert_type(other(1), list[str])
     assert_type(Machine().turn(1), str)
     Machine().turn("x")  # error: arg-type
+    assert_type(Machine().day(1), list[str])
+    assert_type(Machine().day.run(1), State[list[str]])
+    Machine().day("x")  # error: arg-type
     assert_type(bare.with_options(retries=3)(1), list[str])
 
 
@@ -104,6 +115,8 @@ async def awaited() -> None:
     assert_type(await Machine().turn_async(1), str)
     await coroutine("x")  # error: arg-type
     await asynchronous("x")  # error: arg-type
+    assert_type(await Machine().day_async(1), list[str])
+    await Machine().day_async("x")  # error: arg-type
 
 
 def futures() -> None:
