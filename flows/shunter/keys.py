@@ -91,7 +91,7 @@ def _steady(value: Any) -> bool:
     """Whether it stays as it is: functions and the like, and what has a hash by what it is."""
     if hasattr(value, "_shunter_kind") or isinstance(value, (type, FunctionType, MethodType)):
         return True
-    own = type(value).__hash__
+    own: Any = type(value).__hash__
     return own is not None and own is not object.__hash__
 
 
