@@ -88,10 +88,12 @@ class Journal:
         self._write(_encoded(line | ({"h": True} if crash_hooks else {})))
 
     def note(self, run: Run) -> None:
-        """A state that is no end: written soon, unless the next one is sooner."""
-        held = (run, run.state, run.attempt, _now())
+        """A state that is no end: written soon, unless the next one is sooner. Nothing of one that is about to end: that may
+        have been written meanwhile, and nothing may follow it."""
         with self._lock:
-            self._held[run.key] = held
+            if run._ending:
+                return
+            self._held[run.key] = (run, run.state, run.attempt, _now())
             if len(self._held) >= WAITING:
                 self._flush()
             elif not self._alarm:

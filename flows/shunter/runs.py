@@ -81,6 +81,7 @@ class FlowRun:
 
     is_flow = True
     reused = False
+    _ending = False  # its states are told by one thread, one after the other
 
     def __init__(self, flow: Any, root: Root, parent: Scope | None, parameters: dict[str, Any]) -> None:
         self.flow = flow

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from shunter import flow, flow_engine, task
+from shunter import flow, flow_engine, journal, task
 from shunter.journal import Journal, completed_in, lines
 from shunter.runs import Root
 from tests.flows.workflows import add
@@ -458,3 +459,32 @@ def test_what_a_run_knows_and_says(tmp_path: Path) -> None:
     assert [art["kind"] for art in arts] == ["table", "link"]
     progress = [line["pr"] for line in told if "pr" in line]
     assert progress[-1] == {"text": "squares", "done": 4, "total": 4, "percent": 100.0}
+
+
+def test_no_line_follows_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who submits a task may be slower than all of it; the last line about a task must be its end, with the result."""
+    monkeypatch.setattr(journal, "_opened", Journal(str(tmp_path / "journal")))
+    note = Journal.note
+
+    def late(here: Journal, run: Any) -> None:
+        if not run.is_flow and run.upstream and threading.current_thread() is threading.main_thread():
+            run.wait(30)
+        note(here, run)
+
+    monkeypatch.setattr(Journal, "note", late)
+    gate = threading.Event()
+
+    @task
+    def first() -> int:
+        gate.wait(30)
+        return 1
+
+    @flow
+    def two() -> int:
+        before = first.submit()
+        threading.Timer(0.05, gate.set).start()
+        return add.submit(before, 1).result()
+
+    assert two() == 2
+    last = {line["k"]: line for line in lines(str(tmp_path / "journal")) if line.get("t") in ("first", "add")}
+    assert [(line["s"], line["r"]) for line in last.values()] == [("C", {"i": 1}), ("C", {"i": 2})]
