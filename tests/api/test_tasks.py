@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from hashlib import blake2b
@@ -13,11 +14,14 @@ from uuid import UUID
 
 import pytest
 
+from shunter_work_pools.api import tasks as routes
 from shunter_work_pools.client import AsyncClient
 from shunter_work_pools.contracts import tasks as contracts
 from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE, LogFrame
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, StaleEpoch, TooLarge
 from shunter_work_pools.contracts.log_frames import encode_frames
+from shunter_work_pools.queue import task_views
+from shunter_work_pools.queue.task_graph import graph_of
 from tests.api.serving import TOKEN, Served
 from tests.api.test_attempt_tokens import token_of
 from tests.api.test_identities import bearing
@@ -354,10 +358,40 @@ async def test_a_graph_has_equals_as_one_node(server: Served, granted: Any) -> N
     assert (len(each["nodes"]), len(each["edges"])) == (11, 8)
 
 
+async def test_a_graph_is_read_in_parts_and_made_beside_what_else_there_is_to_do(
+    server: Served, granted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a hundred thousand tasks it takes a second, in which agents would be silent."""
+    lines = [line(0, "R", t="sums", y="flow")] + [done(at, p=key(0)) for at in range(9, 0, -1)]
+    await send(server, granted, 0, text(*lines, line(20, "P", t="total", u=[key(at) for at in range(1, 10)])))
+    whole = await server.get(f"/runs/{granted['run']}/graph")
+    reads: list[int] = []
+    makers: list[int] = []
+
+    def told(tx: Any, run_id: UUID, after: str) -> Any:
+        page = task_views.told(tx, run_id, after)
+        reads.append(len(page))
+        return page
+
+    def made(*told: Any, **more: Any) -> Any:
+        makers.append(threading.get_ident())
+        return graph_of(*told, **more)
+
+    monkeypatch.setattr(task_views, "TOLD_PAGE", 4)
+    monkeypatch.setattr(routes, "graph_of", made)
+    monkeypatch.setattr(routes, "told", told)
+    assert await server.get(f"/runs/{granted['run']}/graph") == whole
+    assert reads == [4, 4, 3]
+    assert threading.get_ident() not in makers
+    monkeypatch.setattr(routes, "GRAPH_LIMIT", 10)
+    refused = await server.get(f"/runs/{granted['run']}/graph", 400)
+    assert "more than 10 task runs" in refused["detail"]
+
+
 async def test_too_many_are_not_shown_one_by_one(server: Served, granted: Any) -> None:
     await send(server, granted, 0, text(*(done(at) for at in range(2001))))
     refused = await server.get(f"/runs/{granted['run']}/graph", 400, each=True)
-    assert "2001 task runs" in refused["detail"]
+    assert "more than 2000 task runs" in refused["detail"]
     graph = await server.get(f"/runs/{granted['run']}/graph")
     assert [one["count"] for one in graph["nodes"]] == [2001]
 

@@ -128,12 +128,19 @@ def test_a_killed_flow_goes_on_at_another_agent(here: Site, tmp_path: Path) -> N
     deploy(here, "killed", "mixed", tmp_path)
     with here.agent("killed"):
         run, pid = running(here, "killed", tmp_path)
+        deadline = time.monotonic() + 30
+        while "wait_for_ever" not in {task.name for task in here.client.each_task(str(run))}:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         os.kill(pid, signal.SIGKILL)
         ended = here.ended(run)
         assert (ended.state, ended.cause) == ("Crashed", "signal")
         assert Counter(completed(here, run)) == Counter(
             ["large", "large", "size", "size", "square", "square", "below", "square"]
         )
+        left = {task.name: task.error for task in here.client.each_task(str(run), states=["Cancelled"])}
+        assert set(left) == {"mixed", "wait_for_ever"}
+        assert all(why and "ended as Crashed (signal)" in why.message for why in left.values())
     # Nothing of the first attempt's folder is left, and the second one is another agent's.
     assert here.attempts("killed") == []
     with here.agent("killed-too"):

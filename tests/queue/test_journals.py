@@ -266,6 +266,35 @@ async def test_a_later_attempt_has_the_last_word(world: World) -> None:
     assert by_id[key(3)].created_at == by_id[key(3)].created_at.replace(microsecond=3)
 
 
+async def test_what_a_killed_attempt_left_is_cancelled(world: World) -> None:
+    """Nobody writes an end of a task whose process was killed."""
+    agent, first = await granted(world)
+    lines = (line(0, "R", t="sums", y="flow"), done(1, 1), line(2, "R"), line(3, "T", n=2), line(4, "P", n=0))
+    await take(world, first, text(*lines))
+
+    async def shown() -> list[str]:
+        found = {task.id: task.state for task in await tasks(world, first.run)}
+        for state in {*found.values(), "Cancelled"}:  # who asks for some of them is told the same
+            some = [task.id for task in await tasks(world, first.run, state)]
+            assert set(some) == {name for name, its in found.items() if its == state}
+        told = await world.store.read(lambda tx: task_views.told(tx, first.run, ""))
+        assert {one.key: one.state for one in told} == found
+        assert all(one.ended_at is not None for one in told if one.state in ("Cancelled", "Completed"))
+        return list(found.values())
+
+    assert await shown() == ["Running", "Completed", "Running", "Retrying", "Pending"]
+    await agent.run_through(first, AttemptState.CRASHED, cause="signal")
+    assert await shown() == ["Cancelled", "Completed", "Cancelled", "Cancelled", "Cancelled"]
+    left = (await tasks(world, first.run))[2]
+    assert left.error is not None
+    assert left.error.message == "attempt 1 of the run ended as Crashed (signal) before this did"
+    assert left.ended_at == (await world.run(first.run)).ended_at
+    await world.retry(first.run)
+    (second,) = await agent.claim()
+    await take(world, second, text(line(2, "R")))
+    assert await shown() == ["Cancelled", "Completed", "Running", "Cancelled", "Cancelled"]
+
+
 async def test_a_run_is_told_what_it_completed(world: World) -> None:
     agent, first = await granted(world)
     data = text(

@@ -6,6 +6,7 @@ Equals are of one name, below the same node, and after the same nodes: the eleme
 from __future__ import annotations
 
 import heapq
+import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -19,52 +20,68 @@ MOST = 1000
 
 
 class Told(NamedTuple):
-    """What is known of one task run."""
+    """What is known of one task run.
+
+    Attributes:
+        attempt: of the run, that it was last seen in.
+        upstream: keys, as JSON; None: there are none.
+    """
 
     key: str
     parent: str | None
     name: str
     is_flow: bool
     state: str
+    attempt: int
     created_at: Micros
     started_at: Micros | None
     ended_at: Micros | None
-    upstream: tuple[str, ...]
+    upstream: str | None
 
 
-def graph_of(run_id: UUID, told: Sequence[Told], *, each: bool) -> TaskGraph:
-    """The graph of some task runs, given in the order in which they were made.
+Upstream = Mapping[str, Sequence[str]]
+
+
+def graph_of(run_id: UUID, told: Iterable[Told], *, each: bool) -> TaskGraph:
+    """The graph of some task runs.
 
     Args:
         each: each by itself.
     """
-    by_key = {one.key: one for one in told}
-    ordered = [by_key[key] for key in sorted_by({one.key: (*one.upstream, one.parent or "") for one in told})]
+    by_key = {one.key: one for one in sorted(told, key=lambda one: (one.created_at, one.key))}
+    upstream = {one.key: json.loads(one.upstream) if one.upstream else () for one in by_key.values()}
+    before_all = {key: (*upstream[key], one.parent or "") for key, one in by_key.items()}
+    ordered = [by_key[key] for key in sorted_by(before_all)]
     if each:
         group = {one.key: one.key for one in ordered}
     else:
-        group = _groups(ordered, by_upstream=True)
+        group = _groups(ordered, upstream)
         if len(set(group.values())) > MOST:
-            group = _groups(ordered, by_upstream=False)
+            group = _groups(ordered, None)
     members: dict[str, list[Told]] = {}
     for one in ordered:
         members.setdefault(group[one.key], []).append(one)
     before = {
-        node: sorted({group[key] for one in ones for key in one.upstream if key in group} - {node})
+        node: sorted({group[key] for one in ones for key in upstream[one.key] if key in group} - {node})
         for node, ones in members.items()
     }
     nodes = [_node(key, members[key], group) for key in sorted_by(before)]
     edges = [(upstream, node.id) for node in nodes for upstream in before[node.id]]
-    return TaskGraph.model_construct(run=run_id, nodes=nodes, edges=edges, tasks=len(told))
+    return TaskGraph.model_construct(run=run_id, nodes=nodes, edges=edges, tasks=len(by_key))
 
 
-def _groups(ordered: Iterable[Told], *, by_upstream: bool) -> dict[str, str]:
-    """Of each task run, the first of its equals; given after those that they follow."""
+def _groups(ordered: Iterable[Told], upstream: Upstream | None) -> dict[str, str]:
+    """Of each task run, the first of its equals; given after those that they follow.
+
+    Args:
+        upstream: what each follows, if that makes a difference.
+    """
     first: dict[Hashable, str] = {}
     group: dict[str, str] = {}
     for one in ordered:
         # What is not known (yet) makes no difference.
-        after = frozenset(group[key] for key in one.upstream if key in group) if by_upstream else None
+        known = () if upstream is None else upstream[one.key]
+        after = frozenset(group[key] for key in known if key in group)
         likeness = (group.get(one.parent or ""), one.name, one.is_flow, after)
         group[one.key] = first.setdefault(likeness, one.key)
     return group

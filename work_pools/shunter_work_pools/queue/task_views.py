@@ -15,13 +15,13 @@ from shunter_work_pools.contracts.tasks import (
     Artifact,
     OwnTasks,
     TaskError,
-    TaskGraph,
     TaskPage,
     TaskResult,
     TaskRun,
     TaskState,
 )
-from shunter_work_pools.queue.task_graph import Told, graph_of
+from shunter_work_pools.queue.task_graph import Told
+from shunter_work_pools.queue.task_standing import Standing, standing_of
 from shunter_work_pools.queue.views import maybe
 from shunter_work_pools.storage.schema import artifacts, journals, runs, task_runs
 from shunter_work_pools.storage.store import Tx
@@ -30,8 +30,8 @@ from shunter_work_pools.storage.store import Tx
 PAGE_LIMIT = 1000
 #: Bytes of results on a page of a run's own tasks, about: a page ends with the one that goes beyond.
 _OWN_PAGE = 4 * 1024 * 1024
-#: Task runs that a graph shows one by one.
-EACH_LIMIT = 2000
+#: Task runs of a graph that are read at once.
+TOLD_PAGE = 2000
 _CURSOR = re.compile(r"([0-9a-f]{1,15})-([0-9A-Za-z._:-]{1,64})")
 _STATES = {state.value for state in TaskState}
 
@@ -68,8 +68,9 @@ def list_tasks(
         raise BadRequest(f"there is no state {unknown[0]!r} of tasks", f"States: {', '.join(TaskState)}.")
     order = (task_runs.c.created_at, task_runs.c.key)
     statement = select(task_runs).where(task_runs.c.run_id == run_id).order_by(*order).limit(limit + 1)
+    standing = standing_of(tx, run_id)
     if states:
-        statement = statement.where(task_runs.c.state.in_(states))
+        statement = statement.where(standing.among(states))
     if name is not None:
         statement = statement.where(task_runs.c.name == name)
     if cursor is not None:
@@ -82,23 +83,27 @@ def list_tasks(
         _check_run(tx, run_id)
     found = rows[:limit]
     following = f"{found[-1].created_at:x}-{found[-1].key}" if len(rows) > limit else None
-    return TaskPage.model_construct(tasks=[_task(row) for row in found], next=following)
+    return TaskPage.model_construct(tasks=[_task(row, standing) for row in found], next=following)
 
 
-def _task(row: Row[Any]) -> TaskRun:
+def _task(row: Row[Any], standing: Standing) -> TaskRun:
+    left = standing.left(row.state, row.attempt)
+    error = standing.error(row.attempt) if left else None
+    if row.error:
+        error = TaskError.model_construct(**json.loads(row.error))
     return TaskRun.model_construct(
         id=row.key,
         name=row.name,
         flow=row.is_flow,
         parent=row.parent,
-        state=row.state,
+        state=TaskState.CANCELLED.value if left else row.state,
         attempt=row.tries,
         run_attempt=row.attempt,
         created_at=moment(row.created_at),
         started_at=maybe(row.started_at),
-        ended_at=maybe(row.ended_at),
+        ended_at=maybe(standing.ended_at(row.attempt) if left else row.ended_at),
         upstream=json.loads(row.upstream) if row.upstream else [],
-        error=TaskError.model_construct(**json.loads(row.error)) if row.error else None,
+        error=error,
         result=_result(row.result) if row.result else None,
         code=row.code,
     )
@@ -127,31 +132,33 @@ def _address(url: str) -> str:
     return shown.encode(errors="replace").decode()
 
 
-def graph(tx: Tx, run_id: UUID, *, each: bool) -> TaskGraph:
-    """How the task runs of a run depend on each other.
-
-    Args:
-        each: each by itself; otherwise equals are one node.
+def task_count(tx: Tx, run_id: UUID, most: int) -> int:
+    """How many task runs a run has; more than ``most`` are not counted.
 
     Raises:
-        BadRequest: there are too many to show each.
         NotFound: there is no such run.
     """
     _check_run(tx, run_id)
-    mine = task_runs.c.run_id == run_id
-    if each:
-        count = tx.conn.scalar(select(func.count()).where(mine)) or 0
-        if count > EACH_LIMIT:
-            raise BadRequest(
-                f"run {run_id} has {count} task runs; {EACH_LIMIT} at most are shown one by one",
-                "Ask for the graph in which equals are one node.",
-            )
-    statement = select(*(task_runs.c[column] for column in Told._fields)).where(mine)
-    told = [
-        Told(*row)._replace(upstream=tuple(json.loads(row.upstream)) if row.upstream else ())
-        for row in tx.conn.execute(statement.order_by(task_runs.c.created_at, task_runs.c.key))
+    some = select(task_runs.c.key).where(task_runs.c.run_id == run_id).limit(most + 1).subquery()
+    return tx.conn.scalar(select(func.count()).select_from(some)) or 0
+
+
+def told(tx: Tx, run_id: UUID, after: str) -> list[Told]:
+    """What is known of up to ``TOLD_PAGE`` task runs, by their keys, those after one of them."""
+    standing = standing_of(tx, run_id)
+    statement = (
+        select(*(task_runs.c[column] for column in Told._fields))
+        .where(task_runs.c.run_id == run_id, task_runs.c.key > after)
+        .order_by(task_runs.c.key)
+        .limit(TOLD_PAGE)
+    )
+    rows = (Told(*row) for row in tx.conn.execute(statement))
+    return [
+        row._replace(state=TaskState.CANCELLED.value, ended_at=standing.ended_at(row.attempt))
+        if standing.left(row.state, row.attempt)
+        else row
+        for row in rows
     ]
-    return graph_of(run_id, told, each=each)
 
 
 _ABOUT = [column for column in artifacts.c if column.name != "data"]
