@@ -12,8 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shunter_cli.commands import run_tasks
+from shunter_cli.output import Output
 from shunter_cli.task_graphs import lanes, svg
 from shunter_cli.task_graphs.blocks import blocks, states
+from shunter_cli.task_graphs.numbered import __doc__ as numbered_doc
+from shunter_cli.task_graphs.numbered import numbered
 from shunter_work_pools.contracts.tasks import GraphNode, TaskGraph
 from shunter_work_pools.queue.task_graph import Told, graph_of, sorted_by
 from tests.cli.fixed_world import World, fixed_world
@@ -72,6 +76,46 @@ def test_a_diamond() -> None:
         line[4:10].split("  ")[0].rstrip() for line in lanes.__doc__.splitlines() if line.startswith("    ")
     ]
     assert shown == drawn, "the module shows another picture"
+
+
+@given(GRAPHS)
+def test_a_list_says_what_each_follows(graph: tuple[set[int], ...]) -> None:
+    before = followed(graph)
+    found: dict[str, set[str]] = {}
+    for at, (drawn, name, after) in enumerate(numbered(list(before), before, dict.fromkeys(before, "o")), 1):
+        assert drawn.split() == [str(at), "o"]
+        spans = [span.split("–") for span in after.removeprefix("after ").split(", ") if span]
+        found[name] = {str(one - 1) for span in spans for one in range(int(span[0]), int(span[-1]) + 1)}
+    assert found == before
+
+
+def test_a_diamond_as_a_list() -> None:
+    before = {"fetch": set(), "left": {"fetch"}, "right": {"fetch"}, "total": {"left", "right"}}
+    drawn = numbered(list(before), before, dict.fromkeys(before, "●"))
+    assert numbered_doc is not None
+    shown = [line.split() for line in numbered_doc.splitlines()[2:]]
+    assert shown == [f"{line} {name} {after}".split() for line, name, after in drawn], (
+        "the module shows another one"
+    )
+
+
+def test_a_graph_that_is_too_wide_for_its_names_is_a_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    wide = [node(f"load{at}") for at in range(30)]
+    ends = [node(f"save{at}") for at in range(30)]
+    edges = [(f"load{at}", f"save{29 - at}") for at in range(30)]
+    for nodes, is_list in ((wide + ends, True), (wide[:5] + ends[25:], False)):
+        names = {one.id for one in nodes}
+        run_tasks._draw(
+            TaskGraph(run=UUID(int=1), nodes=nodes, edges=[edge for edge in edges if names >= set(edge)]),
+            Output.TABLE,
+        )
+        lines = capsys.readouterr().out.splitlines()
+        assert all(len(line) <= 80 for line in lines)
+        assert all(any(name in line.split() for line in lines) for name in names)
+        assert any("after 30" in line for line in lines) == is_list
 
 
 def test_a_circle_is_drawn_as_far_as_it_is_none() -> None:

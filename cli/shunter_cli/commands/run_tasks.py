@@ -195,7 +195,10 @@ def _draw(found: TaskGraph, output_as: Output) -> None:
         output.say("This run has told of no tasks.")
         return
     from shunter_cli.task_graphs import lanes
+    from shunter_cli.task_graphs.numbered import numbered
 
+    # What goes beyond leaves no room for names.
+    widest = output.console().width // 2
     now = durations.now()
 
     def row(drawn: str, node: GraphNode) -> tuple[str, ...]:
@@ -206,6 +209,15 @@ def _draw(found: TaskGraph, output_as: Output) -> None:
         marks = {node.id: _MARKS.get(worst(node), "○") for node in block.nodes}
         drawn = lanes.drawn(list(by_id), block.before, marks)
         wide = max(len(line) for line, _ in drawn) + 2
+        if wide > widest:
+            named = max(len(label(node)) for node in block.nodes) + 2
+            return [
+                (
+                    f"{line}  {label(by_id[node]).ljust(named if after else 0)}{after}",
+                    *row("", by_id[node])[1:],
+                )
+                for line, node, after in numbered(list(by_id), block.before, marks)
+            ]
         return [
             (line, "", "") if node is None else row(line.ljust(wide), by_id[node]) for line, node in drawn
         ]
