@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,7 +218,44 @@ def test_boxes_of_an_image_do_not_overlap_and_lines_lead_on(graph: tuple[set[int
             apart = x + width <= x2 or x2 + width2 <= x or y + height <= y2 or y2 + height2 <= y
             assert one == other or apart
     assert all(boxes[one][0] + boxes[one][2] < boxes[other][0] for one, other in edges)
-    assert len(list(image.iter(f"{_SVG}path"))) == len(edges)
+    paths = [path.attrib["d"] for path in image.iter(f"{_SVG}path")]
+    assert len(paths) == len(edges)
+    for path in paths:
+        way = list(points(path))
+        ends = [
+            name
+            for name, (x, y, width, height) in boxes.items()
+            if way[0] == pytest.approx((x + width, y + height / 2), abs=0.2)
+            or way[-1] == pytest.approx((x, y + height / 2), abs=0.2)
+        ]
+        assert len(ends) == 2
+        for x, y in way:
+            for name, (left, top, width, height) in boxes.items():
+                inside = left < x < left + width and top < y < top + height
+                assert name in ends or not inside, (path, name)
+
+
+def points(path: str) -> Iterator[tuple[float, float]]:
+    """Places that a line comes through."""
+    x, y = map(float, path[1 : path.index("H")].split())
+    for step in re.findall("[HC][^HC]+", path):
+        numbers = list(map(float, step[1:].split()))
+        if step[0] == "H":
+            yield from ((x + (numbers[0] - x) * part / 8, y) for part in range(9))
+            x = numbers[0]
+        else:
+            xs, ys = [x, *numbers[::2]], [y, *numbers[1::2]]
+            yield from ((bezier(xs, part / 8), bezier(ys, part / 8)) for part in range(9))
+            x, y = numbers[4], numbers[5]
+
+
+def bezier(at: list[float], t: float) -> float:
+    return sum(
+        weight * one
+        for weight, one in zip(
+            ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3), at, strict=True
+        )
+    )
 
 
 # ---- the commands
