@@ -121,7 +121,7 @@ class Supervisor:
         reporter.on_stale = self._stale
         shipper.on_done = self._settle
         tasks.on_done = self._journal_brought
-        tasks.on_stuck = self._release_end
+        tasks.on_stuck = self._journal_stuck
 
     def begin(self, attempt: Attempt) -> None:
         """See it through from where it is."""
@@ -147,9 +147,10 @@ class Supervisor:
         attempt.log_done = True
         log.warning("a run is not this agent's any more; it is stopped", reason=why, **attempt.names)
         self._holdings.disown(attempt)
-        self._forget(attempt)
+        self._reporter.forget(attempt)
+        self._shipper.forget(attempt)
         if attempt.ended and (attempt.task is None or attempt.task.done()):
-            self._janitor.take(attempt)
+            self._part_from(attempt)
         else:
             self._make_stop(attempt, 0.0)
 
@@ -623,9 +624,22 @@ class Supervisor:
         if attempt.let_go:
             return
         if attempt.dropped:
-            self._janitor.take(attempt)
+            self._part_from(attempt)
         else:
             self._ship(attempt)
+
+    def _part_from(self, attempt: Attempt) -> None:
+        """It is not ours any more, and nothing of it runs. What its flow completed still counts: whoever goes on from there
+        is to know of it, as far as the server takes it at once."""
+        attempt.tasks_owed = attempt.mask is not None and self._task_shipper.owes(attempt)
+        if attempt.tasks_owed:
+            self._task_shipper.finish(attempt)
+        else:
+            self._remove(attempt)
+
+    def _remove(self, attempt: Attempt) -> None:
+        self._task_shipper.forget(attempt)
+        self._janitor.take(attempt)
 
     def _ship(self, attempt: Attempt) -> None:
         """Bring output and journal to the server, once it is known what is to be masked of them."""
@@ -652,8 +666,17 @@ class Supervisor:
             self._reporter.add(attempt)
 
     def _journal_brought(self, attempt: Attempt) -> None:
+        if attempt.dropped:
+            self._remove(attempt)
+            return
         self._release_end(attempt)
         self._settle(attempt)
+
+    def _journal_stuck(self, attempt: Attempt) -> None:
+        if not attempt.dropped:
+            self._release_end(attempt)
+        elif attempt.ended and not attempt.let_go:
+            self._remove(attempt)
 
     async def _recall(self, attempt: Attempt, recalled: asyncio.Event) -> None:
         """Learn anew what is to be masked of it: it was found, and its secrets were in the memory of another life."""
@@ -683,7 +706,7 @@ class Supervisor:
             self._ship(attempt)  # its end waits for that, and needs no engine
         attempt.handle = await self._recover(attempt)
         if attempt.dropped:
-            self._janitor.take(attempt)
+            self._part_from(attempt)
             return
         if attempt.handle is None:
             attempt.log_done = True

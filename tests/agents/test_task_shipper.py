@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shunter_agents import task_shipper
+from shunter_agents.attempt import Key
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.launcher import Handle
 from shunter_infrastructure.task_files import TaskFiles
@@ -19,7 +20,7 @@ from shunter_work_pools.contracts.errors import BadRequest, ServerUnreachable
 from shunter_work_pools.contracts.secrets import AttemptSecrets, FromSecret
 from shunter_work_pools.masking import Mask
 from tests.agents.fake_server import FakeServer
-from tests.agents.lives import life
+from tests.agents.lives import Life, life
 
 HEAD = b'{"v":1,"flow":"sums"}\n'
 
@@ -55,9 +56,7 @@ async def test_the_end_of_a_run_is_told_when_the_server_has_its_journal(tmp_path
         server.lose = ["journals"]  # what took effect is not taken twice
         await server.ended(key)
         assert server.leases[key].journal == journal
-        async with asyncio.timeout(10):
-            while one.attempts():  # noqa: ASYNC110 - the folder is the truth
-                await asyncio.sleep(0.01)
+        await _gone(one)
 
 
 async def test_an_end_is_held_by_the_next_life_too(tmp_path: Path) -> None:
@@ -88,6 +87,54 @@ async def test_a_journal_that_is_refused_holds_no_end(
         assert len(one.attempts()) == 3  # it is tried again
         server.journals_away = None
         await server.until(lambda: all(server.leases[key].journal == HEAD for key in keys))
+
+
+@pytest.mark.parametrize("next_life", [False, True])
+async def test_what_a_run_completed_is_brought_though_it_was_given_up(
+    tmp_path: Path, next_life: bool
+) -> None:
+    """Its agent was away for too long: whoever retries the run now is to go on from there."""
+    server = FakeServer()
+    server.journals_away = ServerUnreachable("as the test wants it")
+    launcher = Flows(HEAD)
+    async with life(server, tmp_path, launcher) as one:
+        key = server.add("hang")
+        await server.until(lambda: server.journal_tries > 1)
+        if not next_life:
+            server.take_away(key)
+            await _brought_and_gone(server, one, key)
+    if next_life:
+        server.take_away(key)
+        async with life(server, tmp_path, launcher) as one:
+            await _brought_and_gone(server, one, key)
+    assert server.leases[key].states == ["Starting", "Running"]
+
+
+async def _brought_and_gone(server: FakeServer, one: Life, key: Key) -> None:
+    before = server.journal_tries
+    await server.until(lambda: server.journal_tries > before + 1 and not one.agent._holdings.working)
+    assert one.attempts()
+    server.journals_away = None
+    await _gone(one)
+    assert server.leases[key].journal == HEAD
+
+
+async def _gone(one: Life) -> None:
+    async with asyncio.timeout(10):
+        while one.attempts():  # noqa: ASYNC110 - the folder is the truth
+            await asyncio.sleep(0.01)
+
+
+async def test_a_journal_of_a_run_that_was_given_up_is_not_kept_for_a_server_that_refuses_it(
+    tmp_path: Path,
+) -> None:
+    server = FakeServer()
+    server.journals_away = BadRequest("as the test wants it")
+    async with life(server, tmp_path, Flows(HEAD)) as one:
+        key = server.add("hang")
+        await server.until(lambda: server.journal_tries > 0)
+        server.take_away(key)
+        await _gone(one)
 
 
 async def test_results_are_there_before_the_lines_that_name_them(tmp_path: Path) -> None:
