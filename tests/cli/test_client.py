@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,6 +182,22 @@ def test_log_parts_are_read_by_range() -> None:
         pytest.raises(ShunterError, match="Shunter-Log-Size"),
     ):
         client.read_log("x")
+
+
+async def test_what_was_sent_does_not_stay() -> None:
+    body = b"x" * 1_000_000
+    held = sys.getrefcount(body)
+    gc.disable()  # nor does it wait for the collector, which counts few objects, however large they are
+    try:
+        with answering(200, OURS, b'{"sizes": []}') as (url, _):
+            async with AsyncClient(url, "t") as client:
+                assert (await client.upload_journals("a1", body)).sizes == []
+                assert sys.getrefcount(body) == held
+            with Client(url, "t") as sync:
+                assert sync.upload_journals("a1", body).sizes == []
+                assert sys.getrefcount(body) == held
+    finally:
+        gc.enable()
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:

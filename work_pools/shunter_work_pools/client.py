@@ -1000,6 +1000,9 @@ class _Core(Endpoints):
         }
 
     def _result(self, call: Call[T], response: httpx.Response) -> T:
+        # It is read. Tied to what it came from it would stay, with the request's body, until the garbage collector looks:
+        # an agent has megabytes in each.
+        del response.stream
         self._check(response)
         try:
             return call.read(response)
