@@ -22,7 +22,7 @@ from shunter.serving import PAUSED, _Service
 from shunter_work_pools.contracts.deployments import Named, SchedulePatch
 from shunter_work_pools.contracts.errors import NotFound
 from shunter_work_pools.contracts.pools import PoolSpec
-from shunter_work_pools.contracts.runs import Run, RunRequest
+from shunter_work_pools.contracts.runs import Run
 from tests.agents.real_server import Site, site
 from tests.serving import page
 from tests.serving.scripts import ended, script, started, until, written
