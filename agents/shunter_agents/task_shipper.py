@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,10 +15,10 @@ from dataclasses import dataclass, field
 from shunter_agents.attempt import Attempt, Key
 from shunter_agents.killpoints import reached
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
-from shunter_infrastructure.task_files import TaskFiles
+from shunter_infrastructure.task_files import TaskFiles, parsed, results_in
 from shunter_work_pools.contracts.agents import LogFrame, LogSize
 from shunter_work_pools.contracts.log_frames import encode_frames
-from shunter_work_pools.contracts.tasks import LINE_LIMIT, RESULT_NAME
+from shunter_work_pools.contracts.tasks import LINE_LIMIT
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.masking import Mask
 
@@ -34,8 +32,6 @@ UPLOAD, PIECE = 1024 * 1024, 4 * 1024 * 1024
 AT_ONCE = 4
 #: Seconds until a journal that the server does not take, or that cannot be read, is tried again.
 PARKED = 30.0
-
-_NAME = re.compile(RESULT_NAME)
 
 
 @dataclass
@@ -158,13 +154,15 @@ class TaskShipper:
             await asyncio.gather(*self._bringing, return_exceptions=True)
 
     def _way(self, attempt: Attempt) -> Way | None:
-        """That of an attempt; None if its launcher's runs bring their journals themselves."""
+        """That of an attempt; None if its launcher's runs bring their journals themselves, and have left nothing to bring."""
         way = self._ways.get(attempt.key)
         if way is None:
             files = attempt.launcher.task_files(attempt.journal.folder)
             if files is None:
                 return None
-            way = self._ways[attempt.key] = Way(attempt, files, None if attempt.adopted else 0)
+            # Of what is there already the server may have some: the agent was another one, or the run brought it itself.
+            known = attempt.adopted or files.journal_size()
+            way = self._ways[attempt.key] = Way(attempt, files, None if known else 0)
         return way
 
     def _queue(self, way: Way) -> None:
@@ -228,7 +226,7 @@ class TaskShipper:
                 self._done(way)
             return False
         way.lines = data[:end]
-        way.results = [name for name in _named(way.lines) if name not in way.brought]
+        way.results = [name for name in results_in(way.lines) if name not in way.brought]
         assert way.attempt.mask is not None, "what is not to be seen of it is not known"
         if way.attempt.mask:
             way.lines = masked(way.lines, way.attempt.mask)
@@ -383,27 +381,7 @@ def masked(lines: bytes, mask: Mask) -> bytes:
 
 
 def _is_result(line: bytes) -> bool:
-    return isinstance(_parsed(line).get("r"), dict)
-
-
-def _named(lines: bytes) -> list[str]:
-    """The results that some lines name, each once."""
-    names: dict[str, None] = {}
-    for line in lines.split(b"\n"):
-        if b'"f":' in line:
-            result = _parsed(line).get("r")
-            name = result.get("f") if isinstance(result, dict) else None
-            if isinstance(name, str) and _NAME.fullmatch(name):
-                names[name] = None
-    return list(names)
-
-
-def _parsed(line: bytes) -> dict[str, object]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return isinstance(parsed(line).get("r"), dict)
 
 
 def _frame(way: Way) -> LogFrame:

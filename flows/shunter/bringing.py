@@ -1,6 +1,7 @@
-"""A thread that brings the journal to the server, in runs whose files nobody else can read (pods).
+"""A thread that brings the journal to the server, in runs whose files nobody else can read (pods), or not before their end
+(containers): ``journal.brought`` says how far it has come.
 
-Lines go in batches, each after the results that it names; what has not gone when the process is killed is lost with it.
+Lines go in batches, each after the results that it names; what has not gone when a pod is killed is lost with it.
 At the end of the process it waits until everything is there. Where the server says that the attempt is over (its node was
 silent, and given up), the flow is cancelled: another attempt may do the same by now.
 """
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -90,6 +92,9 @@ class Bringer:
         if told["size"] == self._sent:
             raise ServerRefused(f"it does not get beyond byte {self._sent} there", 409)
         self._sent = told["size"]
+        # In a container whoever has started it can bring the rest when this process is dead.
+        with suppress(OSError), open(f"{self._path}.brought", "w") as file:
+            file.write(str(self._sent))
 
     def _try_result(self, name: str) -> None:
         if name in self._brought:

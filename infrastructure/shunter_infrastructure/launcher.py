@@ -371,7 +371,8 @@ class Launcher(Protocol):
 
     def task_files(self, folder: Path) -> TaskFiles | None:
         """Where a flow leaves its journal and results for the agent to read, given the attempt's folder; None: the run
-        itself brings them to the server, if it has a token. Quick, and without the engine."""
+        itself brings them to the server, if it has a token, and left nothing undone at its end as far as is known.
+        Quick, and without the engine."""
 
     async def cleanup(self, handle: Handle) -> None:
         """Remove what the engine keeps of an ended attempt. The agent removes the folder itself."""

@@ -7,16 +7,24 @@ read more than the run may: no link is followed, and nothing but regular files c
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from shunter_work_pools.contracts.tasks import RESULT_NAME
+
 FOLDER = "tasks"
 JOURNAL = "journal"
 RESULTS = "results"
+#: Beside the journal of a run that brings it to the server itself: how far that has come.
+BROUGHT = "journal.brought"
+
+_NAME = re.compile(RESULT_NAME)
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: a run may have put a named pipe there.
@@ -81,3 +89,24 @@ class TaskFiles:
             yield fd
         finally:
             os.close(fd)
+
+
+def results_in(lines: bytes) -> list[str]:
+    """The results that some lines of a journal name, each once."""
+    names: dict[str, None] = {}
+    for line in lines.split(b"\n"):
+        if b'"f":' in line:
+            result = parsed(line).get("r")
+            name = result.get("f") if isinstance(result, dict) else None
+            if isinstance(name, str) and _NAME.fullmatch(name):
+                names[name] = None
+    return list(names)
+
+
+def parsed(line: bytes) -> dict[str, object]:
+    """A line of a journal; empty if it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -153,6 +153,31 @@ def test_the_agent_is_killed_while_a_flow_runs(boxes: Site, tmp_path: Path) -> N
     assert ran(tmp_path) == BEFORE + Counter(["wait"])
 
 
+def test_what_a_killed_flow_had_not_brought_is_fetched(boxes: Site, tmp_path: Path) -> None:
+    deploy(boxes, "mixed_late", tmp_path)
+    with boxes.agent("fetches", pool="boxes"):
+        run = boxes.client.create_run(RunRequest(deployment=tmp_path.name)).id
+        until(lambda: (tmp_path / "begun").exists(), boxes, run)
+        boxes.server.kill()
+        boxes.server.wait()
+        (tmp_path / "go").touch()
+        try:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "waiting").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            kill(boxes, run)
+        finally:
+            boxes.start_server()
+        ended = boxes.ended(run, 60)
+        assert (ended.state, ended.cause) == ("Crashed", "signal")
+        # With the end there is all that the flow did.
+        assert completed(boxes, run) == COMPLETED
+        again(boxes, run, "fetches", tmp_path)
+        assert '"error"' not in boxes.log("fetches")
+    assert ran(tmp_path) == BEFORE + Counter(["wait"])
+
+
 def test_a_cancelled_flow_calls_its_hooks(boxes: Site, tmp_path: Path) -> None:
     deploy(boxes, "stopped", tmp_path)
     with boxes.agent("cancelled", pool="boxes"):

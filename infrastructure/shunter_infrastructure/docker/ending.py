@@ -24,7 +24,7 @@ _NEVER = "0001-01-01"
 #: What containerd says of what ended while it was away, if nobody could tell it.
 _NOT_KNOWN = 255
 #: Podman takes a container that has just ended out of its mount while it is read, and sends nothing then.
-_FETCHES = 5
+FETCHES = 5
 
 
 def has_ended(state: dict[str, Any]) -> bool:
@@ -136,7 +136,7 @@ def fetch(client: docker.APIClient, container: str, folder: Path, *, entrypoint:
     """Bring what a run left in its container into the attempt's folder: as it is, for :mod:`outcome` to judge."""
     wanted = [(RESULT, outcome.RESULT)] + ([(FAILURE, outcome.FAILURE)] if entrypoint else [])
     for source, name in wanted:
-        for left in reversed(range(_FETCHES)):
+        for left in reversed(range(FETCHES)):
             try:
                 _fetch(client, container, source, folder / name)
                 break
@@ -149,6 +149,11 @@ class _BrokenOff(OSError):
     """An archive ended too early."""
 
 
+def is_file(stat: dict[str, Any]) -> bool:
+    """Whether something in a container is a regular file, by what the engine says of it."""
+    return not int(stat.get("mode", 0)) >> 16 & 0x8FFF
+
+
 def _fetch(client: docker.APIClient, container: str, source: str, target: Path) -> None:
     try:
         chunks, stat = client.get_archive(container, source)
@@ -158,7 +163,7 @@ def _fetch(client: docker.APIClient, container: str, source: str, target: Path) 
         if "no such file" in str(exc).lower():
             return
         raise
-    if not stat or int(stat.get("size", 0)) > RESULT_LIMIT or int(stat.get("mode", 0)) >> 16 & 0x8FFF:
+    if not stat or int(stat.get("size", 0)) > RESULT_LIMIT or not is_file(stat):
         _stand_in(target, stat or {})
         return
     try:
@@ -172,7 +177,7 @@ def _fetch(client: docker.APIClient, container: str, source: str, target: Path) 
 
 def _stand_in(target: Path, stat: dict[str, Any]) -> None:
     """What cannot be a result is not fetched: something of the same size or kind tells so as well."""
-    if int(stat.get("size", 0)) > RESULT_LIMIT and not int(stat.get("mode", 0)) >> 16 & 0x8FFF:
+    if int(stat.get("size", 0)) > RESULT_LIMIT and is_file(stat):
         with target.open("wb") as file:
             file.truncate(int(stat["size"]))
     elif not target.exists():

@@ -18,7 +18,7 @@ import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from shunter_infrastructure.copied_output import OUTPUT
-from shunter_infrastructure.docker import container, ending, engine, events, images
+from shunter_infrastructure.docker import container, ending, engine, events, images, rest_of_journal
 from shunter_infrastructure.docker.engine import Engine, explanation
 from shunter_infrastructure.docker.events import Events
 from shunter_infrastructure.docker.images import Images
@@ -41,6 +41,8 @@ from shunter_infrastructure.launcher import (
 )
 from shunter_infrastructure.run_environment import read_authorities, told_more
 from shunter_infrastructure.stamp import Stamp
+from shunter_infrastructure.task_files import FOLDER as TASKS
+from shunter_infrastructure.task_files import JOURNAL, TaskFiles
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.docker_template import DockerTemplate
 from shunter_work_pools.contracts.states import Cause
@@ -331,6 +333,7 @@ class DockerLauncher(OwnWork):
                 "container": note["id"],
                 "name": container.name_of(assignment.run, number_of(assignment, folder)),
                 "entrypoint": assignment.work.entrypoint is not None,
+                "journal": assignment.wants_token,
             },
         )
 
@@ -384,11 +387,15 @@ class DockerLauncher(OwnWork):
         self._disarm(one)
         seen = await self._saw_end(one)
         await self._outputs.complete(one, handle.folder, unseen=not seen)
-        entrypoint = bool(handle.data["entrypoint"])
+        entrypoint, journal = bool(handle.data["entrypoint"]), bool(handle.data["journal"])
+
+        def fetch(client: docker.APIClient) -> None:
+            ending.fetch(client, one, handle.folder, entrypoint=entrypoint)
+            if journal:
+                rest_of_journal.fetch(client, one, handle.folder)
+
         try:
-            await self._engine.call(
-                lambda client: ending.fetch(client, one, handle.folder, entrypoint=entrypoint)
-            )
+            await self._engine.call(fetch)
         except APIError as exc:
             raise LauncherUnavailable(
                 f"the result of {handle.data['name']} cannot be had: {explanation(exc)}"
@@ -490,6 +497,10 @@ class DockerLauncher(OwnWork):
                 raise LauncherUnavailable(
                     f"container {handle.data['name']} cannot be removed: {explanation(exc)}"
                 ) from exc
+
+    def task_files(self, folder: Path) -> TaskFiles | None:
+        """See :meth:`Launcher.task_files`: what the run has not brought is fetched at its end."""
+        return TaskFiles(folder) if (folder / TASKS / JOURNAL).exists() else None
 
     def recycle(self, folder: Path) -> bool:
         """See :meth:`Launcher.recycle`: a folder is the least of what a container costs."""
