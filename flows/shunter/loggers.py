@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from io import TextIOWrapper
 
 FORMAT = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(name)s | %(message)s"
 
@@ -24,6 +26,8 @@ def get_logger(name: str | None = None) -> logging.Logger:
 
 def set_up() -> None:
     """Have records go to the output, where nobody has arranged for them."""
+    if os.environ.get("SHUNTER_RUN_ID"):
+        _print_lines()
     root, own = logging.getLogger(), logging.getLogger("shunter")
     if root.handlers or own.handlers:
         return
@@ -33,3 +37,10 @@ def set_up() -> None:
     logger.addHandler(handler)
     if logger.level == logging.NOTSET or logger is root:
         logger.setLevel(logging.INFO)
+
+
+def _print_lines() -> None:
+    """Have tasks print line by line. Unbuffered, as entrypoints are run, ``print(a, b)`` writes each part by itself, and those
+    of other threads get between them."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)

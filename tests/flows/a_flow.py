@@ -230,7 +230,7 @@ def inside(n: int = 3) -> dict[str, Any]:
     import logging
 
     logging.getLogger("some.library").info("two\nlines")
-    print("printed")
+    print("printed", sys.stdout.write_through)  # type: ignore[attr-defined]
     artifacts.table("prices", [{"a": 1}, {"a": 2}], "what was found")
     artifacts.link("page", "https://example.org/x")
     return found | {"squares": sum(square(i) for i in track(range(n), "squares"))}

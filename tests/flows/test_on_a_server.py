@@ -275,7 +275,7 @@ def test_a_flow_is_an_entrypoint(here: Site, tmp_path: Path) -> None:
         assert "| WARNING | shunter.inside | from the flow" in output
         assert "| INFO    | shunter.looks | from the task" in output
         assert "| INFO    | some.library | two\nlines" in output
-        assert "printed" in output
+        assert "printed False" in output
         assert [one.key for one in here.client.list_artifacts(str(run)).artifacts] == ["page", "prices"]
         assert here.client.get_artifact(str(run), "prices").data == [{"a": 1}, {"a": 2}]
         assert ended.attempts[-1].progress is not None

@@ -251,7 +251,7 @@ def test_a_flow_is_an_entrypoint(boxes: Site, tmp_path: Path) -> None:
         output = boxes.output(run).decode()
         assert "| WARNING | shunter.inside | from the flow" in output
         assert "| INFO    | some.library | two\nlines" in output
-        assert "printed" in output
+        assert "printed False" in output
         assert [one.key for one in boxes.client.list_artifacts(str(run)).artifacts] == ["page", "prices"]
         progress = ended.attempts[-1].progress
         assert progress is not None
