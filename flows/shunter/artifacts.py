@@ -78,7 +78,7 @@ def _leave(key: str, kind: str, data: Any, description: str) -> None:
     from shunter import journal
     from shunter.scopes import current
 
-    found = journal.of_process()
+    found = journal.told_to()
     if found is not None:
         scope = current.get()
         about = {"key": key, "kind": kind, "data": json.loads(text), "description": description}

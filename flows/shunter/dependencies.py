@@ -105,6 +105,11 @@ def value_for(one: TaskFuture[Any], failing: bool) -> Any:
     return one.value_now()
 
 
+def marked(one: TaskFuture[Any], failing: bool) -> Any:
+    """The same future, in a mark, so that the containers around it are made anew by ``replaced``."""
+    return (AllowFailure if failing else Unmapped)(one)
+
+
 def values_of(run: TaskFuture[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments, with values where futures were."""
     if not run.upstream:

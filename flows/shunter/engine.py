@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shunter import states
 from shunter.clock import clock
-from shunter.dependencies import VALUE, upstream_of, values_of
+from shunter.dependencies import VALUE, marked, replaced, upstream_of, values_of
 from shunter.errors import (
     NotInFlow,
     TaskCancelled,
@@ -56,6 +56,8 @@ def submit(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: A
     upstream = upstream_of(run, args, kwargs, wait_for)
     if scope.flow_run.keyed and _identified(run, scope, args, kwargs):
         return run
+    if upstream:  # containers as they are now: whoever gave them may put something else into them
+        run._args, run._kwargs = replaced((args, kwargs), marked)
     root = run.root
     place = place_for(run)
     with root.lock:
@@ -122,9 +124,17 @@ def attempt_started(run: TaskFuture[Any]) -> int | None:
             run._started = time.time_ns() // 1000
     if run.root.journal is not None:
         run.root.journal.note(run)
-    if run.task.timeout is not None and not run.task.is_async:
-        run._timer = clock.later(run.task.timeout, lambda: _expire(run, turn))
     return turn
+
+
+def watch(run: TaskFuture[Any], turn: int) -> None:
+    """The function of a try is called now; who executes it does not see to its time-out."""
+    timeout = run.task.timeout
+    if timeout is None:
+        return
+    with run.root.lock:
+        if run._turn == turn and not run._ending:
+            run._timer = clock.later(timeout, lambda: _expire(run, turn))
 
 
 def invoke(run: TaskFuture[Any]) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 from shunter import crashed, engine, journal, parameters, states
 from shunter.clock import clock
+from shunter.containers import parts_of, rebuilt
 from shunter.dependencies import futures_in, replaced, value_for
 from shunter.errors import (
     FlowTimeout,
@@ -309,16 +310,19 @@ def _settled(value: Any) -> tuple[Any, str, BaseException | None]:
         for state, error in found:
             if state == wanted:
                 return None, states.CANCELLED if state == states.CANCELLED else states.FAILED, error
-    value = replaced(value, value_for)
-    if isinstance(value, State):
-        value = value.result()
-    elif isinstance(value, (list, tuple)) and any(isinstance(part, State) for part in value):
-        value = type(value)(part.result() if isinstance(part, State) else part for part in value)
-    return value, states.COMPLETED, None
+    return _without_states(replaced(value, value_for)), states.COMPLETED, None
 
 
 def _states_in(value: Any) -> list[State[Any]]:
-    if isinstance(value, State):
-        return [value]
-    parts = value if isinstance(value, (list, tuple)) else ()
+    """Those that it is, or that are in the list, tuple, set or dict that it is."""
+    parts = [value] if isinstance(value, State) else parts_of(value) or ()
     return [part for part in parts if isinstance(part, State)]
+
+
+def _without_states(value: Any) -> Any:
+    """Their values in their places."""
+
+    def part_of(part: Any) -> Any:
+        return part.result() if isinstance(part, State) else part
+
+    return part_of(value) if isinstance(value, State) else rebuilt(value, part_of)

@@ -38,7 +38,52 @@ _TEXT = 4000
 _TRACE = 8000
 
 
-class Journal:
+class Lines:
+    """A journal's end, to which lines are added.
+
+    Args:
+        path: the file; made if it is not there.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = threading.Lock()
+        self._torn = False
+        self._failed = False
+
+    def tell(self, what: dict[str, Any]) -> None:
+        """A line that is no state of a run."""
+        self._write(_encoded(what | {"at": _now()}))
+
+    def _write(self, line: bytes) -> None:
+        with self._lock:
+            self._append(line)
+
+    def _append(self, data: bytes) -> None:
+        if self._torn:
+            data = b"\n" + data
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+                self._torn = bool(data)
+        except OSError as exc:
+            if not self._failed:
+                self._failed = True
+                from shunter.loggers import get_logger
+
+                get_logger("shunter").error(
+                    "the journal %s cannot be written (%s): what is done from here on will be done again "
+                    "if this run is retried",
+                    self.path,
+                    exc.strerror,
+                )
+
+
+class Journal(Lines):
     """The journal of this process. What is in the file already was done by earlier attempts of the same run.
 
     Args:
@@ -57,7 +102,6 @@ class Journal:
         completed: Mapping[str, dict[str, Any]] | None = None,
         fetch: Callable[[str], bytes] | None = None,
     ) -> None:
-        self.path = path
         self.fetch = fetch
         self.folder = os.path.join(os.path.dirname(os.path.abspath(path)), "results")
         self.completed: dict[str, dict[str, Any]] = dict(completed or {})
@@ -66,14 +110,11 @@ class Journal:
             _without_torn_end(path)
         else:
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        super().__init__(path)
         #: How often an outermost flow was run with the same parameters in this process.
         self.counts: dict[Any, int] = {}
-        self._lock = threading.Lock()
         self._held: dict[str, tuple[Run, str, int, int]] = {}
         self._alarm = False
-        self._torn = False
-        self._failed = False
 
     def head(self, flow: str, version: str, crash_hooks: bool = False) -> None:
         """The line that names a flow."""
@@ -114,18 +155,10 @@ class Journal:
             self._held.pop(run.key, None)
             self._append(encoded)
 
-    def tell(self, what: dict[str, Any]) -> None:
-        """A line of another kind."""
-        self._write(_encoded(what | {"at": _now()}))
-
     def close(self) -> None:
         """Write what is held. The file stays open, as tasks that were given up may still end."""
         with self._lock:
             self._flush()
-
-    def _write(self, line: bytes) -> None:
-        with self._lock:
-            self._append(line)
 
     def _wake(self) -> None:
         with self._lock:
@@ -137,25 +170,6 @@ class Journal:
             lines = b"".join(_encoded(_line(*held)) for held in self._held.values())
             self._held.clear()
             self._append(lines)
-
-    def _append(self, data: bytes) -> None:
-        if self._torn:
-            data = b"\n" + data
-        try:
-            while data:
-                data = data[os.write(self._file, data) :]
-                self._torn = bool(data)
-        except OSError as exc:
-            if not self._failed:
-                self._failed = True
-                from shunter.loggers import get_logger
-
-                get_logger("shunter").error(
-                    "the journal %s cannot be written (%s): what is done from here on will be done again "
-                    "if this run is retried",
-                    self.path,
-                    exc.strerror,
-                )
 
 
 _opened: Journal | None = None
@@ -176,6 +190,20 @@ def of_process() -> Journal | None:
                 _opened = _of_run(path)
             os.environ.pop("SHUNTER_JOURNAL", None)
     return _opened
+
+
+_lent: Lines | None = None
+
+
+def lent(path: str | None) -> None:
+    """What this process has to tell goes into the journal of the one that has started it."""
+    global _lent
+    _lent = Lines(path) if path is not None else None
+
+
+def told_to() -> Lines | None:
+    """Where artifacts and progress go."""
+    return _lent or of_process()
 
 
 def _of_run(path: str) -> Journal:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from shunter.journal import Journal
+    from shunter.journal import Lines
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def track(iterable: Iterable[T], description: str = "", total: int | None = None
 
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    teller = _Teller(description, None if total is None else int(total), journal.of_process())
+    teller = _Teller(description, None if total is None else int(total), journal.told_to())
     count = 0
     try:
         for element in iterable:
@@ -41,7 +41,7 @@ def track(iterable: Iterable[T], description: str = "", total: int | None = None
 
 
 class _Teller:
-    def __init__(self, description: str, total: int | None, journal: Journal | None) -> None:
+    def __init__(self, description: str, total: int | None, journal: Lines | None) -> None:
         self._description = description
         self._total = total
         self._journal = journal

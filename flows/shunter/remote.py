@@ -10,9 +10,13 @@ import asyncio
 import time
 from typing import Any
 
-from shunter import engine
+from shunter import engine, loggers
+from shunter.clock import clock
 from shunter.containers import rebuilt
+from shunter.errors import ExecutorError, Interrupted
 from shunter.futures import TaskFuture
+from shunter.interrupts import Interruptible
+from shunter.packing import pack, unpack
 from shunter.retries import Retries
 from shunter.runs import FlowRun, Root
 from shunter.scopes import current
@@ -26,15 +30,23 @@ class Slot:
 
 
 class Order:
-    """What is to be done: a task, its arguments, and where it belongs."""
+    """What is to be done: a task, its arguments, and where it belongs.
 
-    def __init__(self, run: TaskFuture[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    Args:
+        timeout: seconds that a try may take, where nobody else sees to that.
+    """
+
+    def __init__(
+        self, run: TaskFuture[Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> None:
         self.task = run.task
         self.args = args
         self.kwargs = kwargs
         self.flow = run.flow_run.name
-        self.parameters: dict[str, Any] = {}
+        self.parameters = run.flow_run.sent_parameters
         self.attempt = run.attempt
+        self.key = run.key
+        self.timeout = timeout
 
 
 class _FlowThere:
@@ -56,25 +68,35 @@ def do(order: Order) -> Any:
     Raises:
         BaseException: what it raised.
     """
+    loggers.set_up()
     root = Root(None)
     flow_run = FlowRun(_FlowThere(order.flow), root, None, order.parameters)
     run = TaskFuture[Any](order.task, flow_run, None, 1)
     run.attempt = order.attempt
+    run._key = order.key
     run._args, run._kwargs = order.args, order.kwargs
     token = current.set(run)
     try:
-        value = order.task.fn(*order.args, **order.kwargs)
-        if order.task.is_async:
-            value = asyncio.run(_awaited(value, order.task.timeout))
-        while (one := flow_run.an_open()) is not None:
-            one.wait()
+        value = _in_time(run, order.timeout)
     finally:
-        current.reset(token)
-        flow_run.close()
-        root.close()
+        try:
+            while (one := flow_run.an_open()) is not None:
+                one.wait()
+        finally:
+            current.reset(token)
+            flow_run.close()
+            root.close()
     if (wrong := engine.no_value(order.task, value)) is not None:
         raise wrong
     return value
+
+
+def do_sent(order: Order) -> Any:
+    """The same by an executor that pickles what is raised."""
+    try:
+        return do(order)
+    except Exception as exc:
+        raise sendable(order.task.name, exc) from None
 
 
 def do_with_values(order: Order, values: list[Any]) -> Any:
@@ -95,8 +117,56 @@ def do_with_values(order: Order, values: list[Any]) -> Any:
             raise engine.task_exit(order.task, exc) from exc
 
 
-async def _awaited(coroutine: Any, timeout: float | None) -> Any:
-    return await asyncio.wait_for(coroutine, timeout)
+def sendable(name: str, error: BaseException) -> BaseException:
+    """An exception that can be sent to another process and read there, with the traceback of this one as a note."""
+    import traceback
+
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    try:
+        unpack(pack(error))
+    except Exception as exc:
+        text = f"task {name} raised {type(error).__qualname__}: {error} (which itself cannot be sent: {exc})"
+        error = ExecutorError(text)
+    error.add_note("In the process of the task:\n" + trace)
+    return error
+
+
+def _in_time(run: TaskFuture[Any], timeout: float | None) -> Any:
+    """Call the function. One that takes too long is interrupted at its next line."""
+    if run.task.is_async:
+        return asyncio.run(_awaited(run, timeout))
+    if timeout is None:
+        return run.task.fn(*run._args, **run._kwargs)
+    gate = Interruptible()
+    late: list[bool] = []
+
+    def expire() -> None:
+        late.append(True)
+        gate.interrupt(Interrupted)
+
+    alarm = clock.later(timeout, expire)
+    try:
+        with gate:
+            value = run.task.fn(*run._args, **run._kwargs)
+    except BaseException:
+        gate.leave()
+        if not late:
+            raise
+    finally:
+        alarm.cancel()
+    if late:
+        raise engine.too_long(run)
+    return value
+
+
+async def _awaited(run: TaskFuture[Any], timeout: float | None) -> Any:
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await run.task.fn(*run._args, **run._kwargs)
+    except TimeoutError:
+        if limit.expired():
+            raise engine.too_long(run) from None
+        raise
 
 
 def _filled(value: Any, values: list[Any]) -> Any:

@@ -147,6 +147,11 @@ def encode(value: Any) -> tuple[str, bytes]:
         raise NotKept(str(exc)) from None
 
 
+def is_small(value: Any) -> bool:
+    """Whether it would be in the journal's line, as JSON."""
+    return _exact(value, 0) and len(json.dumps(value)) <= INLINE
+
+
 def decode(kind: str, data: bytes) -> Any:
     """The value again."""
     return json.loads(data) if kind == "j" else unpack(data)

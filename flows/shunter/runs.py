@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shunter import states
-from shunter.results import LIMIT, Store
+from shunter.results import LIMIT, Store, is_small
 
 if TYPE_CHECKING:
     from shunter.executors import Place
@@ -107,6 +107,7 @@ class FlowRun:
         self.own_place = above is None or flow.executor is not None
         self._place: Place | None = None
         self._store: Store | None = None
+        self._sent: dict[str, Any] | None = None
         self._started = 0
         self.gate: Any = None
         self.value: Any = None
@@ -151,6 +152,13 @@ class FlowRun:
                     if self._place is None:
                         self._place = place
         return self._place
+
+    @property
+    def sent_parameters(self) -> dict[str, Any]:
+        """Those of its parameters that are small and JSON: they go with every task to another process."""
+        if self._sent is None:
+            self._sent = {name: value for name, value in self.parameters.items() if is_small(value)}
+        return self._sent
 
     @property
     def result_storage(self) -> str | None:

@@ -18,7 +18,7 @@ from shunter.futures import TaskFuture
 from shunter.journal import Journal, lines
 from shunter.runs import Root
 from shunter.tasks import AsyncTask
-from tests.flows.workflows import add, add_async, total
+from tests.flows.workflows import add, add_async, nap, total
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -88,6 +88,22 @@ def test_a_container_without_futures_is_handed_on_as_it_is() -> None:
         return same.submit(given).result() is given
 
     assert whole()
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_what_is_put_into_a_container_later_does_not_count(executor: str) -> None:
+    @flow(executor=executor)
+    def whole() -> list[int]:
+        rows: list[TaskFuture[int]] = [add.submit(nap.submit(0.2), 1)]
+        named: dict[str, Any] = {}
+        for _ in range(3):
+            named["values"] = rows
+            rows.append(total.submit(rows))
+            keyed = total.submit(numbers=named["values"])
+            named["values"] = None
+        return [*(row.result() for row in rows), keyed.result()]
+
+    assert [round(value - 1.2, 3) for value in whole()] == [0, 0, 1.2, 3.6, 8.4]
 
 
 def test_containers_that_contain_themselves() -> None:

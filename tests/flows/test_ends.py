@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,6 +27,13 @@ from shunter import (
 from shunter.errors import TaskExit
 from shunter.executors import Threads
 from tests.flows.workflows import add, fail, leave, nap, total
+
+
+class Pair(NamedTuple):
+    """Two values."""
+
+    first: Any
+    second: Any
 
 
 def test_one_failing_branch_does_not_stop_another() -> None:
@@ -108,6 +115,10 @@ def test_a_called_task_raises_what_it_raised() -> None:
         (lambda: add.submit(fail.submit()), "Failed"),
         (lambda: [add.submit(1).final_state(), fail.submit().final_state()], "Failed"),
         (lambda: fail.submit().final_state(), "Failed"),
+        (lambda: {"a": fail.submit().final_state()}, "Failed"),
+        (lambda: {fail.submit().final_state()}, "Failed"),
+        (lambda: Pair(add.submit(1).final_state(), fail.submit().final_state()), "Failed"),
+        (lambda: Pair(add.submit(1).final_state(), 2), "Completed"),
         (lambda: State("Completed", 5), "Completed"),
         (lambda: [fail.submit() and 1], "Completed"),
         (lambda: 1 // 0, "Failed"),
@@ -132,6 +143,20 @@ def _cancelled() -> Any:
     future = add.submit(1, wait_for=nap.submit(0.2))
     assert future.cancel()
     return future
+
+
+def test_returned_states_become_values() -> None:
+    @flow
+    def whole() -> Any:
+        return {"a": add.submit(1).final_state(), "b": 3, "c": add.submit(2).final_state()}
+
+    assert whole() == {"a": 1, "b": 3, "c": 2}
+
+    @flow
+    def pair() -> Any:
+        return Pair(add.submit(1).final_state(), add.submit(2).final_state())
+
+    assert pair() == Pair(1, 2)
 
 
 def test_returned_futures_become_values() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shunter import flow, task
+from shunter import TaskCancelled, flow, task
 from shunter.errors import ExecutorError, WorkerDied
 from shunter.executors import Processes, Threads
 from tests.flows.workflows import (
@@ -221,24 +221,25 @@ def test_executors_that_are_none() -> None:
 
 
 def test_a_try_that_comes_back_after_it_was_given_up_is_not_listened_to() -> None:
-    class Late(Executor):
-        def __init__(self) -> None:
-            self.given: list[Future[Any]] = []
+    given: list[Future[Any]] = []
 
+    class Late(Executor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
             future: Future[Any] = Future()
             future.set_running_or_notify_cancel()
-            self.given.append(future)
-            if len(self.given) == 2:
-                self.given[0].set_result("late")
-                future.set_result("second")
+            given.append(future)
             return future
 
     @flow(executor=Late())
     def whole() -> Any:
-        return add.with_options(timeout=0.1, retries=1).submit(1).result()
+        one = add.submit(1)
+        assert one.cancel()
+        given[0].set_result("late")
+        return one.state, one.result(raise_on_failure=False)
 
-    assert whole() == "second"
+    state, error = whole()
+    assert state == "Cancelled"
+    assert isinstance(error, TaskCancelled)
 
 
 def test_a_small_protocol_lets_another_executor_keep_its_values() -> None:

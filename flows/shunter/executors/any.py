@@ -43,7 +43,7 @@ class AnyExecutor:
             if run.task.cache is not None and engine.from_cache(run, args, kwargs):
                 engine.attempt_ended(run, turn, run._value, None)
                 return
-            native = self._executor.submit(remote.do, remote.Order(run, args, kwargs))
+            native = self._executor.submit(remote.do_sent, remote.Order(run, args, kwargs, run.task.timeout))
         except Exception as exc:
             engine.attempt_ended(run, turn, None, _explained(exc))
             return

@@ -53,7 +53,7 @@ class PlaceWithFutures:
             args, kwargs = dependencies.replaced(
                 (run._args, run._kwargs), lambda one, failing: self._put(one, failing, natives)
             )
-            order = remote.Order(run, args, kwargs)
+            order = remote.Order(run, args, kwargs, run.task.timeout)
             order.attempt -= 1  # they are counted there
             native = self._executor.submit_with_futures(
                 remote.do_with_values, order, natives, name=run.name, tags=run.task.tags

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from shunter import dependencies, engine
+from shunter import dependencies, engine, journal
 from shunter.errors import ExecutorError, WorkerDied
 from shunter.executors.threads import Lane, own_pool
 from shunter.futures import TaskFuture
@@ -37,14 +38,14 @@ class ProcessLane(Lane):
             args, kwargs = dependencies.values_of(run)
             if run.task.cache is not None and engine.from_cache(run, args, kwargs):
                 return run._value, None
-            order = _packed(run, Order(run, args, kwargs))
+            order = _packed(run, Order(run, args, kwargs, None))
             child = self._take(run)
         except BaseException as exc:
             return None, exc
         try:
             if run._turn != turn:
                 return None, None
-            value, error = child.do(run.name, order)
+            value, error = child.do(run.name, order, lambda: engine.watch(run, turn))
         finally:
             self._give_back(run, child)
         return value, error
@@ -69,7 +70,8 @@ class ProcessLane(Lane):
     def _take(self, run: TaskFuture[Any]) -> _Child:
         with self._lock:
             child = self._idle.pop() if self._idle else None
-        child = child or _Child()
+        told_to = run.root.journal
+        child = child or _Child(told_to.path if told_to is not None else None)
         with self._lock:
             self._busy[run] = child
         return child
@@ -85,14 +87,18 @@ class ProcessLane(Lane):
 
 
 class _Child:
-    """One process and the way to it."""
+    """One process and the way to it.
 
-    def __init__(self) -> None:
+    Args:
+        journal: the file in which it tells of artifacts and progress.
+    """
+
+    def __init__(self, journal: str | None) -> None:
         import multiprocessing
 
         context = multiprocessing.get_context("spawn")
         self._way, other = context.Pipe()
-        self.process = context.Process(target=work, args=(other,), name="shunter-worker", daemon=True)
+        self.process = context.Process(target=work, args=(other, journal), name="shunter-worker", daemon=True)
         try:
             self.process.start()
         except Exception as exc:
@@ -101,10 +107,16 @@ class _Child:
             other.close()
         self.usable = True
 
-    def do(self, name: str, order: bytes) -> tuple[Any, BaseException | None]:
-        """Send an order and wait for what comes back."""
+    def do(self, name: str, order: bytes, begun: Callable[[], None]) -> tuple[Any, BaseException | None]:
+        """Send an order and wait for what comes back.
+
+        Args:
+            begun: called when the task's function is; the process and its imports take their time before that.
+        """
         try:
             self._way.send_bytes(order)
+            self._way.recv_bytes()
+            begun()
             answer = self._way.recv_bytes()
         except (EOFError, OSError):
             self.usable = False
@@ -131,7 +143,7 @@ class _Child:
         self.process.close()
 
 
-def work(way: Connection) -> None:
+def work(way: Connection, told_to: str | None) -> None:
     """In the child: do what is ordered, one after the other, until the parent is gone."""
     import signal
 
@@ -139,12 +151,13 @@ def work(way: Connection) -> None:
     signal.signal(signal.SIGTERM, _leave_it)
     signal.signal(signal.SIGINT, _leave_it)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    journal.lent(told_to)
     while True:
         try:
             order = way.recv_bytes()
         except (EOFError, OSError):
             return
-        way.send_bytes(_done(order))
+        way.send_bytes(_done(order, lambda: way.send_bytes(b"")))
 
 
 def _leave_it(number: int, frame: object) -> None:
@@ -160,43 +173,31 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _done(order: bytes) -> bytes:
+def _done(order: bytes, begins: Callable[[], None]) -> bytes:
     from shunter import remote
 
     pid = os.getpid()
     name = "?"
     error: BaseException | None
     try:
-        unpacked = unpack(order)
+        try:
+            unpacked = unpack(order)
+        finally:
+            begins()
         name = unpacked.task.name
         value, error = remote.do(unpacked), None
     except SystemExit as exc:
         value, error = None, engine.task_exit(unpacked.task, exc)
     except BaseException as exc:
-        value, error = None, exc
+        value, error = None, remote.sendable(name, exc)
     if os.getpid() != pid:
         os._exit(0)  # a child that the task forked, and that came back from it
     try:
-        return pack((value, _with_trace(error)))
+        return pack((value, error))
     except Exception as exc:
-        return pack((None, _sendable(name, error, exc)))
-
-
-def _with_trace(error: BaseException | None) -> BaseException | None:
-    """The exception with the traceback of this process as a note, since tracebacks stay behind."""
-    if error is not None:
-        import traceback
-
-        error.add_note("In the process of the task:\n" + "".join(traceback.format_tb(error.__traceback__)))
-    return error
-
-
-def _sendable(name: str, error: BaseException | None, why: Exception) -> BaseException:
-    if error is None:
-        return TypeError(f"the result of task {name} cannot be sent from one process to another: {why}")
-    return ExecutorError(
-        f"task {name} raised {type(error).__qualname__}: {error} (which itself cannot be sent: {why})"
-    )
+        return pack(
+            (None, TypeError(f"the result of task {name} cannot be sent from one process to another: {exc}"))
+        )
 
 
 def _packed(run: TaskFuture[Any], order: Any) -> bytes:

@@ -182,6 +182,7 @@ class Lane:
                 if run._turn != turn:
                     return None, None
                 assert run._context is not None
+                engine.watch(run, turn)
                 return run._context.copy().run(engine.invoke, run), None
         except BaseException as exc:
             gate.leave()
