@@ -34,7 +34,7 @@ from shunter_work_pools.contracts.errors import (
 from shunter_work_pools.contracts.identities import Credential, CredentialRequest
 from shunter_work_pools.contracts.pools import Pool, PoolPatch, PoolSpec
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
-from shunter_work_pools.contracts.tasks import ResultSize
+from shunter_work_pools.contracts.tasks import ResultSizes
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
@@ -69,18 +69,9 @@ class Server(Protocol):
     async def report(self, name: str, batch: ReportBatch) -> ReportAnswer: ...
     async def upload_logs(self, name: str, body: bytes) -> LogAnswer: ...
     async def upload_journals(self, name: str, body: bytes) -> LogAnswer: ...
-    async def upload_task_result(
-        self,
-        name: str,
-        run: UUID,
-        attempt: int,
-        epoch: int,
-        result: str,
-        *,
-        offset: int,
-        size: int,
-        data: bytes,
-    ) -> ResultSize: ...
+    async def upload_task_results(
+        self, name: str, run: UUID, attempt: int, epoch: int, body: bytes
+    ) -> ResultSizes: ...
     async def release(self, name: str, request: ReleaseRequest) -> ReportAnswer: ...
     async def leave(self, name: str, request: ReleaseRequest) -> ReportAnswer: ...
     async def attempt_secrets(self, name: str, request: SecretsRequest) -> AttemptSecrets: ...

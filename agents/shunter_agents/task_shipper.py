@@ -18,7 +18,8 @@ from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, who
 from shunter_infrastructure.task_files import TaskFiles, parsed, results_in
 from shunter_work_pools.contracts.agents import LogFrame, LogSize
 from shunter_work_pools.contracts.log_frames import encode_frames
-from shunter_work_pools.contracts.tasks import LINE_LIMIT
+from shunter_work_pools.contracts.result_pieces import PIECES_LIMIT, ResultPiece, encode_pieces
+from shunter_work_pools.contracts.tasks import LINE_LIMIT, ResultSize
 from shunter_work_pools.daemon_log import get_logger
 from shunter_work_pools.masking import Mask
 
@@ -26,7 +27,7 @@ log = get_logger()
 
 #: Seconds between two looks at the journals of what runs.
 LOOK = 0.5
-#: Bytes of journals in one upload, and of a result.
+#: Bytes of journals in one upload, and of results.
 UPLOAD, PIECE = 1024 * 1024, 4 * 1024 * 1024
 #: Attempts whose results are on their way at once.
 AT_ONCE = 4
@@ -279,66 +280,77 @@ class TaskShipper:
         task.add_done_callback(self._bringing.discard)
 
     async def _bring_results(self, way: Way) -> None:
-        """All that its next lines name."""
+        """All that its next lines name, small ones together and large ones piece by piece."""
         async with self._few:
-            for name in way.results:
-                if self._ways.get(way.attempt.key) is not way:
-                    return
+            backoff = Backoff()
+            at = dict.fromkeys(way.results, 0)
+            while (pieces := self._pieces(way, at)) and self._ways.get(way.attempt.key) is way:
                 try:
-                    await self._bring_result(way, name)
+                    sizes = await self._bring_pieces(way, pieces)
                 except Exception as exc:
-                    # Its line goes all the same: who goes on from it has that task executed again, and says so.
-                    log.error(
-                        "a result of a task cannot be brought to the server",
-                        result=name,
-                        reason=told(exc),
-                        **way.attempt.names,
-                    )
-                way.brought.add(name)
+                    if judge(exc) is not Trouble.BAD:
+                        await self._link.trouble(exc, backoff, "results of tasks")
+                        continue
+                    sizes = [ResultSize(size=0, refused=told(exc))] * len(pieces)
+                else:
+                    backoff.reset()
+                    self._link.up()
+                for (piece, _), size in zip(pieces, sizes, strict=True):
+                    self._account_result(way, piece, size, at)
+        if at:
+            return  # nobody asks for it any more
+        way.brought.update(way.results)
         way.results, way.busy = [], False
         reached("after-results-taken")
         self._queue(way)
 
-    async def _bring_result(self, way: Way, name: str) -> None:
-        """One of them, piece by piece.
+    def _pieces(self, way: Way, at: dict[str, int]) -> list[tuple[ResultPiece, bytes]]:
+        """What fits into one upload of the results that are not there yet; those that cannot be read are given up.
 
-        Raises:
-            OSError: it cannot be read.
-            ShunterError: the server will not take it.
+        Args:
+            at: how much of each the server has.
         """
-        run, number = way.attempt.key
-        backoff = Backoff()
-        at = 0
-        while True:
-            data, size = way.files.read_result(name, at, PIECE)
+        pieces: list[tuple[ResultPiece, bytes]] = []
+        room = PIECE
+        for name, offset in list(at.items()):
+            if room <= 0 or len(pieces) == PIECES_LIMIT:
+                break
             try:
-                answer = await whole(
-                    self._server.upload_task_result(
-                        self._name,
-                        run,
-                        number,
-                        way.attempt.assignment.epoch,
-                        name,
-                        offset=at,
-                        size=size,
-                        data=data,
-                    ),
-                    len(data),
-                )
-            except Exception as exc:
-                if judge(exc) is Trouble.BAD:
-                    raise
-                await self._link.trouble(exc, backoff, "results of tasks")
-                if self._ways.get(way.attempt.key) is not way:
-                    return
+                data, size = way.files.read_result(name, offset, room)
+            except OSError as exc:
+                self._give_up(way, name, told(exc), at)
                 continue
-            backoff.reset()
-            self._link.up()
-            if answer.complete:
-                return
-            if answer.size == at:
-                raise ValueError(f"it does not arrive: the server has {at} bytes of {size}")
-            at = answer.size
+            piece = ResultPiece(name=name, offset=offset, size=size, length=len(data))
+            pieces.append((piece, data))
+            room -= len(data)
+        return pieces
+
+    async def _bring_pieces(self, way: Way, pieces: list[tuple[ResultPiece, bytes]]) -> list[ResultSize]:
+        run, number = way.attempt.key
+        body = encode_pieces(pieces)
+        upload = self._server.upload_task_results(self._name, run, number, way.attempt.assignment.epoch, body)
+        return (await whole(upload, len(body))).results
+
+    def _account_result(self, way: Way, piece: ResultPiece, size: ResultSize, at: dict[str, int]) -> None:
+        if size.complete:
+            del at[piece.name]
+        elif size.refused is not None:
+            self._give_up(way, piece.name, size.refused, at)
+        elif size.size == piece.offset:
+            reason = f"it does not arrive: the server has {size.size} bytes of {piece.size}"
+            self._give_up(way, piece.name, reason, at)
+        else:
+            at[piece.name] = size.size
+
+    def _give_up(self, way: Way, name: str, reason: str, at: dict[str, int]) -> None:
+        """Its line goes all the same: who goes on from it has that task executed again, and says so."""
+        del at[name]
+        log.error(
+            "a result of a task cannot be brought to the server",
+            result=name,
+            reason=reason,
+            **way.attempt.names,
+        )
 
     def _isolate(self, batch: list[Way], reason: str) -> None:
         if len(batch) > 1:

@@ -27,9 +27,10 @@ from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, ServerUnreachable, StaleEpoch
 from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.contracts.pools import Pool
+from shunter_work_pools.contracts.result_pieces import decode_pieces
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS
-from shunter_work_pools.contracts.tasks import ResultSize
+from shunter_work_pools.contracts.tasks import ResultSize, ResultSizes
 
 Key = tuple[UUID, int]
 
@@ -72,6 +73,7 @@ class FakeServer:
         away: while set, every request fails with it.
         logs_away: while set, every upload of output fails with it.
         journals_away: the same for journals; ``journal_tries`` counts uploads of them.
+        refused_results: names of those that it does not take; ``result_uploads`` counts uploads of results.
         lose: kinds of requests (``sync``, ``report``, ``logs``, ``journals``, ``results``, ``release``) whose next answer is lost after
             it took effect.
         uploads: after each upload, what there was of the attempts in it.
@@ -87,6 +89,8 @@ class FakeServer:
         self.away: Exception | None = None
         self.logs_away: Exception | None = None
         self.journals_away: Exception | None = None
+        self.refused_results: set[str] = set()
+        self.result_uploads = 0
         self.journal_tries = 0
         self.lose: list[str] = []
         self.refuse: Callable[[Report], bool] = lambda report: False
@@ -312,28 +316,26 @@ class FakeServer:
         self._lost("journals")
         return LogAnswer(sizes=sizes)
 
-    async def upload_task_result(
-        self,
-        name: str,
-        run: UUID,
-        attempt: int,
-        epoch: int,
-        result: str,
-        *,
-        offset: int,
-        size: int,
-        data: bytes,
-    ) -> ResultSize:
+    async def upload_task_results(
+        self, name: str, run: UUID, attempt: int, epoch: int, body: bytes
+    ) -> ResultSizes:
         self._reach()
         lease = self.leases.get((run, attempt))
         if lease is None or lease.assignment.epoch != epoch:
             raise StaleEpoch("the attempt is not this agent's")
-        kept = lease.results.setdefault(result, bytearray())
-        if offset <= len(kept):
-            kept += data[len(kept) - offset :]
+        sizes = []
+        for piece, data in decode_pieces(body):
+            if piece.name in self.refused_results:
+                sizes.append(ResultSize(size=0, refused="it is not what its name says"))
+                continue
+            kept = lease.results.setdefault(piece.name, bytearray())
+            if piece.offset <= len(kept):
+                kept += data[len(kept) - piece.offset :]
+            sizes.append(ResultSize(size=len(kept), complete=len(kept) == piece.size))
+        self.result_uploads += 1
         await self._tell()
         self._lost("results")
-        return ResultSize(size=len(kept), complete=len(kept) == size)
+        return ResultSizes(results=sizes)
 
     async def release(self, name: str, request: ReleaseRequest) -> ReportAnswer:
         self._reach()

@@ -154,6 +154,22 @@ async def test_results_are_there_before_the_lines_that_name_them(tmp_path: Path)
         assert server.leases[key].journal == journal
 
 
+async def test_small_results_travel_together(tmp_path: Path) -> None:
+    many = [b"%05d" % number * 4000 for number in range(400)]
+    results = {blake2b(data, digest_size=20).hexdigest(): data for data in many}
+    refused = set(list(results)[5:7])
+    journal = b"".join(line(k=name[:8], s="C", r={"f": name, "n": 1, "z": "p"}) for name in results)
+    server = FakeServer()
+    server.refused_results = refused  # that they cannot be kept keeps nothing else back
+    async with life(server, tmp_path, Flows(journal, results)):
+        key = server.add()
+        await server.ended(key)
+        there = {name: bytes(data) for name, data in server.leases[key].results.items()}
+        assert there == {name: data for name, data in results.items() if name not in refused}
+        assert server.leases[key].journal == journal
+    assert server.result_uploads == 2  # 8 MB, a PIECE in each
+
+
 async def test_a_line_that_is_too_long_holds_nothing_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,7 @@ TABLE: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/api/v1/agents/{name}/leave"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/logs"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/journals"): ADMINS | {OWN},
-    ("POST", "/api/v1/agents/{name}/results/{run}/{attempt}/{result}"): ADMINS | {OWN},
+    ("POST", "/api/v1/agents/{name}/results/{run}/{attempt}"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/secrets"): ADMINS | {OWN},
     ("POST", "/api/v1/agents/{name}/credential"): frozenset({OWN}),
 }

@@ -20,6 +20,7 @@ from shunter_work_pools.contracts import tasks as contracts
 from shunter_work_pools.contracts.agents import LOG_MEDIA_TYPE, LogFrame
 from shunter_work_pools.contracts.errors import BadRequest, NotFound, StaleEpoch, TooLarge
 from shunter_work_pools.contracts.log_frames import encode_frames
+from shunter_work_pools.contracts.result_pieces import ResultPiece, encode_pieces
 from shunter_work_pools.queue import task_views
 from shunter_work_pools.queue.task_graph import graph_of
 from tests.api.serving import TOKEN, Served
@@ -261,16 +262,69 @@ async def test_of_an_address_nobody_sees_what_opens_it(plain: Served, url: str, 
     assert (await listed(plain, one))[0]["result"]["url"] == shown
 
 
-async def test_an_agent_brings_results_under_its_epoch(server: Served, granted: Any) -> None:
-    data = b"\0" * 1000
-    url = f"http://127.0.0.1:{server.port}/api"
-    run = UUID(granted["run"])
-    async with AsyncClient(url, TOKEN) as agent:
-        more: Any = {"offset": 0, "size": 1000, "data": data}
-        kept = await agent.upload_task_result("a1", run, 1, granted["epoch"], named(data), **more)
-        assert (kept.size, kept.complete) == (1000, True)
+def piece(data: bytes, name: str | None = None, **more: int) -> tuple[ResultPiece, bytes]:
+    told = {"offset": 0, "size": len(data), "length": len(data)} | more
+    return ResultPiece.model_validate({"name": name or named(data)} | told), data
+
+
+async def test_an_agent_brings_results_under_its_epoch(
+    server: Served, granted: Any, run: AsyncClient
+) -> None:
+    many = [b"%d" % number * 1000 for number in range(50)]
+    large, wrong = b"\0" * 1000, b"wrong" * 1000
+    of_run = UUID(granted["run"])
+    async with AsyncClient(f"http://127.0.0.1:{server.port}/api", TOKEN) as agent:
+
+        async def bring(*pieces: tuple[ResultPiece, bytes], epoch: int = granted["epoch"]) -> list[Any]:
+            body = encode_pieces(pieces)
+            return (await agent.upload_task_results("a1", of_run, 1, epoch, body)).results
+
+        kept = await bring(
+            *map(piece, many), piece(wrong, "0" * 40), piece(large[:600], named(large), size=1000)
+        )
+        assert all(size.complete and size.size == len(data) for size, data in zip(kept, many, strict=False))
+        refused, part = kept[50:]
+        assert "not what its name says" in (refused.refused or "")
+        assert (part.size, part.complete, part.refused) == (600, False, None)
+        (whole,) = await bring(piece(large[600:], named(large), offset=600, size=1000))
+        assert (whole.size, whole.complete) == (1000, True)
+        (huge,) = await bring(piece(b"x", "1" * 40, size=contracts.RESULT_FILE_LIMIT + 1))
+        assert "it may have" in (huge.refused or "")
         with pytest.raises(StaleEpoch):
-            await agent.upload_task_result("a1", run, 1, 9, named(data), **more)
+            await bring(piece(b"later"), epoch=9)
+    for data in (*many, large):
+        assert (await run.get_task_result(named(data))).data == data
+    with pytest.raises(NotFound):
+        await run.get_task_result(named(b"later"))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "its first line"),
+        (b"{}\n", "its first line"),
+        (b'[{"name": "../../x", "offset": 0, "size": 1, "length": 1}]\nx', "0.name"),
+        (
+            b"["
+            + b",".join([b'{"name": "%s", "offset": 0, "size": 0, "length": 0}' % (b"0" * 40)] * 257)
+            + b"]\n",
+            "256",
+        ),
+        (
+            b'[{"name": "%s", "offset": 0, "size": 9, "length": 9}]\nshort' % (b"0" * 40),
+            "9 bytes announced, 5 came",
+        ),
+        (b'[{"name": "%s", "offset": 0, "size": 9, "length": 9}]' % (b"0" * 40), "9 bytes announced, 0 came"),
+        (b"[]\nmore", "0 bytes announced, 4 came"),
+    ],
+)
+async def test_an_upload_of_results_that_is_none(
+    server: Served, granted: Any, body: bytes, says: str
+) -> None:
+    path = f"/agents/a1/results/{granted['run']}/1?epoch={granted['epoch']}"
+    answer = await server.ask("POST", path, 400, content=body, headers=BYTES)
+    assert says in answer["detail"]
+    assert not server.engine.journals.results.size(UUID(granted["run"]), "0" * 40)
 
 
 async def test_the_token_is_worthless_once_the_attempt_is_over(

@@ -151,6 +151,7 @@ from shunter_work_pools.contracts.tasks import (
     JournalSize,
     OwnTasks,
     ResultSize,
+    ResultSizes,
     TaskGraph,
     TaskPage,
     TaskRun,
@@ -872,26 +873,17 @@ class Endpoints:
         return Call("POST", path, _answer(LogAnswer), body=body, media_type=LOG_MEDIA_TYPE)
 
     @endpoint
-    def upload_task_result(
-        self,
-        name: str,
-        run: UUID,
-        attempt: int,
-        epoch: int,
-        result: str,
-        *,
-        offset: int,
-        size: int,
-        data: bytes,
-    ) -> Call[ResultSize]:
-        """Bytes from ``offset`` on of a result of ``size`` bytes, at most ``PIECE_LIMIT``, of an attempt that the agent
-        holds (or held); before the journal's line that names it. Raises ``StaleEpoch`` if it does not."""
+    def upload_task_results(
+        self, name: str, run: UUID, attempt: int, epoch: int, body: bytes
+    ) -> Call[ResultSizes]:
+        """Pieces of results (see ``contracts.result_pieces.encode_pieces``) of an attempt that the agent holds (or held),
+        at most ``PIECE_LIMIT`` bytes; before the journal's lines that name them. Raises ``StaleEpoch`` if it does not."""
         return Call(
             "POST",
-            _path("agents", name, "results", run, str(attempt), result),
-            _answer(ResultSize),
-            query={"epoch": epoch, "offset": offset, "size": size},
-            body=data,
+            _path("agents", name, "results", run, str(attempt)),
+            _answer(ResultSizes),
+            query={"epoch": epoch},
+            body=body,
             media_type=BYTES_MEDIA_TYPE,
         )
 

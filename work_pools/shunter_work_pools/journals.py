@@ -7,11 +7,12 @@ once, no claim waits for all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from uuid import UUID
 
-from shunter_work_pools.contracts.errors import Unavailable
+from shunter_work_pools.contracts.errors import BadRequest, Unavailable
+from shunter_work_pools.contracts.result_pieces import ResultPiece
 from shunter_work_pools.contracts.tasks import JOURNAL_LIMIT, JournalSize, ResultSize
 from shunter_work_pools.queue import journals, secrets
 from shunter_work_pools.queue.journals import Piece
@@ -20,6 +21,8 @@ from shunter_work_pools.sealing import Sealer
 from shunter_work_pools.storage.results import ResultStore
 from shunter_work_pools.storage.store import Store, Tx
 
+#: Some bytes of results.
+Pieces = Sequence[tuple[ResultPiece, memoryview]]
 #: Whether whoever brings something of an attempt holds, or held, it.
 May = Callable[[Tx], bool]
 
@@ -70,23 +73,28 @@ class Journals:
                     break
             return JournalSize(size=known, crash_hooks=hooks)
 
-    async def put_result(
-        self, run: UUID, name: str, offset: int, size: int, data: bytes, may: May
-    ) -> ResultSize | None:
-        """Take some bytes of a result; None: he may not.
+    async def put_results(self, run: UUID, pieces: Pieces, may: May) -> list[ResultSize] | None:
+        """Take some bytes of each of some results of a run; None: he may not.
 
         Raises:
-            BadRequest: the result is not what its name says.
-            Unavailable: it cannot be written now, or its run is being deleted.
+            Unavailable: they cannot be written now, or the run is being deleted.
         """
         with self._retention.receiving({run}) as going:
             if not await self.store.read(may):
                 return None
             if run in going:
                 raise Unavailable(f"run {run} is being deleted", "Ask again.")
-            put = partial(self.results.put, run, name, offset, size, data)
-            there, complete = await asyncio.to_thread(put)
-            return ResultSize(size=there, complete=complete)
+            return await asyncio.to_thread(self._put, run, pieces)
+
+    def _put(self, run: UUID, pieces: Pieces) -> list[ResultSize]:
+        sizes = []
+        for piece, data in pieces:
+            try:
+                there, complete = self.results.put(run, piece.name, piece.offset, piece.size, data)
+                sizes.append(ResultSize(size=there, complete=complete))
+            except BadRequest as exc:
+                sizes.append(ResultSize(size=0, refused=exc.detail))
+        return sizes
 
 
 def _next(cut: Iterator[Piece]) -> Piece | None:

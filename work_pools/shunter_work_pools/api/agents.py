@@ -13,7 +13,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from shunter_work_pools import killpoints
-from shunter_work_pools.api.attempts import Offset, ResultName, Size
 from shunter_work_pools.api.bodies import BYTES, bytes_of
 from shunter_work_pools.api.dependencies import TheEngine, answer
 from shunter_work_pools.api.permissions import GuardedRoute
@@ -34,8 +33,9 @@ from shunter_work_pools.contracts.base import Name
 from shunter_work_pools.contracts.errors import BadRequest, Forbidden, StaleEpoch
 from shunter_work_pools.contracts.identities import Kind
 from shunter_work_pools.contracts.log_frames import decode_frames
+from shunter_work_pools.contracts.result_pieces import decode_pieces
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
-from shunter_work_pools.contracts.tasks import ResultSize
+from shunter_work_pools.contracts.tasks import ResultSizes
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.identities import Admission, Identity
 from shunter_work_pools.queue import handover, pausing, remove, sync, views
@@ -221,28 +221,26 @@ async def take_journals(name: AgentName, request: Request, engine: TheEngine) ->
     return answer(LogAnswer.model_construct(sizes=list(sizes.values())))
 
 
-@router.post("/{name}/results/{run}/{attempt}/{result}", openapi_extra=BYTES)
-async def take_task_result(
+@router.post("/{name}/results/{run}/{attempt}", openapi_extra=BYTES)
+async def take_task_results(
     name: AgentName,
     run: UUID,
     attempt: Annotated[int, Path(ge=1, le=2**31 - 1)],
-    result: ResultName,
     request: Request,
     engine: TheEngine,
     epoch: Annotated[int, Query(ge=1, le=2**31 - 1)],
-    offset: Offset,
-    size: Size,
-) -> ResultSize:
-    """Bytes of a result of a task by offset; before the journal's line that names it."""
-    data = await bytes_of(request)
+) -> ResultSizes:
+    """Bytes of results of tasks, by offset; before the journal's lines that name them. A line of JSON lists the pieces
+    (``name``, ``offset``, ``size`` of all of it, ``length``), their bytes follow."""
+    pieces = decode_pieces(await bytes_of(request))
     may = partial(owns, agent=name, key=(run, attempt, epoch))
-    kept = await engine.journals.put_result(run, result, offset, size, data, may)
-    if kept is None:
+    sizes = await engine.journals.put_results(run, pieces, may)
+    if sizes is None:
         raise StaleEpoch(
             f"attempt {attempt} of run {run} is not held under epoch {epoch} (any more)",
             "Send no more of it.",
         )
-    return kept
+    return ResultSizes(results=sizes)
 
 
 async def _frames(request: Request) -> list[tuple[LogFrame, memoryview]]:

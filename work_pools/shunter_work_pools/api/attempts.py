@@ -14,7 +14,8 @@ from shunter_work_pools.api.bodies import BYTES, bytes_of
 from shunter_work_pools.api.dependencies import TheEngine, TheIdentity
 from shunter_work_pools.api.permissions import GuardedRoute
 from shunter_work_pools.contracts.attempts import AttemptResult, OwnAttempt, Progress
-from shunter_work_pools.contracts.errors import NotFound
+from shunter_work_pools.contracts.errors import BadRequest, NotFound
+from shunter_work_pools.contracts.result_pieces import ResultPiece
 from shunter_work_pools.contracts.secrets import OwnSecrets
 from shunter_work_pools.contracts.tasks import (
     BYTES_MEDIA_TYPE,
@@ -105,10 +106,13 @@ async def put_task_result(
     run, number = identity.of_attempt
     data = await bytes_of(request)
     live = partial(of_runs.is_live, run_id=run, attempt=number)
-    kept = await engine.journals.put_result(run, name, offset, size, data, live)
-    if kept is None:
+    piece = ResultPiece(name=name, offset=offset, size=size, length=len(data))
+    sizes = await engine.journals.put_results(run, [(piece, memoryview(data))], live)
+    if sizes is None:
         raise attempt_over(run, number)
-    return kept
+    if (refused := sizes[0].refused) is not None:
+        raise BadRequest(refused, "Send it from its beginning.")
+    return sizes[0]
 
 
 @router.get(

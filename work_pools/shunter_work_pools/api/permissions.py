@@ -210,7 +210,7 @@ RULES: Mapping[str, Rule] = {
     "leave_attempts": SERVE,
     "take_logs": SERVE,
     "take_journals": SERVE,
-    "take_task_result": SERVE,
+    "take_task_results": SERVE,
     "give_secrets": SERVE,
 }
 

@@ -81,10 +81,18 @@ class ResultSize(Contract):
     Attributes:
         size: bytes; go on from there.
         complete: it has all of them, and they are what their name says.
+        refused: why it takes no more of it, if it does not.
     """
 
     size: int
     complete: bool = False
+    refused: str | None = None
+
+
+class ResultSizes(Contract):
+    """How much of some results the server has, in the order of what was sent."""
+
+    results: list[ResultSize]
 
 
 class OwnTasks(Contract):

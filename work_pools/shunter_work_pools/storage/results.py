@@ -16,6 +16,7 @@ from typing import Protocol
 from uuid import UUID
 
 from shunter_work_pools.contracts.errors import BadRequest, Unavailable
+from shunter_work_pools.contracts.tasks import RESULT_FILE_LIMIT
 from shunter_work_pools.storage.logs import UNWRITABLE
 
 _BLOCK = 1024 * 1024
@@ -24,7 +25,7 @@ _BLOCK = 1024 * 1024
 class ResultStore(Protocol):
     """Where large results are kept. All calls block: call them from a thread."""
 
-    def put(self, run: UUID, name: str, offset: int, size: int, data: bytes) -> tuple[int, bool]:
+    def put(self, run: UUID, name: str, offset: int, size: int, data: bytes | memoryview) -> tuple[int, bool]:
         """Keep ``data``, the bytes from ``offset`` on of a result of ``size`` bytes; up to where it is there afterwards,
         and whether it is whole.
 
@@ -32,7 +33,8 @@ class ResultStore(Protocol):
         where to go on.
 
         Raises:
-            BadRequest: all of it is there now, and is not what its name says: it begins anew.
+            BadRequest: it is larger than any may be; or all of it is there now, and is not what its name says: it begins
+                anew.
             Unavailable: it cannot be written now.
         """
 
@@ -63,8 +65,10 @@ class FileResultStore:
     def _of_run(self, run: UUID) -> Path:
         return self.folder / run.hex[-2:] / str(run)
 
-    def put(self, run: UUID, name: str, offset: int, size: int, data: bytes) -> tuple[int, bool]:
+    def put(self, run: UUID, name: str, offset: int, size: int, data: bytes | memoryview) -> tuple[int, bool]:
         """See :class:`ResultStore`."""
+        if size > RESULT_FILE_LIMIT:
+            raise BadRequest(f"result {name} has {size} bytes; it may have {RESULT_FILE_LIMIT}")
         path = self._of_run(run) / name
         with self._unwritable("written"):
             with contextlib.suppress(FileNotFoundError):
