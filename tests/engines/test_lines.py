@@ -10,6 +10,7 @@ from tests.__main__ import ENGINES
 _TESTS = Path(__file__).parents[1]
 _FIXTURES = re.compile(
     r"\b(docker_url|docker_daemon|podman_url|registry|own_registry|registry_with_login|image_archives|cluster|own_cluster): "
+    r"(?!LocalCluster)"  # Dask's are processes of a test's own
 )
 
 
