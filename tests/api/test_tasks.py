@@ -87,7 +87,14 @@ async def test_an_agent_brings_a_journal_and_people_see_it(server: Served, grant
     data = text(head(), line(0, "R", t="sums", y="flow"), done(1, 7, p=key(0)), line(2, "P", u=[key(1)], n=0))
     assert (await send(server, granted, 0, data[:200]))["size"] == data.rindex(b"\n", 0, 200) + 1
     told = await send(server, granted, 0, data)
-    assert told == {"run": granted["run"], "attempt": 1, "size": len(data), "stale": False, "full": False}
+    assert told == {
+        "run": granted["run"],
+        "attempt": 1,
+        "size": len(data),
+        "stale": False,
+        "full": False,
+        "crash_hooks": False,
+    }
     assert (await send(server, granted, 0, data))["size"] == len(data)
     assert (await send(server, granted, len(data) + 9, b"x\n"))["size"] == len(data)
     flow, task, waiting = await listed(server, granted)
