@@ -149,8 +149,9 @@ class Registry:
         """Let another tag mean what this one means; no engine knows of it. (Not where a login is wanted.)"""
         manifests = f"http://127.0.0.1:{self.port}/v2/{name}/manifests"
         kind = "application/vnd.docker.distribution.manifest.v2+json"
-        found = httpx.get(f"{manifests}/{tag}", headers={"Accept": kind}).raise_for_status()
-        put = httpx.put(f"{manifests}/{goal}", content=found.content, headers={"Content-Type": kind})
+        found = httpx.get(f"{manifests}/{tag}", headers={"Accept": kind}, timeout=SOON).raise_for_status()
+        headers = {"Content-Type": kind}
+        put = httpx.put(f"{manifests}/{goal}", content=found.content, headers=headers, timeout=SOON)
         put.raise_for_status()
 
     def config(self, folder: Path, password: str = PASSWORD, port: int | None = None) -> str:

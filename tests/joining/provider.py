@@ -167,7 +167,7 @@ class Provider:
     def answer(self, user_code: str, user: str, answer: str = "yes") -> None:
         """What somebody does in his browser."""
         form = {"user_code": user_code, "user": user, "answer": answer}
-        httpx.post(f"{self.url}/device", data=form, trust_env=False).raise_for_status()
+        httpx.post(f"{self.url}/device", data=form, trust_env=False, timeout=SOON).raise_for_status()
 
 
 @contextlib.contextmanager

@@ -109,8 +109,8 @@ def answers(where: Site, run: str) -> Iterator[tuple[str, bytes]]:
     values = {"run": run, "schedule": "default"}
     names = {"agents": "a1", "pools": "planted", "deployments": "job", "secrets": "token", "limits": "none"}
     headers = {"authorization": "Bearer a-token-of-the-tests"}
-    asked = 0
-    with httpx.Client(base_url=f"http://127.0.0.1:{where.port}", headers=headers, trust_env=False) as http:
+    asked, base_url = 0, f"http://127.0.0.1:{where.port}"
+    with httpx.Client(base_url=base_url, headers=headers, trust_env=False, timeout=SOON) as http:
         for path, ways in http.get("/api/v1/openapi.json").json()["paths"].items():
             if "get" not in ways:
                 continue
