@@ -17,17 +17,17 @@ from typing import Any
 
 from shunter_agents.attempt import Attempt
 from shunter_agents.killpoints import reached
-from shunter_agents.verdict import Verdict
+from shunter_agents.verdict import Verdict, short
 from shunter_infrastructure.launcher import HOOKS, Exit, Handle, LaunchFailed
 from shunter_work_pools.contracts.agents import Assignment
-from shunter_work_pools.contracts.states import AttemptState, Cause
+from shunter_work_pools.contracts.states import Cause
 from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 
 #: Seconds that the hooks of one attempt have once they are started, and then to end.
 LIMIT, GRACE = 60.0, 5.0
-#: Ends in which the flow's process is gone, and another one can be had.
+#: Causes of ends in which the flow's process is gone (by a fault of its own, too), and another one can be had.
 CAUSES = frozenset(
     {
         Cause.SIGNAL,
@@ -55,8 +55,7 @@ Patiently = Callable[..., Awaitable[Any]]
 
 async def wanted(attempt: Attempt, judged: Verdict, ask: Ask) -> bool:
     """Whether its flow has hooks for this end: its journal says so, here or on the server."""
-    state, cause, _ = judged
-    if state is not AttemptState.CRASHED or cause not in CAUSES or attempt.dropped:
+    if judged[1] not in CAUSES or attempt.dropped:
         return False
     files = attempt.launcher.task_files(attempt.journal.folder)
     if files is None:
@@ -72,16 +71,18 @@ async def wanted(attempt: Attempt, judged: Verdict, ask: Ask) -> bool:
 
 async def call(
     attempt: Attempt, handle: Handle, end: Exit, judged: Verdict, start: Start, patiently: Patiently
-) -> Exit:
-    """Have them called; the end of the attempt, with what they said in its output."""
+) -> tuple[Exit, Verdict]:
+    """Have them called; the end of the attempt, with what they said in its output, and what it means, with a word of what
+    went wrong with them."""
     folder = attempt.journal.folder / f"{attempt.journal.folder.name}{HOOKS}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    _, cause, message = judged
+    state, cause, message = judged
     why = {CRASHED: json.dumps({"cause": cause, "message": message})}
     log.info("the hooks of a run that crashed are called", **attempt.names)
     found = await _started(attempt, folder, why, start, patiently)
-    if found is None:
-        return end
+    if isinstance(found, str):
+        log.error("the hooks of a run that crashed cannot be called", reason=found, **attempt.names)
+        return end, (state, cause, short(f"{message}; its on_crashed hooks could not be called: {found}"))
     reached("after-hooks-started")
     launcher = attempt.launcher
     try:
@@ -89,33 +90,31 @@ async def call(
             await patiently(attempt, launcher.wait, found)
     except TimeoutError:
         log.error("the hooks of a run that crashed take too long", seconds=LIMIT, **attempt.names)
+        message = short(f"{message}; its on_crashed hooks took longer than {LIMIT:g} seconds")
         await patiently(attempt, launcher.stop, found, GRACE)
         await patiently(attempt, launcher.wait, found)
     said = await _add_output(attempt, handle, found, end.log_size)
     reached("after-hooks-told")
     await patiently(attempt, launcher.cleanup, found)
-    return replace(end, log_size=said)
+    return replace(end, log_size=said), (state, cause, message)
 
 
 async def _started(
     attempt: Attempt, folder: Path, why: Mapping[str, str], start: Start, patiently: Patiently
-) -> Handle | None:
-    """Where they are called; None: they cannot be, and nothing of them is left."""
+) -> Handle | str:
+    """Where they are called; a text: why they cannot be, and nothing of them is left."""
     # What was handed over is the attempt's own work.
     assignment = attempt.assignment.model_copy(update={"handed_over": None})
     limit = assignment.work.start_timeout
-    told = f"they could not be started within {limit:g} seconds"
-    found: Handle | None = None
     try:
         async with asyncio.timeout(limit):
             return await start(attempt, assignment, folder, why)
     except LaunchFailed as exc:
-        told = exc.told
+        return exc.told
     except TimeoutError:
-        found = await patiently(attempt, partial(attempt.launcher.recover, withdraw=True), assignment, folder)
-    if found is None:
-        log.error("the hooks of a run that crashed cannot be called", reason=told, **attempt.names)
-    return found
+        withdraw = partial(attempt.launcher.recover, withdraw=True)
+        found: Handle | None = await patiently(attempt, withdraw, assignment, folder)
+        return found or f"they could not be started within {limit:g} seconds"
 
 
 async def _add_output(attempt: Attempt, handle: Handle, hooks: Handle, size: int) -> int:

@@ -295,7 +295,7 @@ class Supervisor:
             await attempt.recalled.wait()
         judged = self._judge(attempt, end)
         if await crash_hooks.wanted(attempt, judged, self._task_shipper.has_crash_hooks):
-            end = await crash_hooks.call(
+            end, judged = await crash_hooks.call(
                 attempt, attempt.handle, end, judged, self._start_hooks, self._until_available
             )
         self._end(attempt, judged, end)

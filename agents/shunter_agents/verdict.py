@@ -42,24 +42,24 @@ def verdict(end: Exit, stopped: Stop | None) -> Verdict:
         # The end itself is not known, or the engine's doing. (An engine that deletes what it is told
         # to stop says nothing new.)
         cause = end.error if cause_fits(AttemptState.CRASHED, end.error) else Cause.KEEPER_LOST
-        return AttemptState.CRASHED, cause, _short(end.message)
+        return AttemptState.CRASHED, cause, short(end.message)
     if _succeeded(end) and stopped in (None, Stop.CANCEL, Stop.EVICT):
-        return AttemptState.COMPLETED, None, _short(end.message)
+        return AttemptState.COMPLETED, None, short(end.message)
     if stopped is not None:
         state, cause = _STOPPED[stopped]
-        return state, cause, _short(end.message or (_EVICTED if stopped is Stop.EVICT else None))
+        return state, cause, short(end.message or (_EVICTED if stopped is Stop.EVICT else None))
     if end.oom:
-        return AttemptState.CRASHED, Cause.OOM, _short(end.message or "killed for memory by the kernel")
+        return AttemptState.CRASHED, Cause.OOM, short(end.message or "killed for memory by the kernel")
     if end.exception:
-        return AttemptState.FAILED, Cause.EXCEPTION, _short(end.message)
+        return AttemptState.FAILED, Cause.EXCEPTION, short(end.message)
     if end.signal is not None:
         own = end.signal in OWN_FAULT_SIGNALS
-        message = _short(end.message or f"ended by {end.signal}")
+        message = short(end.message or f"ended by {end.signal}")
         return (AttemptState.FAILED if own else AttemptState.CRASHED), Cause.SIGNAL, message
     if end.exit_code is None:
         message = end.message or "how it ended cannot be known"
-        return AttemptState.CRASHED, Cause.KEEPER_LOST, _short(message)
-    return AttemptState.FAILED, Cause.EXIT_CODE, _short(end.message or f"exit code {end.exit_code}")
+        return AttemptState.CRASHED, Cause.KEEPER_LOST, short(message)
+    return AttemptState.FAILED, Cause.EXIT_CODE, short(end.message or f"exit code {end.exit_code}")
 
 
 def never_started(stopped: Stop, note: str = "", cause: Cause | None = None) -> Verdict:
@@ -72,7 +72,7 @@ def never_started(stopped: Stop, note: str = "", cause: Cause | None = None) -> 
     state, usual = _STOPPED[stopped]
     if stopped is Stop.START_TIMEOUT:
         fits = cause is not None and cause_fits(state, cause)
-        return state, cause if fits else usual, _short(note or None)
+        return state, cause if fits else usual, short(note or None)
     told = {Stop.CANCEL: "it was stopped before it started", Stop.EVICT: _EVICTED}
     return state, usual, told.get(stopped)
 
@@ -81,7 +81,8 @@ def _succeeded(end: Exit) -> bool:
     return end.exit_code == 0 and end.signal is None and not end.oom and not end.exception
 
 
-def _short(message: str | None) -> str | None:
+def short(message: str | None) -> str | None:
+    """A message as the server takes it."""
     if message is None:
         return None
     # What cannot be said in UTF-8 (an exception may hold a lone surrogate) cannot travel.

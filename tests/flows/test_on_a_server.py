@@ -360,7 +360,10 @@ def test_the_agent_is_killed_while_hooks_are_called(here: Site, tmp_path: Path, 
     assert ran(tmp_path) == Counter(["wait", f"crashed {run}"])
 
 
-def test_hooks_of_a_crash_are_called_for_entrypoints_too(here: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "state"), [("SIGKILL", "Crashed"), ("SIGSEGV", "Failed")])
+def test_hooks_of_a_crash_are_called_for_entrypoints_too(
+    here: Site, tmp_path: Path, name: str, state: str
+) -> None:
     script = tmp_path / "flows.py"
     script.write_text(
         "import os, signal\n"
@@ -369,11 +372,11 @@ def test_hooks_of_a_crash_are_called_for_entrypoints_too(here: Site, tmp_path: P
         "    print('hook of', flow.name, run.parameters, state.name)\n"
         "@flow(on_crashed=[hook])\n"
         "async def dies(n: int):\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"    os.kill(os.getpid(), signal.{name})\n"
     )
     work = Work(entrypoint="flows.py:dies", source=str(tmp_path))
     here.client.deploy("dies", DeploymentSpec(work=work, pool="default", parameters={"n": 5}))
     with here.agent("dies"):
         run = begun(here, "dies")
-        assert here.ended(run).state == "Crashed"
+        assert here.ended(run).state == state
         assert here.output(run) == b"hook of dies {'n': 5} Crashed\n"

@@ -50,10 +50,11 @@ def boxes(tmp_path_factory: pytest.TempPathFactory, docker_url: str) -> Iterator
         yield one
 
 
-def deploy(boxes: Site, flow: str, folder: Path, **work: Any) -> None:
+def deploy(boxes: Site, flow: str, folder: Path, variables: dict[str, Any] | None = None) -> None:
     """One of the flows of ``a_flow.py``, which leaves its traces in a folder; named after it."""
-    command = Work(command=["python3", "/code/a_flow.py", flow, "/traces"], **{"token": True, **work})
-    spec = DeploymentSpec(work=command, pool="boxes", variables=mounted(boxes, folder))
+    work = Work(command=["python3", "/code/a_flow.py", flow, "/traces"], token=True)
+    variables = mounted(boxes, folder) | (variables or {})
+    spec = DeploymentSpec(work=work, pool="boxes", variables=variables)
     boxes.client.deploy(folder.name, spec)
 
 
@@ -214,6 +215,25 @@ def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_container(
     assert ran(tmp_path) == Counter(["wait", f"crashed {run}", "wait"])
     assert containers(boxes, run) == []
     assert boxes.attempts("crashes") == []
+
+
+def test_hooks_that_cannot_be_called_hold_up_nothing(boxes: Site, tmp_path: Path) -> None:
+    client = docker.APIClient(boxes.env["DOCKER_HOST"], timeout=60)
+    client.tag(IMAGE, "localhost/once", "1")
+    deploy(boxes, "crashes", tmp_path, {"image": "localhost/once:1", "pull_policy": "never"})
+    with boxes.agent("once", pool="boxes"):
+        run = begun(boxes, tmp_path)
+        until(lambda: list(boxes.client.each_task(str(run))) != [], boxes, run)
+        client.remove_image("localhost/once:1")
+        client.close()
+        kill(boxes, run)
+        ended = boxes.ended(run)
+        assert (ended.state, ended.cause) == ("Crashed", "signal")
+        assert boxes.output(run) == b"begun\n"
+        told = "its on_crashed hooks could not be called: the image localhost/once:1 is not on the engine"
+        assert told in (ended.message or "")
+    assert ran(tmp_path) == Counter(["wait"])
+    assert containers(boxes, run) == []
 
 
 @pytest.mark.parametrize("point", ["after-hooks-started", "after-hooks-told"])
