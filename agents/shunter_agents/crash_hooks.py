@@ -118,14 +118,16 @@ async def _started(
 
 
 async def _add_output(attempt: Attempt, handle: Handle, hooks: Handle, size: int) -> int:
-    """Put what the hooks said behind the output, which had ``size`` bytes before; its size now.
+    """Put what the hooks said behind the output, which had ``size`` bytes before, or what the server has of it from another
+    agent; its size now.
 
     Written at their offset, so that a next life which does it again changes nothing.
     """
     path = attempt.launcher.output_file(handle)
     if path is None:
         return size
-    begin = attempt.crashed_at(size)
+    before = attempt.assignment.handed_over
+    begin = attempt.crashed_at(max(size, before.size if before is not None else 0))
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         at = 0

@@ -9,6 +9,8 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -45,8 +47,9 @@ def pods(tmp_path_factory: pytest.TempPathFactory, jobs_of_tests: tuple[Cluster,
     parts = {f"{packages}/{one.name}": one for one in PACKAGES} | {"code": CODE}
     images.python_with(folder / "image.tar", IMAGE, parts)
     cluster.load_image(folder / "image.tar")
+    impatient = {"server.lost_after": "15s", "server.lease_for": "20s"}
     authority = Authority(folder / "authority", "own")
-    with site(folder / "home", None, cluster.machine.outside, authority) as one:
+    with site(folder / "home", impatient, cluster.machine.outside, authority) as one:
         one.env["KUBECONFIG"] = str(cluster.kubeconfig)
         template = {"namespace": namespace, "image": IMAGE, "workdir": "/code"}
         one.client.create_pool(PoolSpec(name="cluster", type="kubernetes", template=template))
@@ -54,11 +57,18 @@ def pods(tmp_path_factory: pytest.TempPathFactory, jobs_of_tests: tuple[Cluster,
         one.server.kill()  # asked to end it would wait for its connections to pods that are lost
 
 
-@pytest.fixture
-def effects(pods: Site, jobs_of_tests: tuple[Cluster, str]) -> Iterator[Effects]:
+@contextmanager
+def effects_of(jobs_of_tests: tuple[Cluster, str]) -> Iterator[Effects]:
+    """What the runs of one test do."""
     cluster = jobs_of_tests[0]
     assert isinstance(cluster, OwnCluster)
     with listening(cluster.machine.outside) as one:
+        yield one
+
+
+@pytest.fixture
+def effects(pods: Site, jobs_of_tests: tuple[Cluster, str]) -> Iterator[Effects]:
+    with effects_of(jobs_of_tests) as one:
         yield one
 
 
@@ -86,57 +96,75 @@ def lose(jobs_of_tests: tuple[Cluster, str], run: UUID) -> None:
     cluster.kubectl("delete", "pods", "-n", namespace, "-l", label, "--force", "--grace-period=0")
 
 
-def test_a_flow_and_its_retry(pods: Site, effects: Effects) -> None:
-    with pods.agent("whole", pool="cluster"):
-        run = begun(pods, "whole", effects, upto=10)
-        ended = pods.ended(run, _ENDS)
-        output = pods.output(run).decode()
-        assert (ended.state, ended.cause, ended.message) == (
-            "Failed",
-            "exception",
-            "ValueError: the last one fails",
-        ), output
-        assert "| WARNING | shunter.whole | from the flow" in output
-        assert "| INFO    | some.library | from a library" in output
-        assert "printed" in output
-        assert [one.key for one in pods.client.list_artifacts(str(run)).artifacts] == ["prices"]
-        # With the end there is all that the flow did.
-        assert states(pods, run)["square", "Completed"] == 9
-        assert states(pods, run)["square", "Failed"] == 1
-        pods.client.retry_run(str(run))
-        ended = pods.ended(run, _ENDS)
-        assert ended.state == "Completed", pods.output(run)
-        assert ended.result == {"sizes": [100_000] * 2, "other": True, "squares": 285, "attempt": 2}
-    once = [
-        "large-1",
-        "large-2",
-        "size",
-        "size",
-        "process-0",
-        "process-1",
-        *(f"square-{n}" for n in range(10)),
-    ]
-    assert effects.ended == Counter([*once, "square-9"])
+def _fails_and_is_retried(pods: Site, effects: Effects, jobs_of_tests: tuple[Cluster, str]) -> None:
+    run = begun(pods, "whole", effects, upto=10)
+    ended = pods.ended(run, _ENDS)
+    output = pods.output(run).decode()
+    assert (ended.state, ended.cause, ended.message) == (
+        "Failed",
+        "exception",
+        "ValueError: the last one fails",
+    ), output
+    assert "| WARNING | shunter.whole | from the flow" in output
+    assert "| INFO    | some.library | from a library" in output
+    assert "printed" in output
+    assert [one.key for one in pods.client.list_artifacts(str(run)).artifacts] == ["prices"]
+    # With the end there is all that the flow did.
+    assert states(pods, run)["square", "Completed"] == 9
+    assert states(pods, run)["square", "Failed"] == 1
+    pods.client.retry_run(str(run))
+    ended = pods.ended(run, _ENDS)
+    assert ended.state == "Completed", pods.output(run)
+    assert ended.result == {"sizes": [100_000] * 2, "other": True, "squares": 285, "attempt": 2}
+    once = Counter(["large-1", "large-2", "size", "size", "process-0", "process-1"])
+    assert effects.ended == once + Counter(f"square-{n}" for n in [*range(10), 9])
 
 
-def test_a_pod_that_is_lost(pods: Site, effects: Effects, jobs_of_tests: tuple[Cluster, str]) -> None:
+def _is_lost(pods: Site, effects: Effects, jobs_of_tests: tuple[Cluster, str]) -> None:
     """In the midst of a stream of tasks: what it has not brought is done again, and nothing else."""
-    with pods.agent("many", pool="cluster"):
-        run = begun(pods, "many", effects)
-        until(lambda: len(effects.ended) >= 100, lambda: pods.output(run))
-        lose(jobs_of_tests, run)
-        ended = pods.ended(run, _ENDS)
-        assert (ended.state, ended.cause) == ("Crashed", "deleted")
-        before = len(effects.ended)
-        brought = states(pods, run)["slowly", "Completed"]
-        # Three times a second it brings what there is: what it did in a second at most is not there.
-        assert before - 50 <= brought <= before < 1000
-        pods.client.retry_run(str(run))
-        ended = pods.ended(run, _ENDS)
-        assert (ended.state, ended.result) == ("Completed", 1000), pods.output(run)
+    run = begun(pods, "many", effects)
+    until(lambda: len(effects.ended) >= 100, lambda: pods.output(run))
+    lose(jobs_of_tests, run)
+    ended = pods.ended(run, _ENDS)
+    assert (ended.state, ended.cause) == ("Crashed", "deleted")
+    # It lives a moment longer than the cluster knows of it, until it hears of its end by SIGTERM or from the server.
+    until(lambda: effects.ended.pop("hook-many-Cancelled", 0) == 1, lambda: effects.ended)
+    before = len(effects.ended)
+    brought = states(pods, run)["slowly", "Completed"]
+    # Three times a second it brings what there is: what it did in a second at most is not there.
+    assert before - 50 <= brought <= before < 1000
+    pods.client.retry_run(str(run))
+    ended = pods.ended(run, _ENDS)
+    assert (ended.state, ended.result) == ("Completed", 1000), pods.output(run)
     again = {what for what, times in effects.ended.items() if times > 1}
     assert again == {f"slowly-{n}" for n in range(brought, before)}
     assert max(effects.ended.values()) <= 2
+
+
+def _is_cancelled(pods: Site, effects: Effects, jobs_of_tests: tuple[Cluster, str]) -> None:
+    run = begun(pods, "long", effects)
+    effects.wait_for(1)
+    pods.client.cancel_run(str(run))
+    ended = pods.ended(run, _ENDS)
+    assert (ended.state, ended.cause) == ("Cancelled", "cancelled"), pods.output(run)
+    assert states(pods, run)["waits", "Cancelled"] == 1
+    assert states(pods, run)["long", "Cancelled"] == 1
+    assert effects.ended == Counter(
+        ["large-7", "size", "waits", "hook-waits-Cancelled", "hook-long-Cancelled"]
+    )
+
+
+def test_flows_in_pods(pods: Site, jobs_of_tests: tuple[Cluster, str]) -> None:
+    """They bring their journals by themselves, and are retried, lost and cancelled beside each other."""
+
+    def go(way: Callable[[Site, Effects, tuple[Cluster, str]], None]) -> None:
+        with effects_of(jobs_of_tests) as effects:
+            way(pods, effects, jobs_of_tests)
+
+    ways = (_fails_and_is_retried, _is_lost, _is_cancelled)
+    with pods.agent("whole", pool="cluster"), ThreadPoolExecutor(len(ways)) as beside:
+        for done in [beside.submit(go, way) for way in ways]:
+            done.result()
 
 
 def test_agent_and_server_are_killed(pods: Site, effects: Effects) -> None:
@@ -160,20 +188,6 @@ def test_agent_and_server_are_killed(pods: Site, effects: Effects) -> None:
     assert effects.ended == Counter(["large-7", "size", "waits"])
 
 
-def test_a_run_that_is_cancelled(pods: Site, effects: Effects) -> None:
-    with pods.agent("stops", pool="cluster"):
-        run = begun(pods, "long", effects)
-        effects.wait_for(1)
-        pods.client.cancel_run(str(run))
-        ended = pods.ended(run, _ENDS)
-        assert (ended.state, ended.cause) == ("Cancelled", "cancelled"), pods.output(run)
-        assert states(pods, run)["waits", "Cancelled"] == 1
-        assert states(pods, run)["long", "Cancelled"] == 1
-    assert effects.ended == Counter(
-        ["large-7", "size", "waits", "hook-waits-Cancelled", "hook-long-Cancelled"]
-    )
-
-
 def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_pod(
     pods: Site, effects: Effects, jobs_of_tests: tuple[Cluster, str]
 ) -> None:
@@ -189,9 +203,10 @@ def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_pod(
     finally:
         first.kill()
         first.wait()
-    with pods.agent("hooks", pool="cluster"):
+    with pods.agent("hooks-2", pool="cluster"):
         ended = pods.ended(run, _ENDS)
-        assert (ended.state, ended.cause) == ("Crashed", "deleted"), pods.log("hooks")
+        # By now the pod may be gone, and its Job has the exit code alone.
+        assert (ended.state, ended.cause in ("deleted", "signal")) == ("Crashed", True), ended
         # A pod that is deleted is told so by SIGTERM, and has a moment for what it does when it is cancelled.
         for one in ("hook-long-Cancelled", "hook-waits-Cancelled"):
             effects.ended.pop(one, None)

@@ -86,7 +86,7 @@ def whole(upto: int) -> dict[str, Any]:
     return {"sizes": sizes, "other": other, "squares": sum(squares), "attempt": context.attempt}
 
 
-@flow
+@flow(on_cancelled=[note])
 def many() -> int:
     """Tasks one after the other, for a long time at first; then those that are left are quick."""
     return sum(slowly(n) >= 0 for n in range(1000))
