@@ -22,6 +22,7 @@ from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
 from tests.engines.docker import IMAGE
+from tests.networks.certificates import Authority
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -33,18 +34,23 @@ COMPLETED = Counter(["large", "large", "size", "size", "square", "square", "belo
 
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory: pytest.TempPathFactory, docker_url: str) -> Iterator[Site]:
-    """A server with the docker pool ``boxes``, whose containers reach it, and have the packages of this tree."""
+    """A server with a certificate of an authority of its own, and the docker pool ``boxes``, whose containers reach it, and
+    have the packages of this tree."""
     mounts = [
-        {"type": "bind", "source": str(TREE / "flows"), "target": "/lib/flows", "read_only": True},
+        *(
+            {"type": "bind", "source": str(TREE / room), "target": f"/lib/{room}", "read_only": True}
+            for room in ("flows", "work_pools")
+        ),
         {"type": "bind", "source": str(TREE / "tests/flows"), "target": "/code", "read_only": True},
     ]
     template = {
         "image": IMAGE,
         "networks": ["host"],
         "mounts": mounts,
-        "env": {"PYTHONPATH": "/lib/flows"},
+        "env": {"PYTHONPATH": "/lib/flows:/lib/work_pools"},
     }
-    with site(tmp_path_factory.mktemp("docker")) as one:
+    folder = tmp_path_factory.mktemp("docker")
+    with site(folder / "home", authority=Authority(folder, "own")) as one:
         one.env["DOCKER_HOST"] = docker_url
         one.client.create_pool(PoolSpec(name="boxes", type="docker", template=template))
         yield one

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shunter_infrastructure.kubernetes import manifest, source_files
 from shunter_infrastructure.launcher import NOTHING, LaunchFailed, Prepared
+from shunter_infrastructure.run_environment import told_more
 from shunter_work_pools.contracts import kubernetes_reserved as reserved
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.secrets import FromAgent, FromSecret
@@ -631,6 +632,26 @@ def test_a_run_with_a_token_brings_its_journal() -> None:
     made = secret_of(one, prepared=Prepared(secrets=given))
     assert made is not None
     assert made["stringData"].items() >= given.items()
+
+
+def test_a_run_believes_its_server_by_the_authorities_of_the_agent(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("-----BEGIN CERTIFICATE-----\n")
+    one, prepared = attempt(), Prepared(authorities=file)
+    told = told_more(prepared, manifest.AUTHORITIES)
+    made = manifest.job(one, manifest.read_template(one), "a1", {}, told=told)
+    assert env_of(made)["SHUNTER_TLS_CA"] == "/shunter/run/ca.pem"
+    (volume,) = [each for each in pod_of(made)["volumes"] if each["name"] == reserved.RUN_VOLUME]
+    items = [{"key": "ca.pem", "path": "ca.pem"}]
+    assert {"secret": {"name": NAME, "items": items}} in volume["projected"]["sources"]
+    secret = secret_of(one, prepared=prepared)
+    assert secret is not None
+    assert secret["stringData"] == {"ca.pem": "-----BEGIN CERTIFICATE-----\n"}
+    file.unlink()
+    with pytest.raises(
+        LaunchFailed, match=r"ca\.pem, by which the run is to believe the server, cannot be read"
+    ):
+        secret_of(one, prepared=prepared)
 
 
 def test_a_run_that_goes_on_has_a_token_too() -> None:
