@@ -59,7 +59,8 @@ class BaseFlow(Generic[P, R]):
         self.held = held_by(fn)
         self.hints: dict[str, Any] | None = None
         self.__wrapped__ = fn
-        for attribute in ("__doc__", "__module__", "__qualname__", "__name__"):
+        self.__doc__ = fn.__doc__  # also if there is none: not the class's
+        for attribute in ("__module__", "__qualname__", "__name__"):
             if (value := getattr(fn, attribute, None)) is not None:
                 setattr(self, attribute, value)
         if self.timeout is not None and not self.timeout > 0:

@@ -55,7 +55,8 @@ class BaseTask(Generic[P, R]):
         )
         self.hooks = Hooks(**{k: options.get(k) for k in ("on_completion", "on_failure", "on_cancelled")})
         self.__wrapped__ = fn
-        for attribute in ("__doc__", "__module__", "__qualname__", "__name__"):
+        self.__doc__ = fn.__doc__  # also if there is none: not the class's
+        for attribute in ("__module__", "__qualname__", "__name__"):
             if (value := getattr(fn, attribute, None)) is not None:
                 setattr(self, attribute, value)
         self._checked()

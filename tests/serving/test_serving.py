@@ -316,6 +316,7 @@ def test_what_the_scripts_agent_cannot_execute_is_said(one: Site, tmp_path: Path
     path = written(tmp_path, DEMANDING)
     with script(one, path) as process:
         told = path.with_suffix(".log").read_text()
+        assert one.client.get_deployment("heavy").spec.description == ""  # it has none
         assert told.count("WARNING") == 1
         assert "deployment heavy: " in told
         assert "gpu" in told
