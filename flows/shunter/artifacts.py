@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 #: Bytes that one may have, as they are in the journal.
@@ -14,10 +15,30 @@ _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
 def table(
-    key: str, rows: Sequence[Mapping[str, Any]] | Sequence[Sequence[Any]], description: str = ""
+    key: str,
+    rows: Iterable[Mapping[str, Any]] | Iterable[Sequence[Any]] | Mapping[str, Iterable[Any]],
+    description: str = "",
 ) -> None:
-    """Rows: mappings from column to value, or lists of which the first one has the names."""
-    _leave(key, "table", [dict(row) if isinstance(row, Mapping) else list(row) for row in rows], description)
+    """Rows: mappings from column to value, or lists of which the first one has the names; or a mapping from column to its
+    values; or a data frame. What is no number (NaN, infinite) is left empty.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: columns are not of one length.
+    """
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # of pandas, which need not be there
+        rows = rows.to_dict("records")
+    elif isinstance(rows, Mapping):
+        rows = [list(rows), *map(list, zip(*rows.values(), strict=True))]
+    _leave(key, "table", [_row(key, row) for row in rows], description)
+
+
+def _row(key: str, row: Any) -> Any:
+    if isinstance(row, Mapping):
+        return dict(row)
+    if isinstance(row, str | bytes) or not isinstance(row, Iterable):
+        raise TypeError(f"artifact {key}: a row is a mapping or a list, not {type(row).__name__}")
+    return list(row)
 
 
 def markdown(key: str, text: str, description: str = "") -> None:
@@ -70,7 +91,7 @@ def _leave(key: str, kind: str, data: Any, description: str) -> None:
 
     if not _KEY.fullmatch(key):
         raise ValueError(f"the artifact's key {key!r} is not made of small letters, digits, '-', '_' and '.'")
-    text = json.dumps(data, default=str)
+    text = _text(data)
     if len(text) > LIMIT:
         raise ValueError(
             f"artifact {key} takes {len(text)} bytes, more than the {LIMIT} allowed: link to it instead"
@@ -83,3 +104,29 @@ def _leave(key: str, kind: str, data: Any, description: str) -> None:
         scope = current.get()
         about = {"key": key, "kind": kind, "data": json.loads(text), "description": description}
         found.tell({"art": about, "k": scope.key if scope is not None else ""})
+
+
+def _text(data: Any) -> str:
+    """As JSON, in which only finite numbers are."""
+    import json
+
+    try:
+        return json.dumps(data, default=_other, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(json.loads(json.dumps(data, default=_other))))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return value
+
+
+def _other(value: Any) -> Any:
+    """Numbers of numpy as numbers, all else as text."""
+    found = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    return found if isinstance(found, int | float) else str(value)
