@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 
-def reduced(what: Any, rebuild: Callable[..., Any]) -> Any:
+def reduced(what: Any) -> Any:
     """For ``__reduce__`` of a task or flow."""
     if _found(what.__module__, what.__qualname__) is what:
         return what.__qualname__
@@ -20,7 +19,7 @@ def reduced(what: Any, rebuild: Callable[..., Any]) -> Any:
     base = _found(what.__module__, what.__qualname__)
     if getattr(base, "fn", None) is function:
         return _again, (base, what._options)
-    return rebuild, (function, what._options)
+    return what.made_of()
 
 
 def _found(module: str, name: str) -> Any:

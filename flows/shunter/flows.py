@@ -153,7 +153,11 @@ class BaseFlow(Generic[P, R]):
     def __reduce__(self) -> Any:
         from shunter.by_reference import reduced
 
-        return reduced(self, _rebuilt)
+        return reduced(self)
+
+    def made_of(self) -> Any:
+        """As ``__reduce__``, for where its module is not."""
+        return _rebuilt, (self.fn, self._options)
 
     def __repr__(self) -> str:
         return f"<flow {self.name}>"

@@ -99,8 +99,9 @@ def do_sent(order: Order) -> Any:
         raise sendable(order.task.name, exc) from None
 
 
-def do_with_values(order: Order, values: list[Any]) -> Any:
-    """The same with values put where slots are; tries as often as the task says, here where the values are."""
+def do_with_values(packed: bytes, values: list[Any]) -> Any:
+    """The same of a packed order, with values put where slots are; tries as often as the task says, here where the values are."""
+    order: Order = unpack(packed)
     args, kwargs = _filled((order.args, order.kwargs), values)
     while True:
         order.attempt += 1

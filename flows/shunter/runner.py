@@ -163,6 +163,7 @@ def import_file(path: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    vars(module)["__entrypoint__"] = True  # other machines do not have it
     execute = spec.loader.exec_module
     importing(lambda: execute(module), path)
     return module

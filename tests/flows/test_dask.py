@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
-from shunter import allow_failure, flow, task
+import shunter
+from shunter import TaskTimeout, allow_failure, flow, task
 from shunter.errors import ExecutorError
 from shunter.executors.dask import Dask
 from shunter.futures import NOT_HERE
@@ -87,6 +88,76 @@ def test_by_address_and_by_cluster(cluster: LocalCluster) -> None:
         pid, *values = whole()
         assert pid != os.getpid()
         assert values == [3, 3]
+
+
+PROGRAM = """
+import os
+from dataclasses import dataclass
+from shunter import flow, task
+
+@dataclass
+class Point:
+    x: int
+
+def one_more(n):
+    return n + 1
+
+@task
+def more(n):
+    return one_more(n)
+
+@task
+def point(n):
+    return Point(n)
+
+@task
+def x_of(point):
+    return point.x
+
+@task
+def through(n):
+    return more(n)
+
+@flow(executor=os.environ["EXECUTOR"])
+def whole():
+    made = point.submit(4)
+    return more.map(range(2)).result(), x_of.submit(made).result(), isinstance(made.result(), Point), through.submit(7).result()
+
+if __name__ == "__main__":
+    print(whole())
+"""
+
+
+@pytest.mark.parametrize("where", ["program", "entrypoint", "dashes", "text"])
+def test_workers_need_not_have_the_program(where: str, cluster: LocalCluster, tmp_path: Path) -> None:
+    """Nor does a process of ``"processes"``, where nothing is that it could import: a notebook, a file ``my-flow.py``."""
+    file = tmp_path / ("my-flow.py" if where == "dashes" else "my_flow.py")
+    file.write_text(PROGRAM)
+    runner = str(Path(shunter.__file__).with_name("runner.py"))
+    command = {"program": [str(file)], "text": ["-c", PROGRAM]}.get(where, [runner, f"{file.name}:whole"])
+    executor = "processes" if where in ("dashes", "text") else cluster.scheduler_address
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={"EXECUTOR": executor, "SHUNTER_SOURCE": str(tmp_path), "SHUNTER_RESULT": str(tmp_path / "result")},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if command[0] == runner:
+        assert json.loads((tmp_path / "result").read_text()) == [[1, 2], 4, True, 8]
+    else:
+        assert done.stdout == "([1, 2], 4, True, 8)\n"
+
+
+def test_the_time_of_a_task_begins_on_the_worker(client: Client) -> None:
+    short = nap.with_options(timeout=1)
+
+    @flow(executor=client)
+    def whole() -> list[float]:
+        with pytest.raises(TaskTimeout, match="task nap took longer than 1 seconds"):
+            short.submit(1.5).result()
+        return short.map([0.3] * 20).result()  # four at once
+
+    assert whole() == [0.3] * 20
 
 
 def test_intermediate_data_never_reaches_the_client(client: Client) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from shunter import dependencies, engine, remote
 from shunter.errors import ExecutorError
 from shunter.futures import NOT_HERE, TaskFuture
+from shunter.packing import pack_without
 from shunter.results import INLINE, NotKept, Store
 
 
@@ -55,8 +57,9 @@ class PlaceWithFutures:
             )
             order = remote.Order(run, args, kwargs, run.task.timeout)
             order.attempt -= 1  # they are counted there
+            packed = pack_without(order, _not_there(run.task.__module__))
             native = self._executor.submit_with_futures(
-                remote.do_with_values, order, natives, name=run.name, tags=run.task.tags
+                remote.do_with_values, packed, natives, name=run.name, tags=run.task.tags
             )
         except Exception as exc:
             engine.attempt_ended(run, turn, None, exc, last=True)
@@ -131,6 +134,12 @@ def keep_there(payload: tuple[str | None, int], values: list[Any]) -> dict[str, 
         return Store(place or ".", limit if place is not None else INLINE).keep(values[0])
     except NotKept:
         return None
+
+
+def _not_there(module: str) -> list[str]:
+    """The modules that other machines do not have: the program itself, and the file with the flow."""
+    own = getattr(sys.modules.get(module), "__entrypoint__", False)
+    return ["__main__", module] if own else ["__main__"]
 
 
 def _failed(native: Any) -> bool:

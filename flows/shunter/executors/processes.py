@@ -7,6 +7,7 @@ executing, and no other; one whose task is to stop is killed.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -16,7 +17,7 @@ from shunter import dependencies, engine, journal
 from shunter.errors import ExecutorError, WorkerDied
 from shunter.executors.threads import Lane, own_pool
 from shunter.futures import TaskFuture
-from shunter.packing import pack, unpack
+from shunter.packing import pack, pack_without, unpack
 
 
 class ProcessLane(Lane):
@@ -202,11 +203,17 @@ def _done(order: bytes, begins: Callable[[], None]) -> bytes:
 
 def _packed(run: TaskFuture[Any], order: Any) -> bytes:
     try:
-        return pack(order)
+        return pack_without(order, _not_there(run.task.__module__))
     except Exception as exc:
         raise TypeError(
             f"task {run.name} or its arguments cannot be sent to another process: {exc}"
         ) from None
+
+
+def _not_there(module: str) -> list[str]:
+    """Of the modules of a task those that its process cannot import: a notebook, a file under a name made up for it."""
+    missing = [] if os.path.isfile(getattr(sys.modules["__main__"], "__file__", "")) else ["__main__"]
+    return [*missing, module] if module.startswith("_entrypoint_") else missing
 
 
 def _how(code: int | None) -> str:
