@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 from shunter import flow_engine
-from shunter.dependencies import futures_in
 from shunter.errors import FlowTimeout, is_cancellation
 from shunter.futures import TaskFuture
 from shunter.runs import Root
@@ -18,7 +17,7 @@ async def run(
     flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | None = None
 ) -> State[Any]:
     """As ``flow_engine.run``."""
-    for future in futures_in((args, kwargs)):
+    for future in flow_engine.given(flow, args, kwargs):
         if not future.done():
             await _ended(future)
     one, call = flow_engine.made(flow, args, kwargs, root)

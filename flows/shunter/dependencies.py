@@ -32,13 +32,18 @@ def upstream_of(
         root = run.root
         for one in found:
             if one.root is not root:
-                raise ForeignFuture(
-                    f"task {run.name} was given the future of task {one.name}, which belongs to another run of a flow "
-                    f"({one.flow_run.name}): take its result() there and give the value"
-                )
+                raise foreign("task", run.name, one)
         run.upstream = tuple(found)
         run._lenient = tuple(one for one, wanted in found.items() if not wanted & (VALUE | END))
     return found
+
+
+def foreign(what: str, name: str, one: TaskFuture[Any]) -> ForeignFuture:
+    """The error of a task or flow (``what``) that was given this future."""
+    return ForeignFuture(
+        f"{what} {name} was given the future of task {one.name}, which belongs to another run of a flow "
+        f"({one.flow_run.name}): take its result() there and give the value"
+    )
 
 
 def _search(value: Any, found: dict[TaskFuture[Any], int], wanted: int, seen: set[tuple[int, int]]) -> None:

@@ -196,7 +196,7 @@ def attempt_ended(
         if run._timer is not None:
             run._timer.cancel()
             run._timer = None
-    if error is None and (wrong := no_value(run.task, value)) is not None:
+    if error is None and (wrong := no_value("task", run.task, value)) is not None:
         error = wrong
     if error is None:
         if run.state == states.CACHED:
@@ -272,16 +272,16 @@ def result_line(run: TaskFuture[Any], value: Any) -> dict[str, Any] | None:
         return None
 
 
-def no_value(task: Any, value: Any) -> TypeError | None:
-    """What is wrong with a value that a task returned, if anything."""
+def no_value(what: str, one: Any, value: Any) -> TypeError | None:
+    """What is wrong with a value that a task or flow (``what``) returned, if anything."""
     kind = type(value).__name__
     if kind in ("generator", "async_generator"):
         return TypeError(
-            f"task {task.name} returned a generator, which can be read only once: make it a list"
+            f"{what} {one.name} returned a generator, which can be read only once: make it a list"
         )
-    if kind == "coroutine" and not task.is_async:
+    if kind == "coroutine":
         value.close()
-        return TypeError(f"task {task.name} returned a coroutine: mark it as async def, or await that")
+        return TypeError(f"{what} {one.name} returned a coroutine: mark it as async def, or await that")
     return None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from shunter import crashed, engine, journal, parameters, states
 from shunter.clock import clock
 from shunter.containers import parts_of, rebuilt
-from shunter.dependencies import futures_in, replaced, value_for
+from shunter.dependencies import foreign, futures_in, replaced, value_for
 from shunter.errors import (
     FlowTimeout,
     Interrupted,
@@ -26,6 +26,7 @@ from shunter.errors import (
     TaskCancelled,
     is_cancellation,
 )
+from shunter.futures import TaskFuture
 from shunter.interrupts import Interruptible
 from shunter.results import NotKept
 from shunter.runs import FlowRun, Root
@@ -47,7 +48,7 @@ def run(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | N
         RecursionError: flows are nested too deep.
         BaseException: what cancelled the run, if anything did.
     """
-    for future in futures_in((args, kwargs)):
+    for future in given(flow, args, kwargs):
         future.wait()
     one, call = made(flow, args, kwargs, root)
     if (before := completed_before(one)) is not None:
@@ -73,6 +74,20 @@ def run(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], root: Root | N
             if pause is None:
                 return state(one)
             time.sleep(pause)
+
+
+def given(flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[TaskFuture[Any]]:
+    """The futures among the parameters.
+
+    Raises:
+        ForeignFuture: one of them belongs to another run of a flow.
+    """
+    found = futures_in((args, kwargs))
+    parent = current.get()
+    for one in found:
+        if parent is None or one.root is not parent.root:
+            raise foreign("flow", flow.name, one)
+    return found
 
 
 def stop(one: FlowRun, why: BaseException) -> None:
@@ -260,10 +275,8 @@ def over(one: FlowRun, value: Any, error: BaseException | None, alarm: Any) -> f
     if isinstance(one.stopping, FlowTimeout):
         error = one.stopping
     state = states.COMPLETED
-    if error is None and type(value).__name__ in ("generator", "async_generator"):
-        error = TypeError(
-            f"flow {one.name} returned a generator, which can be read only once: make it a list"
-        )
+    if error is None:
+        error = engine.no_value("flow", one, value)
     if error is None:
         value, state, error = _settled(value)
     if is_cancellation(error) or one.root.cancelled:

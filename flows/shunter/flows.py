@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from shunter.hooks import Hook, Hooks
 from shunter.identity import held_by, identity_of, is_coroutine_function, name_of, refuse_bad
-from shunter.retries import Condition, Delay, Retries
+from shunter.retries import Condition, Delay, Retries, above_zero
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -42,10 +42,10 @@ class BaseFlow(Generic[P, R]):
         self._options = dict(options)
         self.name = name_of(fn, options.get("name"))
         self.executor: Any = options.get("executor")
-        self.timeout: float | None = options.get("timeout")
+        self.timeout: float | None = above_zero("timeout", options.get("timeout"))
         storage = options.get("result_storage")
         self.result_storage: str | None = os.fspath(storage) if storage is not None else None
-        self.result_limit: int | None = options.get("result_limit")
+        self.result_limit: int | None = above_zero("result_limit", options.get("result_limit"))
         self.validate_parameters: bool = options.get("validate_parameters", True)
         self.retries = Retries(
             options.get("retries", 0),
@@ -63,8 +63,6 @@ class BaseFlow(Generic[P, R]):
         for attribute in ("__module__", "__qualname__", "__name__"):
             if (value := getattr(fn, attribute, None)) is not None:
                 setattr(self, attribute, value)
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout}; it is a number of seconds above 0")
         self._identity = ""
         self._version: str | None = None
 

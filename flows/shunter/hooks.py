@@ -30,6 +30,8 @@ class Hooks:
     def __init__(self, **given: Iterable[Hook] | None) -> None:
         self._by_kind: dict[str, list[Hook]] = {}
         for kind, hooks in given.items():
+            if callable(hooks):
+                raise TypeError(f"{kind} is a list of functions: put this one into a list")
             for hook in hooks or ():
                 self.add(kind, hook)
 

@@ -91,7 +91,7 @@ def name_of(function: Any, given: str | None) -> str:
         ValueError: the name given is empty or has a control character in it.
     """
     if given is not None:
-        if not given or any(ord(c) < 32 for c in given):
+        if not isinstance(given, str) or not given or any(ord(c) < 32 for c in given):
             raise ValueError(f"{given!r} is no name")
         return given
     while hasattr(function, "func") and hasattr(function, "keywords"):

@@ -86,7 +86,7 @@ def do(order: Order) -> Any:
             current.reset(token)
             flow_run.close()
             root.close()
-    if (wrong := engine.no_value(order.task, value)) is not None:
+    if (wrong := engine.no_value("task", order.task, value)) is not None:
         raise wrong
     return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 #: Seconds; or seconds for each retry (the last one for those behind); or a function of the retry's number, 1 first.
 Delay: TypeAlias = "float | Sequence[float] | Callable[[int], float]"
@@ -11,6 +11,29 @@ Delay: TypeAlias = "float | Sequence[float] | Callable[[int], float]"
 Condition: TypeAlias = (
     "Callable[[BaseException], bool] | type[BaseException] | tuple[type[BaseException], ...] | None"
 )
+
+
+def number(name: str, value: object) -> float:
+    """An option's value.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"{name} is {value!r}, which is no number")
+
+
+def above_zero(name: str, value: object) -> Any:
+    """An option's value, which may be None.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not above 0.
+    """
+    if value is not None and not number(name, value) > 0:
+        raise ValueError(f"{name} is {value}; it is a number above 0")
+    return value
 
 
 class Retries:
@@ -30,14 +53,23 @@ class Retries:
     __slots__ = ("backoff", "condition", "count", "delay", "jitter")
 
     def __init__(self, count: int, delay: Delay, backoff: float, jitter: float, condition: Condition) -> None:
+        if type(count) is not int:
+            raise TypeError(f"retries is {count!r}; it is a whole number")
         if count < 0:
             raise ValueError(f"retries is {count}; it cannot be negative")
-        if isinstance(delay, (int, float)) and delay < 0:
-            raise ValueError(f"retry_delay is {delay}; it cannot be negative")
-        if backoff < 1:
+        if not callable(delay):
+            for seconds in delay if isinstance(delay, Sequence) and not isinstance(delay, str) else [delay]:
+                if number("retry_delay", seconds) < 0:
+                    raise ValueError(f"retry_delay is {seconds}; it cannot be negative")
+        if number("retry_backoff", backoff) < 1:
             raise ValueError(f"retry_backoff is {backoff}; it is a factor of 1 or more")
-        if jitter < 0:
+        if number("retry_jitter", jitter) < 0:
             raise ValueError(f"retry_jitter is {jitter}; it cannot be negative")
+        kinds = condition if isinstance(condition, tuple) else (condition,)
+        if condition is not None and not all(map(callable, kinds)):
+            raise TypeError(
+                f"retry_if is {condition!r}; it is a type of exceptions, a tuple of them, or a function"
+            )
         self.count = count
         self.delay = delay
         self.backoff = backoff

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from shunter.hooks import Hook, Hooks
 from shunter.identity import held_by, identity_of, is_coroutine_function, name_of, origin_of, refuse_bad
-from shunter.retries import Condition, Delay, Retries
+from shunter.retries import Condition, Delay, Retries, above_zero
 from shunter.scopes import current
 
 if TYPE_CHECKING:
@@ -40,12 +40,17 @@ class BaseTask(Generic[P, R]):
         self.fn = fn
         self._options = dict(options)
         self.name = name_of(fn, options.get("name"))
-        self.tags = frozenset(options.get("tags") or ())
-        self.timeout: float | None = options.get("timeout")
+        tags = options.get("tags") or ()
+        if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+            raise TypeError(f"tags is {tags!r}; it is a list of texts")
+        self.tags = frozenset(tags)
+        self.timeout: float | None = above_zero("timeout", options.get("timeout"))
         self.persist: bool = options.get("persist", True)
         cache = options.get("cache") or None
         self.cache: Callable[[Any, dict[str, Any]], str | None] | bool | None = cache
-        self.cache_expires: float | None = options.get("cache_expires")
+        if cache is not None and cache is not True and not callable(cache):
+            raise TypeError(f"cache is {cache!r}; it is True, False, or a function of (task, arguments)")
+        self.cache_expires: float | None = above_zero("cache_expires", options.get("cache_expires"))
         self.retries = Retries(
             options.get("retries", 0),
             options.get("retry_delay", 0.0),
@@ -66,8 +71,6 @@ class BaseTask(Generic[P, R]):
         self.held = held_by(fn)
 
     def _checked(self) -> None:
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout}; it is a number of seconds above 0")
         if self.cache_expires is not None and self.cache is None:
             raise ValueError("cache_expires says how long a cached value holds: it needs cache=True")
         code = getattr(self.fn, "__code__", None)

@@ -350,11 +350,35 @@ def test_what_cannot_be_a_task_is_refused_where_it_is_marked() -> None:
         ({"name": ""}, "is no name"),
         ({"name": "a\nb"}, "is no name"),
         ({"cache_expires": 5}, "needs cache=True"),
+        ({"cache_expires": -1, "cache": True}, "above 0"),
+        ({"retry_delay": [1, -1]}, "cannot be negative"),
+        ({"name": 3}, "is no name"),
+        ({"retries": "3"}, "retries is '3'; it is a whole number"),
+        ({"retries": None}, "whole number"),
+        ({"retries": 1.5}, "whole number"),
+        ({"retry_delay": "5"}, "'5', which is no number"),
+        ({"retry_jitter": None}, "no number"),
+        ({"retry_if": "ValueError"}, "a type of exceptions, a tuple of them, or a function"),
+        ({"retry_if": [ValueError]}, "a type of exceptions, a tuple of them, or a function"),
+        ({"timeout": "5"}, "no number"),
+        ({"tags": "gpu"}, "tags is 'gpu'; it is a list of texts"),
+        ({"tags": [1]}, "list of texts"),
+        ({"cache": "inputs"}, "True, False, or a function"),
+        ({"on_failure": print}, "on_failure is a list of functions"),
+        ({"on_failure": [3]}, "not 3"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         task(**options)(lambda: 1)
+    if options.keys() <= {"retries", "retry_delay", "retry_if", "timeout", "name", "on_failure"}:
+        with pytest.raises((ValueError, TypeError), match=text):
+            flow(**options)(lambda: 1)
+
+
+def test_a_limit_of_results_is_a_number_above_0() -> None:
+    with pytest.raises(ValueError, match="result_limit is -1; it is a number above 0"):
+        flow(result_limit=-1)(lambda: 1)
 
 
 def test_with_options_changes_a_copy() -> None:
@@ -420,6 +444,26 @@ def test_a_future_of_another_flow_run_is_refused() -> None:
     with pytest.raises(ForeignFuture, match="take its result"):
         second()
     assert kept[0].result() == 1
+
+    @flow
+    def third(values: list[int]) -> list[int]:
+        return values
+
+    @flow
+    async def third_async(values: list[int]) -> list[int]:
+        return values
+
+    @flow
+    def around() -> list[int]:
+        return third(kept)  # type: ignore[arg-type]
+
+    for use in (
+        around,
+        lambda: third(kept),  # type: ignore[arg-type]
+        lambda: asyncio.run(third_async(kept)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ForeignFuture, match=r"flow third.* was given the future of task add"):
+            use()
 
 
 def test_nothing_is_submitted_to_a_flow_that_has_ended() -> None:

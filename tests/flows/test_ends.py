@@ -26,7 +26,7 @@ from shunter import (
 )
 from shunter.errors import TaskExit
 from shunter.executors import Threads
-from tests.flows.workflows import add, fail, leave, nap, total
+from tests.flows.workflows import add, add_async, fail, leave, nap, total
 
 
 class Pair(NamedTuple):
@@ -541,6 +541,19 @@ def test_a_task_that_returns_a_coroutine() -> None:
 
     with pytest.raises(TypeError, match="returned a coroutine: mark it as async def"):
         whole()
+
+    @flow
+    def forgetful() -> Any:
+        return add_async(1)
+
+    @flow
+    async def forgetful_too() -> Any:
+        return add_async(1)
+
+    with pytest.raises(TypeError, match="flow forgetful returned a coroutine: mark it as async def"):
+        forgetful()
+    with pytest.raises(TypeError, match=r"flow forgetful_too returned a coroutine: .*, or await that"):
+        asyncio.run(forgetful_too())
 
 
 def test_waiting_with_limits() -> None:
