@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shunter.clock import clock
-from shunter.states import COMPLETED, LETTERS
+from shunter.states import GOOD, LETTERS
 
 if TYPE_CHECKING:
     from shunter.futures import TaskFuture
@@ -34,6 +34,7 @@ VERSION = 1
 #: Seconds that a line which is no end may wait for the next one, and lines that may wait.
 PAUSE = 0.05
 WAITING = 500
+_GOOD = frozenset(LETTERS[state] for state in GOOD)
 _TEXT = 4000
 _TRACE = 8000
 
@@ -258,7 +259,7 @@ def completed_in(path: str) -> dict[str, dict[str, Any]]:
             raise ValueError(f"the journal {path} was written by a newer version of Shunter: update this one")
         if "flow" in line:
             found.setdefault("", line)
-        elif line.get("s") == LETTERS[COMPLETED] and "r" in line:
+        elif line.get("s") in _GOOD and "r" in line:
             found[line["k"]] = line
     return found
 

@@ -189,6 +189,7 @@ async def test_a_run_brings_its_own_and_goes_on_from_it(
             break
     assert (await run.put_task_result(named(large), 0, len(large), b"")).complete
     data = text(head(code="v1"), done(1, {"x": 1}), line(2, "C", r=refers), line(3, "F"))
+    data += text(line(4, "H", r={"i": 4}))  # from a cache, which may have expired meanwhile
     assert (await run.put_journal(0, data + b'{"torn')).size == len(data)
     assert (await run.put_journal(0, data)).size == len(data)
     again = await fails(server, granted)
@@ -200,10 +201,11 @@ async def test_a_run_brings_its_own_and_goes_on_from_it(
             {"flow": "sums", "c": "v1"},
             {"k": key(1), "s": "C", "r": {"i": {"x": 1}}, "c": "c0ffee"},
             {"k": key(2), "s": "C", "r": refers, "c": "c0ffee"},
+            {"k": key(4), "s": "C", "r": {"i": 4}, "c": "c0ffee"},
         ]
         first = await second.own_tasks(limit=1)
         assert (len(first.lines), first.next) == (2, key(1))
-        assert [one["k"] for one in (await second.own_tasks(after=first.next)).lines] == [key(2)]
+        assert [one["k"] for one in (await second.own_tasks(after=first.next)).lines] == [key(2), key(4)]
         part = await second.get_task_result(named(large), 100)
         assert (part.data, part.size) == (large[100:], len(large))
         with pytest.raises(NotFound, match="has no result"):

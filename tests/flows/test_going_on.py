@@ -206,6 +206,29 @@ def test_keys_do_not_depend_on_the_order_of_calls(tmp_path: Path) -> None:
     assert seen == [1, 2, 2, 3]
 
 
+def test_a_value_from_a_cache_stays_that_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUNTER_HOME", str(tmp_path / "home"))
+    seen: list[int] = []
+
+    @task(cache=lambda task, arguments: "one for all")
+    def now() -> int:
+        seen.append(len(seen))
+        return len(seen)
+
+    @flow
+    def whole() -> tuple[int, int]:
+        first = now.submit()
+        return first.result(), add.submit(first, 10).result()
+
+    assert run(tmp_path / "another run", whole).result() == (1, 11)
+    assert run(tmp_path / "journal", whole).result() == (1, 11)
+    for kept in (tmp_path / "home" / "cache" / "results").iterdir():
+        kept.unlink()
+    assert run(tmp_path / "journal", whole).result() == (1, 11)
+    assert len(seen) == 1
+    assert run(tmp_path / "a third one", whole).result() == (2, 12)
+
+
 def test_other_parameters_are_another_run(tmp_path: Path) -> None:
     seen: list[int] = []
 

@@ -207,6 +207,10 @@ def _artifact(row: Any, size: int) -> Artifact:
 # ---- for the run itself
 
 
+#: What came from a cache, which may have expired since, is as completed as what was executed.
+_COMPLETED = (TaskState.COMPLETED.value, TaskState.CACHED.value)
+
+
 def own_tasks(tx: Tx, run_id: UUID, attempt: int, after: str | None, limit: int) -> OwnTasks:
     """Task runs that attempts of a run completed and whose results were kept, by key.
 
@@ -221,7 +225,7 @@ def own_tasks(tx: Tx, run_id: UUID, attempt: int, after: str | None, limit: int)
     its = task_runs.c
     statement = (
         select(its.key, its.code, its.result)
-        .where(its.run_id == run_id, its.state == TaskState.COMPLETED.value, its.result.is_not(None))
+        .where(its.run_id == run_id, its.state.in_(_COMPLETED), its.result.is_not(None))
         .order_by(its.key)
         .limit(limit + 1)
     )
