@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from shunter import TaskCancelled, flow, task
 from shunter.errors import ExecutorError, WorkerDied
 from shunter.executors import Processes, Threads
+from shunter.executors.threads import Daemons
 from tests.flows.workflows import (
     SHAPES,
     add,
@@ -110,6 +114,34 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_two_that_submit_at_once_do_not_make_a_thread_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Daemons(1)
+    met = threading.Barrier(2)
+
+    class Idle:
+        def acquire(self, blocking: bool) -> bool:
+            with suppress(threading.BrokenBarrierError):
+                met.wait(0.3)  # both are here, unless the other one is kept out
+            return False
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(pool, "_idle", Idle())
+    done: SimpleQueue[int] = SimpleQueue()
+    both = [
+        threading.Thread(target=pool.submit, args=(lambda: done.put(threading.get_ident()),))
+        for _ in range(2)
+    ]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert done.get(timeout=5) == done.get(timeout=5)
+    assert pool._threads == 1
+    pool.shutdown()
 
 
 @pytest.mark.parametrize(

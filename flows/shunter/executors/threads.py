@@ -46,14 +46,17 @@ class Daemons:
         self._most = workers
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = 0
+        self._lock = threading.Lock()
         self._idle = threading.Semaphore(0)
 
     def submit(self, do: Callable[[], None], /) -> None:
         """Have this done."""
         self._queue.put(do)
-        if self._threads < self._most and not self._idle.acquire(blocking=False):
+        with self._lock:
+            if self._threads == self._most or self._idle.acquire(blocking=False):
+                return
+            threading.Thread(target=self._work, name=f"shunter-{self._threads + 1}", daemon=True).start()
             self._threads += 1
-            threading.Thread(target=self._work, name=f"shunter-{self._threads}", daemon=True).start()
 
     def shutdown(self, wait: bool = True) -> None:
         """Let the threads end when they have done what is queued."""
