@@ -145,6 +145,8 @@ def _composed(value: Any, kind: type, seen: dict[int, tuple[bytes, Any]], strict
         return _hash(
             b"s" if kind is set else b"z", b"".join(sorted(_digest(part, seen, strict) for part in value))
         )
+    if kind.__module__.startswith("pathlib"):  # which versions of Python take apart in different ways
+        return _hash(b"p", f"{kind.__name__}\0{value}".encode("utf-8", "surrogatepass"))
     if isinstance(value, (type, ModuleType, BuiltinFunctionType)):
         return _hash(b"n", _name(value).encode())
     if isinstance(value, FunctionType):
