@@ -69,6 +69,11 @@ def client(cluster: LocalCluster) -> Iterator[Client]:
         yield client
 
 
+def test_resources_that_are_none(client: Client) -> None:
+    with pytest.raises(TypeError, match="it has for each tag what a task takes"):
+        Dask(client, resources={"gpu": 1})  # type: ignore[dict-item]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_published_workflows(client: Client, shape: str) -> None:
     assert workflow.with_options(executor=client)(shape) == by_hand(shape)
@@ -88,6 +93,16 @@ def test_by_address_and_by_cluster(cluster: LocalCluster) -> None:
         pid, *values = whole()
         assert pid != os.getpid()
         assert values == [3, 3]
+
+    kept = []
+
+    @flow(executor=cluster)
+    def leave_a_future() -> None:
+        kept.append(add.submit(1))
+
+    leave_a_future()
+    with pytest.raises(ExecutorError, match="the value of task add cannot be had from the executor"):
+        kept[0].result()
 
 
 PROGRAM = """

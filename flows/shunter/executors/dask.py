@@ -21,10 +21,17 @@ class Dask:
             ``tcp://host:8786``.
         resources: what a task with a tag takes of its worker: ``{"gpu": {"GPU": 1}}``. Tags that are not in it
             mean nothing to Dask.
+
+    Raises:
+        TypeError: the resources are none.
     """
 
     def __init__(self, where: Any, resources: Mapping[str, Mapping[str, float]] | None = None) -> None:
         self.where = where
+        if not all(isinstance(taken, Mapping) for taken in (resources or {}).values()):
+            raise TypeError(
+                f"resources is {resources!r}; it has for each tag what a task takes: {{'gpu': {{'GPU': 1}}}}"
+            )
         self.resources = {tag: dict(taken) for tag, taken in (resources or {}).items()}
 
 

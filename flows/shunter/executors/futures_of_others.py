@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from shunter import dependencies, engine, remote
@@ -34,15 +35,21 @@ class PlaceWithFutures:
         return run._native is not None and run.flow_run.place is self
 
     def fetch(self, run: TaskFuture[Any]) -> Any:
-        """Get the value from there."""
-        return run._native.result()
+        """Get the value from there.
+
+        Raises:
+            ExecutorError: it is not to be had any more.
+        """
+        with _in_words(run.name):
+            return run._native.result()
 
     def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
         """Get values from there; at once, if the executor has ``gather``."""
         gather = getattr(self._executor, "gather", None)
         if gather is None:
             return [self.fetch(run) for run in runs]
-        values: list[Any] = gather([run._native for run in runs])
+        with _in_words(runs[0].name):
+            values: list[Any] = gather([run._native for run in runs])
         return values
 
     def start(self, run: TaskFuture[Any]) -> None:
@@ -134,6 +141,18 @@ def keep_there(payload: tuple[str | None, int], values: list[Any]) -> dict[str, 
         return Store(place or ".", limit if place is not None else INLINE).keep(values[0])
     except NotKept:
         return None
+
+
+@contextmanager
+def _in_words(name: str) -> Iterator[None]:
+    """The task completed, so what goes wrong is the executor's."""
+    try:
+        yield
+    except Exception as exc:
+        raise ExecutorError(
+            f"the value of task {name} cannot be had from the executor ({type(exc).__name__}: {exc}): was its connection "
+            "closed, or did the flow end, before it was asked for?"
+        ) from exc
 
 
 def _not_there(module: str) -> list[str]:
