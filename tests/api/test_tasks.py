@@ -23,7 +23,7 @@ from shunter_work_pools.contracts.log_frames import encode_frames
 from shunter_work_pools.contracts.result_pieces import ResultPiece, encode_pieces
 from shunter_work_pools.queue import task_views
 from shunter_work_pools.queue.task_graph import graph_of
-from tests.api.serving import TOKEN, Served
+from tests.api.serving import TOKEN, Served, held
 from tests.api.test_attempt_tokens import token_of
 from tests.api.test_identities import bearing
 from tests.queue.journal_lines import BEGAN, done, head, key, line, text
@@ -471,6 +471,28 @@ async def test_results_and_rows_go_with_their_run(server: Served, granted: Any, 
     assert not [path for path in folder.rglob("*") if path.is_file()]
     await server.get(f"/runs/{granted['run']}/tasks", 404)
     assert (await send(server, granted, 0, text(done(1))))["stale"] is True
+
+
+async def test_results_of_a_run_that_completed_are_let_go(
+    server: Served, granted: Any, run: AsyncClient
+) -> None:
+    """Nobody can ask for them any more. One that failed may be tried again."""
+    await server.submit()
+    (other,) = await server.take(holds=[held(granted)])
+    await server.report(other, "Starting", "Running")
+    data = b"kept" * 10_000
+    for one in (granted, other):
+        where = (
+            f"/agents/a1/results/{one['run']}/1/{named(data)}?epoch={one['epoch']}&offset=0&size={len(data)}"
+        )
+        await server.ask("POST", where, content=data, headers=BYTES)
+    results = server.engine.journals.results
+    await server.engine.retention.sweep()
+    assert {str(run) for run in results.runs()} == {granted["run"], other["run"]}, "they are at work"
+    await server.report(granted, "Completed", log_size=0)
+    await server.report(other, "Failed", log_size=0, exit_code=1, cause="exit_code")
+    await server.engine.retention.sweep()
+    assert [str(run) for run in results.runs()] == [other["run"]]
 
 
 async def test_the_synchronous_client_goes_through_all_pages(server: Served, granted: Any) -> None:

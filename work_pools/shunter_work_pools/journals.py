@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from uuid import UUID
 
-from shunter_work_pools.contracts.errors import BadRequest, Unavailable
+from shunter_work_pools.contracts.errors import BadRequest, TooLarge, Unavailable
 from shunter_work_pools.contracts.result_pieces import ResultPiece
 from shunter_work_pools.contracts.tasks import JOURNAL_LIMIT, JournalSize, ResultSize
 from shunter_work_pools.queue import journals, secrets
@@ -92,7 +92,7 @@ class Journals:
             try:
                 there, complete = self.results.put(run, piece.name, piece.offset, piece.size, data)
                 sizes.append(ResultSize(size=there, complete=complete))
-            except BadRequest as exc:
+            except (BadRequest, TooLarge) as exc:
                 sizes.append(ResultSize(size=0, refused=exc.detail))
         return sizes
 

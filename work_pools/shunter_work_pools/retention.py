@@ -117,6 +117,17 @@ class Retention:
                     await self._part(rule, part)
         for pool_id in await self.store.read(retain.deleted_pools):
             await self.store.write(partial(retain.finish_pool, pool_id=pool_id))
+        await self._results_of_completed()
+
+    async def _results_of_completed(self) -> None:
+        """A run that completed has no attempt any more that would ask for them."""
+        there = await asyncio.to_thread(self.results.runs)
+        for at in range(0, len(there), retain.BATCH):
+            batch = there[at : at + retain.BATCH]
+            completed = await self.store.read(partial(retain.completed_of, run_ids=batch))
+            await asyncio.to_thread(
+                self._delete_results, [run for run in completed if not self._receiving[run]]
+            )
 
     async def _repeat(self, step: Callable[[], Awaitable[int]]) -> None:
         """Do steps while they find a whole batch to do, resting in between."""

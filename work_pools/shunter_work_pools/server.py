@@ -111,7 +111,8 @@ async def _serve(
     store = open_store(values["server.database_url"], home.database_file)
     secret_keys = load_secret_keys(values, home)
     sign_in, trusted = _sign_in(values), _trusted(values)
-    logs, results = FileLogStore(home.logs), FileResultStore(home.results)
+    logs = FileLogStore(home.logs)
+    results = FileResultStore(home.results, values["server.results_limit"])
     engine = Engine(store, logs, results, settings_of(values), secret_keys, sign_in)
     engine.identities.verifiers = trusted
     await engine.start()

@@ -17,7 +17,7 @@ from shunter_cli.output import Output, OutputOption, QuietOption, WatchOption
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
-    from shunter_work_pools.contracts.tasks import Artifact, GraphNode, TaskGraph, TaskRun
+    from shunter_work_pools.contracts.tasks import GraphNode, TaskGraph, TaskRun
 
 RunArgument = Annotated[
     str, typer.Argument(help="Its id, or any unique end of it.", metavar="RUN", autocompletion=runs)
@@ -242,11 +242,18 @@ def artifacts(
 ) -> None:
     """Show what a run left to be looked at, or one of it.
 
-    A table is printed as one; of the others the text, or the address. `--output json` has all of it.
+    A table is printed as one, of an image the bytes (send them to a file), of the others the text, or the address.
+    `--output json` has all of it.
     """
+    from shunter_cli import artifacts as shown
+
     with connect() as client:
         if key is not None:
-            _show_artifact(client.get_artifact(run, key), output_as)
+            one = client.get_artifact(run, key)
+            if output_as is Output.TABLE:
+                shown.show(one)
+            else:
+                output.show_object(one, output_as)
             return
         found = client.list_artifacts(run).artifacts
     if output_as is not Output.TABLE:
@@ -258,29 +265,3 @@ def artifacts(
         elastic=("KEY", "DESCRIPTION"),
         spare=("LEFT",),
     )
-
-
-def _show_artifact(one: Artifact, output_as: Output) -> None:
-    if output_as is not Output.TABLE:
-        output.show_object(one, output_as)
-    elif one.kind == "table" and isinstance(one.data, list):
-        columns, rows = _rows(one.data)
-        output.table(columns, rows, elastic=columns)
-    else:
-        output.say(one.data if isinstance(one.data, str) else output.compact(one.data))
-
-
-def _rows(data: Sequence[object]) -> tuple[list[str], list[list[str]]]:
-    """The names and cells of a table: of mappings, or of lists of which the first one has the names."""
-    if all(isinstance(row, dict) for row in data):
-        dicts: list[dict[str, object]] = [row for row in data if isinstance(row, dict)]
-        names = list(dict.fromkeys(name for row in dicts for name in row))
-        return names, [[_cell(row.get(name)) for name in names] for row in dicts]
-    lists = [row if isinstance(row, list) else [row] for row in data]
-    wide = max(map(len, lists))
-    cells = [[_cell(cell) for cell in row] + [""] * (wide - len(row)) for row in lists]
-    return cells[0], cells[1:]
-
-
-def _cell(value: object) -> str:
-    return value if isinstance(value, str) else "-" if value is None else output.compact(value)

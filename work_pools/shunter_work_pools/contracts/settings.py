@@ -780,6 +780,15 @@ _DECLARED = (
         show=size,
     ),
     Setting(
+        "server.results_limit",
+        _bytes,
+        "So much the large results of a run's tasks may take; a task whose result goes beyond is executed again with its run.",
+        default=10 * 2**30,
+        metavar="SIZE",
+        flag="--results-limit",
+        show=size,
+    ),
+    Setting(
         "server.late_after",
         _duration(),
         "A run that still waits so long after it was due is late.",

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from shunter_work_pools.contracts.base import Micros
 from shunter_work_pools.contracts.deployments import Keep
 from shunter_work_pools.contracts.errors import Conflict, NotFound
-from shunter_work_pools.contracts.states import RUN_ENDS
+from shunter_work_pools.contracts.states import RUN_ENDS, RunState
 from shunter_work_pools.queue.ids import lowest_id
 from shunter_work_pools.storage.schema import (
     artifacts,
@@ -192,6 +192,12 @@ def delete_runs(tx: Tx, run_ids: Sequence[UUID]) -> int:
 def ended_of(tx: Tx, run_ids: Sequence[UUID]) -> list[UUID]:
     """Those of some runs that have ended."""
     return list(tx.conn.scalars(select(runs.c.id).where(runs.c.id.in_(run_ids), runs.c.state.in_(_ENDS))))
+
+
+def completed_of(tx: Tx, run_ids: Sequence[UUID]) -> list[UUID]:
+    """Those of some runs that have completed."""
+    completed = runs.c.state == RunState.COMPLETED.value
+    return list(tx.conn.scalars(select(runs.c.id).where(runs.c.id.in_(run_ids), completed)))
 
 
 def delete_tasks(tx: Tx, run_ids: Sequence[UUID]) -> int:

@@ -6,20 +6,24 @@ A result comes in pieces, by offset. Until it is whole it is a draft; only what 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-from shunter_work_pools.contracts.errors import BadRequest, Unavailable
+from shunter_work_pools.contracts.errors import BadRequest, TooLarge, Unavailable
 from shunter_work_pools.contracts.tasks import RESULT_FILE_LIMIT
 from shunter_work_pools.storage.logs import UNWRITABLE
 
 _BLOCK = 1024 * 1024
+#: Runs of which it is remembered how much they have.
+_COUNTED = 10_000
 
 
 class ResultStore(Protocol):
@@ -35,6 +39,7 @@ class ResultStore(Protocol):
         Raises:
             BadRequest: it is larger than any may be; or all of it is there now, and is not what its name says: it begins
                 anew.
+            TooLarge: the run has no room for it any more: none of it is kept.
             Unavailable: it cannot be written now.
         """
 
@@ -51,16 +56,23 @@ class ResultStore(Protocol):
             Unavailable: they cannot be deleted now.
         """
 
+    def runs(self) -> list[UUID]:
+        """Runs that have results."""
+
 
 class FileResultStore:
     """Results in files below one folder, spread over 256 sub-folders by the end of the run's id.
 
     Args:
         folder: made when first written to.
+        limit: bytes that all results of a run may have; None: as many as there are.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
         self.folder = folder
+        self.limit = limit
+        self._used: dict[UUID, int] = {}
+        self._counting = threading.Lock()
 
     def _of_run(self, run: UUID) -> Path:
         return self.folder / run.hex[-2:] / str(run)
@@ -78,13 +90,25 @@ class FileResultStore:
             with _alone(draft) as handle:
                 with contextlib.suppress(FileNotFoundError):  # whoever had the draft before has finished it
                     return path.stat().st_size, True
-                there = os.fstat(handle).st_size
+                there = before = os.fstat(handle).st_size
+                if not self._has_room(run, size - there):
+                    os.ftruncate(handle, 0)
+                    self._count(run, -there)
+                    raise TooLarge(
+                        f"all results of run {run} may have {self.limit} bytes (server.results_limit); result {name} of "
+                        f"{size} bytes has no room",
+                        "Keep large values elsewhere: result_storage of the flow.",
+                    )
                 if offset <= there:
-                    there += _write(handle, there, memoryview(data)[there - offset :])
+                    try:
+                        there += _write(handle, there, memoryview(data)[there - offset :])
+                    finally:
+                        self._count(run, os.fstat(handle).st_size - before)
                 if there < size:
                     return there, False
                 if there > size or _hash(handle) != name:
                     os.ftruncate(handle, 0)
+                    self._count(run, -there)
                     raise BadRequest(
                         f"the {there} bytes sent as result {name} are not what its name says",
                         "Send it from its beginning.",
@@ -113,13 +137,38 @@ class FileResultStore:
         """See :class:`ResultStore`."""
         with self._unwritable("deleted"), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._of_run(run))
+        with self._counting:
+            self._used.pop(run, None)
+
+    def runs(self) -> list[UUID]:
+        """See :class:`ResultStore`."""
+        found = []
+        for path in self.folder.glob("??/*"):
+            with contextlib.suppress(ValueError):  # not ours
+                found.append(UUID(path.name))
+        return found
+
+    def _has_room(self, run: UUID, more: int) -> bool:
+        if self.limit is None:
+            return True
+        with self._counting:
+            if run not in self._used:
+                if len(self._used) >= _COUNTED:
+                    self._used.clear()
+                self._used[run] = _size_of(self._of_run(run))
+            return self._used[run] + more <= self.limit
+
+    def _count(self, run: UUID, more: int) -> None:
+        with self._counting:
+            if run in self._used:
+                self._used[run] += more
 
     @contextlib.contextmanager
     def _unwritable(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as exc:
-            if exc.errno in UNWRITABLE:
+            if exc.errno in UNWRITABLE or exc.errno == errno.ENOTEMPTY:  # one came while they were deleted
                 raise Unavailable(
                     f"results in {self.folder} cannot be {what}: {exc.strerror}",
                     "Free space there, and check its permissions.",
@@ -136,6 +185,14 @@ def _alone(draft: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _size_of(folder: Path) -> int:
+    size = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a draft that just got its name
+            size += path.stat().st_size
+    return size
 
 
 def _write(handle: int, at: int, rest: memoryview) -> int:
