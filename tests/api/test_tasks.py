@@ -481,12 +481,14 @@ async def test_results_of_a_run_that_completed_are_let_go(
     (other,) = await server.take(holds=[held(granted)])
     await server.report(other, "Starting", "Running")
     data = b"kept" * 10_000
-    for one in (granted, other):
-        where = (
-            f"/agents/a1/results/{one['run']}/1/{named(data)}?epoch={one['epoch']}&offset=0&size={len(data)}"
-        )
-        await server.ask("POST", where, content=data, headers=BYTES)
     results = server.engine.journals.results
+    results.limit = 50_000  # type: ignore[attr-defined]
+    for one in (granted, other):
+        where = f"/agents/a1/results/{one['run']}/1?epoch={one['epoch']}"
+        body = encode_pieces([piece(data), piece(b"more" * 10_000)])
+        kept, beyond = (await server.ask("POST", where, content=body, headers=BYTES))["results"]
+        assert kept["complete"]
+        assert "(server.results_limit)" in beyond["refused"]
     await server.engine.retention.sweep()
     assert {str(run) for run in results.runs()} == {granted["run"], other["run"]}, "they are at work"
     await server.report(granted, "Completed", log_size=0)
