@@ -128,6 +128,34 @@ def slow() -> int:
 
 
 @task
+def counted(n: int) -> Any:
+    ran(f"began {n}")
+    time.sleep(0.1)
+    return bytes(20_000) if n % 5 == 0 else n
+
+
+@flow
+def counted_below(n: int) -> int:
+    ran(f"began below{n}")
+    return len([counted(n + i) for i in range(5)])
+
+
+@flow
+def counted_all(count: int) -> int:
+    """What it has seen the end of has completed: that may not begin again, in whatever process."""
+    futures = counted.map(range(count))
+    for n in range(1000, 1500, 100):
+        counted_below(n)
+        ran(f"seen below{n}")
+    for n, future in enumerate(futures):
+        future.result()
+        ran(f"seen {n}")
+    while not there("good"):
+        time.sleep(0.02)
+    return count
+
+
+@task
 def a_task_that_raises() -> None:
     raise ValueError("no such thing")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -380,3 +381,25 @@ def test_hooks_of_a_crash_are_called_for_entrypoints_too(
         run = begun(here, "dies")
         assert here.ended(run).state == state
         assert here.output(run) == b"hook of dies {'n': 5} Crashed\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start runs as other users")
+def test_a_flow_of_another_user_goes_on(here: Site, tmp_path: Path) -> None:
+    """That user's interpreter may not be ours, so it is a script that writes what a flow would."""
+    line = '{"k": "a", "t": "one", "s": "C", "n": 1, "at": 1, "r": {"i": 1}}'
+    first = f'mkdir -p "${{SHUNTER_JOURNAL%/*}}"; echo \'{line}\' > "$SHUNTER_JOURNAL"; kill -9 $$'
+    script = f'if [ $SHUNTER_ATTEMPT = 1 ]; then {first}; fi; id -u; [ -n "$SHUNTER_RUN_TOKEN" ]'
+    work = Work(command=["sh", "-c", script], run_as="61234")
+    here.client.deploy("theirs", DeploymentSpec(work=work, pool="default"))
+    with tempfile.TemporaryDirectory(prefix="shunter-runs-") as runs:
+        os.chmod(runs, 0o711)
+        policy = here.home / "agents" / "theirs" / "agent.toml"
+        policy.parent.mkdir(parents=True)
+        policy.write_text(f'[users]\nallow = ["61234"]\nfolder = "{runs}"\n')
+        with here.agent("theirs"):
+            run = begun(here, "theirs")
+            ended = here.ended(run)
+            assert (ended.state, ended.cause) == ("Crashed", "signal"), ended
+            assert completed(here, run) == ["one"]
+            again(here, run, "theirs", tmp_path)
+            assert here.output(run) == b"61234\n"
