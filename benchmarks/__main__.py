@@ -26,12 +26,14 @@ from benchmarks import (
     security,
     starts,
     stops,
+    tracked,
     waiting,
 )
 from benchmarks.report import Table
 
 BENCHMARKS = {
     "flows": ("Flows without a server", flows.flows),
+    "tracked": ("Flows that a server tracks", tracked.tracked),
     "latency": ("Start latency", starts.latency),
     "burst": ("Burst", starts.burst),
     "containers": ("Containers", containers.containers),

@@ -7,7 +7,7 @@ A flow of tasks that do nothing, each one called, or all submitted to threads, a
 starts when the flow's function begins, and stops when the server's API says that all of its tasks have completed: the run's
 end is waited for and then its graph asked for, which counts them. (So the end of the process is in it.) Of Prefect its own
 server is asked, how many task runs of the flow run are completed, from when the flow's function has returned; it is the
-one of ``benchmarks.compare_prefect``, and its rounds and Shunter's take turns.
+one of ``benchmarks.compare_prefect``, and its rounds and Shunter's take turns, with as many tasks each.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import argparse
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 
@@ -29,6 +30,7 @@ from benchmarks.report import Table
 from benchmarks.system import System, running
 
 TASKS, FEW = 5000, 200
+MAPPED, LARGE, LARGE_BYTES = 100_000, 500, 20_000
 ROUNDS = 5
 PATIENCE = 300.0
 TARGET, TIMES = 300, 50
@@ -57,6 +59,45 @@ def submitted(count: int):
     for future in futures:
         future.result()
     return began
+"""
+#: Shunter's alone: many tasks, large results, and one that fails at the first attempt.
+MORE = """
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+@flow
+def mapped(count: int):
+    one.map(range(count, count + 1000)).wait()
+    before, began = resident(), time.time_ns()
+    futures = one.map(range(count))
+    assert sum(futures.result()) == sum(range(count))
+    return [began, (resident() - before) / count]
+
+@task
+def large_one(n, size):
+    return f"{n:09}".ljust(size, "x")
+
+@flow
+def large(count: int, size: int):
+    began = time.time_ns()
+    for n in range(count):
+        large_one(n, size)
+    return [began, time.time_ns()]
+
+@task
+def noted(n, folder, fails):
+    with open(f"{folder}/executed", "a") as file:
+        file.write(f"{n}\\n")
+    if fails and not os.path.exists(f"{folder}/mended"):
+        raise LookupError("not there yet")
+    return n
+
+@flow
+def resumed(count: int, folder: str):
+    began = time.time_ns()
+    for n in range(count):
+        noted(n, folder, n == count - 1)
+    return (time.time_ns() - began) / 1e6
 """
 #: Prefect's, in a process of its own as Shunter's: which flow run it was, when it began, and that it is done.
 PREFECT_MAIN = """
@@ -91,26 +132,36 @@ class Shunter:
         self.way = system.connect()
         self.agent = system.start_agent("tracked", 4)
         self.server = psutil.Process(system.server.pid)
-        (system.home / "flow.py").write_text(FLOW.replace("{module}", "shunter"))
-        for way in WAYS:
+        self.home = system.home
+        (system.home / "flow.py").write_text(FLOW.replace("{module}", "shunter") + MORE)
+        for way in (*WAYS, "mapped", "large", "resumed"):
             system.cli("deploy", f"flow.py:{way}", "--name", way, "--pool", "default")
 
     def measure(self, way: str, tasks: int, found: Found) -> None:
         """One run."""
         used = _cpu(self.server), _cpu(self.agent)
-        run = self.way.post("/runs", {"deployment": way, "parameters": {"count": tasks}})["id"]
-        seen = "none"
-        while not (told := self.way.get(f"/runs/{run}?wait=10&seen={seen}"))["ended_at"]:
-            seen = f"{told['state']}:{told['attempt_count']}"
-        held = time.time_ns()
-        if told["state"] != "Completed":
-            raise RuntimeError(f"a run of {way} ended {told['state']}: {told['message']}")
-        counts = {node["name"]: node["states"] for node in self.way.get(f"/runs/{run}/graph")["nodes"]}
+        told, held = self.run(way, count=tasks)
+        counts = {node["name"]: node["states"] for node in self.way.get(f"/runs/{told['id']}/graph")["nodes"]}
         if counts["one"] != {"Completed": tasks}:
             raise RuntimeError(f"the server holds {counts}, not {tasks} ends")
         found.each.append((held - told["result"]) / tasks / 1000)
         found.server.append((_cpu(self.server) - used[0]) / tasks * 1e6)
         found.agent.append((_cpu(self.agent) - used[1]) / tasks * 1e6)
+
+    def run(self, way: str, **parameters: object) -> tuple[Any, int]:
+        """A run that completes, and when the server had all of it."""
+        run = self.way.post("/runs", {"deployment": way, "parameters": parameters})["id"]
+        told, held = self.ended(run)
+        if told["state"] != "Completed":
+            raise RuntimeError(f"a run of {way} ended {told['state']}: {told['message']}")
+        return told, held
+
+    def ended(self, run: str) -> tuple[Any, int]:
+        """A run, once it has ended, and when that was known."""
+        seen = "none"
+        while not (told := self.way.get(f"/runs/{run}?wait=10&seen={seen}"))["ended_at"]:
+            seen = f"{told['state']}:{told['attempt_count']}"
+        return told, time.time_ns()
 
 
 class Prefect:
@@ -199,7 +250,13 @@ def in_turn(sides: Mapping[str, tuple[_Side, int]], rounds: int) -> dict[tuple[s
     return found
 
 
-def tracked(table: Table, rounds: int = ROUNDS, tasks: int = TASKS) -> None:
+def tracked(table: Table, rounds: int = ROUNDS) -> None:
+    """All of it."""
+    each_task(table, rounds, TASKS)
+    further(table)
+
+
+def each_task(table: Table, rounds: int, tasks: int) -> None:
     """On both stores, in turn."""
     with _shunter() as sqlite, _postgres() as postgres:
         sides: dict[str, tuple[_Side, int]] = {"SQLite": (sqlite, tasks)}
@@ -215,12 +272,86 @@ def tracked(table: Table, rounds: int = ROUNDS, tasks: int = TASKS) -> None:
         table.row("of this, CPU of the agent", mid(one.agent), "µs")
 
 
+def further(table: Table) -> None:
+    """What else flows that a server tracks are promised: large maps, large results, going on."""
+    with _shunter() as one:
+        one.run("mapped", count=1000)
+        before = [process.memory_info().rss for process in (one.server, one.agent)]
+        with _highest(one.server, one.agent) as highest:
+            told, held = one.run("mapped", count=MAPPED)
+        began, each = told["result"]
+        table.row(f"a map over {MAPPED:,} inputs, until the server holds all ends", (held - began) / 1e9, "s")
+        table.row("memory of the flow for each", each, "bytes", 2048)
+        table.row("server, beyond what it had", (highest[0] - before[0]) / 1e6, "MB")
+        table.row("agent, beyond what it had", (highest[1] - before[1]) / 1e6, "MB", 20)
+        times = []
+        for _ in range(3):
+            told, held = one.run("large", count=LARGE, size=LARGE_BYTES)
+            times.append((held - told["result"][0]) / LARGE / 1e6)
+        table.row(
+            f"a result of {LARGE_BYTES // 1000} kB, until the server has it and the task's end",
+            statistics.median(times),
+            "ms",
+        )
+        first, again, executed = zip(*(_resumed(one, number) for number in range(3)), strict=True)
+        table.row(
+            "a run of 100 tasks of which the last one fails, tried again: tasks executed",
+            max(executed),
+            "",
+            1,
+        )
+        table.row("from its retry to its end, the start of its process in it", statistics.median(again), "ms")
+        table.row("for comparison: the first attempt", statistics.median(first), "ms")
+
+
+def _resumed(one: Shunter, number: int) -> tuple[float, float, int]:
+    """Milliseconds of the first attempt and of the second, and how many tasks that executed."""
+    folder = one.home / f"resumed-{number}"
+    folder.mkdir()
+    began = time.time_ns()
+    run = one.way.post(
+        "/runs", {"deployment": "resumed", "parameters": {"count": 100, "folder": str(folder)}}
+    )["id"]
+    told, failed = one.ended(run)
+    if told["state"] != "Failed":
+        raise RuntimeError(f"a run that was to fail ended {told['state']}")
+    before = len((folder / "executed").read_text().split())
+    (folder / "mended").touch()
+    asked = time.time_ns()
+    again = one.way.post(f"/runs/{run}/retry", {})
+    told, completed = one.ended(again["id"])
+    if told["state"] != "Completed":
+        raise RuntimeError(f"a run that was tried again ended {told['state']}: {told['message']}")
+    after = len((folder / "executed").read_text().split())
+    return (failed - began) / 1e6, (completed - asked) / 1e6, after - before
+
+
+@contextmanager
+def _highest(*processes: psutil.Process) -> Iterator[list[int]]:
+    """Resident bytes of each, the most that was seen since it began."""
+    found = [process.memory_info().rss for process in processes]
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            for index, process in enumerate(processes):
+                found[index] = max(found[index], process.memory_info().rss)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        looking.join()
+
+
 def beside_prefect(rounds: int = 3) -> str:
     """Both in turn, in Markdown."""
     with _shunter() as shunter, _prefect() as prefect:
-        found = in_turn({"Shunter": (shunter, TASKS), "Prefect": (prefect, FEW)}, rounds)
+        found = in_turn({"Shunter": (shunter, FEW), "Prefect": (prefect, FEW)}, rounds)
     lines = [
-        "| a task until the server holds its end | Shunter | Prefect 3.8.8 | |",
+        f"| a task, of {FEW}, until the server holds its end | Shunter | Prefect 3.8.8 | |",
         "| --- | --- | --- | --- |",
     ]
     for way in WAYS:
