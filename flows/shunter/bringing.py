@@ -29,6 +29,7 @@ PATIENCE, DOUBT = 600.0, 30.0
 #: Bytes in one request, and that one line may have.
 UPLOAD, LONGEST = 1024 * 1024, 8 * 1024 * 1024
 _PIECE = 4 * 1024 * 1024
+_NEVER = "; runs call it as their agent does: let its SHUNTER_API_URL be an address that leads there from here, too"
 
 
 class Bringer:
@@ -140,13 +141,14 @@ class Bringer:
             try:
                 answer = patiently(ask, limit, "the end of this run")[0]
             except ServerAway as exc:
+                told = ServerAway(f"{exc}{'' if self._answered else _NEVER}")
                 if ending:
-                    raise
+                    raise told from exc
                 if not self._said:
                     self._said = True
                     from shunter.loggers import get_logger
 
-                    get_logger("shunter").warning("the journal of this run waits for the server: %s", exc)
+                    get_logger("shunter").warning("the journal of this run waits for the server: %s", told)
                 self._ending.wait(LOOK)
                 continue
             self._answered = True

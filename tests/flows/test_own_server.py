@@ -214,6 +214,7 @@ def test_a_server_that_never_answers_is_not_waited_for_long(
     path.write_bytes(b'{"v":1}\n')
     Bringer(str(path), OwnServer("http://127.0.0.1:9/api", "t")).finish()
     assert "the journal is not brought to the server any more" in caplog.text
+    assert "let its SHUNTER_API_URL be an address that leads there from here, too" in caplog.text
 
 
 def test_a_result_that_cannot_be_had_now_does_not_have_its_task_executed_again(
