@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from shunter.deployments import FlowDeployment, applied, check, specs, told, warn
 from shunter.entrypoints import is_looked_at
 from shunter.served import alone
-from shunter_work_pools.contracts.errors import BadRequest, Conflict, InvalidInput, ShunterError
+from shunter_work_pools.contracts.errors import BadRequest, Conflict, InvalidInput, NotFound, ShunterError
 
 if TYPE_CHECKING:
     from shunter_work_pools.client import Client
@@ -126,7 +126,10 @@ def _refuse_other_folders(client: Client, named: Sequence[Named], agent: str) ->
     for one, others in zip(named, _others(client, [one.name for one in named], agent), strict=True):
         if not others:
             continue
-        before, now = client.get_deployment(one.name).spec.work, one.spec.work
+        try:
+            before, now = client.get_deployment(one.name).spec.work, one.spec.work
+        except NotFound:  # somebody deleted it, whatever they serve
+            continue
         for there, here in ((before.source, now.source), (before.working_dir, now.working_dir)):
             if there != here:
                 other = others[0]
@@ -186,16 +189,24 @@ class _Service:
                 preexec_fn=_dying_with_parent(),
             )
             threading.Thread(target=lambda: self._events.put(f"ended {agent.wait()}"), daemon=True).start()
-            stopping = False
+            stopping = cancelling = heard = False
             while not (event := self._events.get()).startswith("ended"):
-                if event == "stop":
-                    agent.terminate()
-                    if not stopping:
-                        stopping = True
-                        _say("stopping: runs may finish; once more cancels them")
-                        self._pause()
-                elif not stopping:
+                if event == "ready" and not stopping:
                     self._ready()
+                elif event == "stop" and not stopping:
+                    stopping = True
+                    agent.terminate()
+                    _say("stopping: runs may finish; once more cancels them")
+                    self._pause()
+                elif event == "stop" and not cancelling:
+                    cancelling = True
+                    _say("cancelling what runs")
+                    if heard:
+                        agent.terminate()
+                elif event == "stopping" and not heard:
+                    heard = True
+                    if cancelling:  # only now: signals that nobody has heard yet are one
+                        agent.terminate()
             self._pause()  # of two that end at once, the later one
         if not stopping:
             code = int(event.split()[1])
@@ -218,7 +229,7 @@ class _Service:
 
     @contextmanager
     def _agents_word(self) -> Iterator[str]:
-        """Where the agent says that its server knows it: as to a service manager, at first and again every few seconds."""
+        """Where the agent says that its server knows it, or that it stops: as to a service manager, every few seconds."""
         with (
             tempfile.TemporaryDirectory(prefix="shunter-") as folder,
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear,
@@ -227,8 +238,9 @@ class _Service:
 
             def listen() -> None:
                 while word := ear.recv(4096):
-                    if b"READY=1" in word.splitlines():
-                        self._events.put("ready")
+                    for said, event in ((b"READY=1", "ready"), (b"STOPPING=1", "stopping")):
+                        if said in word.splitlines():
+                            self._events.put(event)
 
             listener = threading.Thread(target=listen)
             listener.start()

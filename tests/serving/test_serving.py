@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -195,6 +196,13 @@ def serving(one: Site, deployment: str) -> list[str]:
     return [each.name for each in agents if f"serves={deployment}" in each.tags and not each.draining]
 
 
+def well(process: subprocess.Popen[str]) -> None:
+    """Have a script hear at once what its agent says every 15 seconds."""
+    (agent,) = psutil.Process(process.pid).children()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mouth:
+        mouth.sendto(b"READY=1", agent.environ()["NOTIFY_SOCKET"])
+
+
 def test_machines_that_serve_one_deployment_do_not_pause_each_other(one: Site, tmp_path: Path) -> None:
     path = written(tmp_path, TICKS)
     with other_machine(one, tmp_path) as two:
@@ -212,6 +220,7 @@ def test_machines_that_serve_one_deployment_do_not_pause_each_other(one: Site, t
                 # One that was cut off while the last one that the server knew of ended:
                 pause = SchedulePatch(paused=True, reason=PAUSED)
                 one.client.update_schedule("ticks", "default", pause)
+                well(first)
                 until(lambda: not schedule(one, "ticks").paused)
                 # Two that end at once:
                 with script(two, path) as second:
@@ -259,6 +268,12 @@ def test_a_deployment_served_from_another_folder_is_left_alone(one: Site, tmp_pa
         assert f"deployment 'ticks' is served already, by agent {agent} on" in said
         assert f"from {here.parent}, and here it is in {there.parent}" in said
         assert one.client.get_deployment("ticks").revision == 1
+        one.client.delete_deployment("long")  # whoever serves it
+        only = written(
+            tmp_path, TICKS.replace('tick.to_deployment("ticks", interval=1), ', ""), "third/script.py"
+        )
+        with script(two, only) as third:
+            assert ended(third) == 0
         assert ended(process) == 0
     with script(one, there) as process:  # nobody serves it any more
         assert ended(process) == 0
@@ -278,13 +293,15 @@ def test_told_to_stop_runs_may_finish_and_told_twice_they_are_cancelled(one: Sit
     with script(one, path) as process:
         run = started(one, "long", seconds=60.0)
         until(lambda: run in ticks(tmp_path))
+        log = path.with_suffix(".log")
+        (agent,) = psutil.Process(process.pid).children()
+        agent.suspend()  # too busy to hear the first signal before the second one: they must not become one
         process.terminate()
-        until(
-            lambda: (
-                "once more cancels them" in path.with_suffix(".log").read_text().rsplit("Ctrl-C ends it")[-1]
-            )
-        )
-        assert ended(process) == 0
+        until(lambda: "once more cancels them" in log.read_text().rsplit("Ctrl-C ends it")[-1])
+        process.terminate()
+        until(lambda: "cancelling what runs" in log.read_text())
+        agent.resume()
+        assert process.wait(30) == 0
         assert one.client.get_run(run).state == "Cancelled"
     one.client.delete_deployment("long")
 
