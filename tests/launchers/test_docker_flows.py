@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -261,10 +263,14 @@ def test_a_flow_is_an_entrypoint(boxes: Site, tmp_path: Path) -> None:
     """Also of a user who may write nowhere else."""
     tmp_path.chmod(0o777)
     shutil.copy(TREE / "tests/flows/a_flow.py", tmp_path)
-    work = Work(entrypoint="a_flow.py:inside", token=True, working_dir="/traces")
     variables = mounted(boxes, tmp_path) | {"read_only": True, "user": "1234:1234"}
-    spec = DeploymentSpec(work=work, pool="boxes", parameters={"n": 4}, tags=["demo"], variables=variables)
-    boxes.client.deploy("inside", spec)
+    script = tmp_path / "deploys.py"
+    script.write_text(
+        "from a_flow import inside\n"
+        'inside.deploy("inside", pool="boxes", source=None, working_dir="/traces",\n'
+        f'              parameters={{"n": 4}}, tags=["demo"], variables={variables!r})\n'
+    )
+    subprocess.run([sys.executable, script], env=boxes.env, cwd=tmp_path, check=True, timeout=60)
     with boxes.agent("inside", pool="boxes"):
         run = boxes.client.create_run(RunRequest(deployment="inside")).id
         ended = boxes.ended(run)
