@@ -161,8 +161,9 @@ class TaskShipper:
             files = attempt.launcher.task_files(attempt.journal.folder)
             if files is None:
                 return None
-            # Of what is there already the server may have some: the agent was another one, or the run brought it itself.
-            known = attempt.adopted or files.journal_size()
+            # The server may have some of it: another life of the agent brought that, or the run itself, if it is found
+            # at its end only.
+            known = attempt.adopted or attempt.ended
             way = self._ways[attempt.key] = Way(attempt, files, None if known else 0)
         return way
 
