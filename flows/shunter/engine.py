@@ -415,12 +415,15 @@ def _end(run: TaskFuture[Any], state: str, value: Any, error: BaseException | No
             _close(run)
     if event is not None:
         event.set()
+    token = current.set(run) if callbacks or run.task.hooks else None
     try:
         for callback in callbacks:
             _call_back(callback, run)
         if run.task.hooks:
             run.task.hooks.call(run.task, run, states.State(state, value, error))
     finally:
+        if token is not None:
+            current.reset(token)
         if callbacks or run.task.hooks:
             with root.lock:
                 _close(run)

@@ -20,7 +20,9 @@ from shunter import (
     UpstreamFailed,
     allow_failure,
     as_completed,
+    context,
     flow,
+    get_logger,
     task,
     wait,
 )
@@ -491,6 +493,35 @@ def test_hooks_are_called_with_what_when_and_where() -> None:
     assert seen[-1][0] == "another"
     with pytest.raises(TypeError, match="on_failure takes functions"):
         add.on_failure(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["submitted", "called", "async"])
+def test_hooks_of_a_task_are_inside_its_run(way: str) -> None:
+    seen: list[Any] = []
+
+    def hook(what: Any, run: Any, state: State[Any]) -> None:
+        seen.extend([context.flow, context.task, get_logger().name, add.submit(state.result(), 1).result()])
+
+    one = (add_async if way == "async" else add).with_options(on_completion=[hook])
+
+    @flow
+    def whole() -> int:
+        return one(1) if way == "called" else one.submit(1).result()
+
+    assert whole() == 1
+    assert seen == ["whole", one.name, f"shunter.{one.name}", 2]
+
+
+def test_slow_hooks_do_not_hold_up_coroutines() -> None:
+    together = threading.Barrier(3, timeout=10)
+    hooked = add_async.with_options(on_completion=[lambda *_: together.wait()])
+
+    @flow
+    async def whole() -> list[int]:
+        return [await one for one in hooked.map([1, 2, 3])]
+
+    assert asyncio.run(whole()) == [1, 2, 3]
+    assert not together.broken
 
 
 def test_a_cancelled_task_and_what_depends_on_it() -> None:

@@ -95,7 +95,10 @@ class LoopLane:
         except BaseException as exc:
             error = exc
         run._native = None
-        engine.attempt_ended(run, turn, value, error)
+        if run.task.hooks:  # which may take their time
+            await asyncio.to_thread(engine.attempt_ended, run, turn, value, error)
+        else:
+            engine.attempt_ended(run, turn, value, error)
         self.changed(-1)
 
 
