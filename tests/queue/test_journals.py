@@ -306,6 +306,7 @@ async def test_a_run_is_told_what_it_completed(world: World) -> None:
         line(4, "C", r={"f": "../../etc/passwd", "n": 1, "z": "p"}),
         line(5, "F"),
         line(6, "C", r={"url": "s3://b/x", "n": 3, "z": "j"}, c=""),
+        line(7, "H", r={"i": 7}, c=""),  # the cache may be elsewhere, or have forgotten it
     )
     await take(world, first, data)
     await agent.run_through(first, AttemptState.FAILED)
@@ -318,7 +319,10 @@ async def test_a_run_is_told_what_it_completed(world: World) -> None:
         {"k": key(3), "s": "C", "r": {"f": "0" * 40, "n": 20_000, "z": "p"}, "c": "c0ffee"},
     ]
     rest = await world.store.read(lambda tx: task_views.own_tasks(tx, first.run, 2, page.next, 2))
-    assert rest.lines == [{"k": key(6), "s": "C", "r": {"url": "s3://b/x", "n": 3, "z": "j"}}]
+    assert rest.lines == [
+        {"k": key(6), "s": "C", "r": {"url": "s3://b/x", "n": 3, "z": "j"}},
+        {"k": key(7), "s": "C", "r": {"i": 7}},
+    ]
     assert rest.next is None
 
 
