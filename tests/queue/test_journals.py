@@ -287,7 +287,7 @@ async def test_what_a_killed_attempt_left_is_cancelled(world: World) -> None:
     assert await shown() == ["Cancelled", "Completed", "Cancelled", "Cancelled", "Cancelled"]
     left = (await tasks(world, first.run))[2]
     assert left.error is not None
-    assert left.error.message == "attempt 1 of the run ended as Crashed (signal) before this did"
+    assert left.error.message == "Crashed (signal): attempt 1 of the run ended before this did"
     assert left.ended_at == (await world.run(first.run)).ended_at
     await world.retry(first.run)
     (second,) = await agent.claim()

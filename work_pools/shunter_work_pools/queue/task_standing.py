@@ -49,8 +49,8 @@ class Standing(NamedTuple):
     def error(self, attempt: int) -> TaskError:
         """Why a task run that was left has no value."""
         row = self.ended.get(attempt)
-        how = "" if row is None else f" as {row.state}" + (f" ({row.cause})" if row.cause else "")
-        return TaskError(message=f"attempt {attempt} of the run ended{how} before this did")
+        how = "" if row is None else f"{row.state} ({row.cause}): " if row.cause else f"{row.state}: "
+        return TaskError(message=f"{how}attempt {attempt} of the run ended before this did")
 
 
 def standing_of(tx: Tx, run_id: UUID) -> Standing:
