@@ -17,6 +17,7 @@ from shunter_agents.killpoints import reached
 from shunter_agents.link import Backoff, Link, Server, Trouble, judge, told, whole
 from shunter_infrastructure.task_files import TaskFiles, parsed, results_in
 from shunter_work_pools.contracts.agents import LogFrame, LogSize
+from shunter_work_pools.contracts.errors import NoRoom
 from shunter_work_pools.contracts.log_frames import encode_frames
 from shunter_work_pools.contracts.result_pieces import PIECES_LIMIT, ResultPiece, encode_pieces
 from shunter_work_pools.contracts.tasks import LINE_LIMIT, ResultSize
@@ -33,6 +34,8 @@ UPLOAD, PIECE = 1024 * 1024, 4 * 1024 * 1024
 AT_ONCE = 4
 #: Seconds until a journal that the server does not take, or that cannot be read, is tried again.
 PARKED = 30.0
+#: Seconds for which a server that has no room for results is asked again; after that it does without them.
+PATIENCE = 600.0
 
 
 @dataclass
@@ -78,6 +81,7 @@ class TaskShipper:
         self._one_by_one = 0
         self._few = asyncio.Semaphore(AT_ONCE)
         self._bringing: set[asyncio.Task[None]] = set()
+        self._no_room_since: float | None = None
         self.on_done: Callable[[Attempt], None] = lambda attempt: None
         self.on_stuck: Callable[[Attempt], None] = lambda attempt: None
 
@@ -289,11 +293,12 @@ class TaskShipper:
                 try:
                     sizes = await self._bring_pieces(way, pieces)
                 except Exception as exc:
-                    if judge(exc) is not Trouble.BAD:
+                    if judge(exc) is not Trouble.BAD and not self._without_room(exc):
                         await self._link.trouble(exc, backoff, "results of tasks")
                         continue
                     sizes = [ResultSize(size=0, refused=told(exc))] * len(pieces)
                 else:
+                    self._no_room_since = None
                     backoff.reset()
                     self._link.up()
                 for (piece, _), size in zip(pieces, sizes, strict=True):
@@ -304,6 +309,15 @@ class TaskShipper:
         way.results, way.busy = [], False
         reached("after-results-taken")
         self._queue(way)
+
+    def _without_room(self, exc: Exception) -> bool:
+        """Whether the server has had no room for results for too long: no run is to be held up for ever by that."""
+        if not isinstance(exc, NoRoom):
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._no_room_since is None:
+            self._no_room_since = now
+        return now - self._no_room_since > PATIENCE
 
     def _pieces(self, way: Way, at: dict[str, int]) -> list[tuple[ResultPiece, bytes]]:
         """What fits into one upload of the results that are not there yet; those that cannot be read are given up.

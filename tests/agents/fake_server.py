@@ -73,6 +73,7 @@ class FakeServer:
         away: while set, every request fails with it.
         logs_away: while set, every upload of output fails with it.
         journals_away: the same for journals; ``journal_tries`` counts uploads of them.
+        results_away: while set, every upload of results fails with it.
         refused_results: names of those that it does not take; ``result_uploads`` counts uploads of results.
         lose: kinds of requests (``sync``, ``report``, ``logs``, ``journals``, ``results``, ``release``) whose next answer is lost after
             it took effect.
@@ -89,6 +90,7 @@ class FakeServer:
         self.away: Exception | None = None
         self.logs_away: Exception | None = None
         self.journals_away: Exception | None = None
+        self.results_away: Exception | None = None
         self.refused_results: set[str] = set()
         self.result_uploads = 0
         self.journal_tries = 0
@@ -323,6 +325,8 @@ class FakeServer:
         lease = self.leases.get((run, attempt))
         if lease is None or lease.assignment.epoch != epoch:
             raise StaleEpoch("the attempt is not this agent's")
+        if self.results_away is not None:
+            raise self.results_away
         sizes = []
         for piece, data in decode_pieces(body):
             if piece.name in self.refused_results:

@@ -16,7 +16,9 @@ from shunter_agents.attempt import Key
 from shunter_infrastructure.fake import FakeLauncher
 from shunter_infrastructure.launcher import Handle
 from shunter_infrastructure.task_files import TaskFiles
-from shunter_work_pools.contracts.errors import BadRequest, ServerUnreachable
+from shunter_work_pools.contracts.agents import LogAnswer
+from shunter_work_pools.contracts.errors import BadRequest, NoRoom, ServerUnreachable
+from shunter_work_pools.contracts.log_frames import decode_frames
 from shunter_work_pools.contracts.secrets import AttemptSecrets, FromSecret
 from shunter_work_pools.masking import Mask
 from tests.agents.fake_server import FakeServer
@@ -137,21 +139,29 @@ async def test_a_journal_of_a_run_that_was_given_up_is_not_kept_for_a_server_tha
         await _gone(one)
 
 
-async def test_results_are_there_before_the_lines_that_name_them(tmp_path: Path) -> None:
+async def test_results_are_there_before_the_lines_that_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = FakeServer()
     large = os.urandom(3 * task_shipper.PIECE + 5)
     results = {blake2b(data, digest_size=20).hexdigest(): data for data in (large, b"x" * 20_000)}
     journal = b"".join(line(k=name[:8], s="C", r={"f": name, "n": 1, "z": "p"}) for name in results)
     lost = "0" * 40
     journal += line(k="lost", s="C", r={"f": lost}) + line(k="bad", s="C", r={"f": "../../secret"})
-    server.journals_away = ServerUnreachable("as the test wants it")
+    there: list[dict[str, bytes]] = []
+    take = server.upload_journals
+
+    async def taken(name: str, body: bytes) -> LogAnswer:
+        if any(frame.length for frame, _ in decode_frames(body)):  # it does not just ask how far it is
+            there.append({name: bytes(data) for name, data in server.leases[key].results.items()})
+        return await take(name, body)
+
+    monkeypatch.setattr(server, "upload_journals", taken)
     async with life(server, tmp_path, Flows(journal, results)):
         key = server.add()
-        await server.until(lambda: server.journal_tries > 0)
-        assert {name: bytes(data) for name, data in server.leases[key].results.items()} == results
-        server.journals_away = None
         await server.ended(key)
         assert server.leases[key].journal == journal
+    assert there == [results]
 
 
 async def test_small_results_travel_together(tmp_path: Path) -> None:
@@ -168,6 +178,27 @@ async def test_small_results_travel_together(tmp_path: Path) -> None:
         assert there == {name: data for name, data in results.items() if name not in refused}
         assert server.leases[key].journal == journal
     assert server.result_uploads == 2  # 8 MB, a PIECE in each
+
+
+async def test_a_server_that_has_no_room_for_results_holds_no_end_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_shipper, "PATIENCE", 0.5)
+    name = blake2b(b"x" * 20_000, digest_size=20).hexdigest()
+    journal = line(k="a", s="C", r={"f": name, "n": 20_000, "z": "p"})
+    server = FakeServer()
+    server.results_away = ServerUnreachable("it is away, and waited for")
+    async with life(server, tmp_path, Flows(journal, {name: b"x" * 20_000})):
+        key = server.add()
+        with pytest.raises(TimeoutError):
+            await server.until(lambda: key in server.leases and server.leases[key].end is not None, 1.5)
+        server.results_away = NoRoom("as the test wants it")
+        await server.ended(key)
+        assert (server.leases[key].journal, server.leases[key].results) == (journal, {})
+        server.results_away = None
+        other = server.add()
+        await server.ended(other)
+        assert set(server.leases[other].results) == {name}
 
 
 async def test_a_line_that_is_too_long_holds_nothing_up(

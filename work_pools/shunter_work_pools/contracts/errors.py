@@ -202,6 +202,14 @@ class Unavailable(Refused):
     title = "The server cannot serve this now"
 
 
+class NoRoom(Unavailable):
+    """The server is well, but where it keeps this it cannot write."""
+
+    status = 507
+    slug = "no-room"
+    title = "The server cannot keep this now"
+
+
 def _tree(cls: type[Refused]) -> list[type[Refused]]:
     return [cls] + [leaf for child in cls.__subclasses__() for leaf in _tree(child)]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-from shunter_work_pools.contracts.errors import BadRequest, TooLarge, Unavailable
+from shunter_work_pools.contracts.errors import BadRequest, NoRoom, TooLarge
 from shunter_work_pools.contracts.tasks import RESULT_FILE_LIMIT
 from shunter_work_pools.storage.logs import UNWRITABLE
 
@@ -40,7 +40,7 @@ class ResultStore(Protocol):
             BadRequest: it is larger than any may be; or all of it is there now, and is not what its name says: it begins
                 anew.
             TooLarge: the run has no room for it any more: none of it is kept.
-            Unavailable: it cannot be written now.
+            NoRoom: it cannot be written now.
         """
 
     def size(self, run: UUID, name: str) -> int | None:
@@ -53,7 +53,7 @@ class ResultStore(Protocol):
         """Delete all results of a run; none is fine, too.
 
         Raises:
-            Unavailable: they cannot be deleted now.
+            NoRoom: they cannot be deleted now.
         """
 
     def runs(self) -> list[UUID]:
@@ -169,7 +169,7 @@ class FileResultStore:
             yield
         except OSError as exc:
             if exc.errno in UNWRITABLE or exc.errno == errno.ENOTEMPTY:  # one came while they were deleted
-                raise Unavailable(
+                raise NoRoom(
                     f"results in {self.folder} cannot be {what}: {exc.strerror}",
                     "Free space there, and check its permissions.",
                 ) from exc
