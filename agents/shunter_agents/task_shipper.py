@@ -344,7 +344,10 @@ class TaskShipper:
         run, number = way.attempt.key
         body = encode_pieces(pieces)
         upload = self._server.upload_task_results(self._name, run, number, way.attempt.assignment.epoch, body)
-        return (await whole(upload, len(body))).results
+        sizes = (await whole(upload, len(body))).results
+        if len(sizes) != len(pieces):
+            raise ValueError(f"the server tells of {len(sizes)} pieces of results, {len(pieces)} were sent")
+        return sizes
 
     def _account_result(self, way: Way, piece: ResultPiece, size: ResultSize, at: dict[str, int]) -> None:
         if size.complete:

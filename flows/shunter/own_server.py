@@ -10,10 +10,11 @@ import os
 import random
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
 from typing import TypeVar
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 from shunter.errors import AttemptOver, ServerAway, ServerRefused
 
@@ -40,6 +41,7 @@ class OwnServer:
         self._token = token
         self._lock = threading.Lock()
         self._connection: HTTPConnection | None = None
+        self._proxy = _proxy(url)
 
     def ask(
         self, method: str, path: str, query: Mapping[str, object], body: bytes | None = None
@@ -57,6 +59,9 @@ class OwnServer:
         given = urlencode({name: value for name, value in query.items() if value is not None})
         target = f"{self._url.path.rstrip('/')}/v1/attempt/{path}" + (f"?{given}" if given else "")
         headers = {"Authorization": f"Bearer {self._token}", "User-Agent": "shunter"}
+        if self._proxy is not None and self._url.scheme == "http":
+            target = f"http://{self._url.netloc}{target}"
+            headers |= _login(self._proxy)
         if body is not None:
             headers["Content-Type"] = "application/octet-stream"
         with self._lock:
@@ -83,17 +88,16 @@ class OwnServer:
         raise (AttemptOver if b"problem:attempt-over" in data else ServerRefused)(said, response.status)
 
     def _connected(self) -> HTTPConnection:
-        proxy = _proxy(self._url.geturl())
-        to = self._url if proxy is None else proxy
+        to = self._proxy or self._url
         made: HTTPConnection
         if self._url.scheme == "https":
             from shunter_work_pools.client_tls import trust
 
             made = HTTPSConnection(to.hostname or "", to.port, timeout=_TIMEOUT, context=trust("https"))
+            if self._proxy is not None:
+                made.set_tunnel(self._url.hostname or "", self._url.port, _login(self._proxy))
         else:
             made = HTTPConnection(to.hostname or "", to.port, timeout=_TIMEOUT)
-        if proxy is not None:
-            made.set_tunnel(self._url.hostname or "", self._url.port)
         return made
 
 
@@ -136,6 +140,13 @@ def _proxy(url: str) -> SplitResult | None:
 
     found = proxy_for(url)
     return None if found is None else urlsplit(found.url)
+
+
+def _login(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    words = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return {"Proxy-Authorization": f"Basic {b64encode(words).decode()}"}
 
 
 def _detail(data: bytes) -> str:

@@ -160,8 +160,8 @@ async def test_results_are_there_before_the_lines_that_name_them(
     async with life(server, tmp_path, Flows(journal, results)):
         key = server.add()
         await server.ended(key)
+        assert there == [results]
         assert server.leases[key].journal == journal
-    assert there == [results]
 
 
 async def test_small_results_travel_together(tmp_path: Path) -> None:

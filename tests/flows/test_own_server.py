@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from email.message import Message
 from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,6 +40,8 @@ class There:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
         self.tokens: set[str | None] = set()
+        self.heads: list[Message] = []
+        self.lines: list[str] = []
         self.answer: Callable[[str, str, dict[str, str], bytes], Answer] = lambda *asked: (200, b"{}", {})
         there = self
 
@@ -52,6 +55,8 @@ class There:
                 asked = (self.command, url.path, query, body)
                 there.asked.append(asked)
                 there.tokens.add(self.headers["Authorization"])
+                there.heads.append(self.headers)
+                there.lines.append(self.requestline)
                 status, data, headers = there.answer(*asked)
                 if status == 0:  # cut off in the middle
                     self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
@@ -138,6 +143,22 @@ def test_a_result_comes_in_pieces_and_is_what_its_name_says(there: There) -> Non
     sent = data[::-1]
     with pytest.raises(NotKept, match="not what was kept"):
         found.result(name)
+
+
+def test_a_proxy_that_wants_a_password_has_it(there: There, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is in a run: its agent has told it the way to the server, and nothing else."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    url = "http://server.example/prefix/api"
+    monkeypatch.setenv("SHUNTER_API_URL", url)
+    monkeypatch.setenv("SHUNTER_API_PROXY", f"http://me:p%40ss@127.0.0.1:{there.http.server_port}")
+    there.answer = lambda *asked: (200, b'{"lines": [], "next": null}', {})
+    assert EarlierAttempts(OwnServer(url, "t")).completed == {}
+    assert there.heads[-1]["Host"] == "server.example"
+    assert there.heads[-1]["Proxy-Authorization"] == "Basic bWU6cEBzcw=="
+    assert there.lines[-1].startswith("GET http://server.example/prefix/api/v1/attempt/tasks?limit=1000 ")
+    # For other servers it is not meant.
+    assert own_server._proxy("http://other.example/api") is None
 
 
 def test_a_proxy_on_the_way_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

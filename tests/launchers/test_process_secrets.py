@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ import pytest
 
 from shunter_infrastructure.launcher import Handle, LaunchFailed, Prepared
 from shunter_infrastructure.process import hidden, procfs
+from shunter_infrastructure.process.environment import prepare
 from shunter_infrastructure.process.launcher import ProcessLauncher
 from tests.launchers.attempts import AGENT, Attempt, ended, output, shell, until, written
 
@@ -74,6 +76,20 @@ async def test_secrets_are_in_the_environment_of_the_run_alone(
     await processes.stop(handle, 0)
     assert (await ended(other, handle)).signal == "SIGKILL"
     await other.close()
+
+
+def test_a_run_that_may_speak_to_the_server_knows_the_agents_way_there(attempts: Attempts) -> None:
+    attempt = attempts(shell("true"))
+    token = {"SHUNTER_RUN_TOKEN": "t", "SHUNTER_API_URL": "https://server.example/api"}
+    own = {"HTTPS_PROXY": f"http://me:{PLANTED}@proxy.example:3128", "NO_PROXY": "inside.example"}
+    launch = partial(prepare, attempt.assignment, attempt.folder, AGENT)
+    assert launch(own, prepared=Prepared(secrets=token)).secrets == token | {
+        "SHUNTER_API_PROXY": own["HTTPS_PROXY"]
+    }
+    inside = token | {"SHUNTER_API_URL": "https://inside.example/api"}
+    assert launch(own, prepared=Prepared(secrets=inside)).secrets == inside
+    for one in (launch(own), launch(own, prepared=Prepared(secrets=token))):
+        assert not any("PROXY" in name for name in one.env)
 
 
 async def test_large_secrets_arrive_whole(attempts: Attempts, processes: ProcessLauncher) -> None:

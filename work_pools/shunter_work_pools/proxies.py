@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from shunter_work_pools.contracts.errors import InvalidInput
 
+#: Inside a run: by which its agent reaches the server of ``SHUNTER_API_URL``. What else the run does goes its own ways.
+API_PROXY = "SHUNTER_API_PROXY"
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -48,6 +50,8 @@ def proxy_for(url: str, environ: Mapping[str, str] | None = None) -> Proxy | Non
     if _is_local(host) or _excepted(host, port, _first(environ, "no_proxy")[0]):
         return None
     given, variable = _first(environ, f"{parts.scheme}_proxy", "all_proxy")
+    if not given and url == environ.get("SHUNTER_API_URL"):
+        given, variable = environ.get(API_PROXY, ""), API_PROXY
     if not given:
         return None
     proxy = Proxy(given if "://" in given else f"http://{given}", variable)

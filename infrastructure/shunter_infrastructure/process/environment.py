@@ -26,6 +26,7 @@ from shunter_infrastructure.run_environment import (
 from shunter_work_pools.contracts.agents import Assignment
 from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.states import Cause
+from shunter_work_pools.proxies import API_PROXY, proxy_for
 
 #: Variables taken from the agent's own environment; everything else must be asked for by ``pass_env``.
 PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
@@ -140,7 +141,7 @@ def prepare(
         argv = [own_python or str(work.python), runner_path()]
         found = find_program(argv[0], env["PATH"], source, cwd)
         program = rules.interpreter(found) if own_python else rules.program(found)
-    given = {**prepared.template_secrets, **prepared.secrets}
+    given = {**prepared.template_secrets, **prepared.secrets, **_way_to_server(prepared, own)}
     secrets = {name: value for name, value in given.items() if name not in told}
     return Launch(
         program,
@@ -231,6 +232,13 @@ def chosen(
     if GPU in devices and not devices[GPU] and CUDA not in work.env:
         env[CUDA] = ""  # what needs none uses none by accident
     return env
+
+
+def _way_to_server(prepared: Prepared, own: Mapping[str, str]) -> dict[str, str]:
+    """The agent's proxy, for a run that may speak to the server: its own environment has none. (It may have a password.)"""
+    url = prepared.secrets.get("SHUNTER_API_URL")
+    proxy = None if url is None else proxy_for(url, own)
+    return {} if proxy is None else {API_PROXY: proxy.url}
 
 
 def told_variables(

@@ -32,6 +32,7 @@ RUN_VARIABLES = frozenset(
     for name in (
         *("RUN_ID", "ATTEMPT", "DEPLOYMENT", "REVISION", "POOL", "QUEUE", "AGENT", "SCHEDULED_AT", "TAGS"),
         *("PARAMETERS", "RESULT", "RESULT_LIMIT", "SOURCE", "DEVICES", "ENTRYPOINT", "FAILURE", "RUN_TOKEN"),
+        "API_PROXY",
         *("JOURNAL", "BRING_JOURNAL", "CRASHED"),
     )
 )
