@@ -54,7 +54,8 @@ Patiently = Callable[..., Awaitable[Any]]
 
 
 async def wanted(attempt: Attempt, judged: Verdict, ask: Ask) -> bool:
-    """Whether its flow has hooks for this end: its journal says so, here or on the server."""
+    """Whether its flow has hooks for this end: its journal says so, here or on the server. (Of several flows one after the
+    other the first one's would be called, so it must be that one which was at work.)"""
     if judged[1] not in CAUSES or attempt.dropped:
         return False
     files = attempt.launcher.task_files(attempt.journal.folder)
@@ -64,9 +65,13 @@ async def wanted(attempt: Attempt, judged: Verdict, ask: Ask) -> bool:
         return False
     try:
         head = json.loads(files.read_journal(0, _HEAD).partition(b"\n")[0])
+        return (
+            isinstance(head, dict)
+            and head.get("h") is True
+            and not await asyncio.to_thread(files.a_flow_has_ended)
+        )
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(head, dict) and head.get("h") is True
 
 
 async def call(

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shunter_work_pools.contracts.tasks import RESULT_NAME
+from shunter_work_pools.contracts.tasks import LINE_LIMIT, RESULT_NAME, TASK_ENDS, TASK_STATES
 
 FOLDER = "tasks"
 JOURNAL = "journal"
@@ -25,6 +25,7 @@ RESULTS = "results"
 BROUGHT = "journal.brought"
 
 _NAME = re.compile(RESULT_NAME)
+_BLOCK = 1024 * 1024
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not blocking: a run may have put a named pipe there.
@@ -72,6 +73,22 @@ class TaskFiles:
         with self._opened(RESULTS, os.path.basename(name)) as fd:
             return os.pread(fd, limit, offset), os.fstat(fd).st_size
 
+    def a_flow_has_ended(self) -> bool:
+        """Whether an outermost flow has come to its end; all of the journal is read for it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        at, rest = 0, b""
+        while data := self.read_journal(at, _BLOCK):
+            at += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            if any(map(_is_end_of_outermost, lines)):
+                return True
+            if len(rest) > LINE_LIMIT:
+                rest = b""
+        return False
+
     @contextmanager
     def _opened(self, *names: str) -> Iterator[int]:
         fd = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -101,6 +118,13 @@ def results_in(lines: bytes) -> list[str]:
             if isinstance(name, str) and _NAME.fullmatch(name):
                 names[name] = None
     return list(names)
+
+
+def _is_end_of_outermost(line: bytes) -> bool:
+    if b'"y":"flow"' not in line:
+        return False
+    about = parsed(line)
+    return about.get("y") == "flow" and "p" not in about and TASK_STATES.get(str(about.get("s"))) in TASK_ENDS
 
 
 def parsed(line: bytes) -> dict[str, object]:

@@ -109,6 +109,19 @@ async def test_an_agent_brings_a_journal_and_people_see_it(server: Served, grant
     assert [one["id"] for one in await listed(server, granted, state=["Pending"])] == [key(2)]
 
 
+async def test_an_agent_asks_whether_the_flow_that_was_at_work_has_hooks_for_a_crash(
+    server: Served, granted: Any
+) -> None:
+    data = text(
+        head() | {"h": True}, line(0, "R", t="sums", y="flow"), line(1, "C", t="inner", y="flow", p=key(0))
+    )
+    await send(server, granted, 0, data)
+    assert (await send(server, granted, 0, b""))["crash_hooks"] is True
+    # The next flow of the script is at work, and the first one's would be called.
+    await send(server, granted, len(data), text(line(0, "C", t="sums", y="flow")))
+    assert (await send(server, granted, 0, b""))["crash_hooks"] is False
+
+
 async def test_who_does_not_hold_the_attempt_is_told(server: Served, granted: Any) -> None:
     data = text(done(1))
     assert (await send(server, granted, 0, data, epoch=9))["stale"] is True

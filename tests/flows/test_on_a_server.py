@@ -403,3 +403,31 @@ def test_a_flow_of_another_user_goes_on(here: Site, tmp_path: Path) -> None:
             assert completed(here, run) == ["one"]
             again(here, run, "theirs", tmp_path)
             assert here.output(run) == b"61234\n"
+
+
+def test_no_hooks_of_a_flow_that_had_ended_are_called_for_another_one(here: Site, tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "from shunter import flow\n"
+        "def hook(flow, run, state):\n"
+        "    print('hook of', flow.name)\n"
+        "@flow(on_crashed=[hook])\n"
+        "def first(): pass\n"
+        "@flow(on_crashed=[hook])\n"
+        "def second():\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(600)\n"
+        "first(); second()\n"
+    )
+    work = Work(command=[sys.executable, str(script)], env={"PYTHONPATH": str(SCRIPT.parents[2])})
+    here.client.deploy("two", DeploymentSpec(work=work, pool="default"))
+    with here.agent("two"):
+        run = begun(here, "two")
+        deadline = time.monotonic() + 30
+        while [task.name for task in here.client.each_task(str(run), states=["Running"])] != ["second"]:
+            assert time.monotonic() < deadline, here.output(run)
+            time.sleep(0.05)
+        os.kill(here.client.get_run(run).attempts[-1].pid or 0, signal.SIGKILL)
+        assert here.ended(run).state == "Crashed"
+        assert here.output(run) == b"begun\n"

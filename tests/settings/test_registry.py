@@ -16,6 +16,7 @@ from shunter_agents import attempt_secrets, crash_hooks
 from shunter_cli.reference import page
 from shunter_infrastructure import run_environment
 from shunter_infrastructure.process import environment
+from shunter_work_pools import proxies
 from shunter_work_pools.contracts.configuration import Values
 from shunter_work_pools.contracts.deployments import Keep
 from shunter_work_pools.contracts.settings import (
@@ -91,7 +92,7 @@ SPEAKS = {"SHUNTER_API_URL", "SHUNTER_TLS_CA"}
 
 
 def test_what_an_agent_sets_inside_a_run_is_known() -> None:
-    files = (run_environment, environment, attempt_secrets, crash_hooks)
+    files = (run_environment, environment, attempt_secrets, crash_hooks, proxies)
     found = {name for module in files for name in _variables(Path(module.__file__))}
     assert found - {"SHUNTER_"} == RUN_VARIABLES | SPEAKS
 

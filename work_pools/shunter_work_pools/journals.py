@@ -60,6 +60,10 @@ class Journals:
             )
             if not allowed:
                 return None
+            if hooks and not data:  # somebody only asks
+                hooks = not await self.store.read(
+                    partial(journals.a_flow_has_ended, run_id=run, attempt=attempt)
+                )
             if known >= JOURNAL_LIMIT:
                 return JournalSize(size=max(known, offset + len(data)), full=True, crash_hooks=hooks)
             if offset > known:

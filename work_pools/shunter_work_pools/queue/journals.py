@@ -306,6 +306,19 @@ def known(tx: Tx, run_id: UUID, attempt: int) -> tuple[int, bool]:
     return (0, False) if found is None else (found.offset, found.crash_hooks)
 
 
+def a_flow_has_ended(tx: Tx, run_id: UUID, attempt: int) -> bool:
+    """Whether an outermost flow of an attempt has come to its end."""
+    its = task_runs.c
+    ended = select(its.key).where(
+        its.run_id == run_id,
+        its.attempt == attempt,
+        its.is_flow,
+        its.parent.is_(None),
+        its.state.in_([state.value for state in TASK_ENDS]),
+    )
+    return tx.conn.scalar(ended.limit(1)) is not None
+
+
 def take(tx: Tx, run_id: UUID, attempt: int, piece: Piece, may: Callable[[Tx], bool]) -> int | None:
     """Keep a piece of a journal that begins where it has come to; how far it has come.
 
