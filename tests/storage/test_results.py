@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from uuid import UUID
@@ -82,3 +85,28 @@ def test_runs_that_have_results(tmp_path: Path) -> None:
     put(store, b"a", OTHER)
     (tmp_path / "results" / "ab" / "by-some-body-or-other").mkdir(parents=True)
     assert set(store.runs()) == {RUN, OTHER}
+
+
+def test_those_that_come_at_the_same_moment_have_no_more_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileResultStore(tmp_path, 500)
+    start = threading.Barrier(8)
+    written = os.pwrite
+
+    def late(handle: int, data: bytes, at: int) -> int:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            start.wait(0.2)  # whoever was let in writes together with the others
+        return written(handle, data, at)
+
+    monkeypatch.setattr(os, "pwrite", late)
+
+    def kept(number: int) -> bool:
+        try:
+            return put(store, b"%d" % number * 100)
+        except TooLarge:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(kept, range(8))) == 5
+    assert used(tmp_path) == 500

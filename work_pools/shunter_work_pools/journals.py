@@ -107,7 +107,7 @@ class Journals:
                 there, complete = self.results.put(run, piece.name, piece.offset, piece.size, data)
                 sizes.append(ResultSize(size=there, complete=complete))
             except (BadRequest, TooLarge) as exc:
-                sizes.append(ResultSize(size=0, refused=exc.detail))
+                sizes.append(ResultSize(size=0, refused=exc.told))
         return sizes
 
 

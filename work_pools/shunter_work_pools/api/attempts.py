@@ -111,7 +111,7 @@ async def put_task_result(
     if sizes is None:
         raise attempt_over(run, number)
     if (refused := sizes[0].refused) is not None:
-        raise BadRequest(refused, "Send it from its beginning.")
+        raise BadRequest(refused)
     return sizes[0]
 
 

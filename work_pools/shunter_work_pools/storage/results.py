@@ -91,7 +91,8 @@ class FileResultStore:
                 with contextlib.suppress(FileNotFoundError):  # whoever had the draft before has finished it
                     return path.stat().st_size, True
                 there = before = os.fstat(handle).st_size
-                if not self._has_room(run, size - there):
+                new = memoryview(data)[there - offset :] if offset <= there else memoryview(b"")
+                if not self._take_room(run, len(new), size - there):
                     os.ftruncate(handle, 0)
                     self._count(run, -there)
                     raise TooLarge(
@@ -99,11 +100,10 @@ class FileResultStore:
                         f"{size} bytes has no room",
                         "Keep large values elsewhere: result_storage of the flow.",
                     )
-                if offset <= there:
-                    try:
-                        there += _write(handle, there, memoryview(data)[there - offset :])
-                    finally:
-                        self._count(run, os.fstat(handle).st_size - before)
+                try:
+                    there += _write(handle, there, new)
+                finally:
+                    self._count(run, os.fstat(handle).st_size - before - len(new))
                 if there < size:
                     return there, False
                 if there > size or _hash(handle) != name:
@@ -148,7 +148,8 @@ class FileResultStore:
                 found.append(UUID(path.name))
         return found
 
-    def _has_room(self, run: UUID, more: int) -> bool:
+    def _take_room(self, run: UUID, more: int, rest: int) -> bool:
+        """Count so many bytes more, if there is room for the rest of the result; others ask at the same time."""
         if self.limit is None:
             return True
         with self._counting:
@@ -156,7 +157,10 @@ class FileResultStore:
                 if len(self._used) >= _COUNTED:
                     self._used.clear()
                 self._used[run] = _size_of(self._of_run(run))
-            return self._used[run] + more <= self.limit
+            if self._used[run] + rest > self.limit:
+                return False
+            self._used[run] += more
+            return True
 
     def _count(self, run: UUID, more: int) -> None:
         with self._counting:
