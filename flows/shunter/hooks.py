@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from shunter.errors import is_for_this_thread
-
 if TYPE_CHECKING:
     from shunter.states import State
 
@@ -60,6 +58,8 @@ class Hooks:
                 if hasattr(done, "__await__"):
                     _run(done)
             except BaseException as exc:
+                from shunter.errors import is_for_this_thread
+
                 if is_for_this_thread(exc):
                     raise
                 from shunter.loggers import get_logger
