@@ -95,6 +95,7 @@ bench: $(INSTALLED) ## the figures of docs/benchmarks.md, measured here (BENCH=l
 .PHONY: compare
 compare: $(INSTALLED) ## Shunter beside Prefect, both measured here
 	@$(BIN)/python -m benchmarks.compare_prefect
+	@$(BIN)/python -m benchmarks.tracked --prefect
 
 .PHONY: install
 install: $(INSTALLED) ## only make the environment
