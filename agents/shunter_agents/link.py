@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable
 from enum import Enum
 from typing import Protocol, TypeVar
 from uuid import UUID
-
-from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from shunter_work_pools.contracts.agents import (
     LogAnswer,
@@ -39,8 +38,6 @@ from shunter_work_pools.daemon_log import get_logger
 
 log = get_logger()
 T = TypeVar("T")
-
-_NO_CALL = Retrying()  # tenacity's waits want to know whose; only their number counts here
 
 #: Seconds: a server that is away for less than QUICK_FOR is found again within QUICK_LIMIT.
 QUICK_LIMIT = 1.5
@@ -122,12 +119,11 @@ class Backoff:
             self._since = time.monotonic()
         self._tries = min(self._tries + 1, 20)
         if time.monotonic() - self._since > QUICK_FOR:
-            wait = wait_random_exponential(multiplier=0.2, max=self._limit, min=self._limit / 2)
+            least, most = self._limit / 2, self._limit
         else:
-            wait = wait_random_exponential(multiplier=0.2, max=min(QUICK_LIMIT, self._limit), min=0.05)
-        state = RetryCallState(_NO_CALL, None, (), {})
-        state.attempt_number = self._tries
-        return max(wait(state), min(asked, 60.0))
+            least, most = 0.05, min(QUICK_LIMIT, self._limit)
+        grown = min(0.2 * 2 ** (self._tries - 1), most)
+        return max(random.uniform(least, max(least, grown)), min(asked, 60.0))
 
 
 async def whole(work: Awaitable[T], size: int = 0) -> T:
