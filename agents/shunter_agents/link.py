@@ -123,7 +123,7 @@ class Backoff:
         else:
             least, most = 0.05, min(QUICK_LIMIT, self._limit)
         grown = min(0.2 * 2 ** (self._tries - 1), most)
-        return max(random.uniform(least, max(least, grown)), min(asked, 60.0))
+        return max(random.uniform(least, max(least, grown)), min(asked, 60.0))  # nosec B311
 
 
 async def whole(work: Awaitable[T], size: int = 0) -> T:
