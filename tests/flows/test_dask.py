@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -317,6 +317,55 @@ def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         whole()
 
 
+#: What 2024.8.0 answers to a client of 2026.8.0.
+OLDER = """
+import distributed.cli.dask_scheduler as command
+from distributed import Scheduler
+new = Scheduler.identity
+def identity(self): return new(self)
+Scheduler.identity = identity
+command.main()
+"""
+
+
+def test_a_scheduler_of_another_version(tmp_path: Path) -> None:
+    with _scheduler_and_worker(tmp_path, scheduler=["-c", OLDER]) as (address, _):
+
+        @flow(executor=address)
+        def whole() -> None:
+            add.submit(1)
+
+        words = rf"scheduler at {address} gives no answer that is understood here, with Python .* has it another version"
+        with pytest.raises(ExecutorError, match=words):
+            whole()
+
+
+#: A process of Dask that cannot import Shunter.
+BARE = """
+import sys
+sys.path[:] = [path for path in sys.path if not path.endswith("flows")]
+from distributed.cli.dask_{0} import main
+main()
+"""
+
+
+@pytest.mark.parametrize("who", ["scheduler", "worker"])
+def test_a_cluster_without_shunter(who: str, tmp_path: Path) -> None:
+    bare: dict[str, Any] = {who: ["-c", BARE.format(who)]}
+    with _scheduler_and_worker(tmp_path, **bare) as (address, _), Client(address) as client:
+        client.wait_for_workers(1)
+
+        @flow(executor=client)
+        def whole() -> None:
+            add.submit(1)
+
+        for executor in (client, address):
+            with pytest.raises(
+                ExecutorError, match=rf"the Dask {who}.* cannot import shunter: install there"
+            ):
+                whole.with_options(executor=executor)()
+
+
 @pytest.mark.parametrize("how", ["killed", "closed"])
 def test_a_scheduler_that_goes_away(how: str, tmp_path: Path) -> None:
     with _scheduler_and_worker(tmp_path) as (address, scheduler):
@@ -347,10 +396,17 @@ def test_a_scheduler_that_goes_away(how: str, tmp_path: Path) -> None:
 
 
 @contextmanager
-def _scheduler_and_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A scheduler and a worker that are processes of their own."""
+def _scheduler_and_worker(
+    folder: Path,
+    scheduler: Sequence[str] = ("-m", "distributed.cli.dask_scheduler"),
+    worker: Sequence[str] = ("-m", "distributed.cli.dask_worker"),
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and a worker that are processes of their own.
+
+    Args:
+        scheduler, worker: what Python is given to execute.
+    """
     told = folder / "scheduler.json"
-    run = [sys.executable, "-m"]
     more: dict[str, Any] = {
         "cwd": folder,
         "env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
@@ -358,16 +414,16 @@ def _scheduler_and_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[
         "stderr": subprocess.DEVNULL,
     }
     about = ["--scheduler-file", str(told), "--no-dashboard"]
-    scheduler = subprocess.Popen([*run, "distributed.cli.dask_scheduler", "--port", "0", *about], **more)
-    worker = subprocess.Popen([*run, "distributed.cli.dask_worker", "--no-nanny", *about], **more)
+    main = subprocess.Popen([sys.executable, *scheduler, "--port", "0", *about], **more)
+    other = subprocess.Popen([sys.executable, *worker, "--no-nanny", *about], **more)
     try:
         deadline = time.monotonic() + 30
         while not told.exists() or not told.read_text():
             assert time.monotonic() < deadline, "the scheduler does not start"
             time.sleep(0.05)
-        yield json.loads(told.read_text())["address"], scheduler
+        yield json.loads(told.read_text())["address"], main
     finally:
-        for process in (worker, scheduler):
+        for process in (other, main):
             process.kill()
             process.wait()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import uuid
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from shunter.errors import ExecutorError
@@ -39,7 +42,8 @@ def place(executor: Any) -> PlaceWithFutures:
     """The place that this means.
 
     Raises:
-        ExecutorError: it is nothing of Dask's, or the scheduler is not there.
+        ExecutorError: it is nothing of Dask's, or the scheduler is not there, or has another version, or some of the
+            cluster lacks Shunter.
     """
     wanted = executor if isinstance(executor, Dask) else Dask(executor)
     where = wanted.where
@@ -56,6 +60,8 @@ def place(executor: Any) -> PlaceWithFutures:
             raise ExecutorError(
                 "an asynchronous Dask client cannot be used: give one made without asynchronous=True"
             )
+        if where.status == "running":
+            _demand_shunter(where)
         return PlaceWithFutures(_Connected(where, wanted.resources, own=False))
     raise ExecutorError(
         f"{where!r} cannot execute tasks: it is no concurrent.futures.Executor, and no client or cluster of Dask"
@@ -68,9 +74,41 @@ def _connect(where: Any) -> Any:
     except ImportError:
         raise ExecutorError("Dask needs the package distributed: pip install 'shunter[dask]'") from None
     try:
-        return Client(where, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
+        client = Client(where, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError) as exc:
         raise ExecutorError(f"there is no Dask scheduler at {where}: {exc}") from None
+    except Exception as exc:
+        raise _not_understood(f"the Dask scheduler at {where}", exc) from exc
+    try:
+        _demand_shunter(client)
+    except BaseException:
+        client.close()  # type: ignore[no-untyped-call]
+        raise
+    return client
+
+
+def _demand_shunter(client: Any) -> None:
+    """Refuse a cluster of which a part could not read tasks: Dask loses such workers, and tasks wait for others for ever."""
+    try:
+        found = {"scheduler": client.run_on_scheduler(find_spec, "shunter")}
+        found |= {
+            f"worker {at}": there for at, there in client.run(find_spec, "shunter", on_error="return").items()
+        }
+    except Exception as exc:
+        raise _not_understood("the Dask cluster", exc) from exc
+    missing = [name for name, there in found.items() if there is None]
+    if missing:
+        raise ExecutorError(
+            f"the Dask {', '.join(missing[:3])}{' and others' * (len(missing) > 3)} cannot import shunter: install there "
+            "what the flow imports"
+        )
+
+
+def _not_understood(whom: str, exc: Exception) -> ExecutorError:
+    return ExecutorError(
+        f"{whom} gives no answer that is understood here, with Python {platform.python_version()} and distributed "
+        f"{version('distributed')}: has it another version, or is it gone? ({type(exc).__name__}: {exc})"
+    )
 
 
 class _Connected:
