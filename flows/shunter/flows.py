@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from shunter.hooks import Hook, Hooks
-from shunter.identity import held_by, identity_of, is_coroutine_function, name_of, refuse_bad
-from shunter.retries import Condition, Delay, Retries, above_zero
+from shunter.decorated import Decorated
+from shunter.hooks import Hook
+from shunter.identity import is_coroutine_function, refuse_bad
+from shunter.retries import Condition, Delay, above_zero
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -25,62 +26,20 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class BaseFlow(Generic[P, R]):
-    """What asynchronous flows and others have in common; made by ``@flow``, which says what the options mean.
-
-    Attributes:
-        fn: the function.
-        name: what it is called.
-        is_async: whether it is ``async def``.
-    """
+class BaseFlow(Decorated, Generic[P, R]):
+    """What asynchronous flows and others have in common; made by ``@flow``, which says what the options mean."""
 
     _shunter_kind = "flow"
-    is_async = False
+    _hook_kinds = (*Decorated._hook_kinds, "on_crashed")
 
     def __init__(self, fn: Callable[..., Any], options: dict[str, Any]) -> None:
-        self.fn = fn
-        self._options = dict(options)
-        self.name = name_of(fn, options.get("name"))
+        super().__init__(fn, options)
         self.executor: Any = options.get("executor")
-        self.timeout: float | None = above_zero("timeout", options.get("timeout"))
         storage = options.get("result_storage")
         self.result_storage: str | None = os.fspath(storage) if storage is not None else None
         self.result_limit: int | None = above_zero("result_limit", options.get("result_limit"))
         self.validate_parameters: bool = options.get("validate_parameters", True)
-        self.retries = Retries(
-            options.get("retries", 0),
-            options.get("retry_delay", 0.0),
-            options.get("retry_backoff", 1.0),
-            options.get("retry_jitter", 0.0),
-            options.get("retry_if"),
-        )
-        kinds = ("on_completion", "on_failure", "on_cancelled", "on_crashed")
-        self.hooks = Hooks(**{kind: options.get(kind) for kind in kinds})
-        self.held = held_by(fn)
         self.hints: dict[str, Any] | None = None
-        self.__wrapped__ = fn
-        self.__doc__ = fn.__doc__  # also if there is none: not the class's
-        for attribute in ("__module__", "__qualname__", "__name__"):
-            if (value := getattr(fn, attribute, None)) is not None:
-                setattr(self, attribute, value)
-        self._identity = ""
-        self._version: str | None = None
-
-    @property
-    def identity(self) -> str:
-        """What tells it from other flows, in every process."""
-        if not self._identity:
-            self._identity = identity_of(self.fn, self.name)
-        return self._identity
-
-    @property
-    def version(self) -> str:
-        """A short hash of its code."""
-        if self._version is None:
-            from shunter.keys import code_version
-
-            self._version = code_version(self.fn)
-        return self._version
 
     def parameter_schema(self) -> dict[str, Any]:
         """JSON schema (draft 2020-12) of its parameters."""
@@ -124,41 +83,16 @@ class BaseFlow(Generic[P, R]):
         (change,) = deploy(self.to_deployment(name, **options), pool=pool)
         return change
 
-    def on_completion(self, hook: Hook) -> Hook:
-        """Call this when a run of it has completed: ``hook(flow, run, state)``."""
-        return self._hooked("on_completion", hook)
-
-    def on_failure(self, hook: Hook) -> Hook:
-        """Call this when a run of it has failed, all tries over."""
-        return self._hooked("on_failure", hook)
-
-    def on_cancelled(self, hook: Hook) -> Hook:
-        """Call this when a run of it was cancelled."""
-        return self._hooked("on_cancelled", hook)
-
     def on_crashed(self, hook: Hook) -> Hook:
         """Call this when the process of a run of it has died, in another one: ``hook(flow, run, state)``."""
         return self._hooked("on_crashed", hook)
 
-    def _hooked(self, kind: str, hook: Hook) -> Hook:
-        self.hooks.add(kind, hook)
-        self._options[kind] = self.hooks.of(kind)  # for its methods, and the same with other options
-        return hook
-
     def _changed(self, options: dict[str, Any]) -> dict[str, Any]:
         return self._options | _known_options(options)
-
-    def __reduce__(self) -> Any:
-        from shunter.by_reference import reduced
-
-        return reduced(self)
 
     def made_of(self) -> Any:
         """As ``__reduce__``, for where its module is not."""
         return _rebuilt, (self.fn, self._options)
-
-    def __repr__(self) -> str:
-        return f"<flow {self.name}>"
 
 
 class Flow(BaseFlow[P, R]):

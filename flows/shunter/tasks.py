@@ -6,9 +6,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from shunter.hooks import Hook, Hooks
-from shunter.identity import held_by, identity_of, is_coroutine_function, name_of, origin_of, refuse_bad
-from shunter.retries import Condition, Delay, Retries, above_zero
+from shunter.decorated import Decorated
+from shunter.hooks import Hook
+from shunter.identity import is_coroutine_function, origin_of, refuse_bad
+from shunter.retries import Condition, Delay, above_zero
 from shunter.scopes import current
 
 if TYPE_CHECKING:
@@ -23,52 +24,29 @@ S = TypeVar("S")
 _KEEP: Any = object()  # with_options: as it was
 
 
-class BaseTask(Generic[P, R]):
+class BaseTask(Decorated, Generic[P, R]):
     """What asynchronous tasks and others have in common; made by ``@task``, which says what the options mean.
 
     Attributes:
-        fn: the function.
-        name: what it is called.
         tags: labels, a set of text.
-        is_async: whether it is ``async def``.
     """
 
     _shunter_kind = "task"
-    is_async = False
 
     def __init__(self, fn: Callable[..., Any], options: dict[str, Any]) -> None:
-        self.fn = fn
-        self._options = dict(options)
-        self.name = name_of(fn, options.get("name"))
+        super().__init__(fn, options)
         tags = options.get("tags") or ()
         if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
             raise TypeError(f"tags is {tags!r}; it is a list of texts")
         self.tags = frozenset(tags)
-        self.timeout: float | None = above_zero("timeout", options.get("timeout"))
         self.persist: bool = options.get("persist", True)
         cache = options.get("cache") or None
         self.cache: Callable[[Any, dict[str, Any]], str | None] | bool | None = cache
         if cache is not None and cache is not True and not callable(cache):
             raise TypeError(f"cache is {cache!r}; it is True, False, or a function of (task, arguments)")
         self.cache_expires: float | None = above_zero("cache_expires", options.get("cache_expires"))
-        self.retries = Retries(
-            options.get("retries", 0),
-            options.get("retry_delay", 0.0),
-            options.get("retry_backoff", 1.0),
-            options.get("retry_jitter", 0.0),
-            options.get("retry_if"),
-        )
-        self.hooks = Hooks(**{k: options.get(k) for k in ("on_completion", "on_failure", "on_cancelled")})
-        self.__wrapped__ = fn
-        self.__doc__ = fn.__doc__  # also if there is none: not the class's
-        for attribute in ("__module__", "__qualname__", "__name__"):
-            if (value := getattr(fn, attribute, None)) is not None:
-                setattr(self, attribute, value)
         self._checked()
-        self._identity = ""
-        self._version: str | None = None
         self.origin = origin_of(fn)
-        self.held = held_by(fn)
 
     def _checked(self) -> None:
         if self.cache_expires is not None and self.cache is None:
@@ -78,22 +56,6 @@ class BaseTask(Generic[P, R]):
             raise ValueError(
                 f"task {self.name} has a parameter 'wait_for', which submit() has for itself: rename it"
             )
-
-    @property
-    def identity(self) -> str:
-        """What tells it from other tasks, in every process."""
-        if not self._identity:
-            self._identity = identity_of(self.fn, self.name)
-        return self._identity
-
-    @property
-    def version(self) -> str:
-        """A short hash of its code."""
-        if self._version is None:
-            from shunter.keys import code_version
-
-            self._version = code_version(self.fn)
-        return self._version
 
     def submit(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFuture[R]:
         """Have it executed at the flow's executor, and go on meanwhile.
@@ -124,37 +86,12 @@ class BaseTask(Generic[P, R]):
 
         return mapped(self, args, kwargs, wait_for)
 
-    def on_completion(self, hook: Hook) -> Hook:
-        """Call this when a run of it has completed: ``hook(task, run, state)``."""
-        return self._hooked("on_completion", hook)
-
-    def on_failure(self, hook: Hook) -> Hook:
-        """Call this when a run of it has failed, all tries over."""
-        return self._hooked("on_failure", hook)
-
-    def on_cancelled(self, hook: Hook) -> Hook:
-        """Call this when a run of it was cancelled."""
-        return self._hooked("on_cancelled", hook)
-
-    def _hooked(self, kind: str, hook: Hook) -> Hook:
-        self.hooks.add(kind, hook)
-        self._options[kind] = self.hooks.of(kind)  # for its methods, and the same with other options
-        return hook
-
     def _changed(self, options: dict[str, Any]) -> dict[str, Any]:
         return self._options | {k: v for k, v in options.items() if v is not _KEEP}
-
-    def __reduce__(self) -> Any:
-        from shunter.by_reference import reduced
-
-        return reduced(self)
 
     def made_of(self) -> Any:
         """As ``__reduce__``, for where its module is not."""
         return _rebuilt, (self.fn, self._options)
-
-    def __repr__(self) -> str:
-        return f"<task {self.name}>"
 
 
 class Task(BaseTask[P, R]):

@@ -7,8 +7,10 @@ with every byte of its output, and nothing is left behind.
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -23,12 +25,16 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.mark.parametrize("point", POINTS)
 def test_killed(here: Site, tmp_path: Path, point: str) -> None:
     effects = tmp_path / "effects"
-    script = f"echo $SHUNTER_RUN_ID $SHUNTER_ATTEMPT >> {effects}; echo begun; sleep 0.4; echo done; exit 7"
+    script = (
+        f"echo $SHUNTER_RUN_ID $SHUNTER_ATTEMPT >> {effects}; echo begun; "
+        f"until [ -e {tmp_path}/$SHUNTER_RUN_ID ]; do sleep 0.02; done; echo done; exit 7"
+    )
     spec = DeploymentSpec(work=Work(command=["sh", "-c", script]), pool="default")
     here.client.deploy(point, spec)
     first = here.start_agent(point, kill_at=point)
     try:
         run = here.client.create_run(RunRequest(deployment=point)).id
+        _go_on_when_running(here, run, first, tmp_path)
         assert first.wait(30) == -signal.SIGKILL, here.log(point)
     finally:
         first.kill()
@@ -60,19 +66,21 @@ def test_killed_in_a_folder_that_is_used_again(here: Site, tmp_path: Path, point
     name = f"used-{point}"
     effects = tmp_path / "effects"
     script = (
-        f"echo $SHUNTER_RUN_ID >> {effects}; if [ $(wc -l < {effects}) = 1 ]; then seq 2000; exit 3; fi; "
-        "sleep 0.2; echo $(ls -A .) done; exit 7"
+        f"echo $SHUNTER_RUN_ID >> {effects}; until [ -e {tmp_path}/$SHUNTER_RUN_ID ]; do sleep 0.02; done; "
+        f"if [ $(wc -l < {effects}) = 1 ]; then seq 2000; exit 3; fi; echo $(ls -A .) done; exit 7"
     )
     here.client.deploy(name, DeploymentSpec(work=Work(command=["sh", "-c", script]), pool="default"))
     life = here.start_agent(name, kill_at=f"{point}#2")
     folder = here.home / "agents" / name
     try:
         first = here.client.create_run(RunRequest(deployment=name)).id
+        _go_on_when_running(here, first, life, tmp_path)
         here.ended(first)
         while here.attempts(name):
             time.sleep(0.01)
         (ready,) = (folder / "trash").iterdir()
         second = here.client.create_run(RunRequest(deployment=name)).id
+        _go_on_when_running(here, second, life, tmp_path)
         assert life.wait(30) == -signal.SIGKILL, here.log(name)
     finally:
         life.kill()
@@ -89,6 +97,14 @@ def test_killed_in_a_folder_that_is_used_again(here: Site, tmp_path: Path, point
     assert here.attempts(name) == []
     assert list((folder / "trash").iterdir()) == []
     assert here.left_over() == []
+
+
+def _go_on_when_running(here: Site, run: UUID, life: subprocess.Popen[bytes], gates: Path) -> None:
+    """That it runs is told by itself, and not only with its end: each point is passed. Then, or when the agent is dead, it
+    goes on."""
+    while life.poll() is None and here.client.get_run(str(run)).state != "Running":
+        here.client.get_run(str(run), wait=0.1)
+    (gates / str(run)).touch()
 
 
 def test_killed_again_and_again(here: Site, tmp_path: Path) -> None:

@@ -43,6 +43,22 @@ class Place(Protocol):
     def close(self) -> None: ...
 
 
+class ValuesHere:
+    """Of a place: it takes only what is ready, and each value comes to the flow at once."""
+
+    def resolves(self, run: TaskFuture[Any]) -> bool:
+        """No."""
+        return False
+
+    def fetch(self, run: TaskFuture[Any]) -> Any:
+        """The value is here."""
+        return run._value
+
+    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
+        """They are here."""
+        return [run._value for run in runs]
+
+
 class Threads:
     """So many threads of this process, made when they are needed.
 

@@ -10,28 +10,17 @@ from typing import Any
 
 from shunter import dependencies, engine, remote
 from shunter.errors import ExecutorError
+from shunter.executors import ValuesHere
 from shunter.futures import TaskFuture
 
 
-class AnyExecutor:
+class AnyExecutor(ValuesHere):
     """One that somebody else made, and ends."""
 
     here = False
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-
-    def resolves(self, run: TaskFuture[Any]) -> bool:
-        """No."""
-        return False
-
-    def fetch(self, run: TaskFuture[Any]) -> Any:
-        """The value is here."""
-        return run._value
-
-    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
-        """They are here."""
-        return [run._value for run in runs]
 
     def start(self, run: TaskFuture[Any]) -> None:
         """Submit it."""

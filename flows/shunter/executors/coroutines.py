@@ -8,6 +8,7 @@ from collections import deque
 from typing import Any
 
 from shunter import engine
+from shunter.executors import ValuesHere
 from shunter.executors.threads import here
 from shunter.futures import TaskFuture
 from shunter.scopes import current
@@ -16,7 +17,7 @@ from shunter.scopes import current
 MOST = 1000
 
 
-class LoopLane:
+class LoopLane(ValuesHere):
     """The loop, made when it is first needed."""
 
     here = True
@@ -26,18 +27,6 @@ class LoopLane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: deque[TaskFuture[Any]] = deque()
         self._active = 0
-
-    def resolves(self, run: TaskFuture[Any]) -> bool:
-        """No."""
-        return False
-
-    def fetch(self, run: TaskFuture[Any]) -> Any:
-        """The value is here."""
-        return run._value
-
-    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
-        """They are here."""
-        return [run._value for run in runs]
 
     def start(self, run: TaskFuture[Any]) -> None:
         """Have it run on the loop."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from shunter import engine
 from shunter.errors import Interrupted
+from shunter.executors import ValuesHere
 from shunter.futures import TaskFuture
 from shunter.interrupts import Interruptible
 
@@ -76,7 +77,7 @@ def own_pool(workers: int | None) -> Callable[[], Pool]:
     return lambda: Daemons(workers or min(32, (os.cpu_count() or 1) + 4))
 
 
-class Lane:
+class Lane(ValuesHere):
     """Task runs that are ready, and the threads that take them.
 
     Args:
@@ -93,18 +94,6 @@ class Lane:
         self._ready: deque[TaskFuture[Any]] = deque()
         self._waiting = 0
         self._lent = 0
-
-    def resolves(self, run: TaskFuture[Any]) -> bool:
-        """No: a lane takes only what is ready."""
-        return False
-
-    def fetch(self, run: TaskFuture[Any]) -> Any:
-        """The value is here."""
-        return run._value
-
-    def fetch_all(self, runs: list[TaskFuture[Any]]) -> list[Any]:
-        """They are here."""
-        return [run._value for run in runs]
 
     def start(self, run: TaskFuture[Any]) -> None:
         """Put it at the end of the line."""
