@@ -287,6 +287,21 @@ def test_a_command_that_cannot_be_started(said: str, words: str, remedy: str) ->
     assert remedy in help_
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "failed to create containerd task: failed to create shim task: context canceled: unknown",
+        "error reading from server: EOF",
+    ],
+)
+def test_an_engine_that_goes_away_during_a_start_is_no_fault_of_the_template(said: str) -> None:
+    state = over(128, reason="StartError", startedAt="1970-01-01T00:00:00Z", message=said)
+    cause, detail, remedy = ending.without_end(pod(state, phase="Failed"))
+    assert (cause, remedy) == (Cause.NODE_LOST, "")
+    assert "engine of node node-1 went away" in detail
+    assert said in detail
+
+
 def test_an_init_container_that_fails() -> None:
     init = [{"name": "setup", "state": {"terminated": {"exitCode": 2}}}]
     cause, detail, _ = ending.without_end(pod(phase="Failed", initContainerStatuses=init))

@@ -44,6 +44,8 @@ _REASONS = {
     "Terminated": Cause.EVICTED,
     "Shutdown": Cause.EVICTED,
 }
+#: What a kubelet says of a start during which its engine ended: gRPC's and ttrpc's words for a connection that is gone.
+_ENGINE_AWAY = ("context canceled", "error reading from server", "transport is closing", "ttrpc: closed")
 _ARCHITECTURE = "Use an image for the node's architecture, or begin a script with #! and its interpreter."
 _REPLACED = "The result has U+FFFD in it: the cluster puts that in place of what is not UTF-8 text."
 _CODE = re.compile(r"failed with exit code (\d+) matching")
@@ -200,6 +202,9 @@ def _failed_init(pod: Document) -> str | None:
 def _not_started(pod: Document, said: str) -> tuple[Cause, str, str]:
     command = (_run(pod).get("command") or ["of the image"])[0]
     low, said = said.lower(), " ".join(said.split())
+    if any(words in low for words in _ENGINE_AWAY):
+        detail = f"The container engine of node {pod['spec'].get('nodeName')} went away while it started the container"
+        return Cause.NODE_LOST, f"{detail}: {said}", ""
     detail, remedy = (
         "the container cannot be started",
         "Correct the pool's template or the deployment's variables.",
