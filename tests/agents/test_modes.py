@@ -16,6 +16,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 SHUNTER = str(Path(sys.executable).with_name("shunter"))
@@ -148,7 +149,7 @@ def test_what_is_wrong_is_told_to_the_server_and_every_flag_reaches_the_agent(
     flags += ["--health-check", "echo the printer is on fire; exit 1", "--spool-limit", "1GiB"]
     started("unwell", "true", *flags)
     wanted = ["(agent.min_disk)", "(agent.min_memory)", "the printer is on fire"]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + SOON
     while True:
         agents = {agent.name: agent for agent in here.client.list_agents().agents}
         troubles = agents["unwell"].troubles if "unwell" in agents else []

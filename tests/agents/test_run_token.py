@@ -13,6 +13,7 @@ import pytest
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -38,7 +39,7 @@ def test_a_run_tells_of_itself_and_its_token_is_found_nowhere(here: Site, tmp_pa
     here.client.deploy("telling", DeploymentSpec(work=work, pool="default"))
     with here.agent("telling") as process:
         run = here.client.create_run(RunRequest(deployment="telling")).id
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while not (progress := [one.progress for one in here.client.get_run(run).attempts if one.progress]):
             assert time.monotonic() < deadline, here.log("telling")
             time.sleep(0.02)

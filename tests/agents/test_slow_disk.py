@@ -14,6 +14,7 @@ from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
 from tests.engines.shim import Shim
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -52,7 +53,7 @@ def test_a_slow_disk_holds_claims_and_no_heartbeats(here: Site, tmp_path: Path) 
         assert (ended.state, ended.attempt_count) == ("Completed", 1)
         assert here.output(lasts) == b"one\ntwo\n"
         assert "is slow: a small write takes more than 1 s" in here.log("slow")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + SOON
         while here.client.get_agent("slow").troubles:
             assert time.monotonic() < deadline
             time.sleep(0.1)

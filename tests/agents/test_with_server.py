@@ -13,6 +13,7 @@ import pytest
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunBatch, RunRequest
 from tests.agents.real_server import Site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -136,7 +137,7 @@ def test_runs_one_after_another_share_one_folder(here: Site) -> None:
             said, inode = here.output(run).decode().split()
             assert said == str(run)
             inodes.add(inode)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + SOON
             while here.attempts("serial"):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

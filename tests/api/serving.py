@@ -30,6 +30,7 @@ from shunter_work_pools.settings import Settings
 from shunter_work_pools.storage.logs import FileLogStore
 from shunter_work_pools.storage.results import FileResultStore
 from shunter_work_pools.storage.store import Store
+from tests import patience
 
 TOKEN = "t" * 43
 #: Loading the certificate authorities for each client would take longer than most tests.
@@ -268,12 +269,12 @@ class ServerProcess:
             verify=NO_TLS,
         )
 
-    async def stop(self, how: int = signal.SIGTERM, within: float = 10) -> int:
+    async def stop(self, how: int = signal.SIGTERM, within: float = patience.SOON) -> int:
         """Ask it to stop; its exit code."""
         self.process.send_signal(how)
         return await self.end(within)
 
-    async def end(self, within: float = 10) -> int:
+    async def end(self, within: float = patience.SOON) -> int:
         """Its exit code, once it has ended."""
         rest, _ = await asyncio.to_thread(self.process.communicate, None, within)
         self.output += rest.decode()

@@ -60,7 +60,7 @@ def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
 async def test_without_the_token_nothing_is_told(plain: Served, value: str | None) -> None:
     headers = {} if value is None else {"authorization": value}
     async with httpx.AsyncClient(
-        base_url=str(plain.http.base_url), trust_env=False, verify=NO_TLS
+        base_url=str(plain.http.base_url), trust_env=False, verify=NO_TLS, timeout=30
     ) as stranger:
         for method, path in (("GET", "/runs"), ("POST", "/runs"), ("GET", "/openapi.json"), ("GET", "/x")):
             response = await stranger.request(method, path, headers=headers)
@@ -72,7 +72,7 @@ async def test_without_the_token_nothing_is_told(plain: Served, value: str | Non
 
 async def test_health_needs_no_token(plain: Served) -> None:
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{plain.port}", trust_env=False, verify=NO_TLS
+        base_url=f"http://127.0.0.1:{plain.port}", trust_env=False, verify=NO_TLS, timeout=30
     ) as stranger:
         for path in ("/healthz", "/readyz", "/api/healthz", "/api/readyz"):
             assert (await stranger.get(path)).status_code == 200
@@ -442,7 +442,9 @@ async def test_a_stranger_sends_no_more_than_a_token(plain: Served) -> None:
         yield big[:1000]
         yield big[1000:]
 
-    async with httpx.AsyncClient(base_url=plain.http.base_url, trust_env=False, verify=NO_TLS) as stranger:
+    async with httpx.AsyncClient(
+        base_url=plain.http.base_url, trust_env=False, verify=NO_TLS, timeout=30
+    ) as stranger:
         for content in (big, parts()):
             answer = await stranger.post(
                 "/sign-in", content=content, headers={"content-type": "application/json"}

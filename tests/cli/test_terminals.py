@@ -207,7 +207,7 @@ def test_an_export_that_is_interrupted_leaves_no_half_file(shunter: Console, tmp
     assert gone.code == 1
 
     def interrupted() -> None:
-        with target(str(file)) as out:
+        with target(str(file), "--file") as out:
             out.write(b"half of i")
             out.flush()
             assert len(list(tmp_path.iterdir())) == 2

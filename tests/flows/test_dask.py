@@ -26,6 +26,7 @@ from shunter.futures import NOT_HERE
 from shunter.journal import Journal, lines
 from shunter.runs import Root
 from tests.flows.workflows import SHAPES, add, add_async, by_hand, fail, nap, nested, pid_of, workflow
+from tests.patience import SOON
 
 MEGABYTES = 100
 
@@ -417,7 +418,7 @@ def _scheduler_and_worker(
     main = subprocess.Popen([sys.executable, *scheduler, "--port", "0", *about], **more)
     other = subprocess.Popen([sys.executable, *worker, "--no-nanny", *about], **more)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while not told.exists() or not told.read_text():
             assert time.monotonic() < deadline, "the scheduler does not start"
             time.sleep(0.05)

@@ -29,6 +29,7 @@ from shunter import (
 from shunter.errors import TaskExit
 from shunter.executors import Threads
 from tests.flows.workflows import add, add_async, fail, leave, nap, total
+from tests.patience import SOON
 
 
 class Pair(NamedTuple):
@@ -346,7 +347,7 @@ def test_the_process_of_a_task_that_takes_too_long_is_killed(tmp_path: Path) -> 
             stuck.submit().result()
 
     whole()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + SOON
     while Path("/proc", told.read_text()).exists():
         assert time.monotonic() < deadline, "it goes on"
         time.sleep(0.02)

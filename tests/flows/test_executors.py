@@ -30,6 +30,7 @@ from tests.flows.workflows import (
     thread_of,
     workflow,
 )
+from tests.patience import SOON
 
 
 class AtOnce(Executor):
@@ -102,7 +103,7 @@ def test_threads_are_made_when_needed_and_processes_are_other_ones() -> None:
     pids = processes()
     assert os.getpid() not in pids
     assert 1 <= len(pids) <= 2
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + SOON
     while any(_alive(pid) for pid in pids):
         assert time.monotonic() < deadline, "processes are left over"
         time.sleep(0.02)

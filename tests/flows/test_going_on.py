@@ -23,6 +23,7 @@ from shunter import flow, flow_engine, journal, task
 from shunter.journal import Journal, completed_in, lines
 from shunter.runs import Root
 from tests.flows.workflows import add
+from tests.patience import SOON
 
 SCRIPT = Path(__file__).with_name("a_flow.py")
 
@@ -303,7 +304,7 @@ def test_states_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
     @flow
     def whole() -> list[str]:
         below = add.submit(held.submit())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + SOON
         while True:
             states = {line["t"]: line["s"] for line in lines(str(tmp_path / "journal")) if "t" in line}
             if states == {"whole": "R", "held": "R", "add": "P"}:

@@ -17,6 +17,7 @@ from shunter import TaskFuture, UpstreamFailed, allow_failure, flow, flow_engine
 from shunter.executors import Threads
 from shunter.journal import Journal
 from shunter.runs import Root
+from tests.patience import SOON
 
 
 @dataclass
@@ -267,7 +268,7 @@ class OneFlow(RuleBasedStateMachine):
 
     @invariant()
     def all_as_expected(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + SOON
         for number, future in self.known.items():
             expected = self._expected(number)
             if expected == "Skipped" and not self._settled(number):

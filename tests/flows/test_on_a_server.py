@@ -21,6 +21,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
 from tests.networks.certificates import Authority
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -118,7 +119,7 @@ def running(here: Site, name: str, folder: Path) -> tuple[UUID, int]:
     """A run of ``mixed`` that waits for the test, and the id of its process."""
     run = begun(here, name)
     until(folder, "waiting")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + SOON
     while not (pid := here.client.get_run(run).attempts[-1].pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -129,7 +130,7 @@ def test_a_killed_flow_goes_on_at_another_agent(here: Site, tmp_path: Path) -> N
     deploy(here, "killed", "mixed", tmp_path)
     with here.agent("killed"):
         run, pid = running(here, "killed", tmp_path)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while "wait_for_ever" not in {task.name for task in here.client.each_task(str(run))}:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -180,7 +181,7 @@ def test_the_agent_is_killed_while_it_brings_a_journal(here: Site, tmp_path: Pat
 
 
 def _fails_and_goes_on(here: Site, folder: Path, run: UUID, agent: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + SOON
     while not (pid := here.client.get_run(run).attempts[-1].pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -312,7 +313,7 @@ def test_a_run_without_an_agent_that_reads_brings_its_journal_itself(here: Site,
     here.client.deploy("pod", DeploymentSpec(work=work, pool="default"))
     with here.agent("pod"):
         run, pid = running(here, "pod", tmp_path)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while len(completed(here, run)) < 8:
             assert time.monotonic() < deadline, here.output(run)
             time.sleep(0.05)
@@ -424,7 +425,7 @@ def test_no_hooks_of_a_flow_that_had_ended_are_called_for_another_one(here: Site
     here.client.deploy("two", DeploymentSpec(work=work, pool="default"))
     with here.agent("two"):
         run = begun(here, "two")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while [task.name for task in here.client.each_task(str(run), states=["Running"])] != ["second"]:
             assert time.monotonic() < deadline, here.output(run)
             time.sleep(0.05)

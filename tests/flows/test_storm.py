@@ -21,6 +21,7 @@ import pytest
 from shunter_work_pools.contracts.deployments import DeploymentSpec, RetryPolicy, Work
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site, site
+from tests.patience import SOON
 
 SCRIPT = Path(__file__).with_name("a_flow.py")
 COUNT = 150
@@ -58,7 +59,7 @@ def test_what_completed_is_never_done_again_whatever_is_killed(tmp_path: Path) -
             _audit(tmp_path / name)
             states = Counter(task.state for task in here.client.each_task(str(run)))
             assert states == {"Completed": COUNT + 25 + 5 + 1}
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + SOON
         while here.attempts("one") + here.attempts("two"):
             assert time.monotonic() < deadline, (here.log("one"), here.log("two"))
             time.sleep(0.05)
