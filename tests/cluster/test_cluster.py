@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,21 @@ from tests.engines.kubernetes import by_hand
 LIMIT = "--timeout=60s"
 
 
-@pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
+@contextmanager
+def new_namespace(cluster: Cluster) -> Iterator[str]:
+    """One that is made now."""
     name = f"test-{os.getpid()}-{time.monotonic_ns()}"
     cluster.kubectl("create", "namespace", name)
     cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, LIMIT)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A new one."""
+    with new_namespace(cluster) as name:
+        yield name
 
 
 def pod_spec(*argv: str, image: str = images.PYTHON, **more: Any) -> dict[str, Any]:
@@ -315,6 +324,27 @@ def test_a_killed_apiserver_comes_back(own_cluster: OwnCluster, namespace: str) 
     assert after["starts"] == before["starts"] + 1
     assert after["pid"] != before["pid"]
     assert own_cluster.get("namespace", namespace)["status"]["phase"] == "Active"
+
+
+def test_names_are_found_also_of_what_is_made_after_the_apiserver_was_killed(own_cluster: OwnCluster) -> None:
+    """Each watch that ends soon is told in the log of what watches."""
+    for _ in range(3):
+        own_cluster.kill("apiserver")
+        own_cluster.wait_until_well("apiserver")
+    with new_namespace(own_cluster) as name:
+        service = {"metadata": {"name": "server", "namespace": name}, "spec": {"ports": [{"port": 4400}]}}
+        own_cluster.apply({"apiVersion": "v1", "kind": "Service", **service})
+        address = own_cluster.get("service/server", "-n", name)["spec"]["clusterIP"]
+        code = f"""
+import socket, time
+for _ in range(200):
+    try:
+        print(socket.gethostbyname("server.{name}"))
+        break
+    except socket.gaierror:
+        time.sleep(0.1)
+"""
+        assert run(own_cluster, name, "asks", pod_spec("python3", "-c", code)) == f"{address}\n"
 
 
 @pytest.mark.parametrize("program", ["apiserver", "etcd", "kubelet", "containerd"])

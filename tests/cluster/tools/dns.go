@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log"
 	"os"
 
 	"github.com/coredns/caddy"
@@ -20,6 +21,9 @@ func newDNSCommand() *cobra.Command {
 		Args:         cobra.ExactArgs(1),
 		SilenceUsage: true,
 		RunE: func(_ *cobra.Command, words []string) error {
+			// The other programs write what Go's log is told to klog, and CoreDNS what klog is told to Go's log: together
+			// they wait for themselves at the first word, for example that a watch has ended, and names stay as they were.
+			log.SetOutput(os.Stderr)
 			corefile, err := os.ReadFile(words[0])
 			if err != nil {
 				return err
