@@ -27,6 +27,7 @@ from shunter_work_pools.api import (
     schedules,
     secrets,
     sign_in,
+    tasks,
 )
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import BODY_LIMIT, OPEN_BODY_LIMIT
@@ -369,6 +370,7 @@ async def test_the_openapi_document_is_sound_and_lists_every_route(plain: Served
             schedules,
             secrets,
             sign_in,
+            tasks,
         )
         for route in module.router.routes
         if isinstance(route, APIRoute)
