@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shunter_work_pools.contracts.tasks import LINE_LIMIT, RESULT_NAME, TASK_ENDS, TASK_STATES
+from shunter_work_pools.contracts.tasks import LINE_LIMIT, OWN_ENDS, RESULT_NAME, TASK_STATES
 
 FOLDER = "tasks"
 JOURNAL = "journal"
@@ -74,7 +74,7 @@ class TaskFiles:
             return os.pread(fd, limit, offset), os.fstat(fd).st_size
 
     def a_flow_has_ended(self) -> bool:
-        """Whether an outermost flow has come to its end; all of the journal is read for it.
+        """Whether an outermost flow has come to an end by itself; all of the journal is read for it.
 
         Raises:
             OSError: it cannot be read.
@@ -124,7 +124,7 @@ def _is_end_of_outermost(line: bytes) -> bool:
     if b'"y":"flow"' not in line:
         return False
     about = parsed(line)
-    return about.get("y") == "flow" and "p" not in about and TASK_STATES.get(str(about.get("s"))) in TASK_ENDS
+    return about.get("y") == "flow" and "p" not in about and TASK_STATES.get(str(about.get("s"))) in OWN_ENDS
 
 
 def parsed(line: bytes) -> dict[str, object]:

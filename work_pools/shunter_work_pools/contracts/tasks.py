@@ -59,6 +59,8 @@ TASK_STATES = {
 TASK_ENDS = frozenset(
     {TaskState.COMPLETED, TaskState.CACHED, TaskState.FAILED, TaskState.SKIPPED, TaskState.CANCELLED}
 )
+#: Ends to which a flow comes by itself. One whose pod goes is told to stop first, and is Cancelled before its run crashes.
+OWN_ENDS = TASK_ENDS - {TaskState.CANCELLED}
 
 
 class JournalSize(Contract):

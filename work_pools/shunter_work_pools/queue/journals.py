@@ -23,6 +23,7 @@ from shunter_work_pools.contracts.tasks import (
     ARTIFACT_LIMIT,
     ARTIFACTS_LIMIT,
     LINE_LIMIT,
+    OWN_ENDS,
     RESULT_NAME,
     TASK_ENDS,
     TASK_STATES,
@@ -307,14 +308,14 @@ def known(tx: Tx, run_id: UUID, attempt: int) -> tuple[int, bool]:
 
 
 def a_flow_has_ended(tx: Tx, run_id: UUID, attempt: int) -> bool:
-    """Whether an outermost flow of an attempt has come to its end."""
+    """Whether an outermost flow of an attempt has come to an end by itself."""
     its = task_runs.c
     ended = select(its.key).where(
         its.run_id == run_id,
         its.attempt == attempt,
         its.is_flow,
         its.parent.is_(None),
-        its.state.in_([state.value for state in TASK_ENDS]),
+        its.state.in_([state.value for state in OWN_ENDS]),
     )
     return tx.conn.scalar(ended.limit(1)) is not None
 
