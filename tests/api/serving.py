@@ -24,6 +24,7 @@ import uvicorn
 from shunter_work_pools.api.app import build_app
 from shunter_work_pools.api.boundary import LOCAL_HOSTS, Boundary
 from shunter_work_pools.contracts import PROTOCOL
+from shunter_work_pools.contracts.agents import HOLD_LIMIT
 from shunter_work_pools.engine import Engine
 from shunter_work_pools.secret_keys import SecretKeys
 from shunter_work_pools.settings import Settings
@@ -101,7 +102,7 @@ class Served:
 
     async def take(self, name: str = "a1", **more: Any) -> list[Any]:
         """What a sync that may be held is granted."""
-        answer = await asyncio.wait_for(self.sync(name, hold_for=SOON, **more), SOON)
+        answer = await asyncio.wait_for(self.sync(name, hold_for=HOLD_LIMIT, **more), patience.SOON)
         return list(answer["assignments"])
 
     async def report(self, granted: Any, *states: str, name: str = "a1", **more: Any) -> Any:

@@ -235,6 +235,9 @@ def _is_known_to_be_reached(lacking: Lacking) -> None:
     """Nobody knows that the next agent reaches the same Jobs: it has other runs, and is not given that one."""
     lacking.told("the right to get its namespace")
     run, old = _left_by_its_agent(lacking)
+    lacking.place.kubectl(
+        "wait", "--for=delete", f"pod/{old}", "--timeout=90s"
+    )  # it takes nothing new any more
     other = lacking.run("true")
     assert ended(lacking.server, other).attempts[0].agent != old
     assert lacking.server.client.get_run(run).attempts[-1].agent == old
