@@ -122,6 +122,13 @@ async def test_an_agent_asks_whether_the_flow_that_was_at_work_has_hooks_for_a_c
     assert (await send(server, granted, 0, b""))["crash_hooks"] is False
 
 
+async def test_a_flow_that_was_told_to_stop_as_its_pod_goes_has_hooks_for_the_crash(
+    server: Served, granted: Any
+) -> None:
+    await send(server, granted, 0, text(head() | {"h": True}, line(0, "X", t="sums", y="flow")))
+    assert (await send(server, granted, 0, b""))["crash_hooks"] is True
+
+
 async def test_who_does_not_hold_the_attempt_is_told(server: Served, granted: Any) -> None:
     data = text(done(1))
     assert (await send(server, granted, 0, data, epoch=9))["stale"] is True
