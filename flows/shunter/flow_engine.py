@@ -1,6 +1,6 @@
 """How a flow run goes: its tries, what it waits for, and how it ends.
 
-A flow that raises is Failed. One that returns futures or states, alone or in a list, tuple, set or dict, ends as they did;
+A flow that raises is Failed, unless that is a ``sys.exit(0)``. One that returns futures or states, alone or in a list, tuple, set or dict, ends as they did;
 any other value makes it Completed, whatever became of tasks that it did not ask about. It ends when all that it submitted
 has ended.
 """
@@ -282,7 +282,7 @@ def over(one: FlowRun, value: Any, error: BaseException | None, alarm: Any) -> f
     if is_cancellation(error) or one.root.cancelled:
         state = states.CANCELLED
         error = error or RunCancelled("the run is being cancelled")
-    elif error is not None and state == states.COMPLETED:
+    elif error is not None and state == states.COMPLETED and not _exits_well(error):
         state = states.FAILED
     if state == states.FAILED and isinstance(error, Exception):
         pause: float | None = one.flow.retries.after(one.attempt, error)
@@ -295,15 +295,20 @@ def over(one: FlowRun, value: Any, error: BaseException | None, alarm: Any) -> f
     return None
 
 
+def _exits_well(error: BaseException) -> bool:
+    """Whether it ends the program with 0, which is the end of a run that is Completed."""
+    return isinstance(error, SystemExit) and error.code in (None, 0)
+
+
 def _end(one: FlowRun, state: str, value: Any, error: BaseException | None) -> None:
     if one.root.journal is not None:
         result = None
-        if state == states.COMPLETED and one.parent is not None:
+        if state == states.COMPLETED and one.parent is not None and error is None:
             try:
                 result = one.store.keep(value)
             except Exception:
                 result = None  # its tasks are kept one by one
-        one.root.journal.end(one, state, error, result)
+        one.root.journal.end(one, state, None if state == states.COMPLETED else error, result)
     one.state, one.error, one.value = state, error, value
     one.flow.hooks.call(one.flow, one, State(state, value, error))
 

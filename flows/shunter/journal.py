@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shunter.clock import clock
+from shunter.scopes import current
 from shunter.states import GOOD, LETTERS
 
 if TYPE_CHECKING:
     from shunter.futures import TaskFuture
+    from shunter.messages import Messages
     from shunter.runs import FlowRun
 
     Run: TypeAlias = TaskFuture[Any] | FlowRun
@@ -202,8 +204,11 @@ def lent(path: str | None) -> None:
     _lent = Lines(path) if path is not None else None
 
 
-def told_to() -> Lines | None:
+def told_to() -> Lines | Messages | None:
     """Where artifacts and progress go."""
+    scope = current.get()
+    if scope is not None and scope.root.messages is not None:
+        return scope.root.messages
     return _lent or of_process()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from shunter.journal import Lines
+    from shunter.messages import Messages
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ def track(iterable: Iterable[T], description: str = "", total: int | None = None
 
 
 class _Teller:
-    def __init__(self, description: str, total: int | None, journal: Lines | None) -> None:
+    def __init__(self, description: str, total: int | None, journal: Lines | Messages | None) -> None:
         self._description = description
         self._total = total
         self._journal = journal

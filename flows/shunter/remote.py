@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from shunter import engine, loggers
@@ -16,6 +17,7 @@ from shunter.containers import rebuilt
 from shunter.errors import ExecutorError, Interrupted
 from shunter.futures import TaskFuture
 from shunter.interrupts import Interruptible
+from shunter.messages import Messages, send_records, this_process
 from shunter.packing import pack, unpack
 from shunter.retries import Retries
 from shunter.runs import FlowRun, Root
@@ -34,10 +36,16 @@ class Order:
 
     Args:
         timeout: seconds that a try may take, where nobody else sees to that.
+        send: brings a message of the task to the flow, from wherever it is.
     """
 
     def __init__(
-        self, run: TaskFuture[Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+        self,
+        run: TaskFuture[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+        send: Callable[[str], object] | None = None,
     ) -> None:
         self.task = run.task
         self.args = args
@@ -47,6 +55,8 @@ class Order:
         self.attempt = run.attempt
         self.key = run.key
         self.timeout = timeout
+        self.send = send
+        self.made_in = this_process()
 
 
 class _FlowThere:
@@ -62,14 +72,36 @@ class _FlowThere:
         self.name = name
 
 
+class Answer:
+    """How an order ended at an executor that brings nothing but this.
+
+    Args:
+        told: messages of the task, in their order.
+    """
+
+    def __init__(self, value: Any, error: BaseException | None, told: list[str]) -> None:
+        self.value = value
+        self.error = error
+        self.told = told
+
+
 def do(order: Order) -> Any:
     """Execute it; the value.
 
     Raises:
         BaseException: what it raised.
     """
+    messages = None
+    if order.send is not None and order.made_in != this_process():
+        messages = Messages(order.send, records=True)
+        send_records()
+    return _done(order, messages)
+
+
+def _done(order: Order, messages: Messages | None) -> Any:
     loggers.set_up()
     root = Root(None)
+    root.messages = messages
     flow_run = FlowRun(_FlowThere(order.flow), root, None, order.parameters)
     run = TaskFuture[Any](order.task, flow_run, None, 1)
     run.attempt = order.attempt
@@ -91,12 +123,14 @@ def do(order: Order) -> Any:
     return value
 
 
-def do_sent(order: Order) -> Any:
-    """The same by an executor that pickles what is raised."""
+def do_sent(order: Order) -> Answer:
+    """The same by an executor that is a ``concurrent.futures.Executor`` and no more."""
+    told: list[str] = []
+    messages = Messages(told.append) if order.made_in != this_process() else None
     try:
-        return do(order)
+        return Answer(_done(order, messages), None, told)
     except Exception as exc:
-        raise sendable(order.task.name, exc) from None
+        return Answer(None, sendable(order.task.name, exc), told)
 
 
 def do_with_values(packed: bytes, values: list[Any]) -> Any:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shunter.executors.coroutines import LoopLane
     from shunter.futures import TaskFuture
     from shunter.journal import Journal
+    from shunter.messages import Messages
     from shunter.scopes import Scope
 
 
@@ -29,6 +30,8 @@ class Root:
         self.lock = threading.Lock()
         self.pid = os.getpid()
         self.cancelled = False
+        #: Of a task that is executed elsewhere: the way to its flow.
+        self.messages: Messages | None = None
         self.memory: dict[str, TaskFuture[Any]] = {}  # completed task runs, where a flow may be tried again
         self.open: set[TaskFuture[Any]] = set()
         self.counts: dict[Any, int] = journal.counts if journal is not None else {}

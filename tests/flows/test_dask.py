@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import shunter
-from shunter import TaskTimeout, allow_failure, flow, task
+from shunter import TaskTimeout, allow_failure, artifacts, flow, flow_engine, get_logger, task, track
 from shunter.errors import ExecutorError
 from shunter.executors.dask import Dask
 from shunter.futures import NOT_HERE
@@ -287,8 +288,6 @@ def test_going_on_with_results_that_stayed_on_the_workers(client: Client, tmp_pa
             raise RuntimeError("after two tasks")
         return length.submit(one, two).result()
 
-    from shunter import flow_engine
-
     global FAIL
     FAIL = True
     journal = Journal(str(tmp_path / "journal"))
@@ -427,6 +426,64 @@ def _scheduler_and_worker(
         for process in (other, main):
             process.kill()
             process.wait()
+
+
+@task
+def telling(name: str) -> str:
+    artifacts.table(name, [{"name": name}])
+    for _ in track([1, 2], name):
+        get_logger().info("a word of %s", name)
+    logging.getLogger("library").warning("of a library")
+    logging.getLogger("library").debug("too quiet")
+    return name
+
+
+def test_artifacts_progress_and_records_of_tasks_there(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    @flow(executor=client)
+    def whole() -> list[str]:
+        return telling.map(["one", "two", "three"]).result()
+
+    path = str(tmp_path / "journal")
+    with caplog.at_level(logging.INFO):
+        assert flow_engine.run(whole, (), {}, Root(Journal(path))).result() == ["one", "two", "three"]
+    found = list(lines(path))
+    keys = {line["k"] for line in found if line.get("t") == "telling"}
+    assert sorted(line["art"]["key"] for line in found if "art" in line) == ["one", "three", "two"]
+    assert {line["k"] for line in found if "art" in line} == keys
+    assert [line["pr"]["done"] for line in found if "pr" in line].count(2) == 3
+    told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert sorted(one for one in told if one[0].startswith("shunter")) == [
+        ("shunter.telling", "INFO", f"a word of {name}")
+        for name in ("one", "one", "three", "three", "two", "two")
+    ]
+    assert told.count(("library", "WARNING", "of a library")) == 3
+    assert not [words for _, _, words in told if words == "too quiet"]
+    # A scheduler that is there for months keeps nothing of it.
+    topics = client.run_on_scheduler(lambda dask_scheduler: [*dask_scheduler._broker._topics])
+    assert not [topic for topic in topics if topic.startswith("shunter-")]
+
+
+def test_tasks_in_the_process_of_the_flow_itself_tell_it_once(tmp_path: Path) -> None:
+    """A cluster may be threads of the flow's process: there its journal and its handlers are at hand."""
+    code = (
+        "import sys; from distributed import LocalCluster, Client\n"
+        "from tests.flows.test_dask import telling; from shunter import flow\n"
+        "@flow\ndef whole(): return telling.submit('one').result()\n"
+        "with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:\n"
+        "    whole.with_options(executor=client)()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env={"SHUNTER_RUN_ID": "run", "SHUNTER_JOURNAL": str(tmp_path / "journal")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count("a word of one") == 2
+    assert len([line for line in lines(str(tmp_path / "journal")) if "art" in line]) == 1
 
 
 def test_an_asynchronous_client_is_refused(cluster: LocalCluster) -> None:

@@ -69,6 +69,12 @@ def leaving() -> None:
 
 
 @task
+def leaving_before_it_fails() -> None:
+    artifacts.markdown("before", "so far")
+    raise ValueError("after it has left something")
+
+
+@task
 def starting() -> None:
     add.submit(1)
     below = slowly.submit()
@@ -156,15 +162,22 @@ def test_loggers_and_context_in_another_process(tmp_path: Path) -> None:
     assert done.stdout == "{'upto': 3} spoken speaking 1 20\n"  # what is not JSON stays where it is
 
 
-def test_artifacts_and_progress_of_another_process(tmp_path: Path) -> None:
-    @flow(executor="processes")
+@pytest.mark.parametrize("kind", ["processes", "spawn", "fork"])
+def test_artifacts_and_progress_of_another_process(kind: str, tmp_path: Path) -> None:
+    context = multiprocessing.get_context(kind) if kind != "processes" else None
+    executor = ProcessPoolExecutor(1, context) if context is not None else kind
+
+    @flow(executor=executor)
     def whole() -> None:
         leaving.submit().result()
+        with pytest.raises(ValueError, match="after it has left something"):
+            leaving_before_it_fails.submit().result()
 
     path = str(tmp_path / "journal")
     flow_engine.run(whole, (), {}, Root(Journal(path))).result()
     found = list(lines(path))
-    (artifact,) = [line for line in found if "art" in line]
+    artifact, before = [line for line in found if "art" in line]
+    assert before["art"]["key"] == "before"
     (key,) = {line["k"] for line in found if line.get("t") == "leaving"}
     assert artifact["art"] == {"key": "report", "kind": "markdown", "data": "# Done", "description": ""}
     assert artifact["k"] == key

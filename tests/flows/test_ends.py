@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,12 +23,16 @@ from shunter import (
     as_completed,
     context,
     flow,
+    flow_engine,
     get_logger,
     task,
     wait,
 )
 from shunter.errors import TaskExit
 from shunter.executors import Threads
+from shunter.journal import Journal, lines
+from shunter.runs import Root
+from shunter.states import LETTERS
 from tests.flows.workflows import add, add_async, fail, leave, nap, total
 from tests.patience import SOON
 
@@ -619,3 +624,33 @@ def test_a_callback_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None
     assert whole() == 1
     assert sorted(seen) == ["Completed", "late"]
     assert "a function called at the end of task nap failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(None, "Completed"), (0, "Completed"), (3, "Failed"), ("why", "Failed")]
+)
+def test_sys_exit_in_a_flow_ends_the_program_and_the_flow_as_its_code_says(
+    code: int | str | None, state: str, tmp_path: Path
+) -> None:
+    """A run that exits with 0 is Completed, so its graph says the same."""
+    executed: list[str] = []
+
+    @flow
+    def inner() -> None:
+        executed.append("inner")
+        sys.exit(code)
+
+    @flow
+    def outer() -> None:
+        inner()
+
+    path = str(tmp_path / "journal")
+    ended = flow_engine.run(outer, (), {}, Root(Journal(path)))
+    with pytest.raises(SystemExit) as left:
+        ended.result()
+    assert left.value.code == code
+    ends = {line["t"]: LETTERS[state] == line["s"] for line in lines(path) if line.get("y") == "flow"}
+    assert ends == {"inner": True, "outer": True}
+    # What exits has no value that a later attempt could take in its place.
+    flow_engine.run(outer, (), {}, Root(Journal(path)))
+    assert executed == ["inner", "inner"]

@@ -13,7 +13,9 @@ itself has made. An executor of another kind fits in without any of that, if it 
 where ``function(payload, values)`` is to be called where it likes, with the values of ``upstream``, a list of futures
 that it gave before, in that order, and the future has ``add_done_callback``, ``done``, ``result``, ``exception``, ``cancelled`` and ``cancel``
 as ``concurrent.futures.Future`` has them. Values then stay with the executor
-until somebody asks for them; ``gather(futures)``, if it has that, gives many at once.
+until somebody asks for them; ``gather(futures)``, if it has that, gives many at once. ``listen(heard)``, if it has that,
+returns what can be pickled and, called at a task with a text, has ``heard(text)`` called here before the task's end is told:
+without it artifacts, progress and log records of tasks there do not reach the run.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError, Executor
 from typing import Any
 
-from shunter import dependencies, engine, remote
+from shunter import dependencies, engine, messages, remote
 from shunter.errors import ExecutorError
 from shunter.executors import ValuesHere
 from shunter.futures import TaskFuture
@@ -52,10 +52,12 @@ def _ended(run: TaskFuture[Any], turn: int, native: Any) -> None:
     run._native = None
     try:
         error = native.exception()
-        value = native.result() if error is None else None
+        answer = native.result() if error is None else remote.Answer(None, error, [])
     except CancelledError:
-        value, error = None, ExecutorError(f"the executor cancelled task {run.name}")
-    engine.attempt_ended(run, turn, value, error)
+        answer = remote.Answer(None, ExecutorError(f"the executor cancelled task {run.name}"), [])
+    for message in answer.told:
+        messages.receive(run.root, message)
+    engine.attempt_ended(run, turn, answer.value, answer.error)
 
 
 def _explained(error: Exception) -> Exception:

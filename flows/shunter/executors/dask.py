@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -118,6 +119,14 @@ class _Connected:
         self._client = client
         self._resources = resources
         self._own = own
+        self._topic = ""
+
+    def listen(self, heard: Callable[[str], None]) -> Callable[[str], object]:
+        """What tasks send messages by, as events of Dask; ``heard`` is called with each, in its order, before the task's end
+        is told."""
+        self._topic = f"shunter-{uuid.uuid4().hex}"
+        self._client.subscribe_topic(self._topic, lambda event: heard(event[1]))
+        return partial(_send, self._topic)
 
     def submit_with_futures(
         self, function: Any, payload: Any, upstream: Sequence[Any], *, name: str, tags: frozenset[str]
@@ -144,5 +153,20 @@ class _Connected:
 
     def close_own(self) -> None:
         """End the connection, if it was made here."""
+        if self._topic and self._client.status == "running":
+            self._client.unsubscribe_topic(self._topic)
+            self._client.run_on_scheduler(_forget, self._topic)
         if self._own:
             self._client.close()
+
+
+def _send(topic: str, message: str) -> None:
+    from distributed import get_worker
+
+    get_worker().log_event(topic, message)
+
+
+def _forget(topic: str, dask_scheduler: Any) -> None:
+    """Scheduler: keep no events of a flow that has ended. There is no public word for that, so it is tried only."""
+    topics = getattr(getattr(dask_scheduler, "_broker", None), "_topics", {})
+    topics.pop(topic, None)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from shunter import dependencies, engine, remote
+from shunter import dependencies, engine, messages, remote
 from shunter.errors import ExecutorError
 from shunter.futures import NOT_HERE, TaskFuture
 from shunter.packing import pack_without
 from shunter.results import INLINE, NotKept, Store
+from shunter.runs import Root
 
 
 class WithFutures(Protocol):
@@ -29,6 +31,8 @@ class PlaceWithFutures:
 
     def __init__(self, executor: WithFutures) -> None:
         self._executor = executor
+        self._send: Callable[[str], object] | None = None
+        self._listens = threading.Lock()
 
     def resolves(self, run: TaskFuture[Any]) -> bool:
         """Whether its future is one of this executor's."""
@@ -62,7 +66,7 @@ class PlaceWithFutures:
             args, kwargs = dependencies.replaced(
                 (run._args, run._kwargs), lambda one, failing: self._put(one, failing, natives)
             )
-            order = remote.Order(run, args, kwargs, run.task.timeout)
+            order = remote.Order(run, args, kwargs, run.task.timeout, self._listening(run.root))
             order.attempt -= 1  # they are counted there
             packed = pack_without(order, _not_there(run.task.__module__))
             native = self._executor.submit_with_futures(
@@ -84,6 +88,16 @@ class PlaceWithFutures:
         close = getattr(self._executor, "close_own", None)
         if close is not None:
             close()
+
+    def _listening(self, root: Root) -> Callable[[str], object] | None:
+        """What a task there sends its messages by; from now on they are heard."""
+        listen = getattr(self._executor, "listen", None)
+        if listen is None:
+            return None
+        with self._listens:
+            if self._send is None:
+                self._send = listen(lambda message: messages.receive(root, message))
+        return self._send
 
     def _put(self, one: TaskFuture[Any], failing: bool, natives: list[Any]) -> Any:
         if one._native is not None and one.error is None and self.resolves(one):
