@@ -477,13 +477,22 @@ async def test_what_people_and_the_cluster_do_to_runs(world: World) -> None:
 
 
 async def test_what_happened_while_nobody_looked(world: World) -> None:
-    """The pods are gone when the next life of the agent looks: the Job has their exit codes."""
+    """The pods are gone when the next life of the agent looks: the Job has their exit codes. Of 143 and 137 it cannot be known
+    whether the deletion was before or after that, so that the one who deleted is named."""
     first = world.launcher()
-    codes = {0: world.attempt(shell("echo up; sleep 3")), 9: world.attempt(shell("echo up; sleep 3; exit 9"))}
+    codes = {
+        0: world.attempt(shell("echo up; sleep 3")),
+        9: world.attempt(shell("echo up; sleep 3; exit 9")),
+        143: world.attempt(shell("trap 'exit 143' TERM; echo up; sleep 300 & wait")),
+    }
     handles = {code: await one.start(first) for code, one in codes.items()}
     await first.close()
-    for handle in handles.values():
+    for code, handle in handles.items():
         name = str(handle.data["name"])
+        if code == 143:  # its deletion is its end
+            await world.kubectl("delete", "pod", str(handle.data["pod"]), "--wait=true")
+            await until(lambda name=name: _is_over(world, name), "the Job is over")  # type: ignore[misc]
+            continue
         await world.kubectl("wait", "job", name, "--for=jsonpath={.status.ready}=0", "--timeout=30s")
         await until(lambda name=name: _is_over(world, name), "the Job is over")  # type: ignore[misc]
         await world.kubectl("delete", "pod", str(handle.data["pod"]), "--wait=true")
@@ -491,7 +500,7 @@ async def test_what_happened_while_nobody_looked(world: World) -> None:
     for code, one in codes.items():
         handle = await one.recover(second)  # type: ignore[assignment]
         end = await ended(second, handle)
-        assert (end.exit_code, end.error) == (code, None)
+        assert (end.exit_code, end.error) == (code, Cause.DELETED if code == 143 else None)
         assert "Its pod was gone before" in (end.message or "")
 
 

@@ -48,6 +48,8 @@ _REASONS = {
 _ENGINE_AWAY = ("context canceled", "error reading from server", "transport is closing", "ttrpc: closed")
 _ARCHITECTURE = "Use an image for the node's architecture, or begin a script with #! and its interpreter."
 _REPLACED = "The result has U+FFFD in it: the cluster puts that in place of what is not UTF-8 text."
+#: What a container gets when its pod is deleted, and when the grace is over.
+_DELETED_BY = ("SIGTERM", "SIGKILL")
 _CODE = re.compile(r"failed with exit code (\d+) matching")
 
 
@@ -296,7 +298,11 @@ def _by_code(code: int, ended: Stamp, size: int) -> Exit:
     told = ["Its pod was gone before its end could be read; the exit code is from its Job."]
     if name is not None:
         told.append(exit_codes.told(code, name))
-    return Exit(ended, exit_code=code, signal=name, message=" ".join(told), log_size=size)
+    error = None
+    if name in _DELETED_BY:
+        error = Cause.DELETED
+        told.append("A pod that is deleted ends so, and this one was deleted by somebody.")
+    return Exit(ended, exit_code=code, signal=name, error=error, message=" ".join(told), log_size=size)
 
 
 def _moment(handle: Handle, terminated: Document, seen: Stamp) -> Stamp:
