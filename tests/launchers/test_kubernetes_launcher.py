@@ -486,6 +486,7 @@ async def test_what_happened_while_nobody_looked(world: World) -> None:
         143: world.attempt(shell("trap 'exit 143' TERM; echo up; sleep 300 & wait")),
     }
     handles = {code: await one.start(first) for code, one in codes.items()}
+    await written(first, handles[143], b"up")  # its trap is set
     await first.close()
     for code, handle in handles.items():
         name = str(handle.data["name"])
