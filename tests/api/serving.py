@@ -155,7 +155,7 @@ class Served:
         await asyncio.sleep(0.02)  # and have looked once
 
 
-async def until(holds: Callable[[], Any], seconds: float = SOON) -> None:
+async def until(holds: Callable[[], Any], seconds: float = patience.SOON) -> None:
     """Look again and again, for what sends no word when it happens."""
     async with asyncio.timeout(seconds):
         while True:
