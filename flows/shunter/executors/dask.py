@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -120,13 +122,19 @@ class _Connected:
         self._resources = resources
         self._own = own
         self._topic = ""
+        self._heard: Callable[[str], None] | None = None
 
     def listen(self, heard: Callable[[str], None]) -> Callable[[str], object]:
         """What tasks send messages by, as events of Dask; ``heard`` is called with each, in its order, before the task's end
         is told."""
         self._topic = f"shunter-{uuid.uuid4().hex}"
-        self._client.subscribe_topic(self._topic, lambda event: heard(event[1]))
+        self._heard = heard
+        self._client.subscribe_topic(self._topic, self._hear)
         return partial(_send, self._topic)
+
+    def _hear(self, event: tuple[float, str]) -> None:
+        if self._heard is not None:
+            self._heard(event[1])
 
     def submit_with_futures(
         self, function: Any, payload: Any, upstream: Sequence[Any], *, name: str, tags: frozenset[str]
@@ -153,11 +161,17 @@ class _Connected:
 
     def close_own(self) -> None:
         """End the connection, if it was made here."""
+        self._heard = None  # the client keeps what it has called
         if self._topic and self._client.status == "running":
-            self._client.unsubscribe_topic(self._topic)
-            self._client.run_on_scheduler(_forget, self._topic)
+            forgetting = threading.Thread(target=self._have_forgotten, daemon=True)
+            forgetting.start()
+            forgetting.join(PATIENCE)  # a scheduler that hangs does not hold up a flow that has ended
         if self._own:
             self._client.close()
+
+    def _have_forgotten(self) -> None:
+        with suppress(Exception):  # one that is gone has forgotten it
+            self._client.run_on_scheduler(_forget, self._topic)
 
 
 def _send(topic: str, message: str) -> None:
@@ -167,6 +181,7 @@ def _send(topic: str, message: str) -> None:
 
 
 def _forget(topic: str, dask_scheduler: Any) -> None:
-    """Scheduler: keep no events of a flow that has ended. There is no public word for that, so it is tried only."""
-    topics = getattr(getattr(dask_scheduler, "_broker", None), "_topics", {})
-    topics.pop(topic, None)
+    """Scheduler: keep no events of a flow that has ended, nor who listens. There is no public word for the first."""
+    topics = getattr(getattr(dask_scheduler, "_broker", None), "_topics", None)
+    if topics is not None:
+        topics.pop(topic, None)
