@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -338,6 +339,9 @@ def test_a_scheduler_of_another_version(tmp_path: Path) -> None:
         words = rf"scheduler at {address} gives no answer that is understood here, with Python .* has it another version"
         with pytest.raises(ExecutorError, match=words):
             whole()
+        # What is left of the attempt is closed, and not when the garbage collector finds it, in whatever thread.
+        of_it = [one for one in gc.get_objects() if type(one) is Client and one._start_arg == address]
+        assert all(one.status == "closed" for one in of_it)
 
 
 #: A process of Dask that cannot import Shunter.

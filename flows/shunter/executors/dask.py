@@ -76,17 +76,20 @@ def _connect(where: Any) -> Any:
         from distributed import Client
     except ImportError:
         raise ExecutorError("Dask needs the package distributed: pip install 'shunter[dask]'") from None
+    # In two steps, as one that could not connect is to be closed, too: the garbage collector would do that wherever it is
+    # called, and wait there for a loop that may need a lock which is held there.
+    client = Client.__new__(Client)
     try:
-        client = Client(where, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, TimeoutError) as exc:
-        raise ExecutorError(f"there is no Dask scheduler at {where}: {exc}") from None
-    except Exception as exc:
-        raise _not_understood(f"the Dask scheduler at {where}", exc) from exc
-    try:
+        client.__init__(where, timeout=PATIENCE, set_as_default=False)  # type: ignore[misc]
         _demand_shunter(client)
-    except BaseException:
-        client.close()  # type: ignore[no-untyped-call]
-        raise
+    except BaseException as exc:
+        with suppress(Exception):
+            client.close()  # type: ignore[no-untyped-call]
+        if isinstance(exc, (OSError, TimeoutError)):
+            raise ExecutorError(f"there is no Dask scheduler at {where}: {exc}") from None
+        if isinstance(exc, ExecutorError) or not isinstance(exc, Exception):
+            raise
+        raise _not_understood(f"the Dask scheduler at {where}", exc) from exc
     return client
 
 
