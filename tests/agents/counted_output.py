@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.patience import SOON
+
 BLOCK = 64 * 1024
 #: All that is lost of it begins with a line.
 MARK = re.compile(rb"(?:(?<=\n)|\A)\[shunter: ([\d,]+) bytes of output are missing here: [^\n]*\]\n")
@@ -98,7 +100,7 @@ def taken(*folders: Path) -> int:
     return total
 
 
-def until(true: Callable[[], object], seconds: float = 30.0) -> None:
+def until(true: Callable[[], object], seconds: float = SOON) -> None:
     """Wait until something is true that only the disk tells."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -31,6 +31,7 @@ from shunter_work_pools.contracts.result_pieces import decode_pieces
 from shunter_work_pools.contracts.secrets import AttemptSecrets, SecretsRequest
 from shunter_work_pools.contracts.states import ATTEMPT_ENDS
 from shunter_work_pools.contracts.tasks import ResultSize, ResultSizes
+from tests.patience import SOON
 
 Key = tuple[UUID, int]
 
@@ -164,7 +165,7 @@ class FakeServer:
 
         self._note = asyncio.ensure_future(notify())
 
-    async def until(self, true: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def until(self, true: Callable[[], bool], seconds: float = SOON) -> None:
         """Wait until something is true, looked at whenever anything happens here."""
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(true)

@@ -39,6 +39,7 @@ from shunter_work_pools.contracts.states import AttemptState
 from shunter_work_pools.service_manager import ServiceManager
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
+from tests.patience import SOON
 
 STEPS = ["Starting", "Running"]
 
@@ -55,7 +56,7 @@ def starts(launcher: FakeLauncher) -> list[str]:
 
 async def gone(one: Life, server: FakeServer) -> None:
     """Wait until nothing is left of any attempt."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON):
         while one.attempts():  # noqa: ASYNC110 - the folder is the truth
             await asyncio.sleep(0.01)
 
@@ -288,7 +289,7 @@ async def test_all_arrives_once_and_in_order_when_the_server_is_back(
         await server.until(lambda: all(server.leases[key].steps for key in keys))
         server.away = trouble()
         server.touch()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON):
             while one.agent._holdings.working:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert not any(server.leases[key].end for key in keys)
@@ -348,7 +349,7 @@ async def test_a_report_that_the_server_had_already_holds_up_nobody(tmp_path: Pa
         for key in (had, other):
             await server.until(lambda key=key: key in server.leases and len(server.leases[key].steps) == 2)
         first, second = (one.agent._holdings.attempts[key] for key in (had, other))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             while first.steps or second.steps:  # noqa: ASYNC110 - acknowledged
                 await asyncio.sleep(0.01)
         for attempt in (first, second):
@@ -568,7 +569,7 @@ async def test_what_cannot_be_known_is_not_the_one_run_of_an_agent(tmp_path: Pat
     server, launcher = FakeServer(), FakeLauncher()
     lost, own = _unknowable(server), server.add()
     async with life(server, tmp_path, launcher, once=True) as one:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON):
             assert await one.done == OK
         assert outcome(server, lost) == ("Crashed", "agent_lost")
         assert outcome(server, own) == ("Completed", None)
@@ -696,7 +697,7 @@ async def test_draining_twice_while_the_server_is_away_leaves_the_rest_on_disk(t
         server.touch()
         one.agent.told_to_stop()
         one.agent.told_to_stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             assert await one.done == OK
         one.folder.close()
     server.back()

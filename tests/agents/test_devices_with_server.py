@@ -16,6 +16,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -108,7 +109,7 @@ def one(here: Site, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[
 
 def ended(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(SOON) == 0
 
 
 def test_two_get_one_each_and_the_third_waits(here: Site, one: Lab) -> None:
@@ -158,7 +159,7 @@ def _killed(one: Lab, point: str) -> None:
     if "end" in point or "renamed" in point:
         one.go.touch()
     runs = [one.run(), one.run()]
-    assert agent.wait(30) == -signal.SIGKILL
+    assert agent.wait(SOON) == -signal.SIGKILL
     agent = one.start(3)
     runs += [one.run(), one.run()]
     if not one.go.exists():
@@ -208,7 +209,7 @@ def test_a_smaller_machine_gives_back_what_does_not_fit_any_more(here: Site, one
     one.deploy("two", {"gpu": 2.0})
     agent = one.start(2, kill_at="after-folder-made")
     run = one.run("two")
-    assert agent.wait(30) == -signal.SIGKILL
+    assert agent.wait(SOON) == -signal.SIGKILL
     agent = one.start(1)
     while here.client.get_run(run).state != "Scheduled":
         here.client.get_run(run, wait=1.0)

@@ -15,6 +15,7 @@ from shunter_infrastructure.fake import FakeLauncher
 from shunter_work_pools.contracts.errors import NotFound, ServerUnreachable, Unauthenticated
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
+from tests.patience import SOON
 
 
 def runs(server: FakeServer, key: Key) -> bool:
@@ -123,7 +124,7 @@ async def test_it_is_heard_of_until_the_last_report_is_acknowledged(tmp_path: Pa
         key = await running(server, "sleep=0.3")
         server.refuse = lambda report: report.seq == 3
         one.agent.told_to_stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON):
             while one.agent._holdings.working:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         heard = len(server.syncs)
@@ -182,7 +183,7 @@ async def test_what_was_granted_by_an_answer_that_was_lost_is_given_back_before_
         await server.until(lambda: bool(server.syncs))
         server.lose = ["sync"]
         key = server.add()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             while server.lose:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         server.away = ServerUnreachable("refused")

@@ -19,6 +19,7 @@ from shunter_work_pools.contracts.deployments import Work
 from shunter_work_pools.contracts.errors import ServerUnreachable
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import life
+from tests.patience import SOON
 
 MARGIN = 0.2
 
@@ -105,7 +106,7 @@ async def test_a_run_ends_before_its_lease_when_the_server_stays_away(tmp_path: 
         key, other = await running(server, "hang"), await running(server, "hang", exclusive=False)
         server.away = ServerUnreachable("refused")
         server.touch()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             while len(one.agent._holdings.working) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         ended = Stamp.now().ticks

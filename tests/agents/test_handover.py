@@ -19,6 +19,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site, site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -55,7 +56,7 @@ def deploy(here: Site, name: str, *script: str) -> UUID:
     return here.client.create_run(RunRequest(deployment=name)).id
 
 
-def until(true: Callable[[], object], seconds: float = 60.0) -> None:
+def until(true: Callable[[], object], seconds: float = SOON) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -103,7 +104,7 @@ def test_an_agent_is_killed_at_any_step_or_frozen(impatient: Site, engine: Path)
         pools = [word for point in runs for word in ("--pool", point)]
         for point, process in old.items():
             if point != "frozen":
-                assert process.wait(60) == -signal.SIGKILL, here.log(f"old-{point}")
+                assert process.wait(SOON) == -signal.SIGKILL, here.log(f"old-{point}")
         until(lambda: here.client.get_run(str(runs["frozen"])).state == "Running")
         old["frozen"].send_signal(signal.SIGSTOP)
         other = here.start_agent("other", *pools, limit=100, engine=engine, pool="default")
@@ -160,10 +161,10 @@ def test_the_one_that_takes_over_is_killed_at_any_step(impatient: Site, engine: 
             at = f"{point}#2" if point == "after-sync-answer" else point
             new[point] = here.start_agent(f"new-{point}", kill_at=at, pool=f"to-{point}", engine=engine)
         # It is written, and nobody was told.
-        assert here.server.wait(60) == -signal.SIGKILL
+        assert here.server.wait(SOON) == -signal.SIGKILL
         here.start_server()
         for point in TAKING_OVER:
-            assert new[point].wait(90) == -signal.SIGKILL, here.log(f"new-{point}")
+            assert new[point].wait(SOON) == -signal.SIGKILL, here.log(f"new-{point}")
             new[point] = here.start_agent(f"new-{point}", pool=f"to-{point}", engine=engine)
         for point, run in runs.items():
             check(here, engine, run, f"new-{point}")

@@ -23,6 +23,7 @@ from shunter_work_pools.contracts.deployments import Work
 from tests.agents.fake_server import FakeServer, Key
 from tests.agents.lives import Life, life
 from tests.engines.small_disk import fill, read_only, small_disk
+from tests.patience import SOON
 
 MIB = 2**20
 
@@ -41,7 +42,7 @@ def outcome(server: FakeServer, key: Key) -> tuple[str, str | None]:
     return end.state.value, end.cause and end.cause.value
 
 
-async def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(true: Callable[[], object], seconds: float = SOON) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - what is waited for is outside of this loop
             await asyncio.sleep(0.01)

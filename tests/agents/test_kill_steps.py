@@ -18,6 +18,7 @@ from shunter_agents.killpoints import POINTS
 from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -35,7 +36,7 @@ def test_killed(here: Site, tmp_path: Path, point: str) -> None:
     try:
         run = here.client.create_run(RunRequest(deployment=point)).id
         _go_on_when_running(here, run, first, tmp_path)
-        assert first.wait(30) == -signal.SIGKILL, here.log(point)
+        assert first.wait(SOON) == -signal.SIGKILL, here.log(point)
     finally:
         first.kill()
         first.wait()
@@ -81,7 +82,7 @@ def test_killed_in_a_folder_that_is_used_again(here: Site, tmp_path: Path, point
         (ready,) = (folder / "trash").iterdir()
         second = here.client.create_run(RunRequest(deployment=name)).id
         _go_on_when_running(here, second, life, tmp_path)
-        assert life.wait(30) == -signal.SIGKILL, here.log(name)
+        assert life.wait(SOON) == -signal.SIGKILL, here.log(name)
     finally:
         life.kill()
         life.wait()

@@ -21,6 +21,7 @@ from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site, site
 from tests.agents.test_handover import LINES, check, deploy, engine, holder, kill, until
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -56,7 +57,7 @@ def kinds(here: Site, run: UUID) -> list[str]:
 
 def ends_soon(here: Site, name: str, process: subprocess.Popen[bytes]) -> None:
     began = time.monotonic()
-    assert process.wait(15) == 0, here.log(name)
+    assert process.wait(SOON) == 0, here.log(name)
     assert time.monotonic() - began < 10
 
 
@@ -162,11 +163,11 @@ def test_who_is_killed_at_a_step_of_it_loses_nothing(patient: Site, engine: Path
             until(lambda: f"{name}-2" in here.client.get_pool(name).agents)
         old.send_signal(signal.SIGTERM)
         if dies == "server":
-            assert here.server.wait(30) == -signal.SIGKILL
+            assert here.server.wait(SOON) == -signal.SIGKILL
             here.start_server()
             ends_soon(here, f"{name}-1", old)
         else:
-            assert old.wait(30) == -signal.SIGKILL
+            assert old.wait(SOON) == -signal.SIGKILL
         if dies == "after-work-left":  # nobody was told: its next life goes on with it
             new = here.start_agent(f"{name}-1", *AT_ONCE, pool=name, engine=engine)
         with some(new):
@@ -181,7 +182,7 @@ def test_a_run_that_is_all_that_it_is_there_for_is_not_left(patient: Site, engin
     run = deploy(here, "once", "sleep=3")
     agent = here.start_agent("once", *AT_ONCE, "--once", pool="once", engine=engine)
     with some(agent):
-        assert agent.wait(30) == 0
+        assert agent.wait(SOON) == 0
         check(here, engine, run, "once", epoch=1)
     run = here.client.create_run(RunRequest(deployment="once")).id
     agent = here.start_agent("once", *AT_ONCE, "--once", pool="once", engine=engine)

@@ -20,6 +20,7 @@ from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site, site
 from tests.engines.promtool import check
+from tests.patience import SOON
 
 Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -106,7 +107,7 @@ def test_a_real_agent_is_scraped(here: Site, tmp_path: Path) -> None:
                 pytest.fail("it listens on more than 127.0.0.1")
 
         second = here.start_agent("second", *flags, pool="measured")
-        assert second.wait(20) == 2
+        assert second.wait(SOON) == 2
         assert f"127.0.0.1:{port}: Address already in use. Choose another port" in here.log("second")
         go.touch()
         assert here.ended(run).state == "Completed"
@@ -127,7 +128,7 @@ def _address() -> str:
             return "127.0.0.2"
 
 
-def until(url: str, page: str, status: int, seconds: float = 20.0) -> str:
+def until(url: str, page: str, status: int, seconds: float = SOON) -> str:
     """What a page says, once it has a status."""
     deadline = time.monotonic() + seconds
     while True:
@@ -151,7 +152,7 @@ def test_ready_is_an_agent_that_would_take_a_run(tmp_path: Path) -> None:
         agent = here.start_agent("ready", *flags, pool="later")
         try:
             # No such pool: that is settled, and said.
-            assert agent.wait(20) == 2
+            assert agent.wait(SOON) == 2
             here.client.create_pool(PoolSpec(name="later"))
             here.server.kill()
             here.server.wait()
@@ -191,7 +192,7 @@ def test_beyond_the_loopback_it_is_asked_for_by_addresses_alone(here: Site) -> N
                 for name in ("agent.example", "agent.example:80", "10.1.2.3.example", "[agent]:80", ""):
                     assert httpx.get(f"{url}/{page}", headers={"Host": name}).status_code == 403, name
     wrong = here.start_agent("wrong", "--metrics-port", str(port), "--metrics-host", "192.0.2.7")
-    assert wrong.wait(20) == 2
+    assert wrong.wait(SOON) == 2
     assert f"192.0.2.7:{port}: Cannot assign" in here.log("wrong")
     assert "--metrics-host" in here.log("wrong")
 

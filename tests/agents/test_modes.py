@@ -59,7 +59,7 @@ class Start:
 
 def test_once(here: Site, started: Start) -> None:
     agent, runs = started("once", "echo hello; sleep 0.3", "--once", runs=3)
-    assert agent.wait(30) == 0, here.log("once")
+    assert agent.wait(SOON) == 0, here.log("once")
     ends = [here.client.get_run(run) for run in runs]
     assert sorted(end.state for end in ends) == ["Completed", "Scheduled", "Scheduled"]
     (done,) = [str(end.id) for end in ends if end.state == "Completed"]
@@ -69,13 +69,13 @@ def test_once(here: Site, started: Start) -> None:
 
 def test_until_idle(here: Site, started: Start) -> None:
     agent, runs = started("idle-end", "sleep 0.2", "--until-idle", "--limit", "2", runs=5)
-    assert agent.wait(40) == 0, here.log("idle-end")
+    assert agent.wait(SOON) == 0, here.log("idle-end")
     assert [here.client.get_run(run).state for run in runs] == ["Completed"] * 5
 
 
 def test_max_lifetime(here: Site, started: Start) -> None:
     agent, runs = started("brief", "sleep 3", "--max-lifetime", "1500ms")
-    assert agent.wait(30) == 0, here.log("brief")
+    assert agent.wait(SOON) == 0, here.log("brief")
     assert here.client.get_run(runs[0]).state == "Completed"
     assert here.client.get_agent("brief").draining
 
@@ -85,7 +85,7 @@ def test_the_end_of_the_grace_leaves_runs(here: Site, started: Start) -> None:
     started.running(runs[0])
     pid = here.client.get_run(runs[0]).attempts[0].pid
     agent.terminate()
-    assert agent.wait(20) == 0, here.log("leaves")
+    assert agent.wait(SOON) == 0, here.log("leaves")
     assert pid is not None
     assert psutil.pid_exists(pid)
     started.again("leaves")
@@ -100,7 +100,7 @@ def test_the_end_of_the_grace_stops_runs(here: Site, started: Start) -> None:
     )
     started.running(runs[0])
     agent.terminate()
-    assert agent.wait(20) == 0, here.log("stops")
+    assert agent.wait(SOON) == 0, here.log("stops")
     ended = here.client.get_run(runs[0])
     assert (ended.state, ended.cause) == ("Crashed", "evicted")
     assert ended.message == "its agent was told to stop, and did not wait longer"
@@ -113,7 +113,7 @@ def test_a_second_signal_cancels(here: Site, started: Start) -> None:
     while "draining" not in here.log("twice-told"):
         time.sleep(0.02)
     agent.send_signal(signal.SIGINT)
-    assert agent.wait(20) == 0, here.log("twice-told")
+    assert agent.wait(SOON) == 0, here.log("twice-told")
     ended = here.client.get_run(runs[0])
     assert (ended.state, ended.cause) == ("Cancelled", "cancelled")
 

@@ -20,6 +20,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec, Work
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.counted_output import Counted, taken, until
 from tests.agents.real_server import Site, site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 MIB = 2**20
@@ -137,7 +138,7 @@ def test_killed_while_output_makes_room(place: Site, tmp_path: Path, point: str)
         head_arrives(place, made, run)
         leave(place)
         run.go()
-        assert first.wait(30) == -signal.SIGKILL, place.log(point)
+        assert first.wait(SOON) == -signal.SIGKILL, place.log(point)
         until(lambda: run.written)
     finally:
         first.kill()

@@ -23,6 +23,7 @@ from shunter_work_pools.contracts.errors import InvalidInput
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -121,7 +122,7 @@ def _machine_dies(here: Site, agent: subprocess.Popen[bytes], name: str) -> None
         for process in doomed:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-    assert agent.wait(10) == -signal.SIGKILL
+    assert agent.wait(SOON) == -signal.SIGKILL
 
 
 def _boots(folder: Path) -> None:
@@ -165,7 +166,7 @@ def test_a_state_folder_on_another_machine(here: Site, tmp_path: Path) -> None:
     _boots(folder)
     elsewhere(folder)
     refused = here.start_agent(name, pool=name)
-    assert refused.wait(30) == 2
+    assert refused.wait(SOON) == 2
     assert "belongs to agent moved on the machine other-host" in here.log(name)
     assert here.client.get_run(run).ended_at is None
     with here.agent(name, "--take-over", pool=name):

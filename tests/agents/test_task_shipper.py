@@ -23,6 +23,7 @@ from shunter_work_pools.contracts.secrets import AttemptSecrets, FromSecret
 from shunter_work_pools.masking import Mask
 from tests.agents.fake_server import FakeServer
 from tests.agents.lives import Life, life
+from tests.patience import SOON
 
 HEAD = b'{"v":1,"flow":"sums"}\n'
 
@@ -122,7 +123,7 @@ async def _brought_and_gone(server: FakeServer, one: Life, key: Key) -> None:
 
 
 async def _gone(one: Life) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON):
         while one.attempts():  # noqa: ASYNC110 - the folder is the truth
             await asyncio.sleep(0.01)
 

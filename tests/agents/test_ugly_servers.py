@@ -27,6 +27,7 @@ from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
 from tests.agents.ugly import ANSWERS, SILENT, STRANGERS, Door
+from tests.patience import SOON
 
 TOKEN = "a-token-of-the-tests"
 
@@ -70,13 +71,13 @@ async def made(people: AsyncClient, name: str, *words: str) -> str:
 
 
 async def running(people: AsyncClient, run: str) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(SOON):
         while (found := await people.get_run(run)).state != "Running":
             await people.get_run(run, wait=2.0, seen=(found.state, found.attempt_count))
 
 
 async def completed(people: AsyncClient, run: str, output: bytes) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(SOON):
         while (ended := await people.get_run(run)).ended_at is None:
             await people.get_run(run, wait=2.0, seen=(ended.state, ended.attempt_count))
         assert (ended.state, ended.attempt_count) == ("Completed", 1), ended

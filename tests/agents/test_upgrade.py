@@ -20,6 +20,7 @@ from shunter_work_pools.contracts.errors import ProtocolMismatch, ServerUnreacha
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -143,7 +144,7 @@ def test_an_agent_of_the_version_before_is_served(here: Site, former: str) -> No
             assert here.output(run) == b"hello\n"
         assert here.client.get_agent(name).troubles == []
         old.terminate()
-        assert old.wait(20) == 0, here.log(name)
+        assert old.wait(SOON) == 0, here.log(name)
     finally:
         old.kill()
         old.wait()

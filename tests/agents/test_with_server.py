@@ -80,7 +80,7 @@ def test_a_command_that_does_not_exist_says_so(here: Site) -> None:
 def test_a_second_agent_of_the_name_is_refused(here: Site) -> None:
     with here.agent("double"):
         second = here.start_agent("double")
-        assert second.wait(20) == 2
+        assert second.wait(SOON) == 2
         assert "is running already" in here.log("double")
 
 
@@ -97,7 +97,7 @@ def test_what_keeps_an_agent_from_starting_is_told(here: Site, changes: dict[str
     known = dict(here.env)
     here.env.update(changes)
     try:
-        assert here.start_agent(name).wait(20) == 2
+        assert here.start_agent(name).wait(SOON) == 2
     finally:
         here.env.clear()
         here.env.update(known)

@@ -13,6 +13,7 @@ import pytest
 
 from shunter_work_pools.contracts.deployments import Deployment
 from tests.cli.console import SHUNTER, Console, Live
+from tests.patience import SOON
 
 FILE = """\
 deployments:
@@ -295,7 +296,7 @@ def _on_a_terminal(shunter: Console, *words: str) -> str:
         pass
     finally:
         os.close(ours)
-    assert process.wait(30) == 0
+    assert process.wait(SOON) == 0
     return seen.decode()
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.cli.console import SHUNTER, Console, Live, until
+from tests.patience import SOON
 
 PIPELINE = '''"""A pipeline of one step."""
 
@@ -188,7 +189,7 @@ def test_watch_in_a_terminal_is_live(shunter: Console) -> None:
             except OSError:
                 break
     os.close(ours)
-    assert process.wait(30) == 1
+    assert process.wait(SOON) == 1
     assert b"step 3" in shown
     assert b"\x1b[" in shown  # colours and a line that is drawn again
     assert b"steps: Failed" in shown

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from tests.cli.console import SHUNTER, Console, Live
+from tests.patience import SOON
 
 VALUE = "of-the-warehouse-7Gh2"
 
@@ -67,7 +68,7 @@ def test_a_value_is_asked_for_without_echo(shunter: Console) -> None:
     except OSError:  # the other end is closed
         pass
     os.close(ours)
-    assert process.wait(30) == 0
+    assert process.wait(SOON) == 0
     assert b"secret typed set (version 1)" in seen
     assert VALUE.encode() not in seen
 

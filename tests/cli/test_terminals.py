@@ -19,6 +19,7 @@ import pytest
 from shunter_cli.commands.status import shares
 from shunter_cli.exporting import target
 from tests.cli.console import SHUNTER, Console, Live, live_server, stop, until
+from tests.patience import SOON
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_a_pipe_gets_a_block_when_something_changes(shunter: Console) -> None:
         until(lambda: queues.blocks(b"QUEUE") == 2)
         for view in (agents, queues):
             view.process.send_signal(signal.SIGINT)
-            assert view.process.wait(20) == 130
+            assert view.process.wait(SOON) == 130
             assert b"\x1b" not in view.text
             assert view.process.stderr
             assert view.process.stderr.read() == b""

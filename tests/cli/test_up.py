@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.cli.console import Console, processes_of, stop, until
+from tests.patience import SOON
 
 
 def _up(alone: Console) -> subprocess.Popen[str]:
@@ -33,7 +34,7 @@ def test_it_runs_and_leaves_nothing(alone: Console, number: signal.Signals, code
         alone.ok("deploy", "--name", "hello", "--pool", "default", "--", "echo", "hello")
         assert alone("run", "start", "hello", "--watch").code == 0
         process.send_signal(number)
-        assert process.wait(30) == code
+        assert process.wait(SOON) == code
         home = alone.folder.parent / "home"
         until(lambda: not processes_of(home), 20)
     finally:

@@ -168,12 +168,12 @@ def test_the_agent_is_killed_while_it_brings_a_journal(here: Site, tmp_path: Pat
     run = begun(here, point)
     until(tmp_path, "waiting")
     if point in ("after-results-taken", "after-journal-taken"):
-        assert first.wait(30) == -signal.SIGKILL, here.log(point)
+        assert first.wait(SOON) == -signal.SIGKILL, here.log(point)
         with here.agent(point):
             _fails_and_goes_on(here, tmp_path, run, point)
         return
     os.kill(here.client.get_run(run).attempts[-1].pid or 0, signal.SIGKILL)
-    assert first.wait(30) == -signal.SIGKILL, here.log(point)
+    assert first.wait(SOON) == -signal.SIGKILL, here.log(point)
     with here.agent(point):
         assert here.ended(run).state == "Crashed"
         again(here, run, point, tmp_path)
@@ -355,7 +355,7 @@ def test_the_agent_is_killed_while_hooks_are_called(here: Site, tmp_path: Path, 
     first = here.start_agent(point, kill_at=point)
     run, pid = running(here, point, tmp_path)
     os.kill(pid, signal.SIGKILL)
-    assert first.wait(30) == -signal.SIGKILL, here.log(point)
+    assert first.wait(SOON) == -signal.SIGKILL, here.log(point)
     with here.agent(point):
         assert here.ended(run).state == "Crashed"
         assert here.output(run) == b"begun\ncrashed: crashes Crashed {'n': 7} ended by SIGKILL 1\n"

@@ -402,7 +402,7 @@ def test_joining_waits_for_a_server_that_is_not_there_yet(tmp_path: Path, module
                 until(lambda log=log: "waiting for it" in log.read_text())  # type: ignore[misc]
                 agent.terminate() if stopped else here.start_server()
                 if stopped:
-                    assert agent.wait(5) == -signal.SIGTERM
+                    assert agent.wait(SOON) == -signal.SIGTERM
                 else:
                     until(lambda: here.client.get_pool("late").agents == ["late"])
                     assert here.client.get_pool("late").match == ["etl"]

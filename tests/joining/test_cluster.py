@@ -208,7 +208,7 @@ async def test_a_review_knows_what_the_keys_cannot(accounts: Accounts) -> None:
             return "does not hold any more" in exc.detail
         return False
 
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(SOON):
         while not await is_refused():  # noqa: ASYNC110
             await asyncio.sleep(0.5)
     assert await keys_only.identify(bound)

@@ -164,7 +164,7 @@ def test_the_agent_is_killed_at_each_call_to_the_engine(boxes: Site, networks: l
     first = _start_killed(boxes, name, point)
     try:
         made = run(boxes, name)
-        assert first.wait(60) == -signal.SIGKILL, boxes.log(name)
+        assert first.wait(SOON) == -signal.SIGKILL, boxes.log(name)
     finally:
         first.kill()
         first.wait()

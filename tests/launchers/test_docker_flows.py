@@ -25,6 +25,7 @@ from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
 from tests.engines.docker import IMAGE
 from tests.networks.certificates import Authority
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -251,7 +252,7 @@ def test_the_agent_is_killed_while_hooks_are_called(boxes: Site, tmp_path: Path,
     run = begun(boxes, tmp_path)
     until(lambda: list(boxes.client.each_task(str(run))) != [], boxes, run)
     kill(boxes, run)
-    assert first.wait(60) == -signal.SIGKILL, boxes.log(point)
+    assert first.wait(SOON) == -signal.SIGKILL, boxes.log(point)
     with boxes.agent(point, pool="boxes"):
         assert boxes.ended(run).state == "Crashed"
         assert boxes.output(run).count(b"\ncrashed: ") == 1

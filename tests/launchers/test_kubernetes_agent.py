@@ -118,7 +118,7 @@ def _kill_at(jobs: Site, jobs_of_tests: tuple[Cluster, str], point: str) -> None
         first = subprocess.Popen(words, env=jobs.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         made = run(jobs, name)
-        assert first.wait(60) == -signal.SIGKILL, jobs.log(name)
+        assert first.wait(SOON) == -signal.SIGKILL, jobs.log(name)
     finally:
         first.kill()
         first.wait()
@@ -324,7 +324,7 @@ def test_an_agent_that_is_told_to_stop_leaves_its_pods_to_others(
         before = {one: [pod["metadata"]["uid"] for pod in pods(jobs_of_tests, one)] for one in made}
         began = time.monotonic()
         first.terminate()
-        assert first.wait(30) == 0, jobs.log("leaves-1")
+        assert first.wait(SOON) == 0, jobs.log("leaves-1")
         assert time.monotonic() - began < 10
     finally:
         first.kill()

@@ -12,6 +12,7 @@ import pytest
 from shunter_infrastructure.copied_output import OUTPUT
 from shunter_infrastructure.kubernetes import output
 from shunter_infrastructure.kubernetes.output import Outputs, Pod
+from tests.patience import SOON
 
 LINE = b"2026-11-26T07:00:00.000000000Z hello\n"
 
@@ -142,7 +143,7 @@ async def test_nodes_that_are_silent_hold_up_no_other_end(
     api.silent |= {one.name for one, _ in lost}
     stuck = [asyncio.create_task(outputs.complete(*one)) for one in lost]
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON):
         await outputs.complete(pod, folder)
     assert (folder / OUTPUT).read_bytes() == b"hello\n"
     assert not any(one.done() for one in stuck)

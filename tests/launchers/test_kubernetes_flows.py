@@ -25,6 +25,7 @@ from tests.cluster import images
 from tests.cluster.cluster import Cluster, OwnCluster
 from tests.helm.effects import Effects, listening
 from tests.networks.certificates import Authority
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -78,7 +79,7 @@ def begun(pods: Site, flow: str, effects: Effects, **parameters: Any) -> UUID:
     return pods.client.create_run(RunRequest(deployment=flow)).id
 
 
-def until(found: Callable[[], bool], told: Callable[[], object], seconds: float = 60) -> None:
+def until(found: Callable[[], bool], told: Callable[[], object], seconds: float = SOON) -> None:
     deadline = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < deadline, told()
@@ -199,7 +200,7 @@ def test_the_hooks_of_a_flow_that_crashed_are_called_in_another_pod(
         effects.wait_for(1)
         until(lambda: states(pods, run)["size", "Completed"] == 1, lambda: states(pods, run))
         lose(jobs_of_tests, run)
-        assert first.wait(60) == -signal.SIGKILL, pods.log("hooks")
+        assert first.wait(SOON) == -signal.SIGKILL, pods.log("hooks")
     finally:
         first.kill()
         first.wait()

@@ -31,6 +31,7 @@ from tests.engines.tinyproxy import Tinyproxy, tinyproxy
 from tests.networks.certificates import Authority
 from tests.networks.machines import TOKEN, agent, server
 from tests.networks.own_networks import Networks, can_make, networks
+from tests.patience import SOON
 
 #: Seconds without a network.
 AWAY = 60.0
@@ -86,7 +87,7 @@ class Story:
             self.runs[made[-1]] = how
         return made
 
-    def until(self, runs: list[str], holds: Callable[[Any], bool], seconds: float = 60.0) -> None:
+    def until(self, runs: list[str], holds: Callable[[Any], bool], seconds: float = SOON) -> None:
         """Until something is so of all of them."""
         deadline = time.monotonic() + seconds
         for run in runs:

@@ -27,6 +27,7 @@ from shunter_work_pools.contracts.runs import Run, RunRequest
 from tests.agents.real_server import Site, site
 from tests.chaos.faults import Refuse, Status
 from tests.chaos.proxy import Fault, proxy
+from tests.patience import SOON
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -54,7 +55,7 @@ def start(here: Site, name: str, script: str, *, pool: str = "default", **spec: 
     return str(here.client.create_run(RunRequest(deployment=name)).id)
 
 
-def until(done: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+def until(done: Callable[[], object], what: str, seconds: float = SOON) -> None:
     """Wait for something to be true."""
     deadline = time.monotonic() + seconds
     while not done():
@@ -185,7 +186,7 @@ def test_pending_for_ever_because_the_worker_died_between_claim_and_launch(
     step = f"{point}#2" if point == "after-sync-answer" else point
     first = here.start_agent("pending", kill_at=step, pool=point)
     try:
-        assert first.wait(30) == -signal.SIGKILL
+        assert first.wait(SOON) == -signal.SIGKILL
     finally:
         first.kill()
         first.wait()
@@ -308,7 +309,7 @@ def test_sigterm_that_kills_work_instead_of_draining(here: Site, tmp_path: Path)
         until(lambda: "draining" in here.log("term"), "it does not drain")
         later = start(here, "term-later", "true", pool="term")
         gate.touch()
-        assert agent.wait(30) == 0
+        assert agent.wait(SOON) == 0
         assert end_of(here.client.get_run(run)) == ("Completed", None)
         assert here.output(run) == b"begun\ndone\n"
         assert here.client.get_run(later).state == "Scheduled"

@@ -16,6 +16,7 @@ from shunter_work_pools.queue.explain import explain
 from shunter_work_pools.queue.handover import BATCH, hand_over
 from shunter_work_pools.storage.schema import leases
 from shunter_work_pools.storage.store import Tx
+from tests.patience import SOON
 from tests.queue.world import GIVE_UP_AFTER, LOST_AFTER, Agent, S, World, held
 
 HERE = {"main": "cluster-1/default"}
@@ -299,7 +300,7 @@ async def test_two_servers_hand_over_once(world: World) -> None:
 
     one = asyncio.create_task(world.store.write(first))
     await written.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         assert await world.store.write(lambda tx: hand_over(tx, before, LOST_AFTER)) == 0
     looked.set()
     assert await one == 1

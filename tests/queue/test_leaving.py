@@ -15,6 +15,7 @@ from shunter_work_pools.queue.explain import explain
 from shunter_work_pools.queue.handover import hand_over, leave, left_waits
 from shunter_work_pools.storage.schema import leases
 from shunter_work_pools.storage.store import Tx
+from tests.patience import SOON
 from tests.queue.test_handover import HERE, UNFIT, holder, running, silent
 from tests.queue.world import GIVE_UP_AFTER, LOST_AFTER, S, World, held
 
@@ -234,7 +235,7 @@ async def test_it_is_left_and_looked_at_in_the_same_moment(world: World) -> None
 
     one = asyncio.create_task(world.store.write(first))
     await written.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         assert await world.store.write(lambda tx: hand_over(tx, 0, LOST_AFTER)) == 0
     again = asyncio.create_task(a1.leave(granted))  # and it is said again, to yet another server
     looked.set()

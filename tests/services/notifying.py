@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from tests.patience import SOON
+
 #: Seconds between two signs of life that the daemons of these tests are asked for.
 WATCHDOG = 0.4
 
@@ -57,7 +59,7 @@ class Listener:
         """The variables that systemd would set, but for ``WATCHDOG_PID``."""
         return {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": str(round(WATCHDOG * 1e6))}
 
-    def until(self, true: Callable[[Message], bool], seconds: float = 20.0) -> Message:
+    def until(self, true: Callable[[Message], bool], seconds: float = SOON) -> Message:
         """The next message of which it is true.
 
         Raises:
@@ -106,7 +108,7 @@ def daemon(words: list[str], env: dict[str, str], log: Path) -> Iterator[subproc
         process.wait()
 
 
-def ends(process: subprocess.Popen[bytes], how: int = signal.SIGTERM, seconds: float = 20.0) -> int:
+def ends(process: subprocess.Popen[bytes], how: int = signal.SIGTERM, seconds: float = SOON) -> int:
     """Its exit code, once it has been asked to end."""
     process.send_signal(how)
     return process.wait(seconds)

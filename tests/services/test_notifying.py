@@ -20,6 +20,7 @@ from shunter_work_pools.contracts.runs import RunRequest
 from shunter_work_pools.service_manager import INTERVAL, Condition, ServiceManager
 from tests.agents.real_server import Site
 from tests.cli.console import free_port
+from tests.patience import SOON
 from tests.services.notifying import WATCHDOG, Listener, Message, daemon, ends
 
 pytestmark = pytest.mark.timeout(120)
@@ -134,7 +135,7 @@ def test_an_agent_is_ready_gives_signs_of_life_and_drains(
         gaps = [later.at - one.at for one, later in zip([told, *draining], draining, strict=False)]
         assert min(extensions) > max(gaps) * 1.5, "the limit would be over before it is put off again"
         (tmp_path / "go").touch()
-        assert process.wait(20) == 0
+        assert process.wait(SOON) == 0
     assert here.ended(run).state == "Completed"
 
 
@@ -148,7 +149,7 @@ def test_what_changes_is_told_at_once(here: Site, ear: Listener, tmp_path: Path)
         process.terminate()
         assert "EXTEND_TIMEOUT_USEC" in ear.until(stopping, 10)
         (tmp_path / "go").touch()
-        assert process.wait(20) == 0
+        assert process.wait(SOON) == 0
 
 
 def test_an_agent_is_ready_though_the_server_is_away(here: Site, ear: Listener) -> None:
@@ -161,7 +162,7 @@ def test_an_agent_is_ready_though_the_server_is_away(here: Site, ear: Listener) 
 
 def test_an_agent_that_the_server_refuses_is_never_ready(here: Site, ear: Listener) -> None:
     with agent(here, ear, "refused", SHUNTER_TOKEN="wrong") as process:
-        assert process.wait(20) == 2
+        assert process.wait(SOON) == 2
     assert not any(map(ready, ear.listen(0.1)))
 
 

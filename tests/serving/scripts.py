@@ -13,6 +13,7 @@ from typing import Any
 
 from shunter_work_pools.contracts.runs import RunRequest
 from tests.agents.real_server import Site
+from tests.patience import SOON
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def script(one: Site, path: Path, *words: str) -> Iterator[subprocess.Popen[str]
         process.wait()
 
 
-def until(there: Callable[[], Any], seconds: float = 40.0) -> Any:
+def until(there: Callable[[], Any], seconds: float = SOON) -> Any:
     """What is found once there is something."""
     deadline = time.monotonic() + seconds
     while not (found := there()):

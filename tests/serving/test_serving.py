@@ -25,6 +25,7 @@ from shunter_work_pools.contracts.errors import NotFound
 from shunter_work_pools.contracts.pools import PoolSpec
 from shunter_work_pools.contracts.runs import Run
 from tests.agents.real_server import Site, site
+from tests.patience import SOON
 from tests.serving import page
 from tests.serving.scripts import ended, script, started, until, written
 
@@ -301,7 +302,7 @@ def test_told_to_stop_runs_may_finish_and_told_twice_they_are_cancelled(one: Sit
         process.terminate()
         until(lambda: "cancelling what runs" in log.read_text())
         agent.resume()
-        assert process.wait(30) == 0
+        assert process.wait(SOON) == 0
         assert one.client.get_run(run).state == "Cancelled"
     one.client.delete_deployment("long")
 
@@ -391,7 +392,7 @@ def test_an_agent_that_ends_by_itself_ends_the_script_and_pauses(one: Site, tmp_
     with script(one, path) as process:
         (agent,) = psutil.Process(process.pid).children()
         agent.kill()
-        assert process.wait(20) == 1
+        assert process.wait(SOON) == 1
         assert "ended by itself (killed by SIGKILL)" in path.with_suffix(".log").read_text()
         assert schedule(one, "ticks").paused
     with script(one, path) as process:  # its runs are found again
@@ -615,7 +616,7 @@ def test_a_server_that_goes_away_holds_nothing_up(tmp_path: Path) -> None:
             process.terminate()
             until(lambda: "could not be paused" in path.with_suffix(".log").read_text())
             process.terminate()  # a second time: it does not wait for the server
-            assert process.wait(60) == 0
+            assert process.wait(SOON) == 0
             assert time.monotonic() - begun < 45
         own.start_server()
         with script(own, path) as process:

@@ -15,6 +15,7 @@ from shunter_work_pools.contracts.deployments import DeploymentSpec
 from shunter_work_pools.contracts.runs import Run, RunRequest
 from shunter_work_pools.contracts.states import Cause
 from tests.agents.real_server import Site, site
+from tests.patience import SOON
 from tests.sources.git_server import GitServer, Repository, git_server
 from tests.sources.packages import wheel
 
@@ -59,7 +60,7 @@ class Place:
         self.site.client.deploy(name, spec)
         return str(self.site.client.create_run(RunRequest(deployment=name)).id)
 
-    def until(self, run: str, what: Callable[[Run], bool], seconds: float = 20.0) -> Run:
+    def until(self, run: str, what: Callable[[Run], bool], seconds: float = SOON) -> Run:
         deadline = time.monotonic() + seconds
         while not what(found := self.site.client.get_run(run)):
             assert time.monotonic() < deadline, found
@@ -149,7 +150,7 @@ def test_an_agent_that_is_killed_goes_on_with_the_commit_that_it_had(tmp_path: P
         }
         run = place.start("killed", work=work)
         dying = here.start_agent("dying", kill_at="after-launch-requested")
-        assert dying.wait(20) == -signal.SIGKILL
+        assert dying.wait(SOON) == -signal.SIGKILL
         repository.commit({"flows/job.sh": "#!/bin/sh\necho second\n"})
         with here.agent("dying"):
             ended = here.ended(run)
