@@ -374,9 +374,12 @@ async def test_new_logs_while_nobody_reads(
     await until(lambda: len(output(tmp_path)) > 10_000)
     await one.close()
     read = len(output(tmp_path))
-    # Two new logs: the first line that can be read is beyond what was read.
+    # Two new logs: the first line that can be read is beyond what was read. One that has just begun has none.
     await until(
-        lambda: int(pods.cluster.kubectl("logs", pod.name, "-n", pod.namespace).split()[0]) > read // 100 + 1
+        lambda: (
+            bool(there := pods.cluster.kubectl("logs", pod.name, "-n", pod.namespace).split())
+            and int(there[0]) > read // 100 + 1
+        )
     )
     await aside(pods.tell, pod)
     await aside(pods.wait_for_end, pod)
