@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,19 +62,20 @@ def executed(one: Site, *words: str, expected: int = 0, **env: str) -> str:
     return done.stdout
 
 
-def served(one: Site, path: Path) -> Run:
-    """A run of the deployment ``every-minute`` of a script."""
+@contextmanager
+def served(one: Site, path: Path) -> Iterator[Run]:
+    """A run of the deployment ``every-minute`` of a script; both are there until this ends."""
     with script(one, path) as process:
         run = one.ended(started(one, "every-minute"))
         assert ended(process) == 0
+    yield run
     one.client.delete_deployment("every-minute")
-    return run
 
 
 def test_the_first_lines_work_to_the_letter(one: Site, tmp_path: Path) -> None:
-    run = served(one, written(tmp_path, FIRST_LINES))
-    assert (run.state, run.result, run.tags) == ("Completed", None, ["demo"])
-    tasks = [each.name for each in one.client.each_task(str(run.id))]
+    with served(one, written(tmp_path, FIRST_LINES)) as run:
+        assert (run.state, run.result, run.tags) == ("Completed", None, ["demo"])
+        tasks = [each.name for each in one.client.each_task(str(run.id))]
     assert sorted(tasks) == ["fetch"] * 20 + ["sums", "total"]
 
 
@@ -81,15 +83,16 @@ def test_the_blocks_of_the_page_of_flows(one: Site, tmp_path: Path) -> None:
     first, serving = blocks("docs/flows.md")
     executed(one, sys.executable, str(written(tmp_path, first, "first.py")), SHUNTER_API_URL="")
     body = first[: first.index("if __name__")]
-    assert served(one, written(tmp_path, body + serving)).state == "Completed"
+    with served(one, written(tmp_path, body + serving)) as run:
+        assert run.state == "Completed"
 
 
 def test_the_readme_shows_an_example_that_serves(one: Site, tmp_path: Path) -> None:
     (shown,) = blocks("README.md")
     assert shown == (ROOT / "examples/sums.py").read_text()
     path = shutil.copy(ROOT / "examples/sums.py", tmp_path)
-    run = served(one, Path(path))
-    assert (run.state, run.result) == ("Completed", sum(n * n for n in range(20)))
+    with served(one, Path(path)) as run:
+        assert (run.state, run.result) == ("Completed", sum(n * n for n in range(20)))
     assert (tmp_path / "sums.log").read_text().startswith("30\n")
 
 
