@@ -58,6 +58,10 @@ class Order:
         self.send = send
         self.made_in = this_process()
 
+    def is_elsewhere(self) -> bool:
+        """Whether this is not the flow's own process, whose journal and handlers are at hand."""
+        return self.made_in != this_process()
+
 
 class _FlowThere:
     """As much of a flow as a scope in another process needs."""
@@ -92,7 +96,7 @@ def do(order: Order) -> Any:
         BaseException: what it raised.
     """
     messages = None
-    if order.send is not None and order.made_in != this_process():
+    if order.send is not None and order.is_elsewhere():
         messages = Messages(order.send, records=True)
         send_records()
     return _done(order, messages)
@@ -126,7 +130,7 @@ def _done(order: Order, messages: Messages | None) -> Any:
 def do_sent(order: Order) -> Answer:
     """The same by an executor that is a ``concurrent.futures.Executor`` and no more."""
     told: list[str] = []
-    messages = Messages(told.append) if order.made_in != this_process() else None
+    messages = Messages(told.append) if order.is_elsewhere() else None
     try:
         return Answer(_done(order, messages), None, told)
     except Exception as exc:

@@ -27,6 +27,7 @@ from shunter.executors.dask import Dask
 from shunter.futures import NOT_HERE
 from shunter.journal import Journal, lines
 from shunter.runs import Root
+from tests.flows.a_run import executed
 from tests.flows.workflows import SHAPES, add, add_async, by_hand, fail, nap, nested, pid_of, workflow
 from tests.patience import SOON
 
@@ -472,20 +473,13 @@ def test_artifacts_progress_and_records_of_tasks_there(
 def test_tasks_in_the_process_of_the_flow_itself_tell_it_once(tmp_path: Path) -> None:
     """A cluster may be threads of the flow's process: there its journal and its handlers are at hand."""
     code = (
-        "import sys; from distributed import LocalCluster, Client\n"
+        "from distributed import LocalCluster, Client\n"
         "from tests.flows.test_dask import telling; from shunter import flow\n"
         "@flow\ndef whole(): return telling.submit('one').result()\n"
         "with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:\n"
         "    whole.with_options(executor=client)()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        env={"SHUNTER_RUN_ID": "run", "SHUNTER_JOURNAL": str(tmp_path / "journal")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = executed(code, tmp_path / "journal")
     assert done.stderr.count("a word of one") == 2
     assert len([line for line in lines(str(tmp_path / "journal")) if "art" in line]) == 1
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-import subprocess
-import sys
 import time
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ from shunter.errors import ExecutorError
 from shunter.executors import Processes
 from shunter.journal import Journal, lines
 from shunter.runs import Root
+from tests.flows.a_run import executed
 from tests.flows.workflows import add
 
 
@@ -144,18 +143,11 @@ def test_the_process_of_a_coroutine_that_does_not_come_back_is_killed() -> None:
 
 def test_loggers_and_context_in_another_process(tmp_path: Path) -> None:
     code = (
-        "from tests.flows.test_elsewhere import spoken; import sys\n"
+        "from tests.flows.test_elsewhere import spoken\n"
         "found = spoken(3, rows=[bytes(3)])\n"
         "print(found['parameters'], found['flow'], found['task'], found['task_attempt'], len(found['key']))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        env={"SHUNTER_RUN_ID": "run", "SHUNTER_JOURNAL": str(tmp_path / "journal")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = executed(code, tmp_path / "journal")
     assert " | INFO    | shunter.speaking | a word\n" in done.stderr
     assert " | INFO    | library | another one\n" in done.stderr
     assert "too quiet" not in done.stderr
